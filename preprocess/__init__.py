@@ -1,0 +1,1 @@
+"""Stage 1: images -> saliency masks in HDF5 shards."""

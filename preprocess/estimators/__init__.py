@@ -1,0 +1,70 @@
+"""Saliency estimators, one file a method: an RGB image in, a soft foreground map out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+# name -> module; imported on first use, so that a CPU estimator never imports torch nor another's libraries
+ESTIMATORS = {
+    "rbd": "preprocess.estimators.rbd",
+    "spectral": "preprocess.estimators.spectral",
+}
+AUTO = "rbd"
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A saliency method with its parameters: what a mask cache's identity stores.
+
+    Attributes:
+        name: key of ESTIMATORS.
+        version: implementation version; raised whenever the maps change.
+        parameters: JSON-able parameters of `function`.
+        function: (H, W, 3) uint8 RGB -> float32 (h, w) in [0, 1]; (h, w) may be a smaller working size, but always
+            covers the whole image, so that relative coordinates agree. Deterministic.
+    """
+
+    name: str
+    version: int
+    parameters: dict = field(default_factory=dict)
+    function: Callable[..., np.ndarray] = field(default=None, repr=False, compare=False)
+
+    def working(self, image: np.ndarray) -> np.ndarray:
+        """The map at the method's own working size, float32 (h, w) in [0, 1]."""
+        return self.function(image, **self.parameters)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The map at the image's size, float32 (H, W) in [0, 1]."""
+        return resize_map(self.working(image), image.shape[1], image.shape[0])
+
+
+def resize_map(saliency: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize a float32 map; area-averaged where it shrinks, linear where it grows; stays in [0, 1]."""
+    if saliency.shape == (height, width):
+        return saliency
+    shrinks = width * height < saliency.shape[0] * saliency.shape[1]
+    return cv2.resize(saliency, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def load(name: str, **parameters) -> Estimator:
+    """The estimator `name` ("auto" resolves to AUTO) with its defaults overridden by `parameters`.
+
+    Each module has VERSION (int), PARAMETERS (dict of defaults) and `saliency(image, **parameters)`.
+
+    Raises:
+        ValueError: no such estimator, or no such parameter.
+    """
+    name = AUTO if name == "auto" else name
+    if name not in ESTIMATORS:
+        raise ValueError(f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}")
+    module = importlib.import_module(ESTIMATORS[name])
+    unknown = sorted(set(parameters) - set(module.PARAMETERS))
+    if unknown:
+        raise ValueError(f"estimator {name} has no parameter {', '.join(unknown)}; it has: "
+                         f"{', '.join(module.PARAMETERS) or 'none'}")
+    return Estimator(name, module.VERSION, {**module.PARAMETERS, **parameters}, module.saliency)

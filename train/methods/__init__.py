@@ -1,0 +1,1 @@
+"""Contrastive methods, one file each."""
