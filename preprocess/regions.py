@@ -1,0 +1,214 @@
+"""Superpixels and the region graph that RBD, GS, MR, MC and SF share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numba import njit
+
+from preprocess.frames import inner_box
+from preprocess.superpixels import slic
+
+PARAMETERS = {"superpixels": 200, "max_side": 256, "compactness": 20.0, "iterations": 10, "frame": True}
+
+
+@dataclass(frozen=True)
+class Regions:
+    """An image's superpixels and their graph; n of them.
+
+    Attributes:
+        labels: (h, w) int32, of the picture inside the artificial frame, at the working size.
+        shape: (H, W) of the whole working image; box: (top, bottom, left, right), where the picture lies in it.
+        lab: (n, 3) float64, the Lab colour (L in 0..100) of a superpixel's mean RGB.
+        position: (n, 2) float64, mean row / h and column / w, in 0..1.
+        size: (n,) float64, pixels.
+        border: (n,) bool, superpixels that touch the border band; sides: (4, n) bool, the same for top, bottom, left
+            and right alone, and one pixel wide.
+        adjacent: (n, n) bool, symmetric, 8-neighbours; the diagonal is False.
+    """
+
+    labels: np.ndarray
+    shape: tuple[int, int]
+    box: tuple[int, int, int, int]
+    lab: np.ndarray
+    position: np.ndarray
+    size: np.ndarray
+    border: np.ndarray
+    sides: np.ndarray
+    adjacent: np.ndarray
+
+    def paint(self, values: np.ndarray) -> np.ndarray:
+        """(n,) values to a float32 (H, W) map; the artificial frame is 0."""
+        inner = np.take(np.asarray(values, np.float32), self.labels)
+        top, bottom, left, right = self.box
+        if inner.shape == self.shape:
+            return inner
+        saliency = np.zeros(self.shape, np.float32)
+        saliency[top:bottom, left:right] = inner
+        return saliency
+
+
+def working_image(image: np.ndarray, max_side: int) -> np.ndarray:
+    """Shrink an (H, W, 3) uint8 image, area-averaged, so that no side exceeds `max_side`; smaller ones stay."""
+    height, width = image.shape[:2]
+    scale = max_side / max(height, width)
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def regions(image: np.ndarray, superpixels: int = 200, max_side: int = 256, compactness: float = 20.0,
+            iterations: int = 10, frame: bool = True) -> Regions:
+    """Superpixels and region graph of an (H, W, 3) uint8 RGB image (Zhu et al., CVPR 2014, section 3.1 and demo).
+
+    Args:
+        superpixels: wanted number, whatever the image's size.  max_side: of the working image, px.
+        compactness, iterations: see superpixels.slic.  frame: leave out an artificial frame.
+    """
+    image = working_image(image, max_side)
+    shape = image.shape[:2]
+    box = inner_box(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) if frame else (0, shape[0], 0, shape[1])
+    image = np.ascontiguousarray(image[box[0]:box[1], box[2]:box[3]])
+    height, width = image.shape[:2]
+    labels, count = slic(lab_planes(image), superpixels, compactness, iterations)
+    band = max(1, round((height * width / count) ** 0.5 / 3))  # 8 px where a superpixel has the authors' 600
+    rgb, position, size, sides, adjacent = _describe(labels, image, count)
+    border = _touching(labels, count, band)
+    lab = cv2.cvtColor((rgb / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0].astype(np.float64)
+    return Regions(labels, shape, box, lab, position / (height, width), size, border, sides, adjacent)
+
+
+def lab_planes(image: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 RGB to (3, h, w) float32 Lab with L in 0..100, one plane a channel."""
+    lab = cv2.cvtColor(image.astype(np.float32) * np.float32(1 / 255), cv2.COLOR_RGB2LAB)
+    return np.ascontiguousarray(lab.transpose(2, 0, 1))
+
+
+def _touching(labels: np.ndarray, count: int, band: int) -> np.ndarray:
+    """(n,) bool: superpixels with a pixel within `band` px of the border."""
+    border = np.zeros(count, bool)
+    for strip in (labels[:band], labels[-band:], labels[:, :band], labels[:, -band:]):
+        border[strip] = True
+    return border
+
+
+@njit("Tuple((float64[:, ::1], float64[:, ::1], float64[::1], boolean[:, ::1], boolean[:, ::1]))"
+      "(int32[:, ::1], uint8[:, :, ::1], int64)", cache=True, nogil=True)
+def _describe(labels, image, count):
+    """Mean RGB (n, 3), mean row and column (n, 2), size (n,), border sides (4, n) and adjacency (n, n)."""
+    h, w = labels.shape
+    rgb, position, size = np.zeros((count, 3)), np.zeros((count, 2)), np.zeros(count)
+    sides, adjacent = np.zeros((4, count), np.bool_), np.zeros((count, count), np.bool_)
+    for y in range(h):
+        for x in range(w):
+            k = labels[y, x]
+            rgb[k, 0] += image[y, x, 0]
+            rgb[k, 1] += image[y, x, 1]
+            rgb[k, 2] += image[y, x, 2]
+            position[k, 0] += y
+            position[k, 1] += x
+            size[k] += 1
+            if y + 1 < h:
+                below = labels[y + 1, x]
+                adjacent[k, below] = adjacent[below, k] = True
+            if x + 1 < w:
+                right = labels[y, x + 1]
+                adjacent[k, right] = adjacent[right, k] = True
+    for k in range(count):
+        rgb[k] /= size[k]
+        position[k] = (position[k] + 0.5 * size[k]) / size[k]
+        adjacent[k, k] = False
+    for x in range(w):
+        sides[0, labels[0, x]] = sides[1, labels[h - 1, x]] = True
+    for y in range(h):
+        sides[2, labels[y, 0]] = sides[3, labels[y, w - 1]] = True
+    return rgb, position, size, sides, adjacent
+
+
+def two_ring(adjacent: np.ndarray) -> np.ndarray:
+    """(n, n) bool: superpixels one or two steps apart; the diagonal is False."""
+    near = adjacent.astype(np.float32)
+    near = (near @ near + near) > 0
+    np.fill_diagonal(near, False)
+    return near
+
+
+def euclidean(points: np.ndarray) -> np.ndarray:
+    """(n, n) float64 distances between the rows of an (n, d) array."""
+    total = np.zeros((len(points), len(points)))
+    for column in points.T:  # difference first: the expanded square would lose the digits of near pairs
+        difference = column[:, None] - column[None, :]
+        total += difference * difference
+    return np.sqrt(total)
+
+
+def gaussian(distance: np.ndarray, sigma: float) -> np.ndarray:
+    """exp(-d^2 / 2 sigma^2), cut to 0 beyond 3 sigma (the authors' weight); sigma 0 leaves only d = 0 at 1."""
+    if sigma <= 0:
+        return (distance == 0).astype(np.float64)
+    weight = np.exp(distance * distance * (-0.5 / (sigma * sigma)))
+    weight[distance > 3 * sigma] = 0
+    return weight
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    """Min-max normalise to [0, 1]; all zero where the values do not differ."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high - low > 1e-12 else np.zeros_like(values)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Colour scales told from the image itself (RBD's dynamic parameters), in Lab units."""
+
+    clip: float
+    geodesic: float
+    neighbour: float
+
+
+def scales(distance: np.ndarray, adjacent: np.ndarray, near: np.ndarray) -> Scales:
+    """Edge clip, geodesic sigma and smoothness sigma from (n, n) colour distances, adjacency and two-ring."""
+    if len(distance) < 3 or not adjacent.any():
+        return Scales(0.0, 5.0, 0.0)
+    first = np.where(adjacent, distance, np.inf).min(1)
+    second = np.where(near, distance, np.inf).min(1)
+    first, second = first[np.isfinite(first)].mean(), second[np.isfinite(second)].mean()
+    edges = np.sort(distance[adjacent])
+    top = edges[-max(1, round(0.01 * len(edges))):].mean()
+    return Scales(second, max(5.0, min(10.0, 3 * first, top / 10)), min(3 * first, 0.2 * top, 20.0))
+
+
+def shortest_paths(edge: np.ndarray) -> np.ndarray:
+    """All-pairs shortest path lengths of a symmetric graph (Floyd–Warshall).
+
+    Args:
+        edge: (n, n) edge costs >= 0, symmetric; np.inf where there is no edge. A cost of 0 is an edge.
+
+    Returns:
+        (n, n) float64; np.inf between unconnected parts, 0 on the diagonal.
+    """
+    paths = np.ascontiguousarray(edge, np.float32).copy()
+    np.fill_diagonal(paths, 0)
+    _floyd_warshall(paths)
+    lower = np.tril(paths).astype(np.float64)
+    return lower + np.tril(lower, -1).T
+
+
+@njit("void(float32[:, ::1])", cache=True, nogil=True)
+def _floyd_warshall(paths):
+    """In place, on the lower triangle only: the graph is symmetric."""
+    n = paths.shape[0]
+    through = np.empty(n, np.float32)
+    for k in range(n):
+        for i in range(n):
+            through[i] = paths[k, i] if i <= k else paths[i, k]
+        for i in range(n):
+            via = through[i]
+            if via < np.inf:
+                row = paths[i, :i + 1]
+                for j in range(row.shape[0]):
+                    candidate = via + through[j]
+                    row[j] = candidate if candidate < row[j] else row[j]
