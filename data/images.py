@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+
+from data.cli import UsageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest ImageNet image has 24 Mpx
@@ -31,15 +34,15 @@ def list_images(root: str | os.PathLike) -> np.ndarray:
         (N,) numpy array of fixed-length bytes (UTF-8, forward slashes): a million paths without a Python list kept.
 
     Raises:
-        FileNotFoundError: no such folder.  ValueError: the folder holds no image.
+        UsageError: no such folder, or no image in it.
     """
     root = os.fspath(root)
     if not os.path.isdir(root):
-        raise FileNotFoundError(f"{root}: no such folder of images")
+        raise UsageError(f"{root}: no such folder of images")
     found: list[bytes] = []
     _walk(root, b"", found, set())
     if not found:
-        raise ValueError(f"{root}: no images ({', '.join(EXTENSIONS)}) in this folder or below it")
+        raise UsageError(f"{root}: no images ({', '.join(EXTENSIONS)}) in this folder or below it")
     paths = np.array(found, dtype=f"S{max(map(len, found))}")
     paths.sort()
     return paths
@@ -84,8 +87,10 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise ImageError("empty", "the file is empty")
     try:
         # Pillow reads the header only, so a decompression bomb is refused before OpenCV would allocate it.
-        with Image.open(io.BytesIO(content)) as header:
-            width, height = header.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is below
+            with Image.open(io.BytesIO(content)) as header:
+                width, height = header.size
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error
     except Exception as error:  # Pillow raises many kinds on hostile headers

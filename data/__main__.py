@@ -1,0 +1,101 @@
+"""Look into a mask cache, check it, or make the embedded data set.
+
+    python -m data info CACHE          what is in it: counts, failed images, quality percentiles
+    python -m data verify CACHE        check every shard against its checksum
+    python -m data synthetic OUT       the embedded data set, with true masks
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from data.cache import Cache, load_description, verify
+from data.cli import run
+from data.shards import QUALITY, STATUS_NAMES
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is in a cache: identity, counts by status, failed paths, percentiles of the quality columns."""
+
+    cache: Annotated[str, tyro.conf.Positional]
+    """Folder of the cache."""
+    failed: int = 20
+    """Failed paths shown at most."""
+
+    def __call__(self) -> int:
+        cache = Cache(self.cache)
+        identity = cache.identity
+        parameters = ", ".join(f"{k}={v}" for k, v in identity["parameters"].items())
+        print(f"{self.cache}: {len(cache)} masks of {cache.side}x{cache.side} in {cache.description['shards']} shards")
+        print(f"estimator {identity['estimator']} (version {identity['version']}{', ' if parameters else ''}"
+              f"{parameters}), identity {cache.description['identity_hash']}")
+        print("status    " + ", ".join(f"{n} {name}" for name, n in cache.description["statuses"].items()))
+        failed = cache.failed()
+        for path, status in failed[:self.failed]:
+            print(f"  {STATUS_NAMES[status]:<10} {path}")
+        if len(failed) > self.failed:
+            print(f"  ... and {len(failed) - self.failed} more (--failed N shows more)")
+        usable = cache.status == 0
+        if usable.any():
+            print("quality of usable masks, percentiles:   5      25      50      75      95")
+            for name in QUALITY:
+                values = np.percentile(cache.column(f"quality/{name}")[usable], [5, 25, 50, 75, 95])
+                print(f"  {name:<10}" + " " * 22 + "  ".join(f"{v:6.3f}" for v in values))
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check every shard against CHECKSUMS; exit code 1 where any is damaged."""
+
+    cache: Annotated[str, tyro.conf.Positional]
+    """Folder of the cache."""
+
+    def __call__(self) -> int:
+        shards = load_description(Path(self.cache))["shards"]
+        damaged = 0
+        for name, problem in tqdm(verify(self.cache), total=shards, desc="verify", unit="shard", leave=False):
+            if problem:
+                damaged += 1
+                print(f"{os.path.join(self.cache, name)}: {problem}", file=sys.stderr)
+        print(f"{shards - damaged} of {shards} shards are sound")
+        if damaged:
+            print("delete the damaged ones and run the same `python -m preprocess` again", file=sys.stderr)
+        return 1 if damaged else 0
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Make the embedded data set: scenes of ten object classes on ten kinds of background, with true masks."""
+
+    out: Annotated[str, tyro.conf.Positional]
+    """Folder to make."""
+    seed: int = 0
+    """Seed; the same seed gives the same files."""
+    bias: float = 0.9
+    """Probability that a training image shows its class's own kind of background, 0..1."""
+
+    def __call__(self) -> int:
+        from data.synthetic import make
+
+        made = make(self.out, seed=self.seed, bias=self.bias)
+        print(f"{self.out}: " + ", ".join(f"{n} {split}" for split, n in made["counts"].items()))
+        return 0
+
+
+def main() -> int:
+    return tyro.extras.subcommand_cli_from_dict(
+        {"info": Info, "verify": Verify, "synthetic": Synthetic}, prog="python -m data", description=__doc__)()
+
+
+if __name__ == "__main__":
+    run(main)

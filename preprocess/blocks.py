@@ -1,0 +1,97 @@
+"""A block of images to rows: the pure function that the driver hands to workers, here or on a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from data.images import MAX_PIXELS, ImageError, decode, read_bytes
+from data.shards import SCHEMA, STATUS, empty_rows
+from preprocess import estimators
+from preprocess.estimators import files
+from preprocess.quality import quality
+
+BLOCK = 64  # images a task: a small set keeps every core busy, a large one costs little to schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How masks are made: picklable, and with `identity()` what a cache's identity stores.
+
+    Attributes:
+        estimator: a name of preprocess.estimators.ESTIMATORS, or "files" (maps on disk).
+        parameters: sorted (name, value) pairs.
+        side: S, pixels of the stored mask's side.
+        maps: folder of maps for "files".
+        max_pixels: larger images are refused by their header.
+    """
+
+    estimator: str
+    parameters: tuple[tuple[str, object], ...] = ()
+    side: int = 128
+    maps: str | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def identity(self) -> dict:
+        """The cache's identity: JSON-able, equal for equal masks."""
+        if self.estimator == "files":
+            version, parameters = files.VERSION, {"maps": self.maps.rstrip("/").rsplit("/", 1)[-1]}
+        else:
+            loaded = _load(self)
+            version, parameters = loaded.version, loaded.parameters
+        return {"schema": SCHEMA, "estimator": self.estimator, "version": version, "parameters": parameters,
+                "weights": None, "device": "cpu", "side": self.side}
+
+
+@lru_cache(maxsize=4)
+def _load(recipe: Recipe) -> estimators.Estimator:
+    return estimators.load(recipe.estimator, **dict(recipe.parameters))
+
+
+def compute_block(root: str, paths: np.ndarray, recipe: Recipe) -> dict[str, np.ndarray]:
+    """The shard rows of `paths`: an image that fails gets a status and an all-zero mask, and never stops the run.
+
+    Args:
+        root: the image folder.  paths: (n,) bytes, relative.
+
+    Returns:
+        rows as data.shards.empty_rows.
+    """
+    cv2.setNumThreads(0)
+    rows = empty_rows(len(paths), recipe.side, paths)
+    for i, path in enumerate(paths.tolist()):
+        try:
+            _compute_row(root, path, recipe, rows, i)
+        except ImageError as error:
+            rows["mask"][i] = 0
+            rows["status"][i] = STATUS[error.reason]
+    return rows
+
+
+def digest(content: bytes) -> np.ndarray:
+    """(16,) uint8: BLAKE2b-128 of a file's bytes."""
+    return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
+
+
+def _compute_row(root: str, path: bytes, recipe: Recipe, rows: dict[str, np.ndarray], i: int) -> None:
+    content = read_bytes(root, path)
+    rows["digest"][i] = digest(content)
+    image = decode(content, recipe.max_pixels)
+    rows["size"][i] = image.shape[:2]
+    if recipe.estimator == "files":
+        saliency = files.read_map(recipe.maps, path)
+    else:
+        try:
+            saliency = _load(recipe).working(image)
+        except Exception as error:  # whatever an estimator does on an odd image, the run goes on
+            raise ImageError("estimator", f"{type(error).__name__}: {error}") from error
+        if not np.isfinite(saliency).all():
+            raise ImageError("estimator", "the map is not finite")
+    mask = estimators.resize_map(saliency, recipe.side, recipe.side)
+    rows["mask"][i] = np.rint(np.clip(mask, 0, 1) * 255)
+    for name, value in quality(image, rows["mask"][i]).items():
+        rows[f"quality/{name}"][i] = value
