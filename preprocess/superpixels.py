@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 
+BLOCK = 16  # pixels a step of the inner loop; windows are whole blocks wide
 MIN_PIXELS = 9  # of a superpixel, on average: fewer tell nothing about a region
 
 
@@ -36,27 +39,11 @@ def slic(lab: np.ndarray, superpixels: int = 200, compactness: float = 20.0,
     return _connect(labels, max(1, int(step * step / 4)))
 
 
-@njit(cache=True, nogil=True)
-def _nearer(lightness, green, blue, xs, distance, labels, cl, ca, cb, cx, weight, across, k):
-    """Give a row's pixels to centre `k` where it is the nearest so far; selects, not branches, to vectorise."""
-    for i in range(lightness.shape[0]):
-        dl, da, db, dx = lightness[i] - cl, green[i] - ca, blue[i] - cb, xs[i] - cx
-        d = dl * dl + da * da + db * db + weight * dx * dx + across
-        nearer = d < distance[i]
-        distance[i] = d if nearer else distance[i]
-        labels[i] = k if nearer else labels[i]
-
-
-@njit("int32[:, ::1](float32[:, :, ::1], int64, int64, float32, float64, int64)", cache=True, nogil=True)
-def _assign(lab, rows, columns, weight, reach, iterations):
-    """Local k-means: (h, w) int32 labels in 0..rows*columns-1, not yet connected."""
+@njit("float32[:, ::1](float32[:, :, ::1], int64, int64)", cache=True, nogil=True)
+def _seeds(lab, rows, columns):
+    """(rows * columns, 5) float32 L, a, b, x, y on a regular grid, each moved to the lowest gradient in its 3 x 3."""
     h, w = lab.shape[1], lab.shape[2]
-    lightness, green, blue = lab[0], lab[1], lab[2]
-    count = rows * columns
-    centre = np.empty((count, 5), np.float32)  # L, a, b, x, y
-    labels = np.empty((h, w), np.int32)
-    distance = np.empty((h, w), np.float32)
-    xs = np.arange(w).astype(np.float32)
+    centre = np.empty((rows * columns, 5), np.float32)
     for row in range(rows):
         for column in range(columns):
             y0, x0 = int((row + 0.5) * h / rows), int((column + 0.5) * w / columns)
@@ -73,40 +60,70 @@ def _assign(lab, rows, columns, weight, reach, iterations):
             for c in range(3):
                 centre[k, c] = lab[c, by, bx]
             centre[k, 3], centre[k, 4] = bx, by
-            labels[row * h // rows:(row + 1) * h // rows, column * w // columns:(column + 1) * w // columns] = k
-    sums = np.empty((count, 6), np.float32)
+    return centre
+
+
+@njit("int32[:, ::1](float32[:, :, ::1], int64, int64, float32, float64, int64)", cache=True, nogil=True)
+def _assign(lab, rows, columns, weight, reach, iterations):
+    """Local k-means: (h, w) int32 labels in 0..rows*columns-1, not yet connected."""
+    h, w = lab.shape[1], lab.shape[2]
+    count = rows * columns
+    blocks = max(1, math.ceil(2 * reach / BLOCK - 0.1))  # a window's width, two grid steps, in whole blocks
+    pad = blocks * BLOCK
+    planes = np.zeros((3, h, w + 2 * pad), np.float32)  # padded, so that windows of whole blocks need no clipping in x
+    planes[:, :, pad:pad + w] = lab
+    lightness, green, blue = planes[0], planes[1], planes[2]
+    xs = np.arange(-pad, w + pad).astype(np.float32)
+    labels = np.zeros((h, w + 2 * pad), np.int32)
+    distance = np.empty((h, w + 2 * pad), np.float32)
+    centre = _seeds(lab, rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            labels[row * h // rows:(row + 1) * h // rows,
+                   pad + column * w // columns:pad + (column + 1) * w // columns] = row * columns + column
+    sums = np.empty((count, 6), np.float64)
     for _ in range(iterations):
         distance[:] = np.inf
         for k in range(count):
             cl, ca, cb, cx, cy = centre[k, 0], centre[k, 1], centre[k, 2], centre[k, 3], centre[k, 4]
-            x0, x1 = max(int(cx - reach), 0), min(int(cx + reach) + 1, w)
-            for y in range(max(int(cy - reach), 0), min(int(cy + reach) + 1, h)):
-                dy = np.float32(y) - cy
-                _nearer(lightness[y, x0:x1], green[y, x0:x1], blue[y, x0:x1], xs[x0:x1], distance[y, x0:x1],
-                        labels[y, x0:x1], cl, ca, cb, cx, weight, weight * dy * dy, np.int32(k))
+            start = pad + round(cx) - pad // 2
+            for y in range(max(math.ceil(cy - reach), 0), min(int(cy + reach) + 1, h)):
+                across = np.float32(y) - cy
+                across *= across * weight
+                row_l, row_a, row_b, row_d, row_k = lightness[y], green[y], blue[y], distance[y], labels[y]
+                for block in range(blocks):
+                    first = np.uint64(start + block * BLOCK)
+                    # A fixed trip count and selects instead of branches: this loop becomes vector instructions.
+                    for i in range(BLOCK):
+                        x = first + np.uint64(i)
+                        dl, da, db, dx = row_l[x] - cl, row_a[x] - ca, row_b[x] - cb, xs[x] - cx
+                        d = dl * dl + da * da + db * db + weight * dx * dx + across
+                        nearer = d < row_d[x]
+                        row_d[x] = d if nearer else row_d[x]
+                        row_k[x] = np.int32(k) if nearer else row_k[x]
         sums[:] = 0
         for y in range(h):
-            x = 0
-            while x < w:  # a row's run of one label at a time: few scattered additions
-                k, first = labels[y, x], x
-                sl = sa = sb = sx = np.float32(0)
-                while x < w and labels[y, x] == k:
+            x = pad
+            while x < pad + w:  # a row's run of one label at a time: few scattered additions
+                k, first_x = labels[y, x], x
+                sl = sa = sb = np.float32(0)
+                while x < pad + w and labels[y, x] == k:
                     sl += lightness[y, x]
                     sa += green[y, x]
                     sb += blue[y, x]
-                    sx += xs[x]
                     x += 1
+                length = x - first_x
                 sums[k, 0] += sl
                 sums[k, 1] += sa
                 sums[k, 2] += sb
-                sums[k, 3] += sx
-                sums[k, 4] += np.float32(y * (x - first))
-                sums[k, 5] += np.float32(x - first)
+                sums[k, 3] += length * (first_x - pad + 0.5 * (length - 1))
+                sums[k, 4] += y * length
+                sums[k, 5] += length
         for k in range(count):
             if sums[k, 5] > 0:
                 for c in range(5):
                     centre[k, c] = sums[k, c] / sums[k, 5]
-    return labels
+    return labels[:, pad:pad + w].copy()
 
 
 @njit("Tuple((int32[:, ::1], int64))(int32[:, ::1], int64)", cache=True, nogil=True)
