@@ -1,0 +1,89 @@
+"""Backbones: torchvision's ResNets, a narrow ResNet-10 for 32 px on a CPU, and BatchNorm by splits of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import resnet18, resnet50
+from torchvision.models.resnet import BasicBlock
+
+
+class SplitBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm whose statistics come from `splits` parts of the batch, as on that many GPUs.
+
+    Together with shuffled keys it keeps MoCo from telling the positive by the batch's statistics on one process (He et
+    al. 2020, section 3.3). Keys of its state dict are BatchNorm's; in eval mode it is BatchNorm.
+    """
+
+    def __init__(self, features: int, splits: int = 1):
+        super().__init__(features)
+        self.splits = splits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.splits == 1:
+            return super().forward(x)
+        if len(x) % self.splits:
+            raise ValueError(f"a batch of {len(x)} does not divide into {self.splits} splits")
+        means, variances = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)
+        # one call a split keeps channels_last, which is worth more on a CPU than folding splits into channels
+        out = torch.cat([F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+                         for part, mean, variance in zip(x.chunk(self.splits), means, variances, strict=True)])
+        with torch.no_grad():
+            self.running_mean.copy_(means.mean(0))
+            self.running_var.copy_(variances.mean(0))
+            self.num_batches_tracked += 1
+        return out
+
+
+class NarrowResNet10(nn.Module):
+    """Four stages of one basic block each, (w, 2w, 4w, 8w) channels; layers are named as torchvision names them."""
+
+    def __init__(self, width: int, norm_layer: Callable[[int], nn.Module]):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = norm_layer(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = width
+        for stage in range(4):
+            out, stride = width * 2**stage, 1 if stage == 0 else 2
+            down = None
+            if stride != 1 or channels != out:
+                down = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), norm_layer(out))
+            self.add_module(f"layer{stage + 1}",
+                            nn.Sequential(BasicBlock(channels, out, stride, down, norm_layer=norm_layer)))
+            channels = out
+        self.fc = nn.Linear(channels, 1000)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int = 1) -> nn.Module:
+    """A randomly initialised backbone whose `fc` maps its features.
+
+    Args:
+        network: resnet50, resnet18 or resnet10.
+        stem: "imagenet" (7x7, stride 2, max-pooling) or "small" (3x3, stride 1, no pooling) for small images.
+        width: channels of resnet10's first stage.
+        splits: BatchNorm splits, see SplitBatchNorm2d.
+    """
+    norm = partial(SplitBatchNorm2d, splits=splits) if splits > 1 else nn.BatchNorm2d
+    if network == "resnet10":
+        model = NarrowResNet10(width, norm)
+    else:
+        model = {"resnet18": resnet18, "resnet50": resnet50}[network](weights=None, norm_layer=norm)
+    if stem == "small":
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    return model

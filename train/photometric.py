@@ -1,0 +1,110 @@
+"""Colour jitter, greyscale, blur and normalisation of a batch on the device, with each sample's own parameters.
+
+The operations are torchvision's ColorJitter (in each sample's own random order), RandomGrayscale and GaussianBlur; the
+parameters were drawn with the crop (train/views.py), so a picture does not depend on the batch that it is in.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+
+from train.views import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA
+
+ORDERS = torch.tensor(list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE))))  # (24, 4)
+LUMA = (0.299, 0.587, 0.114)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def photometric(views: torch.Tensor, parameters: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Augment and normalise a batch.
+
+    Args:
+        views: (B, s, s, 3) uint8.
+        parameters: (B, PARAMETERS) float32 on the CPU, see train/views.py: the subsets are chosen there, so that the
+            device is never asked.
+
+    Returns:
+        (B, 3, s, s) float32 on `device`, channels last, normalised by ImageNet's mean and deviation.
+    """
+    images = views.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+    order = parameters[:, ORDER].long()
+    steps = torch.where(order[:, None] >= 0, ORDERS[order.clamp(min=0)], -1)  # (B, 4) operation of each step, -1 none
+    for step in range(4):
+        for operation in (BRIGHTNESS, CONTRAST, SATURATION, HUE):
+            rows = (steps[:, step] == operation).nonzero()[:, 0]
+            if len(rows):
+                factor = parameters[rows, operation].to(device, non_blocking=True)[:, None, None, None]
+                rows = rows.to(device, non_blocking=True)
+                images[rows] = OPERATIONS[operation](images[rows], factor)
+    rows = (parameters[:, GREY] > 0).nonzero()[:, 0]
+    if len(rows):
+        rows = rows.to(device, non_blocking=True)
+        images[rows] = luma(images[rows]).expand(-1, 3, -1, -1)
+    rows = (parameters[:, SIGMA] > 0).nonzero()[:, 0]
+    if len(rows):
+        sigma = parameters[rows, SIGMA].to(device, non_blocking=True)
+        rows = rows.to(device, non_blocking=True)
+        images[rows] = blur(images[rows], sigma)
+    return normalise(images)
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, s, s) in [0, 1] to ImageNet's mean 0 and deviation 1, channels last."""
+    mean = torch.tensor(MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(STD, device=images.device)[:, None, None]
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """(B, 1, s, s): ITU-R 601 grey."""
+    return LUMA[0] * images[:, 0:1] + LUMA[1] * images[:, 1:2] + LUMA[2] * images[:, 2:3]
+
+
+def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return (images * factor).clamp_(0, 1)
+
+
+def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    mean = luma(images).mean((1, 2, 3), keepdim=True)
+    return torch.lerp(mean, images, factor).clamp_(0, 1)
+
+
+def saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return torch.lerp(luma(images), images, factor).clamp_(0, 1)
+
+
+def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Turn the hue of HSV by `shift` of a full circle (-0.5..0.5)."""
+    value, at = images.max(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
+    safe = chroma.clamp(min=1e-8)
+    sixth = torch.where(at == 0, (green - blue) / safe,
+                        torch.where(at == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe))
+    # HSV to RGB in closed form: channel n is value - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue/60°) mod 6
+    offset = torch.tensor((5.0, 3.0, 1.0), device=images.device)[:, None, None]
+    k = torch.remainder(offset + sixth + 6 * shift, 6)
+    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+OPERATIONS = {BRIGHTNESS: brightness, CONTRAST: contrast, SATURATION: saturation, HUE: hue}
+
+
+def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Gaussian blur with each image's own sigma (pixels), as two products with (s, s) matrices.
+
+    Args:
+        images: (B, 3, s, s).  sigma: (B,) > 0.  Outside the image it is mirrored, as torchvision does.
+    """
+    side = images.shape[-1]
+    at = torch.arange(side, device=images.device)
+    kernel = torch.zeros(len(images), side, side, device=images.device)
+    for reflection in (at, -at, 2 * (side - 1) - at):  # a pixel is seen at its own place and at its two mirror images
+        distance = (at[:, None] - reflection[None, :]).float()
+        seen = torch.exp(-0.5 * (distance / sigma[:, None, None]) ** 2)
+        kernel += seen if reflection is at else seen * ((reflection < 0) | (reflection > side - 1))
+    kernel /= kernel.sum(2, keepdim=True)
+    kernel = kernel[:, None]
+    return kernel @ images @ kernel.transpose(2, 3)

@@ -1,0 +1,93 @@
+"""Two views of a sample: crop, flip and paste here, in uint8; the colours' parameters are drawn here and applied on
+the device (train/photometric.py)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from train.config import Config
+from train.copy_paste import Box, CopyPaste
+from train.streams import PASTE, VIEW, stream
+
+# columns of a view's photometric parameters
+BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, PASTED = range(8)
+PARAMETERS = 8
+RATIO = (3 / 4, 4 / 3)  # aspect ratios of a random resized crop, as torchvision's
+
+
+@dataclass(frozen=True)
+class Views:
+    """Draws the two views of an image. Picklable, and without state: see train/streams.py."""
+
+    seed: int
+    size: int
+    crop: tuple[float, float]
+    flip_p: float
+    jitter: tuple[float, float, float, float]
+    jitter_p: float
+    grey_p: float
+    blur_p: float
+    blur_sigma: tuple[float, float]
+    copy_paste: CopyPaste
+
+    @classmethod
+    def of(cls, config: Config) -> Views:
+        return cls(config.seed, config.size, config.crop, config.flip_p, config.jitter, config.jitter_p, config.grey_p,
+                   config.blur_p, config.blur_sigma,
+                   CopyPaste(config.paste_p, config.soften_p, config.soften_sigma))
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray | None, epoch: int, index: int,
+                 out: np.ndarray, parameters: np.ndarray) -> None:
+        """Fill the two views of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.  mask: (S, S) uint8 or None, the whole image's.
+            out: (2, s, s, 3) uint8, filled.  parameters: (2, PARAMETERS) float32, filled.
+        """
+        for view in range(2):
+            rng = stream(VIEW, self.seed, epoch, index, view)
+            self._photometric(rng, parameters[view])
+            flip = rng.random() < self.flip_p
+            box = random_box(rng, image.shape[1], image.shape[0], self.crop)
+            crop = resize_crop(image, box, self.size)
+            if flip:
+                crop = cv2.flip(crop, 1)
+            out[view], pasted = self.copy_paste(stream(PASTE, self.seed, epoch, index, view), crop, mask, box, flip)
+            parameters[view, PASTED] = pasted
+
+    def _photometric(self, rng: np.random.Generator, row: np.ndarray) -> None:
+        u = rng.random(9)
+        for column, strength in zip((BRIGHTNESS, CONTRAST, SATURATION), self.jitter[:3], strict=True):
+            low = max(0.0, 1 - strength)
+            row[column] = low + (1 + strength - low) * u[column]
+        row[HUE] = self.jitter[3] * (2 * u[HUE] - 1)
+        row[ORDER] = int(u[4] * 24) if u[5] < self.jitter_p else -1
+        row[GREY] = u[6] < self.grey_p
+        row[SIGMA] = self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * u[7] if u[8] < self.blur_p else 0
+
+
+def random_box(rng: np.random.Generator, width: int, height: int, scale: tuple[float, float]) -> Box:
+    """A random resized crop's box with torchvision's law: area uniform in `scale`, aspect log-uniform in RATIO, ten
+    tries, then the largest centred box whose aspect is allowed."""
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    for _ in range(10):
+        area, aspect, left, top = rng.random(4).tolist()
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * area)
+        aspect = math.exp(low + (high - low) * aspect)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(left * (width - w + 1)), int(top * (height - h + 1)), w, h, width, height)
+    w = min(width, max(1, round(height * RATIO[1])))
+    h = min(height, max(1, round(width / RATIO[0])))
+    return Box((width - w) // 2, (height - h) // 2, w, h, width, height)
+
+
+def resize_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """The box of the image at (size, size, 3) uint8: area-averaged where it shrinks, linear where it grows."""
+    crop = image[box.y:box.y + box.h, box.x:box.x + box.w]
+    shrinks = box.w * box.h > size * size
+    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
