@@ -1,0 +1,36 @@
+"""Stage 3: weights to numbers.
+
+    python -m evaluate knn         --run RUN --data DATA
+    python -m evaluate linear      --run RUN --data DATA
+    python -m evaluate backgrounds --run RUN --data DATA
+    python -m evaluate saliency    --images DIR --truth DIR --estimator NAME[,NAME...]
+
+Each prints its numbers with the protocol's parameters and writes them as JSON; `python -m evaluate NAME --help`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from data.cli import UsageError, run
+
+EVALUATIONS = {
+    "knn": "evaluate.knn",
+    "linear": "evaluate.linear",
+    "backgrounds": "evaluate.backgrounds",
+    "saliency": "evaluate.saliency",
+}
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__.strip())
+        return
+    if sys.argv[1] not in EVALUATIONS:
+        raise UsageError(f"no evaluation {sys.argv[1]!r}; there are: {', '.join(EVALUATIONS)}")
+    importlib.import_module(EVALUATIONS[sys.argv[1]]).main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    run(main)
