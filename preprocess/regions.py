@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from preprocess.frames import inner_box
+from preprocess.pixels import lab_planes, working_image
 from preprocess.superpixels import slic
 
 PARAMETERS = {"superpixels": 200, "max_side": 256, "compactness": 20.0, "iterations": 10, "frame": True}
@@ -26,7 +27,7 @@ class Regions:
         size: (n,) float64, pixels.
         border: (n,) bool, superpixels that touch the border band; sides: (4, n) bool, the same for top, bottom, left
             and right alone, and one pixel wide.
-        adjacent: (n, n) bool, symmetric, 8-neighbours; the diagonal is False.
+        adjacent: (n, n) bool, symmetric, sharing a side of a pixel; the diagonal is False.
     """
 
     labels: np.ndarray
@@ -50,16 +51,6 @@ class Regions:
         return saliency
 
 
-def working_image(image: np.ndarray, max_side: int) -> np.ndarray:
-    """Shrink an (H, W, 3) uint8 image, area-averaged, so that no side exceeds `max_side`; smaller ones stay."""
-    height, width = image.shape[:2]
-    scale = max_side / max(height, width)
-    if scale >= 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
 def regions(image: np.ndarray, superpixels: int = 200, max_side: int = 256, compactness: float = 20.0,
             iterations: int = 10, frame: bool = True) -> Regions:
     """Superpixels and region graph of an (H, W, 3) uint8 RGB image (Zhu et al., CVPR 2014, section 3.1 and demo).
@@ -79,12 +70,6 @@ def regions(image: np.ndarray, superpixels: int = 200, max_side: int = 256, comp
     border = _touching(labels, count, band)
     lab = cv2.cvtColor((rgb / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0].astype(np.float64)
     return Regions(labels, shape, box, lab, position / (height, width), size, border, sides, adjacent)
-
-
-def lab_planes(image: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 RGB to (3, h, w) float32 Lab with L in 0..100, one plane a channel."""
-    lab = cv2.cvtColor(image.astype(np.float32) * np.float32(1 / 255), cv2.COLOR_RGB2LAB)
-    return np.ascontiguousarray(lab.transpose(2, 0, 1))
 
 
 def _touching(labels: np.ndarray, count: int, band: int) -> np.ndarray:
@@ -212,3 +197,33 @@ def _floyd_warshall(paths):
                 for j in range(row.shape[0]):
                     candidate = via + through[j]
                     row[j] = candidate if candidate < row[j] else row[j]
+
+
+def distance_to(edge: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(n,) float64 length of the shortest path from each node to the nearest target; np.inf where there is none.
+
+    Args:
+        edge: (n, n) costs as in shortest_paths.  target: (n,) bool.
+    """
+    return _dijkstra(np.ascontiguousarray(edge, np.float64), target)
+
+
+@njit("float64[::1](float64[:, ::1], boolean[::1])", cache=True, nogil=True)
+def _dijkstra(edge, target):
+    """Dense Dijkstra from all targets at once: n^2 steps, for about 200 nodes."""
+    n = edge.shape[0]
+    distance = np.where(target, 0.0, np.inf)
+    done = np.zeros(n, np.bool_)
+    for _ in range(n):
+        nearest, best = -1, np.inf
+        for i in range(n):
+            if not done[i] and distance[i] < best:
+                nearest, best = i, distance[i]
+        if nearest < 0:
+            break
+        done[nearest] = True
+        for j in range(n):
+            candidate = best + edge[nearest, j]
+            if candidate < distance[j]:
+                distance[j] = candidate
+    return distance

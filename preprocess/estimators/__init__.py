@@ -5,16 +5,28 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
 
 # name -> module; imported on first use, so that a CPU estimator never imports torch nor another's libraries
 ESTIMATORS = {
+    "centre": "preprocess.estimators.centre",
+    "fine_grained": "preprocess.estimators.fine_grained",
+    "ft": "preprocess.estimators.ft",
+    "fusion": "preprocess.estimators.fusion",
+    "grabcut": "preprocess.estimators.grabcut",
+    "gs": "preprocess.estimators.gs",
+    "mbd": "preprocess.estimators.mbd",
+    "mc": "preprocess.estimators.mc",
+    "mr": "preprocess.estimators.mr",
     "rbd": "preprocess.estimators.rbd",
+    "sf": "preprocess.estimators.sf",
     "spectral": "preprocess.estimators.spectral",
 }
 AUTO = "rbd"
+REFINEMENTS = ("none", "guided", "grabcut")  # preprocess.refine
 
 
 @dataclass(frozen=True)
@@ -51,20 +63,29 @@ def resize_map(saliency: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(saliency, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def load(name: str, **parameters) -> Estimator:
+def load(name: str, refine: str = "none", **parameters) -> Estimator:
     """The estimator `name` ("auto" resolves to AUTO) with its defaults overridden by `parameters`.
 
     Each module has VERSION (int), PARAMETERS (dict of defaults) and `saliency(image, **parameters)`.
 
+    Args:
+        refine: one of REFINEMENTS, applied to the map; where it is not "none" it is one of the estimator's parameters.
+
     Raises:
-        ValueError: no such estimator, or no such parameter.
+        ValueError: no such estimator, refinement or parameter.
     """
     name = AUTO if name == "auto" else name
     if name not in ESTIMATORS:
         raise ValueError(f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}")
+    if refine not in REFINEMENTS:
+        raise ValueError(f"no refinement {refine!r}; there are: {', '.join(REFINEMENTS)}")
     module = importlib.import_module(ESTIMATORS[name])
     unknown = sorted(set(parameters) - set(module.PARAMETERS))
     if unknown:
         raise ValueError(f"estimator {name} has no parameter {', '.join(unknown)}; it has: "
                          f"{', '.join(module.PARAMETERS) or 'none'}")
-    return Estimator(name, module.VERSION, {**module.PARAMETERS, **parameters}, module.saliency)
+    parameters = {**module.PARAMETERS, **parameters}
+    if refine == "none":  # absent from the parameters then, so that the option left alone changes no cache's identity
+        return Estimator(name, module.VERSION, parameters, module.saliency)
+    refined = importlib.import_module("preprocess.refine").refined
+    return Estimator(name, module.VERSION, {**parameters, "refine": refine}, partial(refined, module.saliency))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from preprocess.pixels import shrink
+
 VERSION = 1
 PARAMETERS: dict = {}
 SIDE = 64  # the method looks at the image at this size only
@@ -12,7 +14,7 @@ SIDE = 64  # the method looks at the image at this size only
 
 def saliency(image: np.ndarray) -> np.ndarray:
     """Spectral residual of an (H, W, 3) uint8 RGB image: float32 (64, 64) in [0, 1], the whole image squashed."""
-    grey = cv2.cvtColor(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(shrink(image, SIDE, SIDE), cv2.COLOR_RGB2GRAY)
     if grey.min() == grey.max():  # a flat image has no spectrum to leave a residual
         return np.zeros((SIDE, SIDE), np.float32)
     found, saliency_map = cv2.saliency.StaticSaliencySpectralResidual_create().computeSaliency(grey)
