@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from data.cache import Cache, load_description, verify
-from data.cli import run
+from data.cli import UsageError, run
 from data.shards import QUALITY, STATUS_NAMES
 
 
@@ -81,13 +81,27 @@ class Synthetic:
     """Folder to make."""
     seed: int = 0
     """Seed; the same seed gives the same files."""
+    train: int = 6000
+    """Training images."""
+    probe: int = 1000
+    """Unbiased images to train probes on."""
+    test: int = 1000
+    """Test objects; each is in every test split."""
+    size: int = 64
+    """Side of the images, in pixels."""
     bias: float = 0.9
     """Probability that a training image shows its class's own kind of background, 0..1."""
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes (default: the CPUs this process may use); the files do not depend on it."""
 
     def __call__(self) -> int:
         from data.synthetic import make
 
-        made = make(self.out, seed=self.seed, bias=self.bias)
+        try:
+            made = make(self.out, seed=self.seed, train=self.train, probe=self.probe, test=self.test, size=self.size,
+                        bias=self.bias, workers=self.workers)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         print(f"{self.out}: " + ", ".join(f"{n} {split}" for split, n in made["counts"].items()))
         return 0
 

@@ -1,0 +1,79 @@
+# Every stage as a target; `make` alone prints them. Variables are given after the target:
+#   make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd ESTIMATOR=rbd WORKERS=16
+
+PYTHON    ?= python3
+WORKERS   ?= $(shell nproc 2>/dev/null || echo 1)
+ESTIMATOR ?= auto
+SIDE      ?= 128
+SHARD     ?= 4096
+PRESET    ?= moco_v2
+ARGS      ?=
+IMAGES    ?=
+CACHE     ?=
+MASKS     ?= $(or $(CACHE),none)
+RUN       ?=
+DATA      ?=
+
+VENV  := .venv
+READY := $(VENV)/.ready
+PY    := $(VENV)/bin/python
+
+# stop with one line, before anything is set up, where a variable that a target needs was not given
+need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $($(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
+$(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd)
+$(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
+$(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
+$(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
+$(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
+
+.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds clean
+.DEFAULT_GOAL := help
+
+help:  ## print this help
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv and install requirements.txt (the other targets do it by themselves)
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is too old: Python 3.11 or newer is needed; use make PYTHON=python3.12 ..."; exit 2; }
+	@echo "setting up $(VENV): about two minutes, 6 GB"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: $(READY)  ## the whole job on the embedded data, under 10 minutes on 2 cores: runs/demo/
+	$(PY) -m evaluate.demo $(ARGS)
+
+test: $(READY)  ## lint and the tests, without the slow ones
+	$(PY) -m ruff check .
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY)  ## every test, the slow ones too
+	$(PY) -m ruff check .
+	$(PY) -m pytest $(ARGS)
+
+lint: $(READY)  ## ruff alone
+	$(PY) -m ruff check .
+
+masks: $(READY)  ## stage 1: IMAGES=folder CACHE=folder [ESTIMATOR=rbd SIDE=128 SHARD=4096 WORKERS=n]
+	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --side $(SIDE) --shard-size $(SHARD) \
+		--workers $(WORKERS) $(ARGS)
+
+pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 ARGS="--epochs 100"]
+	$(PY) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) $(ARGS)
+
+# stage 3: RUN/NAME.json is made where it is missing or older than the run's weights
+knn: $(READY) $(RUN)/knn.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
+linear: $(READY) $(RUN)/linear.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: linear probe
+backgrounds: $(READY) $(RUN)/backgrounds.json  ## stage 3: RUN=folder DATA=folder of `python -m data synthetic`
+
+$(RUN)/%.json: $(RUN)/backbone.pt | $(READY)
+	$(PY) -m evaluate $* --run "$(RUN)" --data "$(DATA)" --workers $(WORKERS) $(ARGS)
+
+$(RUN)/backbone.pt:
+	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
+
+clean:  ## remove what make made: .venv, runs/demo, runs/bench and tool caches; your caches and runs stay
+	rm -rf $(VENV) runs/demo runs/bench .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,54 @@
+"""Shared fixtures: where the team's real data lies, and a tiny image folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+
+def scene(seed: int, side: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    """A bright disc on a noisy background: (side, side, 3) uint8 RGB and its true mask, (side, side) uint8."""
+    rng = np.random.default_rng(seed)
+    image = np.clip(rng.normal(rng.integers(40, 110, 3), 12, (side, side, 3)), 0, 255).astype(np.uint8)
+    mask = np.zeros((side, side), np.uint8)
+    centre, radius = rng.integers(side // 3, side - side // 3, 2).tolist(), int(rng.integers(side // 6, side // 4))
+    cv2.circle(mask, centre, radius, 255, -1)
+    image[mask > 0] = rng.integers(150, 255, 3)
+    return image, mask
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 PNG scenes in two class folders, and their true masks in the same layout under masks/."""
+    root = tmp_path_factory.mktemp("tiny")
+    for i in range(80):
+        image, mask = scene(i)
+        for folder, picture in (("train", image[..., ::-1]), ("masks", mask)):
+            path = root / folder / f"class{i % 2}" / f"{i:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), picture)
+    return root
+
+
+@pytest.fixture(scope="session")
+def truth_cache(images: Path) -> Path:
+    """A cache of the true masks of `images`, 30 a shard."""
+    from preprocess.blocks import Recipe
+    from preprocess.build import build
+
+    folder = images / "cache-truth"
+    build(str(images / "train"), str(folder), Recipe("files", (), 32, str(images / "masks")), shard_size=30)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The team's real data (DILO_SHARED, default ../shared); the test is skipped where it is absent."""
+    root = Path(os.environ.get("DILO_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (root / "data").is_dir():
+        pytest.skip(f"no real data at {root} (set DILO_SHARED)")
+    return root / "data"
