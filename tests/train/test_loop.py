@@ -1,0 +1,165 @@
+"""The loop: fixed losses, exact resume, and one clear line on bad input."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.cli import UsageError
+from train import checkpoint
+from train.__main__ import parse
+from train.config import Config
+from train.loop import train
+from train.presets import PRESETS, moco_v2_demo
+
+# Loss of each of the first 20 steps of `config` below, one thread. A refactor must not move them; a change that is
+# meant to (another stream of randomness, another initialisation) says so in its commit and replaces them.
+GOLDEN: list[float] = [
+    0.55330, 2.96971, 3.54296, 3.77709, 3.69750, 3.65743, 3.74959, 3.68669, 3.78827, 3.63382,
+    3.71519, 3.68013, 3.64346, 3.70488, 3.72607, 3.76451, 3.77852, 3.68479, 3.61633, 3.62746,
+]
+
+
+@pytest.fixture(scope="module")
+def finished(images, truth_cache, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert train(config(images, truth_cache, out)) is True
+    return out
+
+
+def test_golden_losses(finished):
+    assert losses(finished) == pytest.approx(GOLDEN, abs=1e-3)
+
+
+def test_a_run_leaves_what_the_readme_says(finished):
+    assert {p.name for p in finished.iterdir()} == {"config.json", "log.jsonl", "tensorboard", "checkpoint.pt",
+                                                    "backbone.pt"}
+    line = json.loads((finished / "log.jsonl").read_text().splitlines()[-1])
+    assert set(line) == {"step", "epoch", "loss", "accuracy", "lr", "images_per_second", "waiting", "pasted"}
+    assert line["step"] == 20 and line["epoch"] == 4 and 0 <= line["waiting"] <= 1
+    _, weights = checkpoint.load_run(finished)
+    assert "conv1.weight" in weights and not any(k.startswith("fc.") for k in weights)
+
+
+@pytest.mark.parametrize("stop_at", [7, 10])  # in the middle of an epoch, and at its end
+def test_stopped_and_continued_is_bit_identical(images, truth_cache, finished, tmp_path, stop_at):
+    out = tmp_path / "run"
+    assert train(config(images, truth_cache, out), stop_at=stop_at) is False
+    assert not (out / "backbone.pt").exists()
+    assert train(config(images, truth_cache, out, workers=2)) is True  # another number of workers changes nothing
+    one, other = (torch.load(p / "checkpoint.pt", weights_only=True) for p in (finished, out))
+    assert one["step"] == other["step"] == 20
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    momenta = (s["optimizer"]["state"] for s in (one, other))
+    for a, b in zip(*(m.values() for m in momenta), strict=True):
+        assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
+    assert losses(out) == losses(finished)
+
+
+def test_a_finished_run_has_nothing_to_do(images, truth_cache, finished, capsys):
+    before = (finished / "checkpoint.pt").stat().st_mtime_ns
+    assert train(config(images, truth_cache, finished)) is True
+    assert "nothing to do" in capsys.readouterr().out
+    assert (finished / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_sigterm_saves_and_the_same_command_continues(images, truth_cache, finished, tmp_path):
+    out = tmp_path / "run"
+    settings = dataclasses.asdict(config(images, truth_cache, out))
+    command = [sys.executable, "-m", "train", settings["images"], "--masks", settings["masks"], "--out", str(out),
+               "--preset", "moco_v2_demo", "--width", "4", "--batch", "16", "--queue", "40", "--splits", "2",
+               "--epochs", "4", "--log-every", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (out / "log.jsonl").exists():
+        time.sleep(0.01)
+    while time.monotonic() < deadline and len((out / "log.jsonl").read_text().splitlines()) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "the same command continues" in said
+    assert 3 <= torch.load(out / "checkpoint.pt", weights_only=True)["step"] < 20
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "continuing" in done.stdout
+    assert losses(out) == losses(finished)
+
+
+def test_masks_change_the_run(images, finished, tmp_path):
+    train(config(images, "none", tmp_path / "run", epochs=1))
+    assert losses(tmp_path / "run")[0] != losses(finished)[0]
+
+
+def test_another_configuration_is_refused_with_what_differs(images, truth_cache, finished):
+    with pytest.raises(UsageError, match=r"another configuration \(temperature: 0.2 -> 0.5; batch: 16 -> 8\)"):
+        train(config(images, truth_cache, finished, temperature=0.5, batch=8))
+    with pytest.raises(UsageError, match=r"masks: [0-9a-f]{32} -> none"):
+        train(config(images, "none", finished))
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(images, truth_cache, tmp_path):
+    out = tmp_path / "run"
+    train(config(images, truth_cache, out), stop_at=3)
+    file = out / "checkpoint.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r"checkpoint.pt: not a checkpoint that can be loaded"):
+        train(config(images, truth_cache, out))
+
+
+def test_checkpoints_never_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'pwned'}",)
+
+    torch.save({"model": Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UsageError, match="not a checkpoint that can be loaded"):
+        checkpoint.load(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"batch": 15}, "does not divide into"),
+    ({"batch": 512, "splits": 1}, "80 images are fewer than one --batch of 512"),
+    ({"paste_p": 1.5}, "--paste-p 1.5: a probability is in 0..1"),
+    ({"control": "shuffled", "masks": "none"}, "--control shuffled needs --masks"),
+    ({"device": "abacus"}, "--device abacus"),
+])
+def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):
+    changes = {"masks": truth_cache} | changes
+    with pytest.raises(UsageError, match=message):
+        train(config(images, changes.pop("masks"), tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_that_lacks_images(images, truth_cache, tmp_path):
+    (tmp_path / "train").mkdir()
+    for i in range(20):
+        (tmp_path / "train" / f"{i:02d}.png").write_bytes((images / "train" / "class0" / "000.png").read_bytes())
+    with pytest.raises(UsageError, match=r"lacks the masks of 20 of the run's 20 images \(first: 00.png, .*04.png\)"):
+        train(config(tmp_path, truth_cache, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_whole(name):
+    parsed = parse(["IMAGES", "--out", "RUN", "--preset", name])
+    parsed.check()
+    assert parsed.preset == name and PRESETS[name].__doc__.count("python -m train") == 1
+    again = parse(["IMAGES", "--out", "RUN", f"--preset={name}", "--epochs", "3"])
+    assert dataclasses.replace(parsed, epochs=3) == again
+
+
+def test_command_line_errors_are_one_line_and_exit_code_2(images, tmp_path):
+    for arguments, message in ((["--preset", "nope", "--out", "x"], "no preset 'nope'; there are: moco_v2"),
+                               (["--masks", str(tmp_path), "--out", str(tmp_path / "run"), "--batch", "16"],
+                                "no mask cache here")):
+        done = subprocess.run([sys.executable, "-m", "train", str(images / "train"), *arguments], capture_output=True,
+                              text=True)
+        errors = done.stderr.strip().splitlines()
+        assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
