@@ -48,6 +48,12 @@ class Arguments:
     """Preset of `python -m train`."""
     epochs: int | None = None
     """Passes over the images (default: the preset's)."""
+    train_images: int = 6000
+    """Images to pretrain on."""
+    probe_images: int = 1000
+    """Unbiased images to train probes on."""
+    test_images: int = 1000
+    """Test objects; each is in every test split."""
 
 
 def demo(args: Arguments) -> dict:
@@ -57,10 +63,11 @@ def demo(args: Arguments) -> dict:
     (out / "logs").mkdir(parents=True, exist_ok=True)
     seconds = {}
     with _Timed(seconds, "data set"):
-        _call(out, "data", "synthetic", images, "--seed", str(args.seed))
+        _call("data", "synthetic", images, "--seed", str(args.seed), "--train", str(args.train_images),
+              "--probe", str(args.probe_images), "--test", str(args.test_images))
     with _Timed(seconds, "masks"):
-        _call(out, "preprocess", f"{images}/train", f"{out}/masks-rbd", "--estimator", "rbd")
-        _call(out, "preprocess", f"{images}/train", f"{out}/masks-truth", "--estimator", "files", "--maps",
+        _call("preprocess", f"{images}/train", f"{out}/masks-rbd", "--estimator", "rbd")
+        _call("preprocess", f"{images}/train", f"{out}/masks-truth", "--estimator", "files", "--maps",
               f"{images}/masks/train")
     with _Timed(seconds, "pretraining"):
         _train_all(args, out, images)
@@ -116,7 +123,7 @@ class _Timed:
         self.seconds[self.stage] = round(time.perf_counter() - self.start, 1)
 
 
-def _call(out: Path, module: str, *arguments: str) -> None:
+def _call(module: str, *arguments: str) -> None:
     """Run one command of the project in the open; UsageError where it fails."""
     if subprocess.run([sys.executable, "-m", module, *arguments]).returncode:
         raise UsageError(f"`python -m {module} {' '.join(arguments)}` failed; see above")
