@@ -130,13 +130,18 @@ def _call(module: str, *arguments: str) -> None:
 
 
 def _start(log: Path, module: str, *arguments: str) -> subprocess.Popen:
-    """Start a command with one CPU thread, its output to a file: several run side by side."""
+    """Start a command with one CPU thread, its output to a file: several run side by side.
+
+    In a session of its own, so that Ctrl-C reaches it once, from us: a second one would stop it before it has saved.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log, "w") as file:
-        return subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=file, stderr=file, env=environment)
+        return subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=file, stderr=file, env=environment,
+                                start_new_session=True)
 
 
 def _wait(process: subprocess.Popen, log: Path) -> None:
+    """Wait for a command; UsageError with the last line of its output where it fails."""
     if process.wait():
         last = (log.read_text().strip().splitlines() or ["no output"])[-1]
         raise UsageError(f"{last} (exit code {process.returncode}; the whole output is in {log})")
@@ -165,6 +170,8 @@ def _side_by_side(jobs: list[tuple[Path, tuple[str, ...]]], tick) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:
                 process.terminate()  # a training saves first
+            for process in running:
+                process.wait()
             raise
     tick()
 

@@ -155,6 +155,14 @@ def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, messag
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cache_with_more_images_than_the_run_is_fine(images, truth_cache, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "class1").symlink_to(images / "train" / "class1")
+    out = tmp_path / "run"
+    train(config(tmp_path, truth_cache, out, epochs=1, paste_p=1.0))
+    assert all(json.loads(line)["pasted"] == 1 for line in (out / "log.jsonl").read_text().splitlines())
+
+
 def test_a_cache_that_lacks_images(images, truth_cache, tmp_path):
     (tmp_path / "train").mkdir()
     for i in range(20):
