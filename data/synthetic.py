@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data.backdrops import BACKGROUNDS, draw_background
 from data.objects import CLASSES, draw_object
 
+NAME = "dilo-synthetic"
 VERSION = 1  # raise it whenever any picture changes, so that old folders are made anew
 TEST_SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg")
 SPLITS = ("train", "probe", *TEST_SPLITS)
@@ -84,10 +85,14 @@ def _write_block(out: str, part: str, start: int, stop: int, scene: dict) -> int
     for index in range(start, stop):
         name = list(CLASSES)[index % len(CLASSES)]
         for split, (image, mask) in draw(part, index, **scene).items():
-            picture = Path(out, split, name, f"{index:05d}.jpg")
-            cv2.imwrite(str(picture), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-            cv2.imwrite(str(Path(out, "masks", split, name, f"{index:05d}.png")), mask)
+            _write(Path(out, split, name, f"{index:05d}.jpg"), image[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, 95)
+            _write(Path(out, "masks", split, name, f"{index:05d}.png"), mask, cv2.IMWRITE_PNG_COMPRESSION, 3)
     return stop - start
+
+
+def _write(path: Path, image: np.ndarray, *options: int) -> None:
+    if not cv2.imwrite(str(path), image, options):  # OpenCV only returns False where the disk is full
+        raise OSError(f"{path}: could not be written; is the disk full?")
 
 
 def _complete(out: Path, wanted: dict) -> dict | None:
@@ -103,7 +108,8 @@ def make(out: str | os.PathLike, *, seed: int = 0, train: int = 6000, probe: int
     """Write the data set under `out`, or return at once where it is already there with these parameters.
 
     Layout: `<split>/<class>/NNNNN.jpg` for each of SPLITS, `masks/<split>/<class>/NNNNN.png` (uint8, soft edge, 255 =
-    foreground), and `dataset.json`, written last: a folder without it was interrupted and is written again.
+    foreground), and `dataset.json`, named so last: a folder that holds `dataset.json.tmp` instead was interrupted and
+    is written again.
     The pictures depend on `seed`, `size`, `bias` and their index only, never on `workers` or the counts.
 
     Args:
@@ -114,7 +120,8 @@ def make(out: str | os.PathLike, *, seed: int = 0, train: int = 6000, probe: int
         what dataset.json holds: version, parameters, classes, own kinds of background, images of each split.
 
     Raises:
-        ValueError: a parameter out of range, or `out` holds other files that this function did not write.
+        ValueError: a parameter out of range, or `out` is a file or holds files that this function did not write.
+        OSError: a file cannot be written.
     """
     for label, count in (("train", train), ("probe", probe), ("test", test)):
         if not 0 < count <= 100_000:
@@ -127,12 +134,18 @@ def make(out: str | os.PathLike, *, seed: int = 0, train: int = 6000, probe: int
         raise ValueError(f"seed = {seed}, workers = {workers}: expected seed >= 0 and workers >= 1")
     out = Path(out)
     counts = {"train": train, "probe": probe, **dict.fromkeys(TEST_SPLITS, test)}
-    wanted = {"name": "dilo-synthetic", "version": VERSION, "seed": seed, "size": size, "bias": bias, "counts": counts,
+    wanted = {"name": NAME, "version": VERSION, "seed": seed, "size": size, "bias": bias, "counts": counts,
               "classes": list(CLASSES), "own_kind": OWN_KIND, "kinds": list(BACKGROUNDS)}
     found = _complete(out, wanted)
     if found is not None:
         return found
     _clear(out)
+    out.mkdir(parents=True, exist_ok=True)
+    marker = out / "dataset.json.tmp"
+    with open(marker, "w") as file:  # written first and renamed last: until then it marks the folder as ours, unfinished
+        file.write(json.dumps(wanted, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     for split in SPLITS:
         for name in CLASSES:
             (out / split / name).mkdir(parents=True, exist_ok=True)
@@ -145,28 +158,26 @@ def make(out: str | os.PathLike, *, seed: int = 0, train: int = 6000, probe: int
     with pool, tqdm(total=train + probe + test, desc="synthetic scenes", unit="scene", disable=not progress) as bar:
         for done in (pool.map if workers > 1 else map)(_write_block, *arguments):
             bar.update(done)
-    part = out / "dataset.json.tmp"
-    with open(part, "w") as file:
-        file.write(json.dumps(wanted, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, out / "dataset.json")
+    os.replace(marker, out / "dataset.json")
     return wanted
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier or interrupted data set, and nothing else."""
+    """Remove an earlier or interrupted data set, and nothing else; ValueError where `out` is not one, nor empty."""
     if not out.exists():
         return
     if not out.is_dir():
         raise ValueError(f"{out}: is a file, not a folder")
-    ours = {*SPLITS, "masks", "dataset.json", "dataset.json.tmp"}
-    strangers = sorted(entry.name for entry in out.iterdir() if entry.name not in ours)
+    here = {entry.name for entry in out.iterdir()}
+    marks = here & {"dataset.json", "dataset.json.tmp"}
+    if "dataset.json" in marks and not _complete(out, {"name": NAME}):
+        marks = set()  # another program's file of that name
+    strangers = sorted(here - marks - ({*SPLITS, "masks"} if marks else set()))
     if strangers:
         raise ValueError(f"{out}: holds other files ({', '.join(strangers[:5])}); give an empty or new folder")
-    (out / "dataset.json").unlink(missing_ok=True)
-    for split in SPLITS:
-        for name in CLASSES:
-            for folder in (out / split / name, out / "masks" / split / name):
-                for file in (*folder.glob("*.jpg"), *folder.glob("*.png")):
-                    file.unlink()
+    if "dataset.json" in marks:
+        os.replace(out / "dataset.json", out / "dataset.json.tmp")  # a kill while removing leaves it unfinished
+    for folder, ending in ((out, "jpg"), (out / "masks", "png")):
+        for split in SPLITS:
+            for file in (folder / split).glob(f"*/[0-9][0-9][0-9][0-9][0-9].{ending}"):
+                file.unlink()

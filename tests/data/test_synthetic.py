@@ -105,9 +105,21 @@ def test_up_to_date_returns_at_once_and_an_interruption_is_noticed(tmp_path):
     victim.write_bytes(b"changed")
     synthetic.make(tmp_path, **SMALL)
     assert victim.read_bytes() == b"changed"  # the record matches, so nothing is written
-    (tmp_path / "dataset.json").unlink()  # as a kill before the end leaves it
+    (tmp_path / "dataset.json").rename(tmp_path / "dataset.json.tmp")  # as a kill before the end leaves it
     synthetic.make(tmp_path, **SMALL)
     assert _contents(tmp_path) == before
+
+
+def test_a_kill_leaves_it_unfinished(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(synthetic, "_write", full)
+        synthetic.make(tmp_path, **SMALL)
+    assert not (tmp_path / "dataset.json").exists()
+    assert synthetic.make(tmp_path, **SMALL)["counts"]["train"] == SMALL["train"]
+    assert (tmp_path / "dataset.json").exists() and not (tmp_path / "dataset.json.tmp").exists()
 
 
 def test_other_parameters_replace_the_folder(tmp_path):
@@ -131,3 +143,13 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match=r"thesis\.tex"):
         synthetic.make(tmp_path, **SMALL)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_another_data_set_is_left_alone(tmp_path):
+    picture = tmp_path / "train" / "disc_ringed" / "00000.jpg"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"precious")
+    (tmp_path / "dataset.json").write_text('{"name": "of another program"}')
+    with pytest.raises(ValueError, match="other files"):
+        synthetic.make(tmp_path, **SMALL)
+    assert picture.read_bytes() == b"precious"
