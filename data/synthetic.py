@@ -142,7 +142,7 @@ def make(out: str | os.PathLike, *, seed: int = 0, train: int = 6000, probe: int
     _clear(out)
     out.mkdir(parents=True, exist_ok=True)
     marker = out / "dataset.json.tmp"
-    with open(marker, "w") as file:  # written first and renamed last: until then it marks the folder as ours, unfinished
+    with open(marker, "w") as file:  # renamed last: until then it marks the folder as ours and unfinished
         file.write(json.dumps(wanted, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
