@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ class Regions:
     """An image's superpixels and their graph; n of them.
 
     Attributes:
-        labels: (h, w) int32, of the picture inside the artificial frame, at the working size.
+        image: (h, w, 3) uint8 RGB, the picture inside the artificial frame, at the working size; labels: (h, w) int32.
         shape: (H, W) of the whole working image; box: (top, bottom, left, right), where the picture lies in it.
         lab: (n, 3) float64, the Lab colour (L in 0..100) of a superpixel's mean RGB.
         position: (n, 2) float64, mean row / h and column / w, in 0..1.
@@ -30,6 +31,7 @@ class Regions:
         adjacent: (n, n) bool, symmetric, sharing a side of a pixel; the diagonal is False.
     """
 
+    image: np.ndarray
     labels: np.ndarray
     shape: tuple[int, int]
     box: tuple[int, int, int, int]
@@ -40,9 +42,31 @@ class Regions:
     sides: np.ndarray
     adjacent: np.ndarray
 
+    @cached_property
+    def colour(self) -> np.ndarray:
+        """(n, n) float64 Lab distances."""
+        return euclidean(self.lab)
+
+    @cached_property
+    def space(self) -> np.ndarray:
+        """(n, n) float64 distances of the positions."""
+        return euclidean(self.position)
+
+    @cached_property
+    def near(self) -> np.ndarray:
+        """(n, n) bool: one or two steps apart in the graph; the diagonal is False."""
+        return two_ring(self.adjacent)
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """(n,) float64 means over the superpixels of an (h, w) map of the picture."""
+        return np.bincount(self.labels.ravel(), values.ravel(), len(self.size)) / self.size
+
     def paint(self, values: np.ndarray) -> np.ndarray:
         """(n,) values to a float32 (H, W) map; the artificial frame is 0."""
-        inner = np.take(np.asarray(values, np.float32), self.labels)
+        return self.unframed(np.take(np.asarray(values, np.float32), self.labels))
+
+    def unframed(self, inner: np.ndarray) -> np.ndarray:
+        """An (h, w) map of the picture as one of the whole working image, float32 (H, W), 0 in the artificial frame."""
         top, bottom, left, right = self.box
         if inner.shape == self.shape:
             return inner
@@ -69,7 +93,7 @@ def regions(image: np.ndarray, superpixels: int = 200, max_side: int = 256, comp
     rgb, position, size, sides, adjacent = _describe(labels, image, count)
     border = _touching(labels, count, band)
     lab = cv2.cvtColor((rgb / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0].astype(np.float64)
-    return Regions(labels, shape, box, lab, position / (height, width), size, border, sides, adjacent)
+    return Regions(image, labels, shape, box, lab, position / (height, width), size, border, sides, adjacent)
 
 
 def _touching(labels: np.ndarray, count: int, band: int) -> np.ndarray:
@@ -113,21 +137,36 @@ def _describe(labels, image, count):
     return rgb, position, size, sides, adjacent
 
 
-def two_ring(adjacent: np.ndarray) -> np.ndarray:
-    """(n, n) bool: superpixels one or two steps apart; the diagonal is False."""
-    near = adjacent.astype(np.float32)
-    near = (near @ near + near) > 0
-    np.fill_diagonal(near, False)
+@njit("boolean[:, ::1](boolean[:, ::1])", cache=True, nogil=True)
+def two_ring(adjacent):
+    """(n, n) bool: superpixels one or two steps apart in an (n, n) bool graph; the diagonal is False."""
+    n = adjacent.shape[0]
+    near = adjacent.copy()
+    for i in range(n):
+        for j in range(n):
+            if adjacent[i, j]:
+                for k in range(n):
+                    near[i, k] |= adjacent[j, k]
+        near[i, i] = False
     return near
 
 
 def euclidean(points: np.ndarray) -> np.ndarray:
     """(n, n) float64 distances between the rows of an (n, d) array."""
-    total = np.zeros((len(points), len(points)))
-    for column in points.T:  # difference first: the expanded square would lose the digits of near pairs
-        difference = column[:, None] - column[None, :]
-        total += difference * difference
-    return np.sqrt(total)
+    return _euclidean(np.ascontiguousarray(points, np.float64))
+
+
+@njit("float64[:, ::1](float64[:, ::1])", cache=True, nogil=True)
+def _euclidean(points):
+    n, d = points.shape
+    out = np.zeros((n, n))
+    for i in range(n):
+        for j in range(i):
+            total = 0.0
+            for k in range(d):  # differences first: the expanded square would lose the digits of near pairs
+                total += (points[i, k] - points[j, k]) ** 2
+            out[i, j] = out[j, i] = np.sqrt(total)
+    return out
 
 
 def gaussian(distance: np.ndarray, sigma: float) -> np.ndarray:
@@ -154,8 +193,9 @@ class Scales:
     neighbour: float
 
 
-def scales(distance: np.ndarray, adjacent: np.ndarray, near: np.ndarray) -> Scales:
-    """Edge clip, geodesic sigma and smoothness sigma from (n, n) colour distances, adjacency and two-ring."""
+def scales(parts: Regions) -> Scales:
+    """Edge clip, geodesic sigma and smoothness sigma from the colour distances in the one-ring and the two-ring."""
+    distance, adjacent, near = parts.colour, parts.adjacent, parts.near
     if len(distance) < 3 or not adjacent.any():
         return Scales(0.0, 5.0, 0.0)
     first = np.where(adjacent, distance, np.inf).min(1)

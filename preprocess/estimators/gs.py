@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess import regions as graph
-from preprocess.regions import Regions, euclidean, unit
+from preprocess.regions import Regions, unit
 
 VERSION = 1
 PARAMETERS = dict(graph.PARAMETERS)
@@ -21,23 +21,23 @@ def saliency(image: np.ndarray, **parameters) -> np.ndarray:
 
 def solve(parts: Regions) -> np.ndarray:
     """(n,) float64 saliency in [0, 1]: the cost of the cheapest path to the background (section 3.1)."""
-    colour = euclidean(parts.lab)
+    colour = parts.colour
     clique = np.logical_and.outer(parts.border, parts.border)
-    scale = graph.scales(colour, parts.adjacent, graph.two_ring(parts.adjacent))
+    scale = graph.scales(parts)
     edge = np.where(parts.adjacent | clique, np.maximum(colour - scale.clip, 0), np.inf)
-    distance = graph.distance_to(edge, background(parts, colour))
+    distance = graph.distance_to(edge, background(parts))
     distance = np.where(np.isfinite(distance), distance, 0)
     top = np.sort(distance)[::-1][min(max(round(SATURATED * len(distance)) - 1, 0), len(distance) - 1)]
     return np.clip(distance / top, 0, 1) if top > 0 else np.zeros(len(distance))
 
 
-def background(parts: Regions, colour: np.ndarray) -> np.ndarray:
+def background(parts: Regions) -> np.ndarray:
     """(n,) bool: the border superpixels that are like others of the border (section 3.2, its 1-D saliency).
 
     One that is unlike its nearest kin along the border is likely an object that touches it.
     """
     border = np.flatnonzero(parts.border)
-    kin = (colour / (1 + 3 * euclidean(parts.position)))[np.ix_(border, border)]
+    kin = (parts.colour / (1 + 3 * parts.space))[np.ix_(border, border)]
     count = max(1, min(round(SIMILAR * len(parts.size)), len(border) - 1))
     unlike = np.sort(kin, 1)[:, :count].mean(1)
     chosen = np.zeros(len(parts.size), bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess import regions as graph
-from preprocess.regions import Regions, euclidean, unit
+from preprocess.regions import Regions, unit
 
 VERSION = 1
 PARAMETERS = dict(graph.PARAMETERS)
@@ -54,7 +54,7 @@ def affinity(parts: Regions) -> np.ndarray:
     links = graph.two_ring(linked)
     if not links.any():
         return np.eye(len(links))
-    colour = euclidean(parts.lab)
+    colour = parts.colour
     low, high = colour[links].min(), colour[links].max()
     weight = np.where(links, np.exp(-THETA * (colour - low) / max(high - low, 1e-9)) + FLOOR, 0)
     np.fill_diagonal(weight, 1)

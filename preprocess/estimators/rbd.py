@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess import regions as graph
-from preprocess.regions import Regions, euclidean, gaussian, unit
+from preprocess.regions import Regions, gaussian, unit
 
 VERSION = 1
 PARAMETERS = dict(graph.PARAMETERS)
@@ -25,16 +25,15 @@ def saliency(image: np.ndarray, **parameters) -> np.ndarray:
 
 def solve(parts: Regions) -> np.ndarray:
     """(n,) float64 saliency in [0, 1] of each superpixel (sections 3 to 5)."""
-    colour = euclidean(parts.lab)
-    near = graph.two_ring(parts.adjacent)
+    colour = parts.colour
     clique = np.logical_and.outer(parts.border, parts.border)
-    scale = graph.scales(colour, parts.adjacent, near)
+    scale = graph.scales(parts)
     connectivity = boundary_connectivity(colour, parts.adjacent | clique, parts.border, scale)
     probability = 1 - np.exp(-connectivity**2 / (2 * SIGMA_CONNECTIVITY**2))
     weight = np.where(connectivity > CERTAIN, CERTAIN_WEIGHT, probability)
-    contrast = (colour * gaussian(euclidean(parts.position), SIGMA_SPACE)) @ probability
+    contrast = (colour * gaussian(parts.space, SIGMA_SPACE)) @ probability
     foreground = above_otsu(unit(contrast))
-    links = near | clique
+    links = parts.near | clique
     np.fill_diagonal(links, False)
     affinity = np.where(links, gaussian(colour, scale.neighbour), 0) + MU * parts.adjacent
     return unit(optimise(affinity, foreground, BACKGROUND * weight))
@@ -57,16 +56,20 @@ def boundary_connectivity(colour: np.ndarray, linked: np.ndarray, border: np.nda
 
 def above_otsu(values: np.ndarray) -> np.ndarray:
     """Zero the values in [0, 1] below their Otsu threshold (256 bins)."""
-    counts = np.bincount(np.round(values * 255).astype(np.int64), minlength=256)
+    counts = np.bincount(np.rint(values * 255).astype(np.int64), minlength=256)
+    return np.where(values * 255 > otsu(counts), values, 0)
+
+
+def otsu(counts: np.ndarray) -> float:
+    """Otsu's threshold of (256,) counts, in 0..255: the middle of a plateau; -1 where all lie in one bin."""
     below, mass = np.cumsum(counts), np.cumsum(counts * np.arange(256))
     above = below[-1] - below
-    valid = (below > 0) & (above > 0)
+    valid = (below > 0) & (above > below[-1] * 1e-12)
     if not valid.any():
-        return values
+        return -1.0
     b, a = np.where(valid, below, 1), np.where(valid, above, 1)
     between = np.where(valid, b * a * (mass / b - (mass[-1] - mass) / a) ** 2, -1.0)
-    best = np.flatnonzero(between >= between.max() * (1 - 1e-12)).mean()  # the middle of a plateau
-    return np.where(values * 255 > best, values, 0)
+    return float(np.flatnonzero(between >= between.max() * (1 - 1e-12)).mean())
 
 
 def optimise(affinity: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:

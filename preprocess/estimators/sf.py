@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess import regions as graph
-from preprocess.regions import Regions, euclidean, gaussian, unit
+from preprocess.regions import Regions, gaussian, unit
 
 VERSION = 1
 PARAMETERS = dict(graph.PARAMETERS)
@@ -22,7 +22,7 @@ def saliency(image: np.ndarray, **parameters) -> np.ndarray:
 
 def solve(parts: Regions) -> np.ndarray:
     """(n,) float64 saliency in [0, 1]: rare and compact colours (equations 1, 3 and 7)."""
-    colour, space = euclidean(parts.lab), euclidean(parts.position)
+    colour, space = parts.colour, parts.space
     uniqueness = (colour * gaussian(space, SIGMA_SPACE)).sum(1)  # NOTE: the paper squares and normalises; worse
     weight = _rows(gaussian(colour, SIGMA_COLOUR))
     mean = weight @ parts.position
