@@ -27,13 +27,16 @@ class Cells:
 
     Attributes:
         labels: (h, w) int32.  lab: (n, 3) float64 mean colours.  size: (n,) float64 pixels.
-        contact: (n, n) float64, symmetric: sum over touching pixels of exp(-beta |RGB difference|^2).
+        links: touching cells, as start (n + 1,), neighbour (m,) and reverse (m,) int64: edge e of cell i, from start[i]
+            to start[i + 1], leads to neighbour[e], and edge reverse[e] leads back.
+        contact: (m,) float64, of each edge the sum over touching pixels of exp(-beta |RGB difference|^2).
         edge: (n,) float64, pixels on the image's border (a corner counts twice).
     """
 
     labels: np.ndarray
     lab: np.ndarray
     size: np.ndarray
+    links: tuple[np.ndarray, np.ndarray, np.ndarray]
     contact: np.ndarray
     edge: np.ndarray
 
@@ -45,11 +48,12 @@ class Cells:
 def cells(image: np.ndarray, superpixels: int = 400) -> Cells:
     """Fine superpixels of an (h, w, 3) uint8 RGB working image."""
     planes = lab_planes(image)
-    labels, count = slic(planes, superpixels)
+    labels, count = slic(planes, superpixels, iterations=5)
     size = np.bincount(labels.ravel(), minlength=count).astype(np.float64)
     lab = np.stack([np.bincount(labels.ravel(), plane.ravel(), count) / size for plane in planes], 1)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return Cells(labels, lab, size, _contact(labels, np.ascontiguousarray(image), count),
+    start, neighbour, reverse, contact = adjacency_lists(_contact(labels, np.ascontiguousarray(image), count))
+    return Cells(labels, lab, size, (start, neighbour, reverse), contact,
                  np.bincount(border, minlength=count).astype(np.float64))
 
 
@@ -72,25 +76,30 @@ def grab(parts: Cells, prior: np.ndarray, rounds: int = 3, background: float = 0
         inside = mixture.log_likelihood(parts.lab, mixture.fit(parts.lab, parts.size * chosen))
         outside = mixture.log_likelihood(parts.lab, mixture.fit(parts.lab, parts.size * ~chosen))
         gain = parts.size * (inside - outside) - GAMMA * OUTSIDE * parts.edge
-        before, chosen = chosen, minimum_cut(gain, GAMMA * parts.contact, certain)
+        before, chosen = chosen, minimum_cut(gain, parts.links, GAMMA * parts.contact, certain)
         if np.array_equal(before, chosen):
             break
     return chosen.astype(np.float64) if parts.size[chosen].sum() > LEAST * parts.size.sum() else prior
 
 
-def minimum_cut(gain: np.ndarray, cost: np.ndarray, certain: np.ndarray) -> np.ndarray:
+def minimum_cut(gain: np.ndarray, links: tuple[np.ndarray, np.ndarray, np.ndarray], cost: np.ndarray,
+                certain: np.ndarray) -> np.ndarray:
     """The set with the greatest sum of gains less the costs of the links it cuts (an exact minimum cut).
 
     Args:
-        gain: (n,) float64, of each node's being in the set.  cost: (n, n) float64 >= 0, symmetric.
+        gain: (n,) float64, of each node's being in the set.  links: as Cells.links.
+        cost: (m,) float64 >= 0 of each edge, the same both ways.
         certain: (n,) integers: 1 is in the set, -1 is not, 0 is open.
 
     Returns:
         (n,) bool; of several best sets the smallest.
     """
-    bound = cost.sum(1) + np.abs(gain) + 1  # more than a node can weigh: certain nodes never change sides
+    start, neighbour, reverse = links
+    total = np.concatenate([[0.0], np.cumsum(cost)])
+    bound = total[start[1:]] - total[start[:-1]] + np.abs(gain) + 1  # more than certain nodes can be pulled with
     terminal = np.where(certain != 0, certain * bound, gain)
-    return _minimum_cut(np.rint(terminal * CAPACITY).astype(np.int64), np.rint(cost * CAPACITY).astype(np.int64))
+    return _minimum_cut(np.rint(terminal * CAPACITY).astype(np.int64), start, neighbour, reverse,
+                        np.rint(cost * CAPACITY).astype(np.int64))
 
 
 @njit("float64[:, ::1](int32[:, ::1], uint8[:, :, ::1], int64)", cache=True, nogil=True)
@@ -122,34 +131,34 @@ def _contact(labels, image, count):
     return contact
 
 
-@njit("Tuple((int64[::1], int64[::1], int64[::1], int64[::1]))(int64[:, ::1])", cache=True, nogil=True)
-def _edges(cost):
-    """Symmetric dense costs as adjacency lists: start (n + 1,), neighbour, capacity and reverse edge (m,)."""
+@njit("Tuple((int64[::1], int64[::1], int64[::1], float64[::1]))(float64[:, ::1])", cache=True, nogil=True)
+def adjacency_lists(cost):
+    """(n, n) float64 symmetric costs as start (n + 1,), neighbour, reverse edge and cost (m,) of the positive ones."""
     n = cost.shape[0]
     start = np.zeros(n + 1, np.int64)
     for i in range(n):
         start[i + 1] = start[i]
         for j in range(n):
             start[i + 1] += cost[i, j] > 0 and i != j
-    neighbour, capacity = np.empty(start[n], np.int64), np.empty(start[n], np.int64)
-    reverse, fill = np.empty(start[n], np.int64), start[:n].copy()
+    neighbour, reverse = np.empty(start[n], np.int64), np.empty(start[n], np.int64)
+    weight, fill = np.empty(start[n]), start[:n].copy()
     for i in range(n):
         for j in range(i):
             if cost[i, j] > 0:
                 a, b = fill[i], fill[j]
                 neighbour[a], neighbour[b] = j, i
-                capacity[a] = capacity[b] = cost[i, j]
+                weight[a] = weight[b] = cost[i, j]
                 reverse[a], reverse[b] = b, a
                 fill[i] += 1
                 fill[j] += 1
-    return start, neighbour, capacity, reverse
+    return start, neighbour, reverse, weight
 
 
-@njit("boolean[::1](int64[::1], int64[:, ::1])", cache=True, nogil=True)
-def _minimum_cut(terminal, cost):
+@njit("boolean[::1](int64[::1], int64[::1], int64[::1], int64[::1], int64[::1])", cache=True, nogil=True)
+def _minimum_cut(terminal, start, neighbour, reverse, capacity):
     """Dinic's algorithm; `terminal` is a node's link from the source (positive) or to the sink (negative)."""
     n = len(terminal)
-    start, neighbour, residual, reverse = _edges(cost)
+    residual = capacity.copy()
     supply, demand = np.maximum(terminal, 0), np.maximum(-terminal, 0)
     level, queue, pointer = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
     path, far = np.empty(n, np.int64), np.int64(2**62)

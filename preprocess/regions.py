@@ -13,7 +13,7 @@ from preprocess.frames import inner_box
 from preprocess.pixels import lab_planes, working_image
 from preprocess.superpixels import slic
 
-PARAMETERS = {"superpixels": 200, "max_side": 256, "compactness": 20.0, "iterations": 10, "frame": True}
+PARAMETERS = {"superpixels": 200, "max_side": 256, "compactness": 20.0, "iterations": 5, "frame": True}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Regions:
 
 
 def regions(image: np.ndarray, superpixels: int = 200, max_side: int = 256, compactness: float = 20.0,
-            iterations: int = 10, frame: bool = True) -> Regions:
+            iterations: int = 5, frame: bool = True) -> Regions:
     """Superpixels and region graph of an (H, W, 3) uint8 RGB image (Zhu et al., CVPR 2014, section 3.1 and demo).
 
     Args:
@@ -170,12 +170,14 @@ def _euclidean(points):
 
 
 def gaussian(distance: np.ndarray, sigma: float) -> np.ndarray:
-    """exp(-d^2 / 2 sigma^2), cut to 0 beyond 3 sigma (the authors' weight); sigma 0 leaves only d = 0 at 1."""
+    """exp(-d^2 / 2 sigma^2), cut to 0 beyond 3 sigma (the authors' weight); sigma 0 leaves only d = 0 at 1.
+
+    The type of `distance`, float32 or float64, is kept.
+    """
     if sigma <= 0:
-        return (distance == 0).astype(np.float64)
-    weight = np.exp(distance * distance * (-0.5 / (sigma * sigma)))
-    weight[distance > 3 * sigma] = 0
-    return weight
+        return (distance == 0).astype(distance.dtype)
+    weight = np.exp(distance * distance * distance.dtype.type(-0.5 / (sigma * sigma)))
+    return weight * (distance <= 3 * sigma)
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -213,18 +215,17 @@ def shortest_paths(edge: np.ndarray) -> np.ndarray:
         edge: (n, n) edge costs >= 0, symmetric; np.inf where there is no edge. A cost of 0 is an edge.
 
     Returns:
-        (n, n) float64; np.inf between unconnected parts, 0 on the diagonal.
+        (n, n) float32; np.inf between unconnected parts, 0 on the diagonal.
     """
-    paths = np.ascontiguousarray(edge, np.float32).copy()
+    paths = np.array(edge, np.float32, order="C")
     np.fill_diagonal(paths, 0)
     _floyd_warshall(paths)
-    lower = np.tril(paths).astype(np.float64)
-    return lower + np.tril(lower, -1).T
+    return paths
 
 
 @njit("void(float32[:, ::1])", cache=True, nogil=True)
 def _floyd_warshall(paths):
-    """In place, on the lower triangle only: the graph is symmetric."""
+    """In place; only the lower triangle is worked on, for the graph is symmetric."""
     n = paths.shape[0]
     through = np.empty(n, np.float32)
     for k in range(n):
@@ -237,6 +238,9 @@ def _floyd_warshall(paths):
                 for j in range(row.shape[0]):
                     candidate = via + through[j]
                     row[j] = candidate if candidate < row[j] else row[j]
+    for i in range(n):
+        for j in range(i):
+            paths[j, i] = paths[i, j]
 
 
 def distance_to(edge: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -49,9 +49,9 @@ def boundary_connectivity(colour: np.ndarray, linked: np.ndarray, border: np.nda
     Returns:
         (n,) float64 >= 0 (section 3.1, equations 3 to 5).
     """
-    geodesic = graph.shortest_paths(np.where(linked, np.maximum(colour - scale.clip, 0), np.inf))
-    same = gaussian(geodesic, scale.geodesic)
-    return same[:, border].sum(1) / np.sqrt(same.sum(1))
+    edge = np.where(linked, np.maximum(colour - scale.clip, 0), np.inf)
+    same = gaussian(graph.shortest_paths(edge), scale.geodesic)
+    return same[:, border].sum(1, dtype=np.float64) / np.sqrt(same.sum(1, dtype=np.float64))
 
 
 def above_otsu(values: np.ndarray) -> np.ndarray:
