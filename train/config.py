@@ -31,8 +31,8 @@ class Config:
 
     network: Literal["resnet50", "resnet18", "resnet10"] = "resnet50"
     """Backbone; resnet10 is a narrow one for 32 px and CPUs."""
-    stem: Literal["imagenet", "small"] = "imagenet"
-    """First layer: 7x7 stride 2 and max-pooling, or a 3x3 stride 1 for small images."""
+    stem: Literal["imagenet", "small", "small_stride2"] = "imagenet"
+    """First layer: 7x7 stride 2 and max-pooling, or for small images 3x3 without pooling, at stride 1 or 2."""
     width: int = 64
     """Channels of the first stage (resnet10 only; 64 otherwise)."""
 
@@ -46,6 +46,10 @@ class Config:
     """Softmax temperature (T)."""
     symmetric: bool = False
     """Use each view as query and as key (twice the time; MoCo's small-data recipe)."""
+    batch_negatives: bool = False
+    """Use the batch's other keys as negatives besides the queue's (not MoCo v2; helps runs of a few hundred steps)."""
+    head_norm: bool = False
+    """BatchNorm between the two layers of the projection head (not MoCo v2; helps runs of a few hundred steps)."""
     splits: int = 8
     """BatchNorm splits of a batch on one process, so that the statistics do not give the positive away; 1 = off."""
 

@@ -130,7 +130,8 @@ def choose_device(name: str) -> torch.device:
 def make_model(config: Config) -> MoCo:
     """The method on its backbone, on the CPU; its first weights depend on torch's seed."""
     return MoCo(lambda: backbone(config.network, config.stem, config.width, config.splits), config.dim, config.queue,
-                config.momentum, config.temperature, config.symmetric, config.seed)
+                config.momentum, config.temperature, config.symmetric, config.batch_negatives, config.head_norm,
+                config.seed)
 
 
 def _save(out: Path, model: MoCo, optimizer: torch.optim.Optimizer, step: int) -> None:

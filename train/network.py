@@ -73,7 +73,8 @@ def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int 
 
     Args:
         network: resnet50, resnet18 or resnet10.
-        stem: "imagenet" (7x7, stride 2, max-pooling) or "small" (3x3, stride 1, no pooling) for small images.
+        stem: "imagenet" (7x7, stride 2, max-pooling), or for small images "small" (3x3, stride 1, no pooling) or
+            "small_stride2" (the same at stride 2).
         width: channels of resnet10's first stage.
         splits: BatchNorm splits, see SplitBatchNorm2d.
     """
@@ -82,8 +83,9 @@ def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int 
         model = NarrowResNet10(width, norm)
     else:
         model = {"resnet18": resnet18, "resnet50": resnet50}[network](weights=None, norm_layer=norm)
-    if stem == "small":
-        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
+    if stem != "imagenet":
+        stride = 2 if stem == "small_stride2" else 1
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, stride, 1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model

@@ -12,20 +12,23 @@ from torch import nn
 from train.streams import SHUFFLE, stream
 
 
-def info_nce(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor,
-             temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def info_nce(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, temperature: float,
+             batch_negatives: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """InfoNCE over one positive and the queue's negatives (He et al., equation 1).
 
     Args:
         query, key: (B, D), unit length.  queue: (D, K), unit columns.
+        batch_negatives: the batch's other keys are negatives too (as in MoCo v3, Chen et al., ICCV 2021).
 
     Returns:
         the mean loss, a scalar, and the share of queries whose own key is the nearest, in 0..1.
     """
-    positive = (query * key).sum(1, keepdim=True)
+    if batch_negatives:
+        positive, target = query @ key.T, torch.arange(len(query), device=query.device)
+    else:
+        positive, target = (query * key).sum(1, keepdim=True), query.new_zeros(len(query), dtype=torch.long)
     logits = torch.cat([positive, query @ queue], 1).float() / temperature
-    target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    return F.cross_entropy(logits, target), (logits.argmax(1) == 0).float().mean()
+    return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
 
 
 class MoCo(nn.Module):
@@ -35,16 +38,20 @@ class MoCo(nn.Module):
         backbone: makes a network with an `fc`, which becomes the two-layer projection head.
         dim: D, of the embedding.  queue: K.  momentum: m of the key encoder.  temperature: T.
         symmetric: average the loss over both roles of the two views.
-        seed: of the shuffles and the queue's first, random content.
+        batch_negatives: see info_nce.  head_norm: BatchNorm between the head's layers; MoCo v2 has neither.
+        seed: of the shuffles.
     """
 
     def __init__(self, backbone: Callable[[], nn.Module], dim: int, queue: int, momentum: float, temperature: float,
-                 symmetric: bool, seed: int):
+                 symmetric: bool = False, batch_negatives: bool = False, head_norm: bool = False, seed: int = 0):
         super().__init__()
-        self.momentum, self.temperature, self.symmetric, self.seed = momentum, temperature, symmetric, seed
+        self.momentum, self.temperature, self.seed = momentum, temperature, seed
+        self.symmetric, self.batch_negatives = symmetric, batch_negatives
         self.query = backbone()
         features = self.query.fc.in_features
-        self.query.fc = nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, dim))
+        norm = [nn.BatchNorm1d(features)] if head_norm else []
+        self.query.fc = nn.Sequential(nn.Linear(features, features), *norm, nn.ReLU(inplace=True),
+                                      nn.Linear(features, dim))
         self.key = copy.deepcopy(self.query)
         self.key.requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue), dim=0))
@@ -66,7 +73,7 @@ class MoCo(nn.Module):
                  way: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query = F.normalize(self.query(query_view), dim=1)
         key = self._keys(key_view, step, way)
-        loss, accuracy = info_nce(query, key, self.queue.clone(), self.temperature)
+        loss, accuracy = info_nce(query, key, self.queue.clone(), self.temperature, self.batch_negatives)
         return loss, accuracy, key
 
     @torch.no_grad()
