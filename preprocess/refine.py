@@ -12,7 +12,7 @@ from preprocess.regions import unit
 
 MAX_SIDE = 256  # px, of the map and image that are refined
 RADIUS = 0.03  # of the longer side: the guided filter's window
-EPSILON = 1e-3  # its regularisation, for colours in 0..1
+EPSILON = 1e-2  # its regularisation, for colours in 0..1
 GRABCUT_SIDE = 200  # px: twice the size takes five times as long and finds the same
 GRABCUT_ROUNDS = 1
 LEAST = 0.005  # of the image: a smaller foreground is a failed cut
@@ -29,7 +29,7 @@ def refined(function: Callable[..., np.ndarray], image: np.ndarray, refine: str,
 
 
 def guided(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """Guided filter (He, Sun, Tang, ECCV 2010, the colour version of section 3.4), min-max normalised."""
+    """Guided filter (He, Sun, Tang, ECCV 2010, the colour version of section 3.4): soft, in the given map's range."""
     small = working_image(image, MAX_SIDE)
     height, width = small.shape[:2]
     saliency = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)

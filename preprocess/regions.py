@@ -13,7 +13,7 @@ from preprocess.frames import inner_box
 from preprocess.pixels import lab_planes, working_image
 from preprocess.superpixels import slic
 
-PARAMETERS = {"superpixels": 200, "max_side": 256, "compactness": 20.0, "iterations": 5, "frame": True}
+PARAMETERS = {"superpixels": 200, "max_side": 256, "compactness": 20.0, "iterations": 10, "frame": True}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Regions:
 
 
 def regions(image: np.ndarray, superpixels: int = 200, max_side: int = 256, compactness: float = 20.0,
-            iterations: int = 5, frame: bool = True) -> Regions:
+            iterations: int = 10, frame: bool = True) -> Regions:
     """Superpixels and region graph of an (H, W, 3) uint8 RGB image (Zhu et al., CVPR 2014, section 3.1 and demo).
 
     Args:
