@@ -9,7 +9,7 @@ COMPONENTS = 5  # of GrabCut (Rother et al., SIGGRAPH 2004, section 3.1)
 VARIANCE = 16.0  # Lab units squared, added to each: superpixel means vary less than their pixels
 
 
-def fit(colours: np.ndarray, weight: np.ndarray, components: int = COMPONENTS, steps: int = 8) -> np.ndarray:
+def fit(colours: np.ndarray, weight: np.ndarray, components: int = COMPONENTS, steps: int = 2) -> np.ndarray:
     """Fit a mixture of full-covariance Gaussians by k-means, then expectation maximisation.
 
     Deterministic: components start as quantiles along the main axis of the colours.

@@ -9,10 +9,10 @@ from preprocess.pixels import working_image
 from preprocess.regions import unit
 
 VERSION = 1
-PARAMETERS = {"max_side": 256}
+PARAMETERS = {"max_side": 128}
 
 
-def saliency(image: np.ndarray, max_side: int = 256) -> np.ndarray:
+def saliency(image: np.ndarray, max_side: int = 128) -> np.ndarray:
     """Frequency-tuned saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the working size.
 
     The squared Lab distance of the slightly blurred image to its mean colour (equation 5).

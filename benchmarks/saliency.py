@@ -1,0 +1,104 @@
+"""Accuracy of every estimator on ECSSD, beside the authors' own code, into the README.
+
+    python -m benchmarks.saliency --ecssd ../shared/data/ecssd --json runs/bench/saliency.json
+
+Numbers of the authors' code: run on all 1,000 images, scored with pysodmetrics. `fusion` was chosen on the even
+numbers and is reported on the odd ones too.
+"""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_name] = "1"  # before numpy is imported
+
+import json  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import tyro  # noqa: E402
+
+from benchmarks.readme import fill  # noqa: E402
+from data.cli import run  # noqa: E402
+from evaluate.saliency import run as score  # noqa: E402
+
+NAMES = ("fusion", "rbd", "mr", "mc", "mbd", "gs", "sf", "grabcut", "ft", "centre", "spectral", "fine_grained")
+METRICS = ("mae", "max_f_a", "max_f_b", "mean_f", "adaptive_f", "s", "mean_e")
+TITLES = ("MAE ↓", "maxF a", "maxF b", "mean F", "adaptive F", "S", "mean E")
+AUTHORS = {  # the authors' own code on all of ECSSD, measured by us, in METRICS' order
+    "rbd": (.1714, .672, .716, .562, .676, .688, .654),
+    "mr": (.1893, .670, .736, .570, .689, .689, .636),
+    "mc": (.2025, .671, .739, .538, .699, .692, .611),
+    "mbd": (.1936, .683, .735, .608, .674, .714, .686),
+    "gs": (.2058, .623, .661, .509, .608, .660, .626),
+    "sf": (.2188, .510, .548, .303, .492, .479, .452),
+}
+MARGIN = 0.015  # how much worse a metric may be
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Score every estimator on ECSSD."""
+
+    ecssd: str
+    """Folder with images/NNNN.jpg and masks/NNNN.png."""
+    json: str = "runs/bench/saliency.json"
+    """File for the numbers."""
+    workers: int = 1
+    """Processes; more than one blurs the milliseconds."""
+    limit: int | None = None
+    """Images, spread evenly; for a quick look."""
+    readme: str = "README.md"
+    """File whose bench-saliency block is written, where it has one."""
+
+
+def main() -> int:
+    args = tyro.cli(Arguments, prog="python -m benchmarks.saliency", description=__doc__)
+    images, truth = os.path.join(args.ecssd, "images"), os.path.join(args.ecssd, "masks")
+    result = score(images, truth, NAMES, limit=args.limit, workers=args.workers)
+    odd = score(images, truth, ("fusion",), half="odd", limit=args.limit, workers=args.workers)
+    result["fusion_odd"] = odd["estimators"]["fusion"]
+    result["worse_than_authors"] = worse(result["estimators"])
+    del result["paths"]
+    path = Path(args.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    text = table(result)
+    print(text)
+    for name, metric, by in result["worse_than_authors"]:
+        print(f"{name}: {metric} is {by:.4f} worse than the authors' code; at most {MARGIN} is allowed")
+    written = fill(args.readme, "bench-saliency", text)
+    print(f"written: {path}" + (f", {args.readme}" if written else ""))
+    return 1 if result["worse_than_authors"] else 0
+
+
+def worse(entries: dict[str, dict]) -> list[tuple[str, str, float]]:
+    """(estimator, metric, by how much) where more than MARGIN is lost against the authors' code."""
+    found = []
+    for name, reference in AUTHORS.items():
+        for metric, value in zip(METRICS, reference, strict=True):
+            loss = (entries[name][metric] - value) * (1 if metric == "mae" else -1)
+            if loss > MARGIN:
+                found.append((name, metric, loss))
+    return found
+
+
+def table(result: dict) -> str:
+    """Markdown: ours, the authors' in brackets, and fusion on the half that did not choose it."""
+    lines = [f"ECSSD, {result['count']} images; in brackets the authors' own code on all 1,000.", "",
+             "| estimator | " + " | ".join(TITLES) + " | ms |", "|---" * (len(TITLES) + 2) + "|"]
+    rows = {**result["estimators"], "fusion, odd numbers": result["fusion_odd"]}
+    for name, entry in rows.items():
+        cells = [number(entry[m], m) + (f" ({number(AUTHORS[name][i], m)})" if name in AUTHORS else "")
+                 for i, m in enumerate(METRICS)]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {entry['ms']:.1f} |")
+    return "\n".join(lines)
+
+
+def number(value: float, metric: str) -> str:
+    return (f"{value:.4f}" if metric == "mae" else f"{value:.3f}").removeprefix("0")
+
+
+if __name__ == "__main__":
+    run(main)

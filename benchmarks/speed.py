@@ -1,0 +1,164 @@
+"""How long estimators take, from a JPEG's bytes to the 128 x 128 uint8 row, as a ratio to decoding alone.
+
+    python -m benchmarks.speed --images ../shared/data/imagenet_sample --json runs/bench/speed.json
+
+One core, CPU time. Every image is decoded and estimated in turn `repeats` times and the fastest counts, so that other
+work on the machine disturbs all columns alike; the ratio is of the sums over all images.
+"""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_name] = "1"  # before numpy is imported
+
+import json  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import tyro  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from benchmarks.readme import fill  # noqa: E402
+from data.cli import UsageError, run  # noqa: E402
+from data.images import ImageError, decode, list_images, read_bytes  # noqa: E402
+from preprocess import estimators  # noqa: E402
+from preprocess import regions as graph  # noqa: E402
+from preprocess.estimators import rbd  # noqa: E402
+from preprocess.frames import inner_box  # noqa: E402
+from preprocess.pixels import lab_planes, working_image  # noqa: E402
+from preprocess.superpixels import slic  # noqa: E402
+
+TARGETS = {"rbd": 6, "gs": 8, "mr": 8, "mc": 8, "mbd": 4, "fusion": 20, "ft": 1.5, "spectral": 1.5}  # times decoding
+SIDE = 128
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time estimators against decoding alone."""
+
+    images: str
+    """Folder of JPEG files."""
+    json: str = "runs/bench/speed.json"
+    """File for the numbers."""
+    estimator: str = "all"
+    """Estimators, separated by commas."""
+    limit: int = 100
+    """Images, spread evenly over the folder."""
+    repeats: int = 5
+    """Times each image is done; the fastest counts."""
+    readme: str = "README.md"
+    """File whose bench block is written, where it has one."""
+
+
+def main() -> int:
+    args = tyro.cli(Arguments, prog="python -m benchmarks.speed", description=__doc__)
+    names = sorted(estimators.ESTIMATORS) if args.estimator == "all" else args.estimator.split(",")
+    try:
+        paths = list_images(args.images).tolist()
+        functions = {name: estimators.load(name).working for name in names}
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    paths = [paths[i * len(paths) // args.limit] for i in range(args.limit)] if len(paths) > args.limit else paths
+    result = measure([read_bytes(args.images, p) for p in paths], functions, args.repeats)
+    path = Path(args.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": args.images, "repeats": args.repeats, **result}, indent=2) + "\n")
+    text = table(result)
+    print(text)
+    written = fill(args.readme, "bench", text)
+    print(f"written: {path}" + (f", {args.readme}" if written else ""))
+    return 0
+
+
+def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int) -> dict:
+    """Milliseconds an image: {"count", "decode_ms", "estimators": {name: {"ms", "ratio"}}, "stages": {stage: ms}}."""
+    cv2.setNumThreads(0)
+    warm = np.zeros((60, 80, 3), np.uint8)
+    for function in functions.values():
+        function(warm)
+    rows, stages, failed = [], [], 0
+    for content in tqdm(contents, desc="bench", unit="image", leave=False):
+        try:
+            decode(content)
+        except ImageError:
+            failed += 1
+            continue
+        raw = np.frombuffer(content, np.uint8)
+        best = dict.fromkeys(["decode", *functions], np.inf)
+        parts: dict[str, float] = {}
+        for _ in range(repeats):
+            best["decode"] = min(best["decode"], timed(lambda raw=raw: cv2.imdecode(raw, cv2.IMREAD_COLOR)))
+            for name, function in functions.items():
+                best[name] = min(best[name], timed(lambda content=content, function=function: row(content, function)))
+            for stage, took in rbd_stages(content).items():
+                parts[stage] = min(parts.get(stage, np.inf), took)
+        rows.append(best)
+        stages.append(parts)
+    if not rows:
+        raise UsageError("none of the images can be decoded")
+    means = {name: 1e3 * float(np.mean([r[name] for r in rows])) for name in rows[0]}
+    return {"count": len(rows), "failed": failed, "decode_ms": means["decode"],
+            "estimators": {name: {"ms": means[name], "ratio": means[name] / means["decode"]} for name in functions},
+            "stages": {stage: 1e3 * float(np.mean([s[stage] for s in stages])) for stage in stages[0]}}
+
+
+def row(content: bytes, function: Callable) -> np.ndarray:
+    """A file's bytes to the (128, 128) uint8 row, as the batch stage does."""
+    mask = estimators.resize_map(function(decode(content)), SIDE, SIDE)
+    return np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)
+
+
+def rbd_stages(content: bytes) -> dict[str, float]:
+    """Seconds of each stage of RBD, once."""
+    clock = [time.process_time()]
+
+    def lap() -> float:
+        clock.append(time.process_time())
+        return clock[-1] - clock[-2]
+
+    took = {}
+    image = decode(content)
+    took["decode"] = lap()
+    small = working_image(image, 256)
+    took["resize"] = lap()
+    inner_box(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+    took["frame"] = lap()
+    slic(lab_planes(small))
+    took["superpixels"] = lap()
+    parts = graph.regions(image)
+    _ = parts.colour, parts.space, parts.near
+    took["graph"] = max(0.0, lap() - took["resize"] - took["frame"] - took["superpixels"])
+    values = rbd.solve(parts)
+    took["solve"] = lap()
+    np.rint(estimators.resize_map(parts.paint(values), SIDE, SIDE) * 255).astype(np.uint8)
+    took["write"] = lap()
+    return took
+
+
+def timed(function: Callable) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def table(result: dict) -> str:
+    """The result as Markdown: estimators by ratio, then RBD's stages."""
+    lines = [f"{result['count']} images, one core; decoding alone (`cv2.imdecode`, full size) takes "
+             f"{result['decode_ms']:.2f} ms.", "",
+             "| estimator | ms/image | × decoding | target |", "|---|---|---|---|"]
+    for name, entry in sorted(result["estimators"].items(), key=lambda item: item[1]["ms"]):
+        target = f"≤ {TARGETS[name]}" if name in TARGETS else ""
+        lines.append(f"| `{name}` | {entry['ms']:.2f} | {entry['ratio']:.2f} | {target} |")
+    stages = result["stages"]
+    lines += ["", "RBD by stage, ms: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + "."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)
