@@ -80,7 +80,7 @@ def train(config: Config, stop_at: int | None = None) -> bool:
             with clock.waiting():
                 batch = next(batches)
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / last))
+                group["lr"] = learning_rate(config, step, steps_per_epoch)
             first, second = (photometric(batch["views"][v], batch["parameters"][v], device) for v in range(2))
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 loss, accuracy = model(first, second, step)
@@ -112,6 +112,13 @@ def train(config: Config, stop_at: int | None = None) -> bool:
     checkpoint.export_backbone(model.query, out / checkpoint.BACKBONE)
     print(f"{out}: finished, final loss {values['loss']:.3f}; weights in {out / checkpoint.BACKBONE}")
     return True
+
+
+def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
+    """The rate of a step (0, 1, ...): a linear rise over the warm-up, then half a cosine over all steps."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * config.epochs)))
+    rise = config.warmup * steps_per_epoch
+    return config.lr * cosine * min(1.0, (step + 1) / rise if rise else 1.0)
 
 
 def choose_device(name: str) -> torch.device:

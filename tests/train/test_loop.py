@@ -16,7 +16,7 @@ from data.cli import UsageError
 from train import checkpoint
 from train.__main__ import parse
 from train.config import Config
-from train.loop import train
+from train.loop import learning_rate, train
 from train.presets import PRESETS
 
 # Loss of each of the first 20 steps of `config` below, one thread. A refactor must not move them; a change that is
@@ -147,6 +147,7 @@ def test_checkpoints_never_run_code(tmp_path):
     ({"paste_p": 1.5}, "--paste-p 1.5: a probability is in 0..1"),
     ({"control": "shuffled", "masks": "none"}, "--control shuffled needs --masks"),
     ({"device": "abacus"}, "--device abacus"),
+    ({"warmup": 5.0}, "--warmup 5.0"),
 ])
 def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):
     changes = {"masks": truth_cache} | changes
@@ -169,6 +170,15 @@ def test_a_cache_that_lacks_images(images, truth_cache, tmp_path):
         (tmp_path / "train" / f"{i:02d}.png").write_bytes((images / "train" / "class0" / "000.png").read_bytes())
     with pytest.raises(UsageError, match=r"lacks the masks of 20 of the run's 20 images \(first: 00.png, .*04.png\)"):
         train(config(tmp_path, truth_cache, tmp_path / "run"))
+
+
+def test_learning_rate_rises_then_falls_by_a_cosine():
+    settings = Config(images="", out="", lr=0.4, epochs=10, warmup=2.0)
+    rates = [learning_rate(settings, step, steps_per_epoch=5) for step in range(50)]
+    assert rates[0] == pytest.approx(0.04) and max(rates) == rates[9]
+    assert rates[25] == pytest.approx(0.2) and 0 < rates[49] < 0.001
+    without = Config(images="", out="", lr=0.4, epochs=10)
+    assert learning_rate(without, 0, 5) == 0.4 and learning_rate(without, 30, 5) == rates[30]
 
 
 @pytest.mark.parametrize("name", PRESETS)
