@@ -1,0 +1,43 @@
+"""The Makefile as people meet it: help, missing variables, and what clean leaves alone."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_make_alone_prints_every_target_with_one_line():
+    targets = set(re.search(r"\.PHONY: (.*(?:\\\n.*)*)", (ROOT / "Makefile").read_text())[1].replace("\\", "").split())
+    printed = make().stdout.splitlines()
+    assert {line.split()[1] for line in printed} == targets
+    assert all(len(line.split(maxsplit=2)) == 3 for line in printed)
+
+
+@pytest.mark.parametrize(("arguments", "missing"), [
+    (["masks"], "masks needs IMAGES=..."), (["masks", "IMAGES=x"], "masks needs CACHE=..."),
+    (["pretrain", "IMAGES=x"], "pretrain needs RUN=..."), (["knn", "RUN=x"], "knn needs DATA=..."),
+])
+def test_a_missing_variable_is_one_line_and_exit_code_2(arguments, missing):
+    done = make(*arguments)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and missing in done.stderr
+
+
+def test_variables_reach_the_commands():
+    printed = make("-n", "masks", "IMAGES=/data/in 1k", "CACHE=c", "ESTIMATOR=spectral", "WORKERS=16", "SIDE=64").stdout
+    assert '-m preprocess "/data/in 1k" "c" --estimator spectral --side 64' in printed and "--workers 16" in printed
+    printed = make("-n", "pretrain", "IMAGES=x", "CACHE=c", "RUN=r", "PRESET=moco_v2_small", "ARGS=--epochs 3").stdout
+    assert '--masks "c" --preset moco_v2_small --out "r"' in printed and "--epochs 3" in printed
+
+
+def test_clean_leaves_caches_and_runs_alone():
+    removed = make("-n", "clean").stdout
+    assert "runs/demo" in removed and not re.search(r"\bcaches\b|runs/?\s|shared", removed)
