@@ -197,15 +197,28 @@ class Scales:
 
 def scales(parts: Regions) -> Scales:
     """Edge clip, geodesic sigma and smoothness sigma from the colour distances in the one-ring and the two-ring."""
-    distance, adjacent, near = parts.colour, parts.adjacent, parts.near
-    if len(distance) < 3 or not adjacent.any():
+    edges = parts.colour[parts.adjacent]
+    if len(parts.size) < 3 or not len(edges):
         return Scales(0.0, 5.0, 0.0)
-    first = np.where(adjacent, distance, np.inf).min(1)
-    second = np.where(near, distance, np.inf).min(1)
-    first, second = first[np.isfinite(first)].mean(), second[np.isfinite(second)].mean()
-    edges = np.sort(distance[adjacent])
-    top = edges[-max(1, round(0.01 * len(edges))):].mean()
+    first, second = _nearest(parts.colour, parts.adjacent), _nearest(parts.colour, parts.near)
+    count = max(1, round(0.01 * len(edges)))
+    top = np.partition(edges, len(edges) - count)[len(edges) - count:].mean()
     return Scales(second, max(5.0, min(10.0, 3 * first, top / 10)), min(3 * first, 0.2 * top, 20.0))
+
+
+@njit("float64(float64[:, ::1], boolean[:, ::1])", cache=True, nogil=True)
+def _nearest(distance, linked):
+    """Mean over nodes of the distance to the nearest linked one; nodes without a link do not count."""
+    total, count = 0.0, 0
+    for i in range(distance.shape[0]):
+        best = np.inf
+        for j in range(distance.shape[0]):
+            if linked[i, j] and distance[i, j] < best:
+                best = distance[i, j]
+        if best < np.inf:
+            total += best
+            count += 1
+    return total / max(count, 1)
 
 
 def shortest_paths(edge: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from preprocess.regions import Regions, unit
 
 VERSION = 1
 PARAMETERS = {**graph.PARAMETERS, "cells": 400}
+BARRIER_SIDE = 160  # px, of the image that MB+ sees
 TEXTURE = 10.0  # Lab units a unit of mean absolute fine detail
 DOUBT = 10.0  # how fast a cut's weight falls with its border contact and its disagreement
 STRETCH = 14.0  # slope of the final sigmoid
@@ -42,7 +43,7 @@ def saliency(image: np.ndarray, cells: int = 400, **parameters) -> np.ndarray:
 def priors(parts: Regions) -> list[np.ndarray]:
     """The (n,) soft priors to cut from: the mean of four methods, cautious and bold, and MC alone."""
     textured = replace(parts, lab=np.concatenate([parts.lab, TEXTURE * texture(parts)[:, None]], 1))
-    barrier = mbd.solve(working_image(parts.image, mbd.PARAMETERS["max_side"]))
+    barrier = mbd.solve(working_image(parts.image, BARRIER_SIDE))
     barrier = parts.mean(cv2.resize(barrier, parts.labels.shape[::-1], interpolation=cv2.INTER_LINEAR))
     chain = unit(mc.solve(textured))
     mean = unit(unit(rbd.solve(textured)) + unit(mr.solve(textured)) + chain + unit(barrier))
@@ -52,8 +53,8 @@ def priors(parts: Regions) -> list[np.ndarray]:
 def texture(parts: Regions) -> np.ndarray:
     """(n,) float64 mean absolute detail of lightness finer than a pixel's sigma, smoothed over 3 px, in Lab units."""
     lightness = cv2.cvtColor(parts.image, cv2.COLOR_RGB2LAB)[..., 0].astype(np.float32) * np.float32(100 / 255)
-    detail = np.abs(lightness - cv2.GaussianBlur(lightness, (0, 0), 1))
-    return parts.mean(cv2.GaussianBlur(detail, (0, 0), 3))
+    detail = np.abs(lightness - cv2.GaussianBlur(lightness, (5, 5), 1))
+    return parts.mean(cv2.GaussianBlur(detail, (13, 13), 3))
 
 
 def stretched(values: np.ndarray, size: np.ndarray, slope: float) -> np.ndarray:

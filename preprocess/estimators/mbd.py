@@ -13,14 +13,14 @@ from preprocess.pixels import working_image
 from preprocess.regions import unit
 
 VERSION = 1
-PARAMETERS = {"max_side": 160, "frame": True}
+PARAMETERS = {"max_side": 128, "frame": True}
 STRIP = 0.1  # of each side: the border strips that the backgroundness is told from
 RIDGE = 50.0  # added to a strip's colour variances, in grey levels squared
 SMOOTHING = 50 / 300  # of the longer side, times the root of the mean saliency: the reconstruction's square
 SLOPE = 10.0  # of the final sigmoid
 
 
-def saliency(image: np.ndarray, max_side: int = 160, frame: bool = True) -> np.ndarray:
+def saliency(image: np.ndarray, max_side: int = 128, frame: bool = True) -> np.ndarray:
     """MB+ saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the working size.
 
     Args:
