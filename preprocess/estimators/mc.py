@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from preprocess import linear
 from preprocess import regions as graph
 from preprocess.regions import Regions, unit
 
@@ -66,9 +67,10 @@ def absorbed_time(weight: np.ndarray, absorbing: np.ndarray) -> np.ndarray:
     normalised (equation 4), and weighted by the equilibrium where the times are two clear groups (section 4.2)."""
     total = weight.sum(1)
     leave = total + weight[:, absorbing].sum(1)
-    system = np.eye(len(weight)) - weight / leave[:, None]
+    # (I - P) y = b with P = diag(leave)^-1 W, multiplied by diag(leave): symmetric and positive definite
     equilibrium = total / total.sum()
-    times = np.linalg.solve(system, np.stack([np.ones(len(weight)), unit_sum(1 / equilibrium)], 1))
+    ends = np.stack([np.ones(len(weight)), unit_sum(1 / equilibrium)], 1)
+    times = linear.solve(np.diag(leave) - weight, leave[:, None] * ends)
     plain = unit(times[:, 0])
     counts = np.histogram(plain, 10, (0, 1))[0] / len(plain)
     bins = np.arange(1, 11)

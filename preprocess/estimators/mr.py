@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from preprocess import linear
 from preprocess import regions as graph
 from preprocess.regions import Regions, unit
 
@@ -45,7 +46,6 @@ def affinity(parts: Regions) -> np.ndarray:
 def learnt_affinity(weight: np.ndarray) -> np.ndarray:
     """(D - alpha W)^-1 with its diagonal at 0, so that a query does not rank itself (equation 3)."""
     degree = np.maximum(weight.sum(1), 1e-9)
-    # float32 will do: the matrix is diagonally dominant, and half the time is saved
-    ranking = np.linalg.inv((np.diag(degree) - ALPHA * weight).astype(np.float32)).astype(np.float64)
+    ranking = linear.inverse(np.diag(degree) - ALPHA * weight)
     np.fill_diagonal(ranking, 0)
     return ranking

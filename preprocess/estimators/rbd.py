@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from preprocess import linear
 from preprocess import regions as graph
 from preprocess.regions import Regions, gaussian, unit
 
@@ -78,7 +79,6 @@ def optimise(affinity: np.ndarray, foreground: np.ndarray, background: np.ndarra
     Args:
         affinity: (n, n) symmetric w >= 0, zero diagonal; foreground, background: (n,) weights >= 0.
     """
-    system = np.negative(affinity, dtype=np.float32, casting="same_kind")
-    # 1e-6: a flat image has no terms. float32 will do: the matrix is diagonally dominant, and half the time is saved.
-    system.flat[::len(system) + 1] += (affinity.sum(1) + background + foreground + 1e-6).astype(np.float32)
-    return np.linalg.solve(system, foreground.astype(np.float32)).astype(np.float64)
+    system = -affinity
+    system.flat[::len(system) + 1] += affinity.sum(1) + background + foreground + 1e-9  # a flat image has no terms
+    return linear.solve(system, foreground)

@@ -1,0 +1,19 @@
+"""The compiled solver against numpy's."""
+
+import numpy as np
+import pytest
+
+from preprocess import linear
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 200])
+def test_equals_numpys_solve(n):
+    rng = np.random.default_rng(n)
+    weight = rng.random((n, n)) * (rng.random((n, n)) < 0.3)
+    weight = np.triu(weight, 1) + np.triu(weight, 1).T
+    system = np.diag(weight.sum(1) + rng.random(n) + 1e-3) - weight
+    before = system.copy()
+    for right in (rng.random(n), rng.random((n, 3))):
+        assert linear.solve(system, right) == pytest.approx(np.linalg.solve(system, right), rel=1e-8)
+    assert linear.inverse(system) == pytest.approx(np.linalg.inv(system), rel=1e-7)
+    assert np.array_equal(system, before)
