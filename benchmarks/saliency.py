@@ -34,6 +34,20 @@ AUTHORS = {  # the authors' own code on all of ECSSD, measured by us, in METRICS
     "gs": (.2058, .623, .661, .509, .608, .660, .626),
     "sf": (.2188, .510, .548, .303, .492, .479, .452),
 }
+ABOUT = {  # when to choose which, and where it comes from
+    "fusion": ("best masks; three times RBD's time", "ours: RBD + MR + MC + MB+, then minimum cuts"),
+    "rbd": ("the paper's own choice, the default: good background, fast", "Zhu et al., CVPR 2014"),
+    "mr": ("objects away from the border; ranks well", "Yang et al., CVPR 2013"),
+    "mc": ("whole objects, a grey background; the best prior for a cut", "Jiang et al., ICCV 2013"),
+    "mbd": ("fastest good map; smooth backgrounds", "Zhang et al., ICCV 2015 (MB+)"),
+    "gs": ("the paper's second choice; plain backgrounds", "Wei et al., ECCV 2012"),
+    "sf": ("small objects of a rare colour", "Perazzi et al., CVPR 2012"),
+    "grabcut": ("nearly binary masks from any prior; fusion is better and faster", "Rother et al., SIGGRAPH 2004"),
+    "ft": ("a baseline of colour alone", "Achanta et al., CVPR 2009"),
+    "centre": ("a control: knows nothing of the image", "-"),
+    "spectral": ("a smoke test; worse than `centre`", "Hou and Zhang, CVPR 2007 (OpenCV)"),
+    "fine_grained": ("a smoke test; worse than `centre`", "Montabone and Soto, 2010 (OpenCV)"),
+}
 MARGIN = 0.015  # how much worse a metric may be
 
 
@@ -93,6 +107,8 @@ def table(result: dict) -> str:
         cells = [number(entry[m], m) + (f" ({number(AUTHORS[name][i], m)})" if name in AUTHORS else "")
                  for i, m in enumerate(METRICS)]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {entry['ms']:.1f} |")
+    lines += ["", "| estimator | choose it for | origin |", "|---|---|---|"]
+    lines += [f"| `{name}` | {when} | {origin} |" for name, (when, origin) in ABOUT.items()]
     return "\n".join(lines)
 
 
