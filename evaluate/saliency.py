@@ -41,7 +41,7 @@ class Arguments:
     """Folder of images."""
     truth: str
     """Folder of true masks: grey PNG at each image's relative path, foreground >= 128."""
-    json: str
+    json: str = "runs/saliency.json"
     """File for the numbers; the figure of examples lies beside it, as .png."""
     estimator: str = ""
     """Estimators to score, separated by commas."""
@@ -82,7 +82,7 @@ def run(images: str, truth: str, names: Sequence[str] = (), maps: str | None = N
 
     Returns:
         {"images", "truth", "maps", "refine", "half", "count", "paths", "estimators": {name: {metrics, "ms", "version",
-        "parameters"}}}; metrics as evaluate.metrics.summarise, "ms" the median milliseconds an image from decoded RGB
+        "parameters"}}}; metrics as evaluate.metrics.summarise, "ms" the median CPU milliseconds from decoded RGB
         to the map at its working size (absent for maps on disk).
 
     Raises:
@@ -127,11 +127,11 @@ def table(result: dict) -> str:
 
 
 def predict(image: np.ndarray, name: str, refine: str) -> tuple[np.ndarray, float]:
-    """An estimator's map of an (H, W, 3) image as (H, W) uint8, and the milliseconds it took at its working size."""
+    """An estimator's map of an (H, W, 3) image as (H, W) uint8, and the CPU milliseconds it took at its working size."""
     estimator = estimators.load(name, refine=refine)
-    start = time.perf_counter()
+    start = time.process_time()
     saliency = estimator.working(image)
-    milliseconds = 1e3 * (time.perf_counter() - start)
+    milliseconds = 1e3 * (time.process_time() - start)
     saliency = estimators.resize_map(saliency, image.shape[1], image.shape[0])
     return np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8), milliseconds
 
@@ -192,6 +192,8 @@ def _score_block(images: str, truth: str, paths: list[bytes], names: list[str], 
                  refine: str) -> list[list[tuple[Scores, float]]]:
     """Scores and milliseconds, by image and estimator."""
     cv2.setNumThreads(0)
+    for name in names:  # compiled functions are loaded on first use, which is no image's time
+        predict(np.zeros((32, 32, 3), np.uint8), name, refine)
     rows = []
     for path in paths:
         image = read_image(images, path)
