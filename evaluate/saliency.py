@@ -127,7 +127,7 @@ def table(result: dict) -> str:
 
 
 def predict(image: np.ndarray, name: str, refine: str) -> tuple[np.ndarray, float]:
-    """An estimator's map of an (H, W, 3) image as (H, W) uint8, and the CPU milliseconds it took at its working size."""
+    """An estimator's map of an (H, W, 3) image as (H, W) uint8, and the CPU milliseconds it took before resizing."""
     estimator = estimators.load(name, refine=refine)
     start = time.process_time()
     saliency = estimator.working(image)

@@ -12,7 +12,6 @@ import numpy as np
 from numba import njit
 
 from preprocess import mixture
-from preprocess.pixels import lab_planes
 from preprocess.superpixels import slic
 
 GAMMA = 50.0  # of the contrast-sensitive smoothness (the paper's section 3.2)
@@ -45,12 +44,10 @@ class Cells:
         return np.bincount(self.labels.ravel(), values.ravel(), len(self.size)) / self.size
 
 
-def cells(image: np.ndarray, superpixels: int = 400) -> Cells:
-    """Fine superpixels of an (h, w, 3) uint8 RGB working image."""
-    planes = lab_planes(image)
+def cells(image: np.ndarray, planes: np.ndarray, superpixels: int = 400) -> Cells:
+    """Fine superpixels of an (h, w, 3) uint8 RGB working image with (3, h, w) float32 Lab planes."""
     labels, count = slic(planes, superpixels, iterations=5)
-    size = np.bincount(labels.ravel(), minlength=count).astype(np.float64)
-    lab = np.stack([np.bincount(labels.ravel(), plane.ravel(), count) / size for plane in planes], 1)
+    lab, size = _means(labels, planes, count)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     start, neighbour, reverse, contact = adjacency_lists(_contact(labels, np.ascontiguousarray(image), count))
     return Cells(labels, lab, size, (start, neighbour, reverse), contact,
@@ -100,6 +97,21 @@ def minimum_cut(gain: np.ndarray, links: tuple[np.ndarray, np.ndarray, np.ndarra
     terminal = np.where(certain != 0, certain * bound, gain)
     return _minimum_cut(np.rint(terminal * CAPACITY).astype(np.int64), start, neighbour, reverse,
                         np.rint(cost * CAPACITY).astype(np.int64))
+
+
+@njit("Tuple((float64[:, ::1], float64[::1]))(int32[:, ::1], float32[:, :, ::1], int64)", cache=True, nogil=True)
+def _means(labels, planes, count):
+    """Mean Lab (n, 3) and pixels (n,) of each cell."""
+    lab, size = np.zeros((count, 3)), np.zeros(count)
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            k = labels[y, x]
+            size[k] += 1
+            for c in range(3):
+                lab[k, c] += planes[c, y, x]
+    for k in range(count):
+        lab[k] /= size[k]
+    return lab, size
 
 
 @njit("float64[:, ::1](int32[:, ::1], uint8[:, :, ::1], int64)", cache=True, nogil=True)

@@ -21,7 +21,8 @@ class Regions:
     """An image's superpixels and their graph; n of them.
 
     Attributes:
-        image: (h, w, 3) uint8 RGB, the picture inside the artificial frame, at the working size; labels: (h, w) int32.
+        image: (h, w, 3) uint8 RGB, the picture inside the artificial frame, at the working size.
+        planes: (3, h, w) float32, its Lab planes.  labels: (h, w) int32.
         shape: (H, W) of the whole working image; box: (top, bottom, left, right), where the picture lies in it.
         lab: (n, 3) float64, the Lab colour (L in 0..100) of a superpixel's mean RGB.
         position: (n, 2) float64, mean row / h and column / w, in 0..1.
@@ -32,6 +33,7 @@ class Regions:
     """
 
     image: np.ndarray
+    planes: np.ndarray
     labels: np.ndarray
     shape: tuple[int, int]
     box: tuple[int, int, int, int]
@@ -88,12 +90,13 @@ def regions(image: np.ndarray, superpixels: int = 200, max_side: int = 256, comp
     box = inner_box(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) if frame else (0, shape[0], 0, shape[1])
     image = np.ascontiguousarray(image[box[0]:box[1], box[2]:box[3]])
     height, width = image.shape[:2]
-    labels, count = slic(lab_planes(image), superpixels, compactness, iterations)
+    planes = lab_planes(image)
+    labels, count = slic(planes, superpixels, compactness, iterations)
     band = max(1, round((height * width / count) ** 0.5 / 3))  # 8 px where a superpixel has the authors' 600
     rgb, position, size, sides, adjacent = _describe(labels, image, count)
     border = _touching(labels, count, band)
     lab = cv2.cvtColor((rgb / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0].astype(np.float64)
-    return Regions(image, labels, shape, box, lab, position / (height, width), size, border, sides, adjacent)
+    return Regions(image, planes, labels, shape, box, lab, position / (height, width), size, border, sides, adjacent)
 
 
 def _touching(labels: np.ndarray, count: int, band: int) -> np.ndarray:

@@ -34,7 +34,7 @@ def saliency(image: np.ndarray, cells: int = 400, **parameters) -> np.ndarray:
         cells: fine superpixels of the cuts; the rest as preprocess.regions.regions.
     """
     parts = graph.regions(image, **parameters)
-    fine = cuts.cells(parts.image, cells)
+    fine = cuts.cells(parts.image, parts.planes, cells)
     candidates = np.stack([cuts.grab(fine, fine.mean(prior[parts.labels])) for prior in priors(parts)])
     fused = combine(candidates, fine)
     return parts.unframed(fused.astype(np.float32)[fine.labels])
@@ -52,7 +52,7 @@ def priors(parts: Regions) -> list[np.ndarray]:
 
 def texture(parts: Regions) -> np.ndarray:
     """(n,) float64 mean absolute detail of lightness finer than a pixel's sigma, smoothed over 3 px, in Lab units."""
-    lightness = cv2.cvtColor(parts.image, cv2.COLOR_RGB2LAB)[..., 0].astype(np.float32) * np.float32(100 / 255)
+    lightness = parts.planes[0]
     detail = np.abs(lightness - cv2.GaussianBlur(lightness, (5, 5), 1))
     return parts.mean(cv2.GaussianBlur(detail, (13, 13), 3))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from preprocess import cuts, mixture
+from preprocess.pixels import lab_planes
 
 
 def test_minimum_cut_is_the_best_of_all_sets():
@@ -42,7 +43,7 @@ def test_grab_finds_the_object_from_a_rough_prior():
     image = np.full((120, 160, 3), (90, 140, 90), np.uint8)
     image[40:80, 60:110] = (200, 60, 40)
     image = np.clip(image + np.random.default_rng(0).normal(0, 5, image.shape), 0, 255).astype(np.uint8)
-    parts = cuts.cells(image)
+    parts = cuts.cells(image, lab_planes(image))
     prior = np.zeros((120, 160))
     prior[30:90, 55:100] = 0.9  # too high, too far left, and part of the object missing
     found = cuts.grab(parts, parts.mean(prior), background=-1)[parts.labels] > 0.5
@@ -52,6 +53,7 @@ def test_grab_finds_the_object_from_a_rough_prior():
 
 
 def test_grab_returns_the_prior_where_there_is_nothing_to_cut():
-    parts = cuts.cells(np.full((40, 50, 3), 9, np.uint8))
+    image = np.full((40, 50, 3), 9, np.uint8)
+    parts = cuts.cells(image, lab_planes(image))
     prior = np.full(len(parts.size), 0.2)
     assert np.array_equal(cuts.grab(parts, prior), prior)
