@@ -48,9 +48,9 @@ class Arguments:
     """File for the numbers."""
     estimator: str = "all"
     """Estimators, separated by commas."""
-    limit: int = 100
+    limit: int = 250
     """Images, spread evenly over the folder."""
-    repeats: int = 5
+    repeats: int = 3
     """Times each image is done; the fastest counts."""
     readme: str = "README.md"
     """File whose bench block is written, where it has one."""
