@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numba import njit
 
 from preprocess.pixels import working_image
 from preprocess.regions import unit
@@ -21,8 +22,16 @@ def saliency(image: np.ndarray, max_side: int = 128) -> np.ndarray:
         max_side: of the working image, px.
     """
     lab = cv2.cvtColor(working_image(image, max_side), cv2.COLOR_RGB2LAB)  # 8-bit: L is 0..255
-    mean = np.array(cv2.mean(lab)[:3], np.float32)
     blurred = cv2.GaussianBlur(lab, (5, 5), 0)  # its 5 x 5 kernel of small sigma is the paper's [1 4 6 4 1] / 16
-    difference = blurred.astype(np.float32) - mean
-    difference[..., 0] *= np.float32(100 / 255)
-    return unit(np.einsum("hwc,hwc->hw", difference, difference))
+    return unit(_squared_distance(blurred, *cv2.mean(lab)[:3]))
+
+
+@njit("float32[:, ::1](uint8[:, :, ::1], float64, float64, float64)", cache=True, nogil=True)
+def _squared_distance(lab, lightness, a, b):
+    """(h, w) squared Lab distance to a colour; L is in 0..255 in both."""
+    out = np.empty(lab.shape[:2], np.float32)
+    for y in range(lab.shape[0]):
+        for x in range(lab.shape[1]):
+            dl, da, db = (lab[y, x, 0] - lightness) * (100 / 255), lab[y, x, 1] - a, lab[y, x, 2] - b
+            out[y, x] = dl * dl + da * da + db * db
+    return out

@@ -14,7 +14,7 @@ SIDE = 64  # the method looks at the image at this size only
 
 def saliency(image: np.ndarray) -> np.ndarray:
     """Spectral residual of an (H, W, 3) uint8 RGB image: float32 (64, 64) in [0, 1], the whole image squashed."""
-    grey = cv2.cvtColor(shrink(image, SIDE, SIDE), cv2.COLOR_RGB2GRAY)
+    grey = shrink(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), SIDE, SIDE)
     if grey.min() == grey.max():  # a flat image has no spectrum to leave a residual
         return np.zeros((SIDE, SIDE), np.float32)
     found, saliency_map = cv2.saliency.StaticSaliencySpectralResidual_create().computeSaliency(grey)
