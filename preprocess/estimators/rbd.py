@@ -9,7 +9,7 @@ from preprocess import regions as graph
 from preprocess.regions import Regions, gaussian, unit
 
 VERSION = 1
-PARAMETERS = dict(graph.PARAMETERS)
+PARAMETERS = {**graph.PARAMETERS, "iterations": 6}  # of SLIC; ten take 0.6 ms more and gain .001 to .003
 SIGMA_CONNECTIVITY = 1.0  # of the background probability, section 4.1
 SIGMA_SPACE = 0.4  # of the weighted contrast; positions are in 0..1 (the authors' code; the paper prints 0.25)
 CERTAIN = 3.0  # boundary connectivity beyond which a superpixel is held to be background
