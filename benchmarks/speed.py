@@ -129,9 +129,9 @@ def rbd_stages(content: bytes) -> dict[str, float]:
     took["resize"] = lap()
     inner_box(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
     took["frame"] = lap()
-    slic(lab_planes(small))
+    slic(lab_planes(small), iterations=rbd.PARAMETERS["iterations"])
     took["superpixels"] = lap()
-    parts = graph.regions(image)
+    parts = graph.regions(image, **rbd.PARAMETERS)
     _ = parts.colour, parts.space, parts.near
     took["graph"] = max(0.0, lap() - took["resize"] - took["frame"] - took["superpixels"])
     values = rbd.solve(parts)
