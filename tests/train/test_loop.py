@@ -147,7 +147,7 @@ def test_checkpoints_never_run_code(tmp_path):
     ({"paste_p": 1.5}, "--paste-p 1.5: a probability is in 0..1"),
     ({"control": "shuffled", "masks": "none"}, "--control shuffled needs --masks"),
     ({"device": "abacus"}, "--device abacus"),
-    ({"warmup": 5.0}, "--warmup 5.0"),
+    ({"warmup": -1.0}, "--warmup -1.0"),
 ])
 def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):
     changes = {"masks": truth_cache} | changes
