@@ -14,6 +14,7 @@ import pytest
 
 from data.cache import Cache
 from data.cli import UsageError
+from data.images import Images
 from data.shards import STATUS
 from preprocess.blocks import Recipe
 from preprocess.build import build
@@ -22,7 +23,7 @@ RBD = Recipe("rbd", (), 32)
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != ".lock"}
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith((".", "log."))}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_rbd_finds_the_discs(images, rbd_cache, truth_cache):
 
 
 def test_a_second_run_has_nothing_to_do_and_reads_no_image(images, rbd_cache, monkeypatch):
-    monkeypatch.setattr("preprocess.blocks.read_bytes", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr("data.images.Images.read", lambda *_: pytest.fail("an image was read"))
     assert build(str(images / "train"), str(rbd_cache), RBD, shard_size=30).computed == 0
 
 
@@ -104,7 +105,7 @@ def test_an_estimator_that_fails_costs_one_row(images, tmp_path, monkeypatch):
             return real(RBD).working(image)
 
     monkeypatch.setattr(blocks, "_load", lambda recipe: Fails())
-    rows = blocks.compute_block(str(images / "train"), np.array([b"class0/000.png"] * 4), RBD)
+    rows = blocks.compute_block(Images(str(images / "train"), np.array([b"class0/000.png"] * 4)), RBD)
     assert rows["status"].tolist() == [0, 0, STATUS["estimator"], 0]
 
 

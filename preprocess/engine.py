@@ -1,0 +1,148 @@
+"""Blocks of images to workers, here or on a cluster, and their rows back in order; a worker that dies is survived.
+
+`joblib` runs the blocks. When a worker dies, the blocks in flight are computed again, each alone in a process of its
+own; one that kills that process too is halved until the image is found that does it, which gets the status "crashed".
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from data.cli import UsageError
+from data.images import Images
+from data.shards import COLUMNS
+from preprocess.blocks import Recipe, compute_block, crashed_row
+
+AHEAD = 8  # blocks a worker that may wait for an earlier, slower one: what bounds the driver's memory
+
+Rows = dict[str, np.ndarray]
+Event = Callable[..., None]
+
+
+def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str | None, event: Event) -> Iterator[Rows]:
+    """The rows of each block of `tasks`, in their order.
+
+    Args:
+        workers: processes; 0 computes in this one, where a crash is the end.
+        cluster: address of a dask.distributed scheduler, whose workers are used instead.
+        event: called with what happened: event("worker died", blocks=...) and event("crashed", path=...).
+
+    Raises:
+        UsageError: no cluster at that address, or processes that cannot even be started.
+    """
+    if not workers and cluster is None:
+        yield from (compute_block(task, recipe) for task in tasks)
+        return
+    tasks = iter(tasks)
+    waiting: deque[Images] = deque()  # given out, not yet received
+    with _backend(workers, cluster) as (parallel, width, deaths):
+        limit = AHEAD * width + 32
+        exhausted = False
+
+        def feed() -> Iterator:
+            nonlocal exhausted
+            while len(waiting) < limit:  # else joblib runs dry, and is started again once the slow block is there
+                task = next(tasks, None)
+                if task is None:
+                    exhausted = True
+                    return
+                waiting.append(task)
+                yield delayed(compute_block)(task, recipe)
+
+        while not exhausted or waiting:
+            try:
+                for rows in parallel(feed()):
+                    waiting.popleft()
+                    yield rows
+            except deaths as error:
+                event("worker died", error=type(error).__name__, blocks=len(waiting),
+                      first=_name(waiting[0]) if waiting else "")
+                while waiting:
+                    rows = compute_alone(waiting[0], recipe, event)
+                    waiting.popleft()
+                    yield rows
+
+
+@contextmanager
+def _backend(workers: int, cluster: str | None) -> Iterator[tuple[Parallel, int, tuple[type[BaseException], ...]]]:
+    """joblib on this machine's processes or on Dask's: the runner, its workers, and what it raises when one dies."""
+    options = {"return_as": "generator", "batch_size": 1, "pre_dispatch": "2 * n_jobs", "max_nbytes": None}
+    if cluster is None:
+        try:
+            yield (Parallel(workers, backend="loky", initializer=_start_worker, **options), workers,
+                   (TerminatedWorkerError, MemoryError))
+        except BaseException:  # Ctrl-C, no space, ...: nobody waits for what is in flight
+            get_reusable_executor(max_workers=workers).shutdown(wait=True, kill_workers=True)
+            raise
+        return
+    from dask.distributed import Client, KilledWorker
+
+    try:
+        client = Client(cluster, timeout="20s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--dask {cluster}: no scheduler answers there ({error}); start one with `dask scheduler`"
+                         ) from error
+    with client:
+        width = sum(client.nthreads().values())
+        if not width:
+            raise UsageError(f"--dask {cluster}: the scheduler has no workers; start some with `dask worker {cluster} "
+                             "--nthreads 1` in the project's folder")
+        with parallel_config(backend="dask", client=client):
+            yield Parallel(width, **options), width, (KilledWorker, MemoryError)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+
+
+def compute_alone(images: Images, recipe: Recipe, event: Event) -> Rows:
+    """The rows of a block in a process of its own; where that dies, of its halves, down to the image that does it."""
+    rows = _in_own_process(images, recipe)
+    if rows is not None:
+        return rows
+    if len(images) == 1:
+        event("crashed", path=_name(images))
+        return crashed_row(images, recipe)
+    middle = len(images) // 2
+    halves = [compute_alone(images.take(part), recipe, event) for part in (slice(middle), slice(middle, None))]
+    return {column: np.concatenate([half[column] for half in halves]) for column in COLUMNS}
+
+
+def _in_own_process(images: Images, recipe: Recipe) -> Rows | None:
+    """compute_block in a fresh process; None where it died of it."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sending, images, recipe), daemon=True)
+    process.start()
+    sending.close()
+    try:
+        receiving.recv()
+    except EOFError:
+        raise UsageError(f"worker processes cannot be started (exit code {process.exitcode}): is memory left, and can "
+                         "`python -m preprocess --help` run?") from None
+    try:
+        return receiving.recv()
+    except EOFError:
+        return None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _child(sending, images: Images, recipe: Recipe) -> None:
+    _start_worker()
+    sending.send("started")
+    sending.send(compute_block(images, recipe))
+
+
+def _name(images: Images) -> str:
+    return images.paths[0].decode(errors="backslashreplace")
