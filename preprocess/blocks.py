@@ -37,6 +37,9 @@ class Recipe:
     maps: str | None = None
     max_pixels: int = MAX_PIXELS
 
+    def load(self) -> estimators.Estimator:
+        return estimators.load(self.estimator, **dict(self.parameters))
+
     def identity(self) -> dict:
         """The cache's identity: JSON-able, equal for equal masks."""
         if self.estimator == "files":
@@ -53,7 +56,7 @@ class Recipe:
 
 @lru_cache(maxsize=4)
 def _load(recipe: Recipe) -> estimators.Estimator:
-    return estimators.load(recipe.estimator, **dict(recipe.parameters))
+    return recipe.load()
 
 
 def compute_block(images: Images, recipe: Recipe) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
@@ -60,7 +61,9 @@ def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str 
 
         while not exhausted or waiting:
             try:
-                for rows in parallel(feed()):
+                for rows in parallel()(feed()):
+                    if not np.array_equal(rows["path"], waiting[0].paths):  # never a mask in another image's row
+                        raise RuntimeError(f"the rows of {_name(waiting[0])} came out of order")
                     waiting.popleft()
                     yield rows
             except deaths as error:
@@ -73,12 +76,13 @@ def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str 
 
 
 @contextmanager
-def _backend(workers: int, cluster: str | None) -> Iterator[tuple[Parallel, int, tuple[type[BaseException], ...]]]:
-    """joblib on this machine's processes or on Dask's: the runner, its workers, and what it raises when one dies."""
+def _backend(workers: int, cluster: str | None) -> Iterator[tuple[Callable[[], Parallel], int, tuple]]:
+    """joblib on this machine's processes or on Dask's: makes a runner, the number of workers, what it raises when one
+    dies. A runner is used once: after a failure joblib's would give results of the round before."""
     options = {"return_as": "generator", "batch_size": 1, "pre_dispatch": "2 * n_jobs", "max_nbytes": None}
     if cluster is None:
         try:
-            yield (Parallel(workers, backend="loky", initializer=_start_worker, **options), workers,
+            yield (partial(Parallel, workers, backend="loky", initializer=_start_worker, **options), workers,
                    (TerminatedWorkerError, MemoryError))
         except BaseException:  # Ctrl-C, no space, ...: nobody waits for what is in flight
             get_reusable_executor(max_workers=workers).shutdown(wait=True, kill_workers=True)
@@ -97,7 +101,7 @@ def _backend(workers: int, cluster: str | None) -> Iterator[tuple[Parallel, int,
             raise UsageError(f"--dask {cluster}: the scheduler has no workers; start some with `dask worker {cluster} "
                              "--nthreads 1` in the project's folder")
         with parallel_config(backend="dask", client=client):
-            yield Parallel(width, **options), width, (KilledWorker, MemoryError)
+            yield partial(Parallel, width, **options), width, (KilledWorker, MemoryError)
 
 
 def _start_worker() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,13 +58,13 @@ class Report:
         self.started = time.perf_counter()
         name = "log.jsonl" if self.part is None else f"log.part-{self.part[0]}-of-{self.part[1]}.jsonl"
         self.file = self.folder / name
-        self.bar = tqdm(total=self.todo, desc="masks", unit="img", smoothing=0.05)
+        self.bar = tqdm(total=self.todo, desc="masks", unit="img", smoothing=0.05, disable=not self.todo)
         return self
 
     def __exit__(self, kind, error, _) -> None:
         self.bar.close()
         if kind is not None:
-            self.event("stopped", error=f"{kind.__name__}: {error}".rstrip(": "), images=self.bar.n)
+            self.event("stopped", error=f"{kind.__name__}: {error}".rstrip(": "), images=sum(self.statuses.values()))
 
     def event(self, what: str, **values) -> None:
         """One line of the log; what went wrong is also shown above the bar."""
@@ -72,9 +73,10 @@ class Report:
             log.write(json.dumps(line) + "\n")
         if what == "worker died":
             self.bar.write(f"a worker died ({values['error']}; out of memory?): the {values['blocks']} blocks in "
-                           "flight are computed again, each alone")
+                           "flight are computed again, each alone", file=sys.stderr)
         elif what == "crashed":
-            self.bar.write(f"crashed: {values['path']} kills the process that works on it; it gets no mask")
+            self.bar.write(f"crashed: {values['path']} kills the process that works on it; it gets no mask",
+                           file=sys.stderr)
 
     def rows(self, status: np.ndarray) -> None:
         """Rows are there; `status` (n,) uint8."""

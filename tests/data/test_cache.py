@@ -111,7 +111,7 @@ def test_missing_or_stale_index_is_rebuilt(copy):
 def test_a_shard_cut_short_is_told_when_the_cache_is_opened(copy):
     shard = copy / "shard-00001.h5"
     shard.write_bytes(shard.read_bytes()[:-5000])
-    with pytest.raises(CacheError, match=r"shard-00001.h5 is cut short .* run the same `python -m preprocess` again with --repair"):
+    with pytest.raises(CacheError, match=r"shard-00001.h5 is cut short .* `python -m preprocess` again with --repair"):
         Cache(copy)
 
 
