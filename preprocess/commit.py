@@ -139,10 +139,15 @@ def write_failures(folder: Path, index: dict[str, np.ndarray]) -> None:
     """failures.tsv: reason, tab, path of every image without a mask; no file where there is none."""
     failed = failures(index["path"], index["status"])
     if failed:
-        lines = [f"{STATUS_NAMES[status]}\t{path}\n".encode(errors="surrogateescape") for path, status in failed]
+        lines = [f"{STATUS_NAMES[status]}\t{_one_line(path)}\n".encode(errors="surrogateescape")
+                 for path, status in failed]
         write_bytes(folder / FAILURES, b"".join(lines))
     else:
         (folder / FAILURES).unlink(missing_ok=True)
+
+
+def _one_line(path: str) -> str:
+    return path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
 def has_leftovers(folder: Path) -> bool:
