@@ -19,12 +19,13 @@ from tqdm import tqdm
 
 from data.cache import Cache, load_description, verify
 from data.cli import UsageError, run
-from data.shards import QUALITY, STATUS_NAMES
+from data.journal import runs
+from data.shards import QUALITY, REPAIR, STATUS_NAMES
 
 
 @dataclass(frozen=True)
 class Info:
-    """What is in a cache: identity, counts by status, failed paths, percentiles of the quality columns."""
+    """What is in a cache: identity, counts by status, failed paths, what it took, percentiles of the quality."""
 
     cache: Annotated[str, tyro.conf.Positional]
     """Folder of the cache."""
@@ -44,6 +45,12 @@ class Info:
             print(f"  {STATUS_NAMES[status]:<10} {path}")
         if len(failed) > self.failed:
             print(f"  ... and {len(failed) - self.failed} more (--failed N shows more)")
+        size = sum(file.stat().st_size for file in cache.folder.iterdir() if file.is_file())
+        print(f"bytes     {size / 1e6:.1f} MB in {self.cache}")
+        taken = runs(cache.folder)
+        if taken["computed"]:
+            print(f"made in   {taken['seconds']:.1f} s by {taken['runs']} runs: {taken['computed']} images computed, "
+                  f"{taken['copied']} rows copied, {taken['per_core']:.1f} images/s a core")
         usable = cache.status == 0
         if usable.any():
             print("quality of usable masks, percentiles:   5      25      50      75      95")
@@ -69,7 +76,7 @@ class Verify:
                 print(f"{os.path.join(self.cache, name)}: {problem}", file=sys.stderr)
         print(f"{shards - damaged} of {shards} shards are sound")
         if damaged:
-            print("delete the damaged ones and run the same `python -m preprocess` again", file=sys.stderr)
+            print(REPAIR, file=sys.stderr)
         return 1 if damaged else 0
 
 

@@ -60,7 +60,8 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise ImageError("unreadable", "not an image that can be read") from error
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width}x{height} pixels, more than the cap of {max_pixels}")
-    image = _opencv(content)
+    # OpenCV takes as much memory as a PNG's chunk claims to be long, 4 GB if it likes
+    image = None if kind == "PNG" and _overruns(content) else _opencv(content)
     if image is None:
         image = _salvage(content, kind, width, height)
     if image.shape[:2] != (height, width):
@@ -153,6 +154,17 @@ def _png_chunks(content: bytes) -> dict[bytes, bytes]:
         bodies.setdefault(name, []).append(content[place + 8:place + 8 + length])
         place += 12 + length
     return {name: b"".join(parts) for name, parts in bodies.items()}
+
+
+def _overruns(content: bytes) -> bool:
+    """True where a chunk claims to end after the file does."""
+    place = 8
+    while place + 8 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, place)
+        place += 12 + length
+        if name == b"IEND":
+            break
+    return place > len(content)
 
 
 def _inflate(packed: bytes, most: int) -> bytes:

@@ -76,7 +76,8 @@ def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str 
 
 
 @contextmanager
-def _backend(workers: int, cluster: str | None) -> Iterator[tuple[Callable[[], Parallel], int, tuple]]:
+def _backend(workers: int, cluster: str | None,
+             patience: str = "20s") -> Iterator[tuple[Callable[[], Parallel], int, tuple]]:
     """joblib on this machine's processes or on Dask's: makes a runner, the number of workers, what it raises when one
     dies. A runner is used once: after a failure joblib's would give results of the round before."""
     options = {"return_as": "generator", "batch_size": 1, "pre_dispatch": "2 * n_jobs", "max_nbytes": None}
@@ -91,7 +92,7 @@ def _backend(workers: int, cluster: str | None) -> Iterator[tuple[Callable[[], P
     from dask.distributed import Client, KilledWorker
 
     try:
-        client = Client(cluster, timeout="20s", set_as_default=False)
+        client = Client(cluster, timeout=patience, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"--dask {cluster}: no scheduler answers there ({error}); start one with `dask scheduler`"
                          ) from error
