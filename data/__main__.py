@@ -2,6 +2,7 @@
 
     python -m data info CACHE          what is in it: counts, failed images, quality percentiles
     python -m data verify CACHE        check every shard against its checksum
+    python -m data list IMAGES         how many images a folder or tar holds, and their paths
     python -m data synthetic OUT       the embedded data set, with true masks
 """
 
@@ -19,6 +20,8 @@ from tqdm import tqdm
 
 from data.cache import Cache, load_description, verify
 from data.cli import UsageError, run
+from data.files import write_bytes
+from data.images import open_images
 from data.journal import runs
 from data.shards import QUALITY, REPAIR, STATUS_NAMES
 
@@ -81,6 +84,26 @@ class Verify:
 
 
 @dataclass(frozen=True)
+class List:
+    """List the images of a folder or tar, and make a tar's index before many processes need it."""
+
+    images: Annotated[str, tyro.conf.Positional]
+    """Folder, tar, or tar of tars."""
+    out: str | None = None
+    """Text file to write the paths to, one a line: what --list takes."""
+
+    def __call__(self) -> int:
+        images = open_images(self.images)
+        if self.out:
+            if (np.char.find(images.paths, b"\n") >= 0).any():
+                raise UsageError(f"{self.images}: a path holds a line break; a list cannot name it")
+            write_bytes(Path(self.out), b"\n".join(images.paths.tolist()) + b"\n")
+        print(f"{self.images}: {len(images)} images, the first {os.fsdecode(images.paths[0])}, "
+              f"the last {os.fsdecode(images.paths[-1])}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Synthetic:
     """Make the embedded data set: scenes of ten object classes on ten kinds of background, with true masks."""
 
@@ -115,7 +138,7 @@ class Synthetic:
 
 def main() -> int:
     return tyro.extras.subcommand_cli_from_dict(
-        {"info": Info, "verify": Verify, "synthetic": Synthetic}, prog="python -m data", description=__doc__)()
+        {"info": Info, "verify": Verify, "list": List, "synthetic": Synthetic}, prog="python -m data", description=__doc__)()
 
 
 if __name__ == "__main__":

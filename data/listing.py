@@ -39,8 +39,12 @@ class Paths:
     def array(self) -> np.ndarray:
         """All paths in the order they came; the gatherer is empty then."""
         self._pack()
-        paths = np.concatenate(self.pieces) if self.pieces else np.zeros(0, "S1")
-        self.pieces = []
+        paths = np.zeros(sum(map(len, self.pieces)), f"S{max((p.itemsize for p in self.pieces), default=1)}")
+        end = len(paths)
+        while self.pieces:  # each goes as soon as it is copied: the list is in memory once and a piece
+            piece = self.pieces.pop()
+            paths[end - len(piece):end] = piece
+            end -= len(piece)
         return paths
 
 
@@ -108,7 +112,9 @@ def read_list(file: str) -> np.ndarray:
     paths = found.array()
     if not len(paths):
         raise UsageError(f"--list {file}: names no image")
-    return np.unique(paths)
+    paths.sort()
+    repeated = paths[1:] == paths[:-1]
+    return paths[np.append(True, ~repeated)] if repeated.any() else paths
 
 
 def inside(path: bytes) -> bool:

@@ -3,6 +3,8 @@
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -160,3 +162,12 @@ def test_a_named_pipe_never_holds_the_run(tmp_path):
     found = open_images(tmp_path)
     with pytest.raises(ImageError, match="no ordinary file"):
         found.read(0)
+
+
+def test_the_list_command_writes_what_list_takes(images, tmp_path, elsewhere):
+    tree = Path(__file__).parents[2]
+    file = pack_of_tars(tmp_path / "x.tar", images / "train")
+    done = subprocess.run([sys.executable, "-m", "data", "list", file, "--out", tmp_path / "list.txt"], cwd=tree,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "80 images, the first class0/000.png" in done.stdout, done.stderr
+    assert np.array_equal(open_images(file, str(tmp_path / "list.txt")).paths, open_images(file).paths)
