@@ -137,8 +137,8 @@ class Synthetic:
 
 
 def main() -> int:
-    return tyro.extras.subcommand_cli_from_dict(
-        {"info": Info, "verify": Verify, "list": List, "synthetic": Synthetic}, prog="python -m data", description=__doc__)()
+    commands = {"info": Info, "verify": Verify, "list": List, "synthetic": Synthetic}
+    return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data", description=__doc__)()
 
 
 if __name__ == "__main__":

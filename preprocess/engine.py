@@ -7,23 +7,27 @@ own; one that kills that process too is halved until the image is found that doe
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from data.cli import UsageError
 from data.images import Images
 from data.shards import COLUMNS
 from preprocess.blocks import Recipe, compute_block, crashed_row
 
-AHEAD = 8  # blocks a worker that may wait for an earlier, slower one: what bounds the driver's memory
+AHEAD = 4  # blocks a worker that may wait for an earlier, slower one: what bounds the driver's memory
 
 Rows = dict[str, np.ndarray]
 Event = Callable[..., None]
@@ -46,7 +50,7 @@ def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str 
     tasks = iter(tasks)
     waiting: deque[Images] = deque()  # given out, not yet received
     with _backend(workers, cluster) as (parallel, width, deaths):
-        limit = AHEAD * width + 32
+        limit = AHEAD * width + 16
         exhausted = False
 
         def feed() -> Iterator:
@@ -77,14 +81,14 @@ def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str 
 
 @contextmanager
 def _backend(workers: int, cluster: str | None,
-             patience: str = "20s") -> Iterator[tuple[Callable[[], Parallel], int, tuple]]:
+             patience: str = "20s") -> Iterator[tuple[Callable[[], Callable], int, tuple]]:
     """joblib on this machine's processes or on Dask's: makes a runner, the number of workers, what it raises when one
     dies. A runner is used once: after a failure joblib's would give results of the round before."""
     options = {"return_as": "generator", "batch_size": 1, "pre_dispatch": "2 * n_jobs", "max_nbytes": None}
     if cluster is None:
         try:
-            yield (partial(Parallel, workers, backend="loky", initializer=_start_worker, **options), workers,
-                   (TerminatedWorkerError, MemoryError))
+            many = partial(Parallel, workers, backend="loky", initializer=_start_worker, **options)
+            yield many if workers > 1 else lambda: _one_worker, workers, (BrokenProcessPool, MemoryError)
         except BaseException:  # Ctrl-C, no space, ...: nobody waits for what is in flight
             get_reusable_executor(max_workers=workers).shutdown(wait=True, kill_workers=True)
             raise
@@ -101,12 +105,36 @@ def _backend(workers: int, cluster: str | None,
         if not width:
             raise UsageError(f"--dask {cluster}: the scheduler has no workers; start some with `dask worker {cluster} "
                              "--nthreads 1` in the project's folder")
-        with parallel_config(backend="dask", client=client):
-            yield partial(Parallel, width, **options), width, (KilledWorker, MemoryError)
+        try:
+            with parallel_config(backend="dask", client=client):
+                yield partial(Parallel, width, **options), width, (KilledWorker, MemoryError)
+        except (OSError, CancelledError, TimeoutError) as error:
+            raise UsageError(f"--dask {cluster}: the cluster was lost ({type(error).__name__}: {error}); the same "
+                             "command continues once it is there again") from error
+
+
+def _one_worker(calls: Iterable) -> Iterator[Rows]:
+    """joblib computes in the driver itself where there is one worker; an image that crashes would end the run then."""
+    executor = get_reusable_executor(max_workers=1, initializer=_start_worker)
+    pending = deque()
+    for function, arguments, options in calls:
+        pending.append(executor.submit(function, *arguments, **options))
+        if len(pending) > 2:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(driver: int) -> None:
+    """End this process soon after the driver was killed: it would hold memory that the next run needs."""
+    while os.getppid() == driver:
+        time.sleep(1)
+    os._exit(1)
 
 
 def compute_alone(images: Images, recipe: Recipe, event: Event) -> Rows:

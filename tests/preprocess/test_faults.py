@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from data.cache import Cache, verify
+from data.images import open_images
 from data.shards import STATUS
-from preprocess import commit
-from preprocess.blocks import Recipe
+from preprocess import commit, engine
+from preprocess.blocks import Recipe, compute_block
 from preprocess.build import build
 
 TREE = Path(__file__).parents[2]
@@ -107,8 +108,8 @@ def test_sigkill_at_20_random_moments(images, tmp_path):
 def deadly(tmp_path) -> Path:
     root = tmp_path / "images"
     root.mkdir()
-    for i in range(200):
-        side = 13 if i == 77 else 16
+    for i in range(70):
+        side = 13 if i == 66 else 16
         cv2.imwrite(str(root / f"{i:03d}.png"), np.random.default_rng(i).integers(0, 255, (side, side, 3), np.uint8))
     return root
 
@@ -121,11 +122,11 @@ def run_deadly(*arguments) -> subprocess.CompletedProcess:
 def test_an_image_that_kills_its_worker_is_found_and_the_rest_goes_on(deadly, tmp_path):
     done = run_deadly(deadly, tmp_path / "cache")
     assert done.returncode == 0, done.stderr
-    assert "a worker died" in done.stderr and "crashed: 077.png" in done.stderr
+    assert "a worker died" in done.stderr and "crashed: 066.png" in done.stderr
     cache = Cache(tmp_path / "cache")
-    assert np.flatnonzero(cache.status).tolist() == [77] and cache.status[77] == STATUS["crashed"]
-    assert not cache.mask(77).any() and cache.mask(76).any() and cache.mask(78).any()
-    assert (tmp_path / "cache" / "failures.tsv").read_text() == "crashed\t077.png\n"
+    assert np.flatnonzero(cache.status).tolist() == [66] and cache.status[66] == STATUS["crashed"]
+    assert not cache.mask(66).any() and cache.mask(65).any() and cache.mask(67).any()
+    assert (tmp_path / "cache" / "failures.tsv").read_text() == "crashed\t066.png\n"
 
 
 def test_a_worker_killed_once_changes_no_byte(deadly, tmp_path):
@@ -133,6 +134,47 @@ def test_a_worker_killed_once_changes_no_byte(deadly, tmp_path):
     assert once.returncode == 0 and "a worker died" in once.stderr and "crashed" not in once.stderr
     assert run_deadly(deadly, tmp_path / "again", "once", tmp_path / "flag").returncode == 0
     assert content(tmp_path / "cache") == content(tmp_path / "again")
+
+
+@pytest.mark.parametrize("bad", [{0}, {63}, {5, 6, 40}, set()])
+def test_the_images_that_crash_are_found_by_halving(deadly, monkeypatch, bad):
+    images = open_images(deadly).take(slice(64))
+    paths = {images.paths[i] for i in bad}
+    calls, found = [], []
+
+    def alone(part, recipe):
+        calls.append(len(part))
+        return None if paths & set(part.paths.tolist()) else compute_block(part, recipe)
+
+    monkeypatch.setattr(engine, "_in_own_process", alone)
+    rows = engine.compute_alone(images, CENTRE, lambda what, path: found.append((what, path.encode())))
+    assert np.array_equal(rows["path"], images.paths)
+    assert set(np.flatnonzero(rows["status"]).tolist()) == bad and rows["digest"].any(1).all()
+    assert found == [("crashed", path) for path in sorted(paths)] and len(calls) <= 1 + 2 * 6 * max(1, len(bad))
+
+
+def test_workers_end_when_their_driver_is_killed(images, tmp_path):
+    root = tmp_path / "many"
+    for copy in range(10):
+        shutil.copytree(images / "train", root / f"{copy:02d}")
+    process = subprocess.Popen(command(root, tmp_path / "cache"), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, cwd=TREE)
+    wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
+    children = [int(pid) for task in Path(f"/proc/{process.pid}/task").iterdir()
+                for pid in (task / "children").read_text().split()]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(_runs(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert children and not any(_runs(pid) for pid in children)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @contextmanager
