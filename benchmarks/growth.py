@@ -17,7 +17,7 @@ def fit(results: dict) -> dict:
         lines[name] = {"per_image": float(slope), "at_0": float(start), "at_imagenet": float(start + slope * IMAGENET)}
     hours = {}
     if "workers" in results:
-        one = 1 / results["workers"]["one"]  # everything is in it: decoding, estimator, engine
+        one = 1 / results["workers"]["free_one"]  # everything is in it: decoding, estimator, engine
         driver = lines["driver_seconds"]["per_image"]  # one process gathers, checks and writes: it sets a floor
         hours = {str(cores): IMAGENET * max(one / cores, driver) / 3600 for cores in (16, 64)}
     return {"lines": lines, "hours": hours}
@@ -45,7 +45,9 @@ def table(results: dict) -> str:
     if results["fit"]["hours"]:
         workers, hours = results["workers"], results["fit"]["hours"]
         lines += ["", f"With the real estimator on real images: {workers['one']:.1f} images/s with one worker, "
-                  f"{workers['two']:.1f} with two ({workers['ratio']:.2f} times). 1.28 M images at that speed: "
+                  f"{workers['two']:.1f} with two ({workers['ratio']:.2f} times; {workers['free_one']:.1f} and "
+                  f"{workers['free_two']:.1f}, {workers['free_ratio']:.2f} times, less the time that other programs "
+                  "held the cores). 1.28 M images at that speed: "
                   f"{hours['16']:.1f} hours on 16 cores, {hours['64']:.1f} on 64 (scaled, not run; one driver alone "
                   f"could take {1 / fitted['driver_seconds']['per_image']:,.0f} images/s, more with --part)."]
     return "\n".join(lines)

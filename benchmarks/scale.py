@@ -71,18 +71,19 @@ def timed(root: Path, cache: Path, workers: int, *options: str) -> dict[str, flo
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     peaks: dict[int, float] = {}
-    busy = 0.0
+    scheduled: dict[int, tuple[float, float]] = {}
     while process.poll() is None:
         for pid in (process.pid, *_descendants(process.pid)):
             peaks[pid] = max(peaks.get(pid, 0.0), _peak(pid))
-        busy = max(busy, _busy(process.pid))
+            scheduled[pid] = max(scheduled.get(pid, (0.0, 0.0)), _scheduled(pid))
         time.sleep(0.1)
     seconds = time.perf_counter() - start
     if process.returncode:
         raise UsageError(f"{' '.join(command)} failed: {process.stderr.read().decode()[-500:]}")
-    driver = peaks.pop(process.pid, 0.0)
+    driver, (busy, _) = peaks.pop(process.pid, 0.0), scheduled.pop(process.pid, (0.0, 0.0))
+    waited = [wait for ran, wait in scheduled.values() if ran > 0.3 * max(scheduled.values())[0]]  # workers, no helpers
     return {"seconds": seconds, "driver_seconds": busy, "driver_mb": driver,
-            "worker_mb": max(peaks.values(), default=0.0)}
+            "waited": sum(waited) / max(1, len(waited)), "worker_mb": max(peaks.values(), default=0.0)}
 
 
 def _descendants(pid: int) -> list[int]:
@@ -104,13 +105,16 @@ def _peak(pid: int) -> float:
     return int(match[1]) / 1024 if match else 0.0
 
 
-def _busy(pid: int) -> float:
-    """CPU seconds of a process so far, without its children."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _scheduled(pid: int) -> tuple[float, float]:
+    """Seconds that a process ran, and that it could have run but other processes had the cores; all its threads."""
+    ran = waited = 0.0
+    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            fields = task.read_text().split()
+        except OSError:
+            continue
+        ran, waited = ran + int(fields[0]) / 1e9, waited + int(fields[1]) / 1e9
+    return ran, waited
 
 
 def read_speed(cache: Cache, reads: int = 200_000) -> float:
@@ -154,7 +158,8 @@ def _inner_seconds(images, recipe: Recipe) -> float:
 
 def two_workers(sample: Path, folder: Path, estimator: str) -> dict[str, float]:
     """Images a second of one and of two workers on real images: from what a longer run takes more than a shorter one,
-    so that starting and ending do not count."""
+    so that starting and ending do not count. `free_*` leave out the time that workers waited for a core which other
+    programs held: what an idle machine would show."""
     roots = {}
     for copies in (4, 16):
         roots[copies] = folder / f"sample-{copies}"
@@ -162,12 +167,16 @@ def two_workers(sample: Path, folder: Path, estimator: str) -> dict[str, float]:
         for copy in range(copies):
             os.symlink(sample.resolve(), roots[copies] / str(copy))
     timed(roots[4], folder / "warm", 1, "--estimator", estimator)  # compiles kernels, brings the files to memory
-    speeds, more = {}, 12 * len(list_images(sample))
+    more = 12 * len(list_images(sample))
+    speeds, free = {}, {}
     for workers in (1, 2):
-        seconds = [timed(root, folder / f"workers-{workers}-{copies}", workers, "--estimator", estimator)["seconds"]
-                   for copies, root in roots.items()]
-        speeds[workers] = more / (seconds[1] - seconds[0])
-    return {"one": speeds[1], "two": speeds[2], "ratio": speeds[2] / speeds[1]}
+        short, long = [timed(root, folder / f"workers-{workers}-{copies}", workers, "--estimator", estimator)
+                       for copies, root in roots.items()]
+        seconds = long["seconds"] - short["seconds"]
+        speeds[workers] = more / seconds
+        free[workers] = more / (seconds - (long["waited"] - short["waited"]))
+    return {"one": speeds[1], "two": speeds[2], "ratio": speeds[2] / speeds[1], "free_one": free[1],
+            "free_two": free[2], "free_ratio": free[2] / free[1]}
 
 
 def measure(args: Arguments) -> dict:
@@ -222,7 +231,7 @@ def million(folder: Path) -> dict[str, float]:
 
 
 LISTING = """
-import os, resource, types
+import os, types
 from data import images, listing
 folder = types.SimpleNamespace(st_dev=0, st_ino=0)
 
@@ -242,10 +251,10 @@ def scandir(path):
 
 numbers = iter(range(10**6))
 os.scandir, os.stat = scandir, lambda path: types.SimpleNamespace(st_dev=0, st_ino=next(numbers))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 paths = listing.list_folder("root")
 assert len(paths) == 1281167
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))  # getrusage would count the parent's peak
+print(int(status["VmHWM"].split()[0]) / 1024)
 """
 
 
