@@ -45,7 +45,7 @@ class Info:
         print("status    " + ", ".join(f"{n} {name}" for name, n in cache.description["statuses"].items()))
         failed = cache.failed()
         for path, status in failed[:self.failed]:
-            print(f"  {STATUS_NAMES[status]:<10} {path}")
+            print(f"  {STATUS_NAMES[status]:<10} {path.encode(errors='backslashreplace').decode()}")
         if len(failed) > self.failed:
             print(f"  ... and {len(failed) - self.failed} more (--failed N shows more)")
         size = sum(file.stat().st_size for file in cache.folder.iterdir() if file.is_file())

@@ -22,6 +22,7 @@ from data.files import replace, temporary_name
 from data.listing import EXTENSIONS, Paths, inside, is_image
 
 MISSING = -1  # offset of a link whose target is not in the archive
+LARGEST_HEADER = 1 << 24
 DEPTH = 3  # links followed inside an archive
 
 
@@ -145,6 +146,8 @@ class _Window:
         return self.at
 
     def read(self, count: int = -1) -> bytes:
+        if count > LARGEST_HEADER:  # tarfile reads headers only: names and attributes, as long as they claim to be
+            raise tarfile.ReadError(f"a header of {count} bytes")
         left = max(0, self.length - self.at)
         self.file.seek(self.start + self.at)
         content = self.file.read(left if count < 0 else min(count, left))

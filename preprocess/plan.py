@@ -178,12 +178,16 @@ def _find_copies(folder: Path, images: Images, work: list[Work], found: list[Exi
     origin = np.full(len(images), -1, np.int32)  # which of `found` a row is copied from, and which row of it
     place = np.zeros(len(images), np.int64)
     checksums = recorded_checksums(folder)
+    written = {w.name: w.rows for w in work}
     for i, shard in enumerate(found):  # newest first: what an earlier one gave stays
         open_rows = wanted[origin[wanted] < 0]
         if not len(open_rows) or not len(shard.paths):
             continue
         local = np.minimum(np.searchsorted(shard.paths, images.paths[open_rows]), len(shard.paths) - 1)
         hit = shard.paths[local] == images.paths[open_rows]
+        if shard.name in written:  # it is about to be replaced: only its own successor reads it before
+            own = written[shard.name]
+            hit &= (own.start <= open_rows) & (open_rows < own.stop)
         local, rows = local[hit], open_rows[hit]
         if not len(rows) or shards.problem(folder, shard.name, checksums):
             continue  # a flipped bit must not travel into a new shard

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -221,3 +223,26 @@ def test_log_and_failures_are_told(root, tmp_path):
     (root / "class0" / "bad\nname.png").unlink()
     run(root, cache)
     assert not (cache / "failures.tsv").exists()
+
+
+def test_a_shard_that_is_about_to_be_replaced_gives_no_rows_to_others(root, tmp_path):
+    cache = tmp_path / "cache"
+    run(root, cache)
+    for name in ("cache.json", "index.h5", "CHECKSUMS"):  # all that tells a generation from the next
+        (cache / name).unlink()
+    picture(root, "class0/000b.png", 10)  # every later row moves by one
+    run(root, cache)
+    assert_as_made_at_once(root, cache, tmp_path)
+
+
+def test_names_that_are_no_utf8(root, tmp_path):
+    name = os.fsdecode(b"class0/\xff\xfe.png")
+    shutil.copy(root / "class0" / "000.png", root / name)
+    (root / os.fsdecode(b"class0/\xfe.png")).write_bytes(b"")
+    cache = tmp_path / "cache"
+    outcome = run(root, cache, workers=1)
+    assert outcome.statuses == {"ok": 81, "empty": 1}
+    assert (cache / "failures.tsv").read_bytes() == b"empty\tclass0/\xfe.png\n"
+    done = subprocess.run([sys.executable, "-m", "data", "info", str(cache)], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[2])
+    assert done.returncode == 0 and "empty      class0/" in done.stdout
