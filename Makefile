@@ -8,6 +8,8 @@ SIDE      ?= 128
 SHARD     ?= 4096
 PRESET    ?= moco_v2
 ARGS      ?=
+LIST      ?=
+PART      ?=
 IMAGES    ?=
 CACHE     ?=
 MASKS     ?= $(or $(CACHE),none)
@@ -26,7 +28,7 @@ $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
-.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds clean
+.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds bench-scale clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -56,12 +58,13 @@ test-all: $(READY)  ## every test, the slow ones too
 lint: $(READY)  ## ruff alone
 	$(PY) -m ruff check .
 
-masks: $(READY)  ## stage 1: IMAGES=folder CACHE=folder [ESTIMATOR=rbd SIDE=128 SHARD=4096 WORKERS=n]
+masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=rbd SIDE=128 WORKERS=n LIST=file PART=I/N]
 	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --side $(SIDE) --shard-size $(SHARD) \
-		--workers $(WORKERS) $(ARGS)
+		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 ARGS="--epochs 100"]
-	$(PY) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) $(ARGS)
+	$(PY) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \
+		$(if $(LIST),--list "$(LIST)") $(ARGS)
 
 # stage 3: RUN/NAME.json is made where it is missing or older than the run's weights
 knn: $(READY) $(RUN)/knn.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
@@ -73,6 +76,9 @@ $(RUN)/%.json: $(RUN)/backbone.pt | $(READY)
 
 $(RUN)/backbone.pt:
 	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
+
+bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
+	$(PY) -m benchmarks.scale $(ARGS)
 
 clean:  ## remove what make made: .venv, runs/demo, runs/bench and tool caches; your caches and runs stay
 	rm -rf $(VENV) runs/demo runs/bench .pytest_cache .ruff_cache

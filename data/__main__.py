@@ -2,6 +2,7 @@
 
     python -m data info CACHE          what is in it: counts, failed images, quality percentiles
     python -m data verify CACHE        check every shard against its checksum
+    python -m data list IMAGES         how many images a folder or tar holds, and their paths
     python -m data synthetic OUT       the embedded data set, with true masks
 """
 
@@ -19,12 +20,15 @@ from tqdm import tqdm
 
 from data.cache import Cache, load_description, verify
 from data.cli import UsageError, run
-from data.shards import QUALITY, STATUS_NAMES
+from data.files import write_bytes
+from data.images import open_images
+from data.journal import runs
+from data.shards import QUALITY, REPAIR, STATUS_NAMES
 
 
 @dataclass(frozen=True)
 class Info:
-    """What is in a cache: identity, counts by status, failed paths, percentiles of the quality columns."""
+    """What is in a cache: identity, counts by status, failed paths, what it took, percentiles of the quality."""
 
     cache: Annotated[str, tyro.conf.Positional]
     """Folder of the cache."""
@@ -41,9 +45,15 @@ class Info:
         print("status    " + ", ".join(f"{n} {name}" for name, n in cache.description["statuses"].items()))
         failed = cache.failed()
         for path, status in failed[:self.failed]:
-            print(f"  {STATUS_NAMES[status]:<10} {path}")
+            print(f"  {STATUS_NAMES[status]:<10} {path.encode(errors='backslashreplace').decode()}")
         if len(failed) > self.failed:
             print(f"  ... and {len(failed) - self.failed} more (--failed N shows more)")
+        size = sum(file.stat().st_size for file in cache.folder.iterdir() if file.is_file())
+        print(f"bytes     {size / 1e6:.1f} MB in {self.cache}")
+        taken = runs(cache.folder)
+        if taken["computed"]:
+            print(f"made in   {taken['seconds']:.1f} s by {taken['runs']} runs: {taken['computed']} images computed, "
+                  f"{taken['copied']} rows copied, {taken['per_core']:.1f} images/s a core")
         usable = cache.status == 0
         if usable.any():
             print("quality of usable masks, percentiles:   5      25      50      75      95")
@@ -69,8 +79,28 @@ class Verify:
                 print(f"{os.path.join(self.cache, name)}: {problem}", file=sys.stderr)
         print(f"{shards - damaged} of {shards} shards are sound")
         if damaged:
-            print("delete the damaged ones and run the same `python -m preprocess` again", file=sys.stderr)
+            print(REPAIR, file=sys.stderr)
         return 1 if damaged else 0
+
+
+@dataclass(frozen=True)
+class List:
+    """List the images of a folder or tar, and make a tar's index before many processes need it."""
+
+    images: Annotated[str, tyro.conf.Positional]
+    """Folder, tar, or tar of tars."""
+    out: str | None = None
+    """Text file to write the paths to, one a line: what --list takes."""
+
+    def __call__(self) -> int:
+        images = open_images(self.images)
+        if self.out:
+            if (np.char.find(images.paths, b"\n") >= 0).any():
+                raise UsageError(f"{self.images}: a path holds a line break; a list cannot name it")
+            write_bytes(Path(self.out), b"\n".join(images.paths.tolist()) + b"\n")
+        print(f"{self.images}: {len(images)} images, the first {os.fsdecode(images.paths[0])}, "
+              f"the last {os.fsdecode(images.paths[-1])}")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -107,8 +137,8 @@ class Synthetic:
 
 
 def main() -> int:
-    return tyro.extras.subcommand_cli_from_dict(
-        {"info": Info, "verify": Verify, "synthetic": Synthetic}, prog="python -m data", description=__doc__)()
+    commands = {"info": Info, "verify": Verify, "list": List, "synthetic": Synthetic}
+    return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data", description=__doc__)()
 
 
 if __name__ == "__main__":

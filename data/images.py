@@ -1,65 +1,118 @@
-"""List a folder of images and decode one image: the same way in every stage, so that mask and image always agree."""
+"""A run's images, from a folder, a tar, a tar of tars or a list of paths: the same in every stage."""
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
-from pathlib import Path
+import stat
+from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
-from PIL import Image
 
+from data.archives import MISSING, open_archive
 from data.cli import UsageError
+from data.decode import MAX_PIXELS, ImageError, decode
+from data.listing import EXTENSIONS, list_folder, read_list
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest ImageNet image has 24 Mpx
+__all__ = ["EXTENSIONS", "MAX_PIXELS", "ImageError", "Images", "class_names", "decode", "list_images", "open_images",
+           "read_bytes"]
+LARGEST = 1 << 30  # bytes of an image file: more than this is no photograph, and would fill the memory
+PIECE = 8192
 
 
-class ImageError(Exception):
-    """An image that cannot be used; `reason` is one of data.cache.STATUS's names."""
+@dataclass
+class Images:
+    """Images by row. A part of them (`take`) is small and picklable: what a worker is given.
 
-    def __init__(self, reason: str, message: str):
-        super().__init__(message)
-        self.reason = reason
+    Attributes:
+        root: the folder, or the tar file.
+        paths: (N,) fixed-length bytes, sorted, UTF-8 with forward slashes; the same from a folder and from its tar.
+        spans: (N, 3) int64, offset, byte length and mtime (ns) in the tar (offset -1: not there); None for a folder.
+    """
+
+    root: str
+    paths: np.ndarray
+    spans: np.ndarray | None = None
+    _file: int | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows) -> Images:
+        """The images of `rows` (a slice or an index array)."""
+        return Images(self.root, self.paths[rows], None if self.spans is None else self.spans[rows])
+
+    def read(self, row: int) -> bytes:
+        """The image file's bytes. ImageError("missing") where it cannot be read."""
+        if self.spans is None:
+            return read_bytes(self.root, self.paths[row])
+        offset, length, _ = self.spans[row].tolist()
+        name = os.fsdecode(self.paths[row])
+        if offset == MISSING:
+            raise ImageError("missing", f"{name}: is not in {self.root}, or a link to what is not")
+        if length > LARGEST:
+            raise ImageError("too_large", f"{name}: {length} bytes")
+        try:
+            if self._file is None:
+                self._file = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
+            content = os.pread(self._file, length, offset)  # no shared position: safe in threads and after a fork
+        except OSError as error:
+            raise ImageError("missing", f"{name}: {error.strerror}") from error
+        if len(content) < length:
+            raise ImageError("missing", f"{name}: lies past the end of {self.root}")
+        return content
+
+    def stat(self) -> np.ndarray:
+        """(N, 2) int64: byte length and mtime in nanoseconds of each image; zeros where it vanished."""
+        if self.spans is not None:
+            return np.ascontiguousarray(self.spans[:, 1:])
+        sources = np.zeros((len(self), 2), "<i8")
+        prefix = os.fsencode(self.root) + b"/"
+        for first in range(0, len(self), PIECE):
+            for i, path in enumerate(self.paths[first:first + PIECE].tolist(), first):
+                try:
+                    found = os.stat(prefix + path)
+                except OSError:
+                    continue
+                sources[i] = found.st_size, found.st_mtime_ns
+        return sources
+
+    def __getstate__(self) -> dict:
+        return {"root": self.root, "paths": self.paths, "spans": self.spans, "_file": None}
+
+    def __del__(self):
+        if getattr(self, "_file", None) is not None:
+            os.close(self._file)
+
+
+def open_images(root: str | os.PathLike, listed: str | None = None) -> Images:
+    """All images under `root`, or those that the text file `listed` names.
+
+    Args:
+        root: a folder (any depth, links followed) or a tar (plain, or of tars as ImageNet's), read without unpacking.
+        listed: file of relative paths, one a line. One that does not exist gets the status "missing" where masks are
+            made: the list says what the rows are.
+
+    Raises:
+        UsageError: no such folder, no image in it, a bad archive, or a path that would leave the root.
+    """
+    root = os.fspath(root)
+    if os.path.isdir(root):
+        return Images(root, list_folder(root) if listed is None else read_list(listed))
+    if not os.path.exists(root):
+        raise UsageError(f"{root}: no such folder of images")
+    paths, spans = open_archive(root)
+    if listed is None:
+        return Images(root, paths, spans)
+    wanted = read_list(listed)
+    rows = np.minimum(np.searchsorted(paths, wanted), len(paths) - 1)
+    places = spans[rows]
+    places[paths[rows] != wanted] = MISSING, 0, 0
+    return Images(root, wanted, places)
 
 
 def list_images(root: str | os.PathLike) -> np.ndarray:
-    """Relative paths of all images under `root`, sorted by their UTF-8 bytes.
-
-    Folders are searched to any depth and links are followed, as torchvision's ImageFolder does.
-
-    Returns:
-        (N,) numpy array of fixed-length bytes (UTF-8, forward slashes): a million paths without a Python list kept.
-
-    Raises:
-        UsageError: no such folder, or no image in it.
-    """
-    root = os.fspath(root)
-    if not os.path.isdir(root):
-        raise UsageError(f"{root}: no such folder of images")
-    found: list[bytes] = []
-    _walk(root, b"", found, set())
-    if not found:
-        raise UsageError(f"{root}: no images ({', '.join(EXTENSIONS)}) in this folder or below it")
-    paths = np.array(found, dtype=f"S{max(map(len, found))}")
-    paths.sort()
-    return paths
-
-
-def _walk(folder: str, prefix: bytes, found: list[bytes], parents: set[tuple[int, int]]) -> None:
-    stat = os.stat(folder)
-    here = (stat.st_dev, stat.st_ino)
-    if here in parents:  # a link back to one of its own parents would never end
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            if entry.is_dir():
-                _walk(entry.path, prefix + name + b"/", found, parents | {here})
-            elif entry.name.lower().endswith(EXTENSIONS):
-                found.append(prefix + name)
+    """(N,) sorted relative paths of all images of a folder or tar; UsageError as open_images."""
+    return open_images(root).paths
 
 
 def class_names(paths: np.ndarray) -> list[str]:
@@ -68,36 +121,18 @@ def class_names(paths: np.ndarray) -> list[str]:
 
 
 def read_bytes(root: str | os.PathLike, path: bytes) -> bytes:
-    """The file's bytes; ImageError("missing") where it cannot be read."""
+    """The bytes of a file in a folder; ImageError("missing") where it cannot be read, "too_large" past 1 GiB."""
     try:
-        return Path(os.fspath(root), os.fsdecode(path)).read_bytes()
+        with open(os.path.join(os.fsencode(root), path), "rb", opener=_without_waiting) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ImageError("missing", f"{os.fsdecode(path)}: no ordinary file")
+            if found.st_size > LARGEST:
+                raise ImageError("too_large", f"{os.fsdecode(path)}: more than {LARGEST} bytes")
+            return file.read()
     except OSError as error:
         raise ImageError("missing", f"{os.fsdecode(path)}: {error.strerror}") from error
 
 
-def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image file's bytes to (H, W, 3) uint8 RGB.
-
-    EXIF orientation is ignored, as torchvision's ImageFolder does; alpha is dropped; grey becomes RGB.
-
-    Raises:
-        ImageError: "empty", "unreadable", or "too_large" (told from the header, before memory is taken).
-    """
-    if not content:
-        raise ImageError("empty", "the file is empty")
-    try:
-        # Pillow reads the header only, so a decompression bomb is refused before OpenCV would allocate it.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is below
-            with Image.open(io.BytesIO(content)) as header:
-                width, height = header.size
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", str(error)) from error
-    except Exception as error:  # Pillow raises many kinds on hostile headers
-        raise ImageError("unreadable", "not an image that can be read") from error
-    if width * height > max_pixels:
-        raise ImageError("too_large", f"{width}x{height} pixels, more than the cap of {max_pixels}")
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ImageError("unreadable", "the image data is broken or cut short")
-    return image
+def _without_waiting(path: bytes, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # or a named pipe called x.jpg would hold the run for ever

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.images import ImageError, class_names, decode, list_images, read_bytes
+from data.images import ImageError, class_names, decode, open_images
 from train import checkpoint
 from train.loop import choose_device
 from train.network import backbone
@@ -58,11 +58,13 @@ def load_encoder(run: str, device: str = "auto", untrained: bool = False) -> Enc
 
 
 class Labelled(Dataset):
-    """ROOT/CLASS/...: centre crops, (s, s, 3) uint8, and labels: places in `classes`, or in its own sorted names."""
+    """ROOT/CLASS/... (a folder, a tar, or ROOT.tar): centre crops, (s, s, 3) uint8, and labels: places in `classes`, or
+    in its own sorted names."""
 
     def __init__(self, root: str, size: int, classes: list[str] | None = None):
-        self.root, self.size = root, size
-        self.paths = list_images(root)
+        self.size = size
+        self.images = open_images(f"{root}.tar" if not os.path.exists(root) and os.path.exists(f"{root}.tar") else root)
+        self.paths = self.images.paths
         found = class_names(self.paths)
         if not found or any(b"/" not in p for p in self.paths.tolist()):
             raise UsageError(f"{root}: needs one folder a class (ROOT/CLASS/image), to know the labels")
@@ -77,7 +79,7 @@ class Labelled(Dataset):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return centre_crop(decode(read_bytes(self.root, self.paths[i])), self.size)
+        return centre_crop(decode(self.images.read(i)), self.size)
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:

@@ -1,9 +1,13 @@
 """Stage 1: one saliency mask an image, once, into HDF5 shards.
 
     python -m preprocess /data/imagenet/train caches/imagenet-rbd --estimator rbd --workers 16
+    python -m preprocess ILSVRC2012_img_train.tar CACHE                   # a tar, or a tar of tars, is not unpacked
     python -m preprocess IMAGES CACHE --estimator files --maps MASKS     # masks that exist already
+    python -m preprocess IMAGES CACHE --part 3/64                        # a job array: all parts, in any order
+    python -m preprocess IMAGES CACHE --dask tcp://host:8786             # a dask.distributed cluster
 
-The same command continues an interrupted run; run again, it finds nothing to do.
+The same command continues an interrupted run, and brings a finished cache up to date where images changed; run again,
+it finds nothing to do. --repair checks every shard and makes damaged ones anew.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy is imported, here and in the workers: two BLAS threads double the CPU time
 
+import re  # noqa: E402
+import shutil  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
@@ -26,16 +32,20 @@ from data.images import MAX_PIXELS  # noqa: E402
 from preprocess import estimators  # noqa: E402
 from preprocess.blocks import Recipe  # noqa: E402
 from preprocess.build import build  # noqa: E402
+from preprocess.commit import FAILURES  # noqa: E402
+from preprocess.report import Outcome  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compute a foreground saliency mask for every image of a folder into a cache of HDF5 shards."""
+    """Compute a foreground saliency mask for every image of a folder or tar into a cache of HDF5 shards."""
 
     images: Annotated[str, tyro.conf.Positional]
-    """Folder of images (JPEG, PNG, WebP, BMP), any depth."""
+    """Folder of images (JPEG, PNG, WebP, BMP), any depth; or a tar of them, or of tars of them (ImageNet's own)."""
     cache: Annotated[str, tyro.conf.Positional]
-    """Folder of the cache to make or continue."""
+    """Folder of the cache to make, continue or bring up to date."""
+    list: str | None = None
+    """Text file of relative paths, one a line: these images only."""
     estimator: str = "auto"
     """Saliency method: auto, files (maps on disk, see --maps), or one of the names that an unknown one lists."""
     maps: str | None = None
@@ -45,34 +55,80 @@ class Arguments:
     shard_size: int = 4096
     """Images a shard."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Processes that decode and estimate (default: the CPUs this process may use)."""
+    """Processes that decode and estimate (default: the CPUs this process may use); 0 uses none but the driver."""
     max_pixels: int = MAX_PIXELS
     """Images with more pixels are refused by their header, before memory is taken."""
+    part: str | None = None
+    """I/N: only every N-th shard, from the I-th on (1 <= I <= N); the last part to end finishes the cache."""
+    dask: str | None = None
+    """Address of a dask.distributed scheduler (tcp://host:8786): its workers compute instead of --workers."""
+    repair: bool = False
+    """Check every shard of the cache against its checksum and make the damaged ones anew."""
+    digest: bool = False
+    """Compare the contents of all images with those that the masks were made of, not only lengths and mtimes."""
 
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m preprocess", description=__doc__)
-    if args.side < 8 or args.shard_size < 1 or args.workers < 1:
-        raise UsageError("--side must be at least 8, --shard-size and --workers at least 1")
+    if args.side < 8 or args.shard_size < 1 or args.workers < 0 or args.max_pixels < 1:
+        raise UsageError("--side must be at least 8, --shard-size and --max-pixels at least 1, --workers at least 0")
+    part = _part(args.part)
     recipe = Recipe(_resolve(args), (), args.side, args.maps, args.max_pixels)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print(f"estimator {recipe.estimator}, masks {args.side}x{args.side}, {args.workers} workers -> {args.cache}")
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, frame: _stop(n, signals))
+    where = f"the workers of {args.dask}" if args.dask else f"{args.workers} workers"
+    print(f"estimator {recipe.estimator}, masks {args.side}x{args.side}, {where} -> {args.cache}", flush=True)
     try:
-        outcome = build(args.images, args.cache, recipe, args.shard_size, args.workers)
+        outcome = build(args.images, args.cache, recipe, args.shard_size, args.workers, listed=args.list, part=part,
+                        cluster=args.dask, repair=args.repair, digest=args.digest)
     except KeyboardInterrupt:
         print(f"stopped: the shard in progress is dropped, finished ones are kept in {args.cache}; "
               "the same command continues", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + (signals or [signal.SIGINT])[0]) from None
+    except OSError as error:
+        raise UsageError(_disk_error(error, args.cache)) from error
+    _summary(args, outcome)
+
+
+def _stop(number: int, signals: list[int]) -> None:
+    signals.append(number)
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)  # a second Ctrl-C would only break the cleaning up
+    raise KeyboardInterrupt
+
+
+def _disk_error(error: OSError, cache: str) -> str:
+    place = next((p for p in [Path(cache), *Path(cache).resolve().parents] if p.exists()), Path("/"))
+    free = f" ({shutil.disk_usage(place).free / 1e6:.0f} MB free)" if error.errno == 28 else ""
+    return (f"{error.filename or cache}: {error.strerror or error}{free}; finished shards are kept in {cache}, nothing "
+            "half-written is left there; set it right and the same command continues")
+
+
+def _summary(args: Arguments, outcome: Outcome) -> None:
     failures = {name: n for name, n in outcome.statuses.items() if name != "ok"}
-    if not outcome.computed:
+    if not outcome.computed and not outcome.copied and outcome.complete:
         print(f"nothing to do: {args.cache} holds the masks of all {outcome.images} images")
     else:
-        size = sum(f.stat().st_size for f in Path(args.cache).iterdir())
-        print(f"{outcome.computed} of {outcome.images} masks computed in {outcome.seconds:.1f} s "
-              f"({outcome.computed / outcome.seconds:.0f} images/s), {size / 1e6:.1f} MB")
+        speed = outcome.computed / outcome.seconds
+        copied = f" and {outcome.copied} copied" if outcome.copied else ""
+        cores = "" if args.dask else f", {speed / outcome.workers:.1f} a core"
+        print(f"{outcome.computed} of {outcome.images} masks computed{copied} in {outcome.seconds:.1f} s "
+              f"({speed:.1f} images/s{cores}), {outcome.bytes / 1e6:.1f} MB written")
+    if not outcome.complete:
+        print(f"part {args.part} is done; the cache is finished by the last part")
     if failures:
-        print("failed: " + ", ".join(f"{n} {name}" for name, n in failures.items())
-              + f"; `python -m data info {args.cache}` lists them")
+        lists = os.path.join(args.cache, FAILURES) if outcome.complete else "the finished cache"
+        print("failed: " + ", ".join(f"{n} {name}" for name, n in failures.items()) + f"; {lists} names them")
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--part {text}: must be I/N with 1 <= I <= N, as in --part 3/64")
+    return int(match[1]), int(match[2])
 
 
 def _resolve(args: Arguments) -> str:

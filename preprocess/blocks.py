@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +10,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from data.images import MAX_PIXELS, ImageError, decode, read_bytes
+from data.images import MAX_PIXELS, ImageError, Images, decode
 from data.shards import SCHEMA, STATUS, empty_rows
 from preprocess import estimators
 from preprocess.estimators import files
@@ -36,6 +37,9 @@ class Recipe:
     maps: str | None = None
     max_pixels: int = MAX_PIXELS
 
+    def load(self) -> estimators.Estimator:
+        return estimators.load(self.estimator, **dict(self.parameters))
+
     def identity(self) -> dict:
         """The cache's identity: JSON-able, equal for equal masks."""
         if self.estimator == "files":
@@ -43,32 +47,45 @@ class Recipe:
         else:
             loaded = _load(self)
             version, parameters = loaded.version, loaded.parameters
-        return {"schema": SCHEMA, "estimator": self.estimator, "version": version, "parameters": parameters,
-                "weights": None, "device": "cpu", "side": self.side}
+        identity = {"schema": SCHEMA, "estimator": self.estimator, "version": version, "parameters": parameters,
+                    "weights": None, "device": "cpu", "side": self.side}
+        if self.max_pixels != MAX_PIXELS:  # absent where the option is left alone; it decides which images are refused
+            identity["max_pixels"] = self.max_pixels
+        return identity
 
 
 @lru_cache(maxsize=4)
 def _load(recipe: Recipe) -> estimators.Estimator:
-    return estimators.load(recipe.estimator, **dict(recipe.parameters))
+    return recipe.load()
 
 
-def compute_block(root: str, paths: np.ndarray, recipe: Recipe) -> dict[str, np.ndarray]:
-    """The shard rows of `paths`: an image that fails gets a status and an all-zero mask, and never stops the run.
-
-    Args:
-        root: the image folder.  paths: (n,) bytes, relative.
+def compute_block(images: Images, recipe: Recipe) -> dict[str, np.ndarray]:
+    """The shard rows of `images`: one that fails gets a status and an all-zero mask, and never stops the run.
 
     Returns:
-        rows as data.shards.empty_rows.
+        rows as data.shards.empty_rows, in the order of `images`.
+
+    Raises:
+        MemoryError: no memory for an image; the driver then tries it alone.
     """
     cv2.setNumThreads(0)
-    rows = empty_rows(len(paths), recipe.side, paths)
-    for i, path in enumerate(paths.tolist()):
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with an image is in its status
+    rows = empty_rows(len(images), recipe.side, images.paths)
+    for i in range(len(images)):
         try:
-            _compute_row(root, path, recipe, rows, i)
+            _compute_row(images, i, recipe, rows)
         except ImageError as error:
             rows["mask"][i] = 0
             rows["status"][i] = STATUS[error.reason]
+    return rows
+
+
+def crashed_row(images: Images, recipe: Recipe) -> dict[str, np.ndarray]:
+    """The row of one image on which the worker dies: its digest, so that a later run knows it again, and its status."""
+    rows = empty_rows(1, recipe.side, images.paths)
+    with contextlib.suppress(ImageError):
+        rows["digest"][0] = digest(images.read(0))
+    rows["status"][0] = STATUS["crashed"]
     return rows
 
 
@@ -77,16 +94,18 @@ def digest(content: bytes) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
 
 
-def _compute_row(root: str, path: bytes, recipe: Recipe, rows: dict[str, np.ndarray], i: int) -> None:
-    content = read_bytes(root, path)
+def _compute_row(images: Images, i: int, recipe: Recipe, rows: dict[str, np.ndarray]) -> None:
+    content = images.read(i)
     rows["digest"][i] = digest(content)
     image = decode(content, recipe.max_pixels)
     rows["size"][i] = image.shape[:2]
     if recipe.estimator == "files":
-        saliency = files.read_map(recipe.maps, path)
+        saliency = files.read_map(recipe.maps, images.paths[i])
     else:
         try:
             saliency = _load(recipe).working(image)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever an estimator does on an odd image, the run goes on
             raise ImageError("estimator", f"{type(error).__name__}: {error}") from error
         if not np.isfinite(saliency).all():

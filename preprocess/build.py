@@ -1,256 +1,247 @@
 """The driver of the batch stage: blocks of images to workers, their rows in order to shards.
 
 It alone writes, and the same command continues: shards are immutable and appear whole or not at all, so a kill loses
-at most the one in progress.
+at most the one in progress. See preprocess/plan.py for what is computed, and preprocess/commit.py for what is written.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from data import shards
-from data.cache import build_index, load_description, status_counts, write_index
+from data.cache import load_description
 from data.cli import UsageError
-from data.images import ImageError, list_images, read_bytes
-from preprocess.blocks import BLOCK, Recipe, compute_block, digest
+from data.files import write_text
+from data.images import Images, open_images
+from data.index import PROGRESS, read_index, shard_files
+from preprocess import commit, plan
+from preprocess.blocks import BLOCK, Recipe
+from preprocess.engine import compute
+from preprocess.plan import Plan, Work
+from preprocess.report import Outcome, Report
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run did: `computed` images of `images`, in `seconds`; `statuses` counts the whole cache by status name."""
+class Options:
+    """How a cache is made, as far as its masks do not depend on it.
 
-    images: int
-    computed: int
-    seconds: float
-    statuses: dict[str, int]
-
-
-def build(root: str, folder: str, recipe: Recipe, shard_size: int = 4096, workers: int = 1) -> Outcome:
-    """Make or complete the mask cache `folder` of all images under `root`.
-
-    Args:
+    Attributes:
         shard_size: images a shard.
-        workers: processes that decode and estimate; the cache's bytes do not depend on it.
+        workers: processes that decode and estimate; 0 computes in this one.
+        listed: text file of relative paths, instead of all images under the root.
+        part: (I, N), 1 <= I <= N: every N-th shard only; the last part to end finishes the cache.
+        cluster: address of a dask.distributed scheduler, whose workers are used.
+        repair: check every shard's bytes, and make the damaged ones anew.
+        digest: compare all images' contents with the digests of their masks, not only lengths and mtimes.
+    """
+
+    shard_size: int = 4096
+    workers: int = 0
+    listed: str | None = None
+    part: tuple[int, int] | None = None
+    cluster: str | None = None
+    repair: bool = False
+    digest: bool = False
+
+
+def build(root: str, folder: str, recipe: Recipe, shard_size: int = 4096, workers: int = 0, **options) -> Outcome:
+    """Make, complete or bring up to date the mask cache `folder` of all images under `root`; see Options.
 
     Raises:
-        UsageError: no images, a folder that holds another cache or other files, images that changed since.
+        UsageError: no images, a folder that holds another cache or other files, or that another process writes.
+        OSError: no space, a read-only folder; what is finished stays, and nothing half-written has a final name.
     """
+    chosen = Options(shard_size, workers, **options)
     start = time.perf_counter()
-    paths = list_images(root)
-    sources = stat_sources(root, paths)
+    images = open_images(root, chosen.listed)
+    sources = images.stat()
     folder = Path(folder)
-    description = _describe(root, paths, recipe, shard_size)
-    if folder.exists():
-        _check_folder(folder, description)
+    description = _describe(images, recipe, chosen.shard_size)
+    _check_folder(folder, description, chosen.repair)  # before a lock file is put into a folder of something else
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
-        if is_up_to_date(folder, paths, sources):
-            return Outcome(len(paths), 0, time.perf_counter() - start, load_description(folder)["statuses"])
-        _write_description(folder, description)
-        todo = _missing_shards(root, folder, description, paths, sources)
-        computed = _compute(root, folder, description, recipe, paths, sources, todo, workers)
-        statuses = _finish(folder, description, sources)
-    return Outcome(len(paths), computed, time.perf_counter() - start, statuses)
-
-
-def stat_sources(root: str, paths: np.ndarray) -> np.ndarray:
-    """(N, 2) int64: byte length and mtime in nanoseconds of each image; zeros where it vanished."""
-    sources = np.zeros((len(paths), 2), "<i8")
-    prefix = os.fsencode(root) + b"/"
-    for i, path in enumerate(paths.tolist()):
-        try:
-            stat = os.stat(prefix + path)
-        except OSError:
-            continue
-        sources[i] = stat.st_size, stat.st_mtime_ns
-    return sources
+    with commit.lock(folder, chosen.part):
+        before = _check_folder(folder, description, chosen.repair)  # another process may have finished meanwhile
+        if not chosen.repair and not chosen.digest and is_up_to_date(folder, images.paths, sources):
+            if chosen.part is None and commit.has_leftovers(folder):
+                commit.clean(folder)
+            return Outcome(len(images), 0, time.perf_counter() - start, load_description(folder)["statuses"])
+        return _bring_up_to_date(images, sources, folder, recipe, chosen, description, before, start)
 
 
 def is_up_to_date(folder: Path, paths: np.ndarray, sources: np.ndarray) -> bool:
     """True where the cache is finished, whole in length, and its images are unchanged; reads no image."""
     try:
-        if not load_description(folder)["complete"]:
-            return False
-        with h5py.File(folder / "index.h5", "r", locking=False) as index:
-            sizes = index["file_bytes"][...].tolist()
-            if any(_size(folder / shards.shard_name(i)) != size for i, size in enumerate(sizes)):
-                return False
-            return np.array_equal(index["path"][...], paths) and np.array_equal(index["sources"][...], sources)
-    except (shards.CacheError, OSError, KeyError):
+        description = load_description(folder)
+    except shards.CacheError:
         return False
+    index = read_index(folder, description) if description["complete"] else None
+    if index is None:
+        return False
+    sizes = zip(shard_files(description), index["file_bytes"].tolist(), strict=True)
+    if any(not (folder / name).exists() or (folder / name).stat().st_size != size for name, size in sizes):
+        return False
+    return np.array_equal(index["path"], paths) and np.array_equal(index["sources"], sources)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else -1
-
-
-def _describe(root: str, paths: np.ndarray, recipe: Recipe, shard_size: int) -> dict:
+def _describe(images: Images, recipe: Recipe, shard_size: int) -> dict:
     identity = recipe.identity()
+    name = Path(images.root).resolve().name
     return {
         "schema": shards.SCHEMA,
         "identity": identity,
         "identity_hash": shards.identity_hash(identity),
-        "images_root": Path(root).resolve().name,
+        "images_root": name if images.spans is None else name.removesuffix(".tar"),
         "shard_size": shard_size,
-        "images": len(paths),
-        "shards": -(-len(paths) // shard_size),
+        "images": len(images),
+        "shards": -(-len(images) // shard_size),
+        "generation": 1,
         "complete": False,
     }
 
 
-def _write_description(folder: Path, description: dict) -> None:
-    shards.write_text(folder / "cache.json", json.dumps(description, indent=2) + "\n")
-
-
-def _check_folder(folder: Path, description: dict) -> None:
-    """UsageError unless the folder is empty or holds this very cache, in whatever state."""
+def _check_folder(folder: Path, description: dict, repair: bool) -> dict | None:
+    """The description in the folder, None where it holds none. UsageError unless it is empty or holds this very cache,
+    in whatever state."""
+    if not folder.exists():
+        return None
     if not folder.is_dir():
         raise UsageError(f"{folder}: is a file, not a folder for a cache")
-    if not (folder / "cache.json").exists():
-        others = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.suffix != ".tmp")
-        if others:
-            raise UsageError(f"{folder}: holds {others[0]} but no cache.json; choose an empty folder for the cache")
-        return
-    found = load_description(folder)
-    old, new = ({**d["identity"], "shard_size": d["shard_size"]} for d in (found, description))
-    different = [f"{key} {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new.get(key)]
-    if different:
-        raise UsageError(f"{folder}: holds a cache made with other parameters ({'; '.join(different)}); "
-                         "choose another folder, or delete this one")
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Only one process writes a cache at a time; the kernel drops the lock when that process dies."""
-    with open(folder / ".lock", "w") as file:
+    if (folder / "cache.json").exists():
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{folder}: another process is writing this cache; wait for it or stop it") from None
-        yield
-
-
-def _missing_shards(root: str, folder: Path, description: dict, paths: np.ndarray, sources: np.ndarray) -> list[int]:
-    """Numbers of the shards to compute. UsageError where the shards that exist are of other images."""
-    known = _known_sources(folder, len(paths))
-    missing = []
-    for number in range(description["shards"]):
-        expected = _slice(description, number)
-        file = folder / shards.shard_name(number)
-        try:
-            found = shards.read_column(file, "path")
-            digests = shards.read_column(file, "digest")
+            found = load_description(folder)
         except shards.CacheError:
-            missing.append(number)
-            continue
-        if not np.array_equal(found, paths[expected]):
-            raise UsageError(f"{folder}: images were added to or removed from {root} since this cache was begun "
-                             f"({file.name} lists others); make a new cache in another folder")
-        changed = _changed(root, found, digests, known[expected], sources[expected])
-        if changed:
-            raise UsageError(f"{folder}: {len(changed)} images were replaced since their masks were made (first: "
-                             f"{changed[0]}); delete {file} and run again to make its masks anew")
-    return missing
+            if not repair:
+                raise
+            return None
+        old, new = ({**d["identity"], "shard_size": d["shard_size"]} for d in (found, description))
+        different = [f"{key} {old.get(key)} -> {new.get(key)}" for key in sorted(old | new)
+                     if old.get(key) != new.get(key)]
+        if different:
+            raise UsageError(f"{folder}: holds a cache made with other parameters ({'; '.join(different)}); "
+                             "choose another folder, or delete this one")
+        return found
+    own = {"CHECKSUMS", "index.h5", commit.FAILURES}
+    for file in sorted(folder.iterdir()):
+        name = file.name
+        if plan.NAME.fullmatch(name):
+            _check_identity(file, description["identity_hash"])
+        elif not (name in own or name.startswith((".", "log.")) or name.endswith(".tmp")):
+            raise UsageError(f"{folder}: holds {name} but no cache.json; choose an empty folder for the cache")
+    return None
 
 
-def _known_sources(folder: Path, images: int) -> np.ndarray:
-    """The images' byte lengths and mtimes when their masks were made; zeros where that is not known."""
-    for name in ("sources.npy", "index.h5"):
-        try:
-            if name == "sources.npy":
-                known = np.load(folder / name)
-            else:
-                with h5py.File(folder / name, "r", locking=False) as index:
-                    known = index["sources"][...]
-        except (OSError, KeyError, ValueError):
-            continue
-        if known.shape == (images, 2):
-            return known
-    return np.zeros((images, 2), "<i8")
+def _check_identity(file: Path, identity_hash: str) -> None:
+    """UsageError where a shard without a cache.json was made with other parameters: it must not be overwritten."""
+    try:
+        with shards.open_shard(file) as shard:
+            found = shard.attrs["identity"]
+    except (shards.CacheError, OSError, KeyError, RuntimeError):
+        return  # damaged: nothing to lose
+    if found != identity_hash:
+        raise UsageError(f"{file}: made with other parameters, and its cache.json is missing; choose another folder, "
+                         "or delete this one")
 
 
-def _changed(root: str, paths: np.ndarray, digests: np.ndarray, known: np.ndarray, sources: np.ndarray) -> list[str]:
-    """The paths whose file differs from the one its mask was made of; contents are read only where length or mtime
-    differ or are not known."""
-    suspects = np.flatnonzero((known != sources).any(1))
-    changed = []
-    for i in suspects.tolist():
-        try:
-            same = np.array_equal(digest(read_bytes(root, paths[i])), digests[i])
-        except ImageError:
-            same = not digests[i].any()  # it could not be read then either
-        if not same:
-            changed.append(os.fsdecode(paths[i]))
-    return changed
+def _bring_up_to_date(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, chosen: Options,
+                      description: dict, before: dict | None, start: float) -> Outcome:
+    # a complete one stays the cache until the commit
+    if before is None or (chosen.part is None and not before["complete"]):
+        commit.write_description(folder, description)
+    damaged = plan.damaged_shards(folder, before) if chosen.repair else {}
+    found = plan.existing_shards(folder, before, description["identity_hash"], set(damaged))
+    generation = _generation(folder, images, before, chosen.part)
+    unchanged = plan.Unchanged(folder, images, sources, chosen.digest)
+    todo = plan.make_plan(folder, images, sources, chosen.shard_size, before, found, generation, unchanged)
+    work = [w for w in todo.work if chosen.part is None or w.number % chosen.part[1] == chosen.part[0] - 1]
+    rows = sum(w.rows.stop - w.rows.start for w in work)
+    computed = sum(len(w.compute) for w in work)
+    with Report(folder, chosen.part, len(images), rows, chosen.workers) as report:
+        report.event("start", images=len(images), rows=rows, compute=computed, identity=description["identity"],
+                     workers=chosen.workers, part=chosen.part, dask=chosen.cluster, damaged=damaged)
+        written = _write(images, sources, folder, recipe, chosen, description["identity_hash"], work, report)
+        statuses, complete = report.statuses, True
+        if chosen.part is None:
+            statuses = commit.commit(folder, description, todo.files, todo.generation, sources)
+        else:
+            with commit.finishing(folder):
+                complete = all((folder / name).exists() for name in todo.files)
+                if complete:
+                    sources = _sources_of_parts(folder, todo, work, sources, chosen.shard_size)
+                    statuses = commit.commit(folder, description, todo.files, todo.generation, sources)
+        outcome = Outcome(len(images), computed, time.perf_counter() - start, statuses, rows - computed,
+                          max(1, chosen.workers), written, complete)
+        report.end(outcome)
+    return outcome
 
 
-def _slice(description: dict, number: int) -> slice:
-    return slice(number * description["shard_size"], (number + 1) * description["shard_size"])
+def _generation(folder: Path, images: Images, before: dict | None, part: tuple[int, int] | None) -> int:
+    """The number of the generation in progress; a new one where none is, or it is of another list of images."""
+    listed = plan.list_hash(images.paths)
+    file = folder / PROGRESS / "plan.json"
+    try:
+        begun = json.loads(file.read_text())
+        if begun["list"] == listed:
+            return begun["generation"]
+    except (OSError, ValueError, KeyError):
+        begun = None
+    if begun and part is not None:
+        raise UsageError(f"{folder}: other parts of this cache were begun on another list of images; let them end, or "
+                         "run once without --part")
+    # nothing but lost shards of a cache that is not even begun again: the first generation's names
+    generation = plan.free_generation(folder, before)
+    if begun is None and (before is None or not before["complete"]):
+        generation = 1
+    file.parent.mkdir(exist_ok=True)
+    write_text(file, json.dumps({"generation": generation, "list": listed}))
+    return generation
 
 
-def _blocks(root: str, recipe: Recipe, paths: np.ndarray, description: dict, todo: list[int]) -> Iterator[tuple]:
-    for number in todo:
-        expected = paths[_slice(description, number)]
-        for first in range(0, len(expected), BLOCK):
-            yield root, expected[first:first + BLOCK], recipe
+def _write(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, chosen: Options, identity_hash: str,
+           work: list[Work], report: Report) -> int:
+    """Compute and write the shards of `work` in order, each as soon as its last block is there; bytes written."""
+    results = compute(_blocks(images, work), recipe, chosen.workers, chosen.cluster, report.event)
+    written = 0
+    for shard in work:
+        began = time.perf_counter()
+        first = shard.rows.start
+        rows = shards.empty_rows(shard.rows.stop - first, recipe.side, images.paths[shard.rows])
+        for name, origin, target in shard.copies:
+            source = shards.read_rows(folder / name)
+            for column in shards.COLUMNS:
+                rows[column][target - first] = source[column][origin]
+            report.rows(source["status"][origin])
+        for block in range(0, len(shard.compute), BLOCK):
+            target = shard.compute[block:block + BLOCK] - first
+            made = next(results)
+            for column in shards.COLUMNS:
+                rows[column][target] = made[column]
+            report.rows(made["status"])
+        written += commit.write_shard(folder, shard.name, rows, identity_hash, sources[shard.rows])
+        report.event("shard", name=shard.name, rows=len(rows["status"]), failed=int((rows["status"] != 0).sum()),
+                     seconds=round(time.perf_counter() - began, 3))
+    for _ in results:  # lets joblib end its round
+        raise AssertionError("more blocks than the plan has")
+    return written
 
 
-def _compute(root: str, folder: Path, description: dict, recipe: Recipe, paths: np.ndarray, sources: np.ndarray,
-             todo: list[int], workers: int) -> int:
-    """Compute the shards `todo` in order, each written as soon as its last block is there; the number of images."""
-    tasks = _blocks(root, recipe, paths, description, todo)
-    if workers == 1:
-        results = (compute_block(*task) for task in tasks)
-    else:  # rows wait in the generator only as long as pre_dispatch lets them: memory is bounded
-        results = Parallel(workers, return_as="generator", batch_size=1, pre_dispatch=2 * workers)(
-            delayed(compute_block)(*task) for task in tasks)
-    known = _known_sources(folder, len(paths))
-    checksums = shards.read_checksums(folder)
-    total = sum(len(paths[_slice(description, number)]) for number in todo)
-    failed = 0
-    with tqdm(total=total, desc="masks", unit="img", smoothing=0.05) as bar:
-        for number in todo:
-            expected = _slice(description, number)
-            blocks = []
-            while sum(len(b["status"]) for b in blocks) < len(paths[expected]):
-                blocks.append(next(results))
-                bar.update(len(blocks[-1]["status"]))
-                failed += int((blocks[-1]["status"] != 0).sum())
-                bar.set_postfix(failed=failed, refresh=False)
-            name = shards.shard_name(number)
-            checksums[name] = shards.write_shard(folder / name, shards.concatenate(blocks),
-                                                 description["identity_hash"])
-            shards.write_checksums(folder, checksums)
-            known[expected] = sources[expected]
-            np.save(folder / "sources.tmp.npy", known)
-            os.replace(folder / "sources.tmp.npy", folder / "sources.npy")
-    return total
+def _blocks(images: Images, work: list[Work]) -> Iterator[Images]:
+    for shard in work:
+        for first in range(0, len(shard.compute), BLOCK):
+            yield images.take(shard.compute[first:first + BLOCK])
 
 
-def _finish(folder: Path, description: dict, sources: np.ndarray) -> dict[str, int]:
-    """Write what is derived from the shards, and last of all that the cache is complete."""
-    checksums = shards.read_checksums(folder)
-    for number in range(description["shards"]):  # a kill may have come between a shard and its line
-        name = shards.shard_name(number)
-        if name not in checksums:
-            checksums[name] = shards.sha256(folder / name)
-    shards.write_checksums(folder, {name: checksums[name] for name in sorted(checksums)})
-    index = build_index(folder, description["shards"], sources)
-    write_index(folder, index)
-    statuses = status_counts(index["status"])
-    _write_description(folder, {**description, "complete": True, "statuses": statuses})
-    for leftover in ("sources.npy", *(p.name for p in folder.glob("*.tmp"))):
-        (folder / leftover).unlink(missing_ok=True)
-    return statuses
+def _sources_of_parts(folder: Path, todo: Plan, work: list[Work], sources: np.ndarray, shard_size: int) -> np.ndarray:
+    """As `sources`, but of the shards that other parts wrote as they saw them: a change meanwhile is noticed later."""
+    own = {w.name for w in work}
+    sources = sources.copy()
+    for number, name in enumerate(todo.files):
+        noted = None if name in own else commit.noted_sources(folder, name)
+        if noted is not None:
+            sources[number * shard_size:number * shard_size + len(noted)] = noted
+    return sources

@@ -13,7 +13,7 @@ import tyro
 from data.cli import UsageError
 
 # Fields that say where and how fast, not what: a run may be continued with other values of these.
-RUNTIME = ("images", "masks", "out", "preset", "workers", "device", "threads", "log_every", "checkpoint_every")
+RUNTIME = ("images", "list", "masks", "out", "preset", "workers", "device", "threads", "log_every", "checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Config:
     """Pretrain with contrastive learning and DiLo copy-paste. Defaults are those of the chosen preset."""
 
     images: Annotated[str, tyro.conf.Positional]
-    """Folder of training images, any depth; labels are not used."""
+    """Folder of training images, any depth, or a tar (ImageNet's tar of tars too); labels are not used."""
     out: str
     """Run folder; the same command continues the run in it."""
     masks: str = "none"
     """Mask cache made by `python -m preprocess`, or none: the baseline without DiLo."""
+    list: str | None = None
+    """Text file of relative paths, one a line: train on these images only."""
     preset: str = "moco_v2"
     """Name of the settings to start from; an unknown one lists them."""
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.cache import Cache
-from data.images import ImageError, decode, read_bytes
+from data.images import ImageError, Images, decode
 from train.config import Config
 from train.streams import CONTROL, ORDER, stream
 from train.views import PARAMETERS, Views
@@ -26,12 +26,12 @@ class Pairs(Dataset):
     An image that cannot be decoded gives its place to the next one in the list, so that no run stops on it.
 
     Args:
-        root, paths: the image folder and its (N,) byte paths.
+        images: the run's images, of a folder or a tar.
         cache, rows: the mask cache and each image's row in it ((N,) int64), or None: the baseline.
     """
 
-    def __init__(self, root: str, paths: np.ndarray, views: Views, cache: Cache | None, rows: np.ndarray | None):
-        self.root, self.paths, self.views, self.cache, self.rows = root, paths, views, cache, rows
+    def __init__(self, images: Images, views: Views, cache: Cache | None, rows: np.ndarray | None):
+        self.images, self.views, self.cache, self.rows = images, views, cache, rows
 
     def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """views (2, B, s, s, 3) uint8 and parameters (2, B, PARAMETERS) float32."""
@@ -45,12 +45,12 @@ class Pairs(Dataset):
 
     def _image(self, index: int) -> tuple[np.ndarray, int]:
         for offset in range(TRIES):
-            found = (index + offset) % len(self.paths)
+            found = (index + offset) % len(self.images)
             try:
-                return decode(read_bytes(self.root, self.paths[found])), found
+                return decode(self.images.read(found)), found
             except ImageError:
                 continue
-        raise RuntimeError(f"{TRIES} images in a row from {os.fsdecode(self.paths[index])} on cannot be decoded")
+        raise RuntimeError(f"{TRIES} images in a row from {os.fsdecode(self.images.paths[index])} on cannot be decoded")
 
     def _mask(self, index: int) -> np.ndarray | None:
         """None, never pasted, where the mask failed or is empty: a view of nothing but grey teaches nothing."""
@@ -87,11 +87,11 @@ def shuffled_rows(rows: np.ndarray, seed: int) -> np.ndarray:
     return shuffled
 
 
-def make_loader(config: Config, paths: np.ndarray, cache: Cache | None, rows: np.ndarray | None, start: int,
+def make_loader(config: Config, images: Images, cache: Cache | None, rows: np.ndarray | None, start: int,
                 pin_memory: bool) -> DataLoader:
     """A loader of all batches of the run from global step `start` on; one pass of it is the whole run."""
-    pairs = Pairs(config.images, paths, Views.of(config), cache, rows)
-    order = Order(len(paths), config.batch, config.epochs, config.seed, start)
+    pairs = Pairs(images, Views.of(config), cache, rows)
+    order = Order(len(images), config.batch, config.epochs, config.seed, start)
     return DataLoader(pairs, batch_sampler=order, num_workers=config.workers, collate_fn=_as_is,
                       worker_init_fn=_start_worker, pin_memory=pin_memory,
                       prefetch_factor=4 if config.workers else None)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data.cache import Cache
 from data.cli import UsageError
-from data.images import list_images
+from data.images import open_images
 from train import checkpoint
 from train.config import Config, identity
 from train.loader import make_loader, shuffled_rows
@@ -41,7 +41,8 @@ def train(config: Config, stop_at: int | None = None) -> bool:
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    paths = list_images(config.images)
+    images = open_images(config.images, config.list)
+    paths = images.paths
     steps_per_epoch = len(paths) // config.batch
     if steps_per_epoch == 0:
         raise UsageError(f"{config.images}: {len(paths)} images are fewer than one --batch of {config.batch}")
@@ -69,7 +70,7 @@ def train(config: Config, stop_at: int | None = None) -> bool:
         step = state["step"]
         print(f"continuing {out} at step {step} of {last}")
 
-    loader = make_loader(config, paths, cache, rows, step, pin_memory=device.type == "cuda")
+    loader = make_loader(config, images, cache, rows, step, pin_memory=device.type == "cuda")
     log = Log(out, step)
     signals = Signals()
     batches = iter(loader)

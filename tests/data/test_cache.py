@@ -1,6 +1,7 @@
 """The mask cache: contract on disk, reader, damage."""
 
 import multiprocessing
+import os
 import pickle
 import shutil
 import subprocess
@@ -78,14 +79,16 @@ def test_reader_pickles_to_its_path(truth_cache):
     assert np.array_equal(pickle.loads(content).mask(79), cache.mask(79))
 
 
-def test_open_maps_are_bounded(truth_cache, monkeypatch):
+def test_open_maps_are_bounded_and_hold_no_descriptor(truth_cache, monkeypatch):
     monkeypatch.setattr("data.cache.OPEN_MAPS", 2)
     cache = Cache(truth_cache)
-    first = cache.mask(0).copy()
+    first = cache.mask(0)
+    content, before = first.copy(), len(os.listdir("/proc/self/fd"))
     for row in range(80):
         cache.mask(row)
-    assert len(cache._maps) == 2
-    assert np.array_equal(cache.mask(0), first)
+    assert len(cache._maps) <= 2 and len(os.listdir("/proc/self/fd")) == before
+    assert np.array_equal(first, content)  # a view outlives its map's place in the reader
+    assert np.array_equal(cache.mask(0), content) and not first.flags.writeable
 
 
 @pytest.fixture
@@ -108,7 +111,7 @@ def test_missing_or_stale_index_is_rebuilt(copy):
 def test_a_shard_cut_short_is_told_when_the_cache_is_opened(copy):
     shard = copy / "shard-00001.h5"
     shard.write_bytes(shard.read_bytes()[:-5000])
-    with pytest.raises(CacheError, match=r"shard-00001.h5 is cut short .* run the same `python -m preprocess` again"):
+    with pytest.raises(CacheError, match=r"shard-00001.h5 is cut short .* `python -m preprocess` again with --repair"):
         Cache(copy)
 
 

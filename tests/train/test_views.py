@@ -8,7 +8,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as tv
 
 from data.cache import Cache
-from data.images import list_images
+from data.images import open_images
 from train.config import Config
 from train.loader import Order, Pairs, shuffled_rows
 from train.photometric import MEAN, OPERATIONS, ORDERS, STD, blur, hue, photometric
@@ -32,9 +32,9 @@ CONFIG = Config(images="", out="", **moco_v2_demo())
 
 
 def pairs(images, cache, **changes) -> Pairs:
-    paths = list_images(images / "train")
-    rows = cache.require(paths) if cache else None
-    return Pairs(str(images / "train"), paths, Views.of(dataclasses.replace(CONFIG, **changes)), cache, rows)
+    found = open_images(images / "train")
+    rows = cache.require(found.paths) if cache else None
+    return Pairs(found, Views.of(dataclasses.replace(CONFIG, **changes)), cache, rows)
 
 
 def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, truth_cache):
