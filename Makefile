@@ -7,6 +7,7 @@ ESTIMATOR ?= auto
 SIDE      ?= 128
 SHARD     ?= 4096
 PRESET    ?= moco_v2
+REFINE    ?= none
 ARGS      ?=
 LIST      ?=
 PART      ?=
@@ -15,6 +16,7 @@ CACHE     ?=
 MASKS     ?= $(or $(CACHE),none)
 RUN       ?=
 DATA      ?=
+DILO_SHARED ?= ../shared
 
 VENV  := .venv
 READY := $(VENV)/.ready
@@ -28,11 +30,12 @@ $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
-.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds bench-scale clean
+.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds bench bench-saliency \
+	bench-scale clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv and install requirements.txt (the other targets do it by themselves)
 
@@ -58,8 +61,8 @@ test-all: $(READY)  ## every test, the slow ones too
 lint: $(READY)  ## ruff alone
 	$(PY) -m ruff check .
 
-masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=rbd SIDE=128 WORKERS=n LIST=file PART=I/N]
-	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --side $(SIDE) --shard-size $(SHARD) \
+masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N]
+	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
 		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 ARGS="--epochs 100"]
@@ -76,6 +79,12 @@ $(RUN)/%.json: $(RUN)/backbone.pt | $(READY)
 
 $(RUN)/backbone.pt:
 	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
+
+bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.json and the README
+	$(PY) -m benchmarks.speed --images $(DILO_SHARED)/data/imagenet_sample $(ARGS)
+
+bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and the README
+	$(PY) -m benchmarks.saliency --ecssd $(DILO_SHARED)/data/ecssd $(ARGS)
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)

@@ -23,7 +23,7 @@ import signal  # noqa: E402
 import sys  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated  # noqa: E402
+from typing import Annotated, Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
@@ -48,6 +48,8 @@ class Arguments:
     """Text file of relative paths, one a line: these images only."""
     estimator: str = "auto"
     """Saliency method: auto, files (maps on disk, see --maps), or one of the names that an unknown one lists."""
+    refine: Literal["none", "guided", "grabcut"] = "none"
+    """Refine the estimator's map: guided filter on the image, or GrabCut with the map as a soft prior."""
     maps: str | None = None
     """With --estimator files: folder of grey PNG maps, one an image, at the image's relative path (.png)."""
     side: int = 128
@@ -73,12 +75,14 @@ def main() -> None:
     if args.side < 8 or args.shard_size < 1 or args.workers < 0 or args.max_pixels < 1:
         raise UsageError("--side must be at least 8, --shard-size and --max-pixels at least 1, --workers at least 0")
     part = _part(args.part)
-    recipe = Recipe(_resolve(args), (), args.side, args.maps, args.max_pixels)
+    refine = () if args.refine == "none" else (("refine", args.refine),)
+    recipe = Recipe(_resolve(args), refine, args.side, args.maps, args.max_pixels)
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, frame: _stop(n, signals))
     where = f"the workers of {args.dask}" if args.dask else f"{args.workers} workers"
-    print(f"estimator {recipe.estimator}, masks {args.side}x{args.side}, {where} -> {args.cache}", flush=True)
+    refined = "" if args.refine == "none" else f" refined by {args.refine}"
+    print(f"estimator {recipe.estimator}{refined}, masks {args.side}x{args.side}, {where} -> {args.cache}", flush=True)
     try:
         outcome = build(args.images, args.cache, recipe, args.shard_size, args.workers, listed=args.list, part=part,
                         cluster=args.dask, repair=args.repair, digest=args.digest)
@@ -134,6 +138,8 @@ def _part(text: str | None) -> tuple[int, int] | None:
 def _resolve(args: Arguments) -> str:
     name = estimators.AUTO if args.estimator == "auto" else args.estimator
     if name == "files":
+        if args.refine != "none":
+            raise UsageError("--refine does not go with --estimator files: its maps are taken as they are")
         if args.maps is None or not os.path.isdir(args.maps):
             raise UsageError(f"--estimator files needs --maps FOLDER with the maps; {args.maps} is no folder")
         return name
