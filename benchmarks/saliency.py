@@ -35,8 +35,9 @@ AUTHORS = {  # the authors' own code on all of ECSSD, measured by us, in METRICS
     "sf": (.2188, .510, .548, .303, .492, .479, .452),
 }
 ABOUT = {  # when to choose which, and where it comes from
-    "fusion": ("best masks; three times RBD's time", "ours: RBD + MR + MC + MB+, then minimum cuts"),
-    "rbd": ("the paper's own choice, the default: good background, fast", "Zhu et al., CVPR 2014"),
+    "fusion": ("the default (`auto`): the best masks, at three to four times the time of `rbd`",
+               "ours: RBD + MR + MC + MB+, then minimum cuts"),
+    "rbd": ("the choice of the paper: good background, fast", "Zhu et al., CVPR 2014"),
     "mr": ("objects away from the border; ranks well", "Yang et al., CVPR 2013"),
     "mc": ("whole objects, a grey background; the best prior for a cut", "Jiang et al., ICCV 2013"),
     "mbd": ("fastest good map; smooth backgrounds", "Zhang et al., ICCV 2015 (MB+)"),
