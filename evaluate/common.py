@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from data.shards import write_text
+from data.files import write_text
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data.cache import Cache
 from data.cli import UsageError, run
-from data.shards import write_text
+from data.files import write_text
 from evaluate.backgrounds import PROBES, SPLITS
 from evaluate.figures import demo_figure
 

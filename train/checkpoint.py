@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from data.cli import UsageError
-from data.shards import replace, write_text
+from data.files import replace, write_text
 
 CHECKPOINT, BACKBONE, CONFIG = "checkpoint.pt", "backbone.pt", "config.json"
 

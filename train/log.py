@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from data.files import write_text
 
 
 class Log:
@@ -17,9 +18,7 @@ class Log:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step(line) <= start]
         if len(kept) < len(lines):
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, self.path)
+            write_text(self.path, "".join(line + "\n" for line in kept))
         self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 - closed by close()
         self.board = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
 
