@@ -34,14 +34,15 @@ class Pairs(Dataset):
         self.images, self.views, self.cache, self.rows = images, views, cache, rows
 
     def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """views (2, B, s, s, 3) uint8 and parameters (2, B, PARAMETERS) float32."""
+        """views (2, B, s, s, 3) uint8, parameters (2, B, PARAMETERS) float32 and index (B,) int64."""
         size = self.views.size
         views = np.empty((2, len(items), size, size, 3), np.uint8)
         parameters = np.empty((2, len(items), PARAMETERS), np.float32)
         for i, (epoch, index) in enumerate(items):
             image, found = self._image(index)
             self.views(image, self._mask(found), epoch, index, views[:, i], parameters[:, i])
-        return {"views": torch.from_numpy(views), "parameters": torch.from_numpy(parameters)}
+        return {"views": torch.from_numpy(views), "parameters": torch.from_numpy(parameters),
+                "index": torch.tensor([index for _, index in items])}
 
     def _image(self, index: int) -> tuple[np.ndarray, int]:
         for offset in range(TRIES):

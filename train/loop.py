@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from data.cache import Cache
@@ -22,8 +23,8 @@ from train import checkpoint
 from train.config import Config, identity
 from train.loader import make_loader, shuffled_rows
 from train.log import Log
-from train.methods.moco import MoCo
-from train.network import backbone
+from train.methods import make_method
+from train.optimise import learning_rate, make_optimizer
 from train.photometric import photometric
 from train.views import PASTED
 
@@ -60,12 +61,12 @@ def train(config: Config, stop_at: int | None = None) -> bool:
         return True
 
     torch.manual_seed(config.seed)
-    model = make_model(config).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.query.parameters(), config.lr, momentum=0.9, weight_decay=config.weight_decay)
+    method = make_method(config, len(paths)).to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(config, method)
     step, last = 0, steps_per_epoch * config.epochs
     if (out / checkpoint.CHECKPOINT).exists():
         state = checkpoint.load(out / checkpoint.CHECKPOINT)
-        model.load_state_dict(state["model"])
+        method.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
         print(f"continuing {out} at step {step} of {last}")
@@ -74,7 +75,7 @@ def train(config: Config, stop_at: int | None = None) -> bool:
     log = Log(out, step)
     signals = Signals()
     batches = iter(loader)
-    model.train()
+    method.train()
     clock = Clock(config.batch)
     with tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05) as bar:
         while step < last and not signals.received and step != stop_at:
@@ -82,9 +83,10 @@ def train(config: Config, stop_at: int | None = None) -> bool:
                 batch = next(batches)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, steps_per_epoch)
-            first, second = (photometric(batch["views"][v], batch["parameters"][v], device) for v in range(2))
+            views = [photometric(*view, device) for view in zip(batch["views"], batch["parameters"], strict=True)]
+            index = batch["index"].to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss, accuracy = model(first, second, step)
+                loss, accuracy = method(views, step, index)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -100,26 +102,19 @@ def train(config: Config, stop_at: int | None = None) -> bool:
                 bar.set_postfix(loss=f"{values['loss']:.3f}", img_s=f"{speed['images_per_second']:.0f}",
                                 wait=f"{speed['waiting']:.0%}", refresh=False)
             if step % (steps_per_epoch * config.checkpoint_every) == 0 and step < last:
-                _save(out, model, optimizer, step)
+                _save(out, method, optimizer, step)
     log.close()
     signals.restore()
     if step < last:
-        _save(out, model, optimizer, step)
+        _save(out, method, optimizer, step)
         if signals.received:
             print(f"stopped at step {step} of {last} and saved; the same command continues")
             raise SystemExit(130 if signals.received == signal.SIGINT else 0)
         return False
-    _save(out, model, optimizer, step)
-    checkpoint.export_backbone(model.query, out / checkpoint.BACKBONE)
+    _save(out, method, optimizer, step)
+    checkpoint.export_backbone(method.encoder, out / checkpoint.BACKBONE)
     print(f"{out}: finished, final loss {values['loss']:.3f}; weights in {out / checkpoint.BACKBONE}")
     return True
-
-
-def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
-    """The rate of a step (0, 1, ...): a linear rise over the warm-up, then half a cosine over all steps."""
-    cosine = 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * config.epochs)))
-    rise = config.warmup * steps_per_epoch
-    return config.lr * cosine * min(1.0, (step + 1) / rise if rise else 1.0)
 
 
 def choose_device(name: str) -> torch.device:
@@ -135,16 +130,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_model(config: Config) -> MoCo:
-    """The method on its backbone, on the CPU; its first weights depend on torch's seed."""
-    return MoCo(lambda: backbone(config.network, config.stem, config.width, config.splits), config.dim, config.queue,
-                config.momentum, config.temperature, config.symmetric, config.batch_negatives, config.head_norm,
-                config.seed)
-
-
-def _save(out: Path, model: MoCo, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     checkpoint.save(out / checkpoint.CHECKPOINT,
-                    {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+                    {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
 
 
 class Signals:

@@ -16,7 +16,8 @@ from data.cli import UsageError
 from train import checkpoint
 from train.__main__ import parse
 from train.config import Config
-from train.loop import learning_rate, train
+from train.loop import train
+from train.optimise import learning_rate
 from train.presets import PRESETS
 
 # Loss of each of the first 20 steps of `config` below, one thread. A refactor must not move them; a change that is

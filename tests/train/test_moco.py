@@ -54,7 +54,7 @@ def test_key_encoder_follows_by_momentum_and_gets_no_gradient():
         for p in model.query.parameters():
             p.add_(1)
     model.train()
-    loss, _ = model(torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16), step=0)
+    loss, _ = model((torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16)), step=0)
     for key, old, query in zip(model.key.parameters(), before, model.query.parameters(), strict=True):
         assert torch.allclose(key, 0.9 * old + 0.1 * query, atol=1e-6)
     loss.backward()
@@ -72,9 +72,9 @@ def test_keys_are_returned_in_the_order_of_their_queries():
 def test_symmetric_loss_is_the_mean_of_both_ways():
     views = torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16)
     model = tiny(symmetric=True).eval()
-    both = model(*views, step=0)[0]
-    one = tiny().eval()(*views, step=0)[0]
-    other = tiny().eval()(*views[::-1], step=0)[0]
+    both = model(views, step=0)[0]
+    one = tiny().eval()(views, step=0)[0]
+    other = tiny().eval()(views[::-1], step=0)[0]
     assert both.item() == pytest.approx((one + other).item() / 2, rel=1e-5)
     assert model.pointer.item() == 8
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from train.config import Config
+from train.network import backbone
 from train.streams import SHUFFLE, stream
 
 
@@ -42,6 +44,8 @@ class MoCo(nn.Module):
         seed: of the shuffles.
     """
 
+    VIEWS = 2
+
     def __init__(self, backbone: Callable[[], nn.Module], dim: int, queue: int, momentum: float, temperature: float,
                  symmetric: bool = False, batch_negatives: bool = False, head_norm: bool = False, seed: int = 0):
         super().__init__()
@@ -57,8 +61,14 @@ class MoCo(nn.Module):
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue), dim=0))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
-    def forward(self, first: torch.Tensor, second: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and contrastive accuracy of a batch, (B, 3, s, s) a view; moves the key encoder and the queue."""
+    @property
+    def encoder(self) -> nn.Module:
+        return self.query
+
+    def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor | None = None,
+                negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """See train/methods/__init__.py; moves the key encoder and the queue."""
+        first, second = views
         self._move_key_encoder()
         if self.symmetric:
             loss_a, accuracy_a, key_a = self._one_way(first, second, step, 0)
@@ -98,3 +108,10 @@ class MoCo(nn.Module):
         at = (self.pointer + torch.arange(len(keys), device=keys.device)) % length
         self.queue[:, at] = keys.T.to(self.queue.dtype)
         self.pointer.add_(len(keys)).remainder_(length)
+
+
+def make(config: Config, images: int) -> MoCo:
+    """The method of a configuration."""
+    return MoCo(lambda: backbone(config.network, config.stem, config.width, config.splits), config.dim, config.queue,
+                config.momentum, config.temperature, config.symmetric, config.batch_negatives, config.head_norm,
+                config.seed)
