@@ -16,6 +16,7 @@ CACHE     ?=
 MASKS     ?= $(or $(CACHE),none)
 RUN       ?=
 DATA      ?=
+GPUS      ?=
 DILO_SHARED ?= ../shared
 
 VENV  := .venv
@@ -65,8 +66,8 @@ masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto R
 	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
 		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) $(ARGS)
 
-pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 ARGS="--epochs 100"]
-	$(PY) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \
+pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
+	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \
 		$(if $(LIST),--list "$(LIST)") $(ARGS)
 
 # stage 3: RUN/NAME.json is made where it is missing or older than the run's weights

@@ -41,6 +41,16 @@ class Images:
         """The images of `rows` (a slice or an index array)."""
         return Images(self.root, self.paths[rows], None if self.spans is None else self.spans[rows])
 
+    def without(self, listed: str | os.PathLike) -> Images:
+        """The images that the text file `listed` does not name; UsageError where it names one that is not here."""
+        names = read_list(os.fspath(listed), "--exclude")
+        known = np.isin(names, self.paths)
+        if not known.all():
+            raise UsageError(f"--exclude {listed}: {(~known).sum()} of its paths are not among the images of "
+                             f"{self.root} (first: {os.fsdecode(names[~known][0])}); write them as "
+                             "`python -m data list` does")
+        return self.take(~np.isin(self.paths, names))
+
     def read(self, row: int) -> bytes:
         """The image file's bytes. ImageError("missing") where it cannot be read."""
         if self.spans is None:

@@ -90,7 +90,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def read_list(file: str) -> np.ndarray:
+def read_list(file: str, option: str = "--list") -> np.ndarray:
     """(N,) sorted relative paths from a text file, one a line, UTF-8; empty lines are skipped, as are repeated ones.
 
     Raises:
@@ -108,10 +108,10 @@ def read_list(file: str) -> np.ndarray:
                                      "image root; write relative paths without '..'")
                 found.add(line)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise UsageError(f"--list {file}: {error.strerror}") from error
+        raise UsageError(f"{option} {file}: {error.strerror}") from error
     paths = found.array()
     if not len(paths):
-        raise UsageError(f"--list {file}: names no image")
+        raise UsageError(f"{option} {file}: names no image")
     paths.sort()
     repeated = paths[1:] == paths[:-1]
     return paths[np.append(True, ~repeated)] if repeated.any() else paths

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data.cli import UsageError
 from data.images import ImageError, class_names, decode, open_images
 from train import checkpoint
-from train.loop import choose_device
+from train.distributed import choose_device
 from train.network import backbone
 from train.photometric import normalise
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from data.cli import UsageError
-from data.files import replace, write_text
+from data.files import replace, temporary_name, write_text
 
-CHECKPOINT, BACKBONE, CONFIG = "checkpoint.pt", "backbone.pt", "config.json"
+CHECKPOINTS, BACKBONE, CONFIG = "checkpoints", "backbone.pt", "config.json"
 
 
 def save(path: Path, state: dict) -> None:
-    """torch.save that leaves the old file or the new one, never half."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    replace(temporary, path)
+    """torch.save that leaves the old file or the new one, never half, and nothing on a full disk."""
+    temporary = temporary_name(path)
+    try:
+        torch.save(state, temporary)
+        replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def load(path: Path) -> dict:
@@ -33,11 +40,50 @@ def load(path: Path) -> dict:
                          "anew") from error
 
 
+def step_file(folder: Path, step: int) -> Path:
+    return folder / CHECKPOINTS / f"step-{step:09d}.pt"
+
+
+def save_step(folder: Path, state: dict, keep: int) -> None:
+    """Write the checkpoint of `state["step"]`; then only the last `keep` stay."""
+    path = step_file(folder, state["step"])
+    path.parent.mkdir(exist_ok=True)
+    save(path, state)
+    for old in steps(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+
+
+def steps(folder: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    return sorted((folder / CHECKPOINTS).glob("step-*.pt"))
+
+
+def newest(folder: Path) -> dict | None:
+    """The newest checkpoint that can be loaded, None where the run has none; damaged ones are passed over, aloud.
+
+    Raises:
+        UsageError: there are checkpoints, and none can be loaded.
+    """
+    found = steps(folder)
+    for path in reversed(found):
+        try:
+            return load(path)
+        except UsageError as error:
+            print(f"warning: {error}; taking the one before it", file=sys.stderr)
+    if found:
+        raise UsageError(f"{folder / CHECKPOINTS}: none of its {len(found)} checkpoints can be loaded; delete that "
+                         "folder to begin anew")
+    return None
+
+
 def prepare_run(folder: Path, identity: dict, config: dict) -> None:
     """Make the run folder, or check that the run in it is this one. UsageError, with what differs, where it is not."""
     file = folder / CONFIG
     if file.exists():
-        found = json.loads(file.read_text())["identity"]
+        try:
+            found = json.loads(file.read_text())["identity"]
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{file}: damaged or foreign; choose another --out, or delete {folder}") from None
         keys = [*found, *(k for k in identity if k not in found)]
         different = [f"{k}: {found.get(k)} -> {identity.get(k)}" for k in keys if found.get(k) != identity.get(k)]
         if different:

@@ -13,7 +13,8 @@ import tyro
 from data.cli import UsageError
 
 # Fields that say where and how fast, not what: a run may be continued with other values of these.
-RUNTIME = ("images", "list", "masks", "out", "preset", "workers", "device", "threads", "log_every", "checkpoint_every")
+RUNTIME = ("images", "list", "exclude", "masks", "out", "preset", "workers", "device", "threads", "compile",
+           "log_every", "checkpoint_every", "keep", "knn", "knn_every", "knn_k", "knn_temperature", "knn_limit")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Config:
     """Mask cache made by `python -m preprocess`, or none: the baseline without DiLo."""
     list: str | None = None
     """Text file of relative paths, one a line: train on these images only."""
+    exclude: str | None = None
+    """Text file of relative paths, one a line: leave these out (images whose masks you have seen to be wrong, say)."""
     preset: str = "moco_v2"
     """Name of the settings to start from; an unknown one lists them."""
 
@@ -97,15 +100,32 @@ class Config:
     """Seed of weights, order, crops, colours and pastes."""
 
     workers: int = 8
-    """Processes that decode and crop; 0 does it in the training process. Does not change the result."""
+    """Processes that decode and crop, a training process; 0 does it in that. Does not change the result."""
     threads: int = 0
     """CPU threads of the training process; 0 leaves torch's default."""
     device: str = "auto"
     """cuda, cpu, or auto (cuda where there is one)."""
+    precision: Literal["auto", "fp32"] = "auto"
+    """auto computes in bfloat16 on a GPU and in float32 on a CPU; losses are float32 always."""
+    compile: bool = False
+    """Compile the networks with torch.compile: minutes at the start, faster steps; the last digits may differ."""
     log_every: int = 20
     """Steps between two lines of the log."""
     checkpoint_every: int = 1
-    """Epochs between two checkpoints; Ctrl-C and SIGTERM save one too."""
+    """Epochs between two checkpoints; Ctrl-C, SIGTERM and SIGUSR1 save one too."""
+    keep: int = 2
+    """Newest checkpoints that are kept: should the last one be damaged, the run goes on from the one before."""
+
+    knn: str | None = None
+    """Folder with train/CLASS/... and val/CLASS/...: nearest-neighbour accuracy on it as the run goes, in the log."""
+    knn_every: int = 5
+    """Epochs between two such measurements; there is one at the end too."""
+    knn_k: int = 20
+    """Neighbours of that measurement."""
+    knn_temperature: float = 0.07
+    """Temperature of the neighbours' weights."""
+    knn_limit: int = 50000
+    """At most so many images of each of the two folders, evenly spaced."""
 
     def check(self) -> None:
         """UsageError where values do not fit together."""
@@ -117,7 +137,8 @@ class Config:
         for name in ("jitter_p", "grey_p", "blur_p", "flip_p", "paste_p", "soften_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: a probability is in 0..1")
-        for name in ("epochs", "batch", "queue", "size", "dim", "splits", "log_every", "checkpoint_every"):
+        for name in ("epochs", "batch", "queue", "size", "dim", "splits", "log_every", "checkpoint_every",
+                     "keep", "knn_every", "knn_k", "knn_limit"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
         if self.warmup < 0:

@@ -2,9 +2,57 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
+
+from data.cli import UsageError
+
+
+def start(device: str) -> torch.device:
+    """Join the other processes where torchrun started this one, and choose its device.
+
+    Args:
+        device: cuda, cpu, cuda:N, or auto (cuda where there is one). Under torchrun, cuda is the local rank's own.
+
+    Raises:
+        UsageError: the named device is not there.
+    """
+    chosen = choose_device(device)
+    if "WORLD_SIZE" not in os.environ:
+        return chosen
+    if chosen.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UsageError(f"process {local} of this machine has no GPU of its own (there are "
+                             f"{torch.cuda.device_count()}); lower torchrun's --nproc-per-node")
+        chosen = torch.device("cuda", local)
+        torch.cuda.set_device(chosen)
+    if not dist.is_initialized():
+        # flags of a few bytes go by gloo, so that asking "does anybody want to stop?" never waits for the GPU
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def choose_device(name: str) -> torch.device:
+    """"auto" is CUDA where there is one. UsageError where the named device is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: must be cuda, cpu or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: no CUDA device on this machine; use --device cpu")
+    return device
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def world() -> int:
@@ -17,6 +65,31 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        dist.all_reduce(torch.zeros(1))
+
+
+def anybody(flag: bool | int) -> int:
+    """The largest of all processes' flags, 0 where nobody's is set."""
+    if world() == 1:
+        return int(flag)
+    flags = torch.tensor([int(flag)])
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return flags.item()
+
+
+@torch.no_grad()
+def mean(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a scalar over processes, float32 on the CPU."""
+    value = value.detach().float().cpu()
+    if world() > 1:
+        dist.all_reduce(value)
+        value /= world()
+    return value
+
+
 @torch.no_grad()
 def gather(local: torch.Tensor) -> torch.Tensor:
     """(B, ...) of this process to (world * B, ...) of all, in the order of ranks, without gradients.
@@ -25,8 +98,9 @@ def gather(local: torch.Tensor) -> torch.Tensor:
     """
     if world() == 1:
         return local
-    parts = [torch.empty_like(local, memory_format=torch.contiguous_format) for _ in range(world())]
-    dist.all_gather(parts, local.contiguous())
+    local = local.contiguous()
+    parts = [torch.empty_like(local) for _ in range(world())]
+    dist.all_gather(parts, local)
     return torch.cat(parts)
 
 

@@ -64,8 +64,10 @@ class Pairs(Dataset):
 class Order(Sampler):
     """Batches of (epoch, index) from step `start` to the last; the last, smaller batch of an epoch is left out."""
 
-    def __init__(self, images: int, batch: int, epochs: int, seed: int, start: int):
+    def __init__(self, images: int, batch: int, epochs: int, seed: int, start: int,
+                 rank: int = 0, world: int = 1):
         self.images, self.batch, self.epochs, self.seed, self.start = images, batch, epochs, seed, start
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return self.images // self.batch * self.epochs - self.start
@@ -76,7 +78,8 @@ class Order(Sampler):
         for epoch in range(first, self.epochs):
             order = stream(ORDER, self.seed, epoch).permutation(self.images)
             for i in range(skip, per_epoch):
-                yield [(epoch, int(index)) for index in order[i * self.batch:(i + 1) * self.batch]]
+                yield [(epoch, int(index)) for index in order[i * self.batch:(i + 1) * self.batch][
+                    self.rank * self.batch // self.world:(self.rank + 1) * self.batch // self.world]]
             skip = 0
 
 
@@ -89,10 +92,10 @@ def shuffled_rows(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def make_loader(config: Config, images: Images, cache: Cache | None, rows: np.ndarray | None, start: int,
-                pin_memory: bool) -> DataLoader:
+                pin_memory: bool, views: int = 2, rank: int = 0, world: int = 1) -> DataLoader:
     """A loader of all batches of the run from global step `start` on; one pass of it is the whole run."""
     pairs = Pairs(images, Views.of(config), cache, rows)
-    order = Order(len(images), config.batch, config.epochs, config.seed, start)
+    order = Order(len(images), config.batch, config.epochs, config.seed, start, rank, world)
     return DataLoader(pairs, batch_sampler=order, num_workers=config.workers, collate_fn=_as_is,
                       worker_init_fn=_start_worker, pin_memory=pin_memory,
                       prefetch_factor=4 if config.workers else None)

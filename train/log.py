@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
+import time
 from pathlib import Path
+
+import torch
 
 from data.files import write_text
 
@@ -30,6 +34,42 @@ class Log:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+class NoLog:
+    """The log of a process that writes none."""
+
+    def write(self, step: int, **values: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Clock:
+    """Images a second, and the share of time spent waiting for data, since the last reading.
+
+    Args:
+        batch: images a step, of all processes.
+    """
+
+    def __init__(self, batch: int):
+        self.batch, self.steps, self.start = batch, 0, time.perf_counter()
+
+    def read(self, waited: float) -> dict[str, float]:
+        """Numbers of the steps since; `waited` seconds of them went by without data."""
+        now = time.perf_counter()
+        seconds = now - self.start
+        values = {"images_per_second": self.batch * self.steps / seconds, "waiting": min(1.0, waited / seconds)}
+        self.steps, self.start = 0, now
+        return values
+
+
+def memory_gb(device: torch.device) -> float:
+    """The most memory held so far, in GB: the GPU's, or this process's where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def _step(line: str) -> float:

@@ -1,7 +1,7 @@
-"""The one loop, readable top to bottom: images and masks to weights.
+"""The one loop, readable top to bottom: images and masks to weights, on one process or, under torchrun, on many.
 
-State that a run needs to continue exactly: weights, queue, optimiser, and the step. Everything random comes from
-(seed, step) or (seed, epoch, index, view), see train/streams.py.
+State that a run needs to continue exactly: weights, memories, optimiser, and the step. Everything random comes from
+(seed, step) or (seed, epoch, index, view), see train/streams.py, so neither workers nor processes change a view.
 """
 
 from __future__ import annotations
@@ -9,23 +9,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
-import time
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data.cache import Cache
 from data.cli import UsageError
 from data.images import open_images
-from train import checkpoint
+from train import checkpoint, distributed
+from train.batch_norm import spread_batch_norm
 from train.config import Config, identity
+from train.feed import Feed
+from train.knn import OnlineKnn
 from train.loader import make_loader, shuffled_rows
-from train.log import Log
+from train.log import Clock, Log, NoLog, memory_gb
 from train.methods import make_method
 from train.optimise import learning_rate, make_optimizer
-from train.photometric import photometric
+from train.preview import preview
 from train.views import PASTED
 
 
@@ -39,10 +42,27 @@ def train(config: Config, stop_at: int | None = None) -> bool:
         UsageError: bad settings, images, masks, or a run folder of another configuration.
     """
     config.check()
-    device = choose_device(config.device)
+    device = distributed.start(config.device)
+    try:
+        return _train(config, device, stop_at)
+    finally:
+        distributed.stop()
+
+
+def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     if config.threads:
         torch.set_num_threads(config.threads)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    writer = distributed.rank() == 0
+    if config.batch % distributed.world():
+        raise UsageError(f"--batch {config.batch} does not divide among {distributed.world()} processes")
+
+    # what is trained on
     images = open_images(config.images, config.list)
+    if config.exclude:
+        images = images.without(config.exclude)
     paths = images.paths
     steps_per_epoch = len(paths) // config.batch
     if steps_per_epoch == 0:
@@ -53,94 +73,115 @@ def train(config: Config, stop_at: int | None = None) -> bool:
         rows = cache.require(paths)
         if config.control == "shuffled":
             rows = shuffled_rows(rows, config.seed)
+    watch = OnlineKnn(config.knn, config.size, config.knn_k, config.knn_temperature, config.knn_limit, config.workers,
+                      config.batch) if config.knn else None
+
+    # the run's folder
     out = Path(config.out)
-    masks = cache.description["identity_hash"] if cache else "none"
-    checkpoint.prepare_run(out, identity(config, paths, masks), dataclasses.asdict(config))
+    if not writer:
+        distributed.barrier()  # the writer makes it first
+    checkpoint.prepare_run(out, identity(config, paths, cache.description["identity_hash"] if cache else "none"),
+                           dataclasses.asdict(config))
+    if writer:
+        distributed.barrier()
     if (out / checkpoint.BACKBONE).exists():
-        print(f"nothing to do: {out} is finished ({config.epochs} epochs)")
+        _say(f"nothing to do: {out} is finished ({config.epochs} epochs)")
         return True
 
+    # what is trained
     torch.manual_seed(config.seed)
     method = make_method(config, len(paths)).to(device, memory_format=torch.channels_last)
+    spread_batch_norm(method, config.splits, device)
     optimizer = make_optimizer(config, method)
     step, last = 0, steps_per_epoch * config.epochs
-    if (out / checkpoint.CHECKPOINT).exists():
-        state = checkpoint.load(out / checkpoint.CHECKPOINT)
+    state = checkpoint.newest(out)
+    if state is not None:
         method.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-        print(f"continuing {out} at step {step} of {last}")
+        _say(f"continuing {out} at step {step} of {last}")
+    if config.compile:
+        for network in (m for m in method.children() if hasattr(m, "fc")):
+            network.compile()
+    model = method
+    if distributed.world() > 1:
+        # memories are gathered and so are equal everywhere; broadcasting a 33 MB queue every step would be waste
+        model = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None,
+                                        broadcast_buffers=False)
 
-    loader = make_loader(config, images, cache, rows, step, pin_memory=device.type == "cuda")
-    log = Log(out, step)
+    loader = make_loader(config, images, cache, rows, step, pin_memory=device.type == "cuda", views=method.VIEWS,
+                         rank=distributed.rank(), world=distributed.world())
+    log = Log(out, step) if writer else NoLog()
     signals = Signals()
-    batches = iter(loader)
-    method.train()
-    clock = Clock(config.batch)
-    with tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05) as bar:
-        while step < last and not signals.received and step != stop_at:
-            with clock.waiting():
-                batch = next(batches)
+    feed, clock = Feed(loader, device), Clock(config.batch)
+    half = device.type == "cuda" and config.precision != "fp32"
+    model.train()
+    with tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05, disable=not writer) as bar:
+        while step < last and not distributed.anybody(signals.received or step == stop_at):
+            batch = feed.next()
+            if step == 0 and writer:
+                preview(batch.views, batch.parameters[..., PASTED], out / "first_batch.png")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, steps_per_epoch)
-            views = [photometric(*view, device) for view in zip(batch["views"], batch["parameters"], strict=True)]
-            index = batch["index"].to(device, non_blocking=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss, accuracy = method(views, step, index)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss, accuracy = model(batch.views, step, batch.index, batch.negative)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            feed.ahead()
             step += 1
+            clock.steps += 1
             bar.update()
+            epoch_ends = step % steps_per_epoch == 0
             if step % config.log_every == 0 or step == last:
-                values = {"loss": loss.item(), "accuracy": accuracy.item()}
+                values = {"loss": distributed.mean(loss).item(), "accuracy": distributed.mean(accuracy).item()}
                 if not math.isfinite(values["loss"]):
                     raise UsageError(f"{out}: the loss is {values['loss']} at step {step}; lower --lr")
-                speed = clock.read()
+                speed = clock.read(feed.waited)
+                feed.waited = 0.0
                 log.write(step, epoch=step / steps_per_epoch, **values, lr=optimizer.param_groups[0]["lr"], **speed,
-                          pasted=batch["parameters"][..., PASTED].mean().item())
+                          pasted=batch.parameters[..., PASTED].mean().item(), memory_gb=memory_gb(device))
                 bar.set_postfix(loss=f"{values['loss']:.3f}", img_s=f"{speed['images_per_second']:.0f}",
                                 wait=f"{speed['waiting']:.0%}", refresh=False)
-            if step % (steps_per_epoch * config.checkpoint_every) == 0 and step < last:
-                _save(out, method, optimizer, step)
+            if watch and epoch_ends and (step // steps_per_epoch % config.knn_every == 0 or step == last):
+                accuracy = watch(method.encoder, device)
+                log.write(step, epoch=step / steps_per_epoch, knn=accuracy)
+                bar.write(f"epoch {step // steps_per_epoch}: online kNN {accuracy:.1%}")
+            if epoch_ends and step // steps_per_epoch % config.checkpoint_every == 0 and step < last and writer:
+                _save(out, method, optimizer, step, config.keep)
     log.close()
     signals.restore()
+    if writer:
+        _save(out, method, optimizer, step, config.keep)
     if step < last:
-        _save(out, method, optimizer, step)
-        if signals.received:
-            print(f"stopped at step {step} of {last} and saved; the same command continues")
-            raise SystemExit(130 if signals.received == signal.SIGINT else 0)
+        received = distributed.anybody(signals.received)
+        if received:
+            _say(f"stopped at step {step} of {last} and saved; the same command continues")
+            raise SystemExit(130 if received == signal.SIGINT else 0)
         return False
-    _save(out, method, optimizer, step)
-    checkpoint.export_backbone(method.encoder, out / checkpoint.BACKBONE)
-    print(f"{out}: finished, final loss {values['loss']:.3f}; weights in {out / checkpoint.BACKBONE}")
+    if writer:
+        checkpoint.export_backbone(method.encoder, out / checkpoint.BACKBONE)
+    distributed.barrier()
+    _say(f"{out}: finished, final loss {values['loss']:.3f}; weights in {out / checkpoint.BACKBONE}")
     return True
 
 
-def choose_device(name: str) -> torch.device:
-    """"auto" is CUDA where there is one. UsageError where the named device is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name}: must be cuda, cpu or auto") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: no CUDA device on this machine; use --device cpu")
-    return device
+def _say(text: str) -> None:
+    if distributed.rank() == 0:
+        print(text)
 
 
-def _save(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    checkpoint.save(out / checkpoint.CHECKPOINT,
-                    {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+def _save(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer, step: int, keep: int) -> None:
+    checkpoint.save_step(out, {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, keep)
 
 
 class Signals:
-    """Notes SIGINT and SIGTERM instead of dying, so that the loop can save after its step; a second one kills."""
+    """Notes SIGINT, SIGTERM and SIGUSR1 (Slurm's warning before a requeue) instead of dying, so that the loop can save
+    after its step; a second one kills."""
 
     def __init__(self):
         self.received = 0
-        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
     def _note(self, number: int, _) -> None:
         self.received = number
@@ -149,27 +190,3 @@ class Signals:
     def restore(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-class Clock:
-    """Images a second and the share of time spent waiting for data, since the last reading."""
-
-    def __init__(self, batch: int):
-        self.batch, self.steps, self.wait, self.start = batch, 0, 0.0, time.perf_counter()
-
-    def waiting(self) -> Clock:
-        return self
-
-    def __enter__(self) -> None:
-        self.entered = time.perf_counter()
-
-    def __exit__(self, *_) -> None:
-        self.wait += time.perf_counter() - self.entered
-        self.steps += 1
-
-    def read(self) -> dict[str, float]:
-        now = time.perf_counter()
-        seconds = now - self.start
-        values = {"images_per_second": self.batch * self.steps / seconds, "waiting": self.wait / seconds}
-        self.steps, self.wait, self.start = 0, 0.0, now
-        return values

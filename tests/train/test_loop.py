@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 from data.cli import UsageError
+from tests.train.runs import command_line, config, losses
 from train import checkpoint
 from train.__main__ import parse
 from train.config import Config
@@ -26,27 +28,6 @@ GOLDEN: list[float] = [
     0.52310, 3.03262, 3.51356, 3.75161, 3.70430, 3.64791, 3.70266, 3.66139, 3.78504, 3.68197,
     3.72643, 3.69779, 3.60614, 3.75116, 3.75066, 3.76723, 3.81767, 3.69263, 3.66020, 3.66465,
 ]
-SETTINGS = {"network": "resnet10", "stem": "small", "width": 4, "size": 32, "crop": (0.3, 1.0), "batch": 16,
-            "queue": 40, "splits": 2, "lr": 0.06, "weight_decay": 5e-4, "momentum": 0.99, "grey_p": 0.5,
-            "soften_sigma": 1.0, "epochs": 4, "workers": 0, "threads": 1, "log_every": 1}
-
-
-def config(images: Path, masks: Path | str, out: Path, **changes) -> Config:
-    return Config(images=str(images / "train"), masks=str(masks), out=str(out), **(SETTINGS | changes))
-
-
-def command_line(settings: Config) -> list[str]:
-    """The `python -m train` command that gives these settings."""
-    command = [sys.executable, "-m", "train", settings.images, "--masks", settings.masks, "--out", settings.out]
-    for name in SETTINGS:
-        value = getattr(settings, name)
-        command += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return command
-
-
-def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
-
 
 @pytest.fixture(scope="module")
 def finished(images, truth_cache, tmp_path_factory) -> Path:
@@ -60,10 +41,11 @@ def test_golden_losses(finished):
 
 
 def test_a_run_leaves_what_the_readme_says(finished):
-    assert {p.name for p in finished.iterdir()} == {"config.json", "log.jsonl", "tensorboard", "checkpoint.pt",
-                                                    "backbone.pt"}
+    assert {p.name for p in finished.iterdir()} == {"config.json", "log.jsonl", "tensorboard", "checkpoints",
+                                                    "backbone.pt", "first_batch.png"}
     line = json.loads((finished / "log.jsonl").read_text().splitlines()[-1])
-    assert set(line) == {"step", "epoch", "loss", "accuracy", "lr", "images_per_second", "waiting", "pasted"}
+    assert set(line) == {"step", "epoch", "loss", "accuracy", "lr", "images_per_second", "waiting", "pasted",
+                         "memory_gb"}
     assert line["step"] == 20 and line["epoch"] == 4 and 0 <= line["waiting"] <= 1
     _, weights = checkpoint.load_run(finished)
     assert "conv1.weight" in weights and not any(k.startswith("fc.") for k in weights)
@@ -75,7 +57,7 @@ def test_stopped_and_continued_is_bit_identical(images, truth_cache, finished, t
     assert train(config(images, truth_cache, out), stop_at=stop_at) is False
     assert not (out / "backbone.pt").exists()
     assert train(config(images, truth_cache, out, workers=2)) is True  # another number of workers changes nothing
-    one, other = (torch.load(p / "checkpoint.pt", weights_only=True) for p in (finished, out))
+    one, other = (checkpoint.newest(p) for p in (finished, out))
     assert one["step"] == other["step"] == 20
     for name, value in one["model"].items():
         assert torch.equal(value, other["model"][name]), name
@@ -86,13 +68,14 @@ def test_stopped_and_continued_is_bit_identical(images, truth_cache, finished, t
 
 
 def test_a_finished_run_has_nothing_to_do(images, truth_cache, finished, capsys):
-    before = (finished / "checkpoint.pt").stat().st_mtime_ns
+    before = checkpoint.steps(finished)[-1].stat().st_mtime_ns
     assert train(config(images, truth_cache, finished)) is True
     assert "nothing to do" in capsys.readouterr().out
-    assert (finished / "checkpoint.pt").stat().st_mtime_ns == before
+    assert checkpoint.steps(finished)[-1].stat().st_mtime_ns == before
 
 
-def test_sigterm_saves_and_the_same_command_continues(images, truth_cache, finished, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_the_same_command_continues(images, truth_cache, finished, tmp_path, number):
     out = tmp_path / "run"
     command = command_line(config(images, truth_cache, out))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -101,10 +84,10 @@ def test_sigterm_saves_and_the_same_command_continues(images, truth_cache, finis
         time.sleep(0.01)
     while time.monotonic() < deadline and len((out / "log.jsonl").read_text().splitlines()) < 3:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "the same command continues" in said
-    assert 3 <= torch.load(out / "checkpoint.pt", weights_only=True)["step"] < 20
+    assert 3 <= checkpoint.newest(out)["step"] < 20
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "continuing" in done.stdout
     assert losses(out) == losses(finished)
@@ -122,13 +105,66 @@ def test_another_configuration_is_refused_with_what_differs(images, truth_cache,
         train(config(images, "none", finished))
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(images, truth_cache, tmp_path):
+def test_the_last_checkpoints_are_kept_and_a_damaged_newest_one_is_passed_over(images, truth_cache, finished, tmp_path,
+                                                                               capsys):
+    out = tmp_path / "run"
+    train(config(images, truth_cache, out, keep=2), stop_at=17)
+    kept = checkpoint.steps(out)
+    assert [p.name for p in kept] == ["step-000000015.pt", "step-000000017.pt"]
+    kept[1].write_bytes(kept[1].read_bytes()[:1000])
+    assert train(config(images, truth_cache, out)) is True
+    said = capsys.readouterr()
+    assert "step-000000017.pt: not a checkpoint that can be loaded" in said.err and "at step 15 of 20" in said.out
+    assert losses(out) == losses(finished)
+
+
+def test_damaged_checkpoints_alone_are_one_clear_line(images, truth_cache, tmp_path):
     out = tmp_path / "run"
     train(config(images, truth_cache, out), stop_at=3)
-    file = out / "checkpoint.pt"
+    file, = checkpoint.steps(out)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UsageError, match=r"checkpoint.pt: not a checkpoint that can be loaded"):
+    with pytest.raises(UsageError, match="none of its 1 checkpoints can be loaded; delete that folder to begin anew"):
         train(config(images, truth_cache, out))
+    (out / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config.json: damaged or foreign"):
+        train(config(images, truth_cache, out))
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_there_were(tmp_path, monkeypatch):
+    checkpoint.save_step(tmp_path, {"step": 1}, keep=2)
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save_step(tmp_path, {"step": 2}, keep=1)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000000001.pt"]
+
+
+def test_the_first_batch_is_shown(finished):
+    picture = cv2.imread(str(finished / "first_batch.png"))
+    assert picture.shape == (2 * (2 * 38 + 8), 8 * 38 + 8, 3)  # 16 samples in two rows, frames of 3 px
+    red = (picture == (40, 60, 230)).all(2)
+    assert red.sum() % (4 * 38 * 3 - 36) == 0  # whole frames
+    assert 0 < red.sum() < red.size
+
+
+def test_online_knn_is_logged_and_changes_nothing(images, truth_cache, finished, tmp_path):
+    (tmp_path / "labelled").mkdir()
+    for part in ("train", "val"):
+        (tmp_path / "labelled" / part).symlink_to(images / "train")
+    out = tmp_path / "run"
+    train(config(images, truth_cache, out, knn=str(tmp_path / "labelled"), knn_every=3, knn_k=1, knn_limit=40))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "knn" in line] == [3, 4]
+    assert all(line["knn"] == 1 for line in lines if "knn" in line)  # every query is its own neighbour
+    assert [line["loss"] for line in lines if "loss" in line] == losses(finished)
+
+
+def test_excluded_images_are_left_out(images, tmp_path):
+    (tmp_path / "no.txt").write_text("class0/000.png\nclass1/001.png\n")
+    train(config(images, "none", tmp_path / "run", epochs=1, exclude=str(tmp_path / "no.txt")), stop_at=1)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["identity"]["images"].startswith("78 images")
+    (tmp_path / "no.txt").write_text("class0/nope.png\n")
+    with pytest.raises(UsageError, match=r"--exclude .*1 of its paths are not among the images .*class0/nope.png"):
+        train(config(images, "none", tmp_path / "other", exclude=str(tmp_path / "no.txt")))
 
 
 def test_checkpoints_never_run_code(tmp_path):
@@ -136,9 +172,9 @@ def test_checkpoints_never_run_code(tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'pwned'}",)
 
-    torch.save({"model": Evil()}, tmp_path / "checkpoint.pt")
+    torch.save({"model": Evil()}, tmp_path / "step-000000001.pt")
     with pytest.raises(UsageError, match="not a checkpoint that can be loaded"):
-        checkpoint.load(tmp_path / "checkpoint.pt")
+        checkpoint.load(tmp_path / "step-000000001.pt")
     assert not (tmp_path / "pwned").exists()
 
 

@@ -1,0 +1,75 @@
+"""BatchNorm over several processes: the same groups of the global batch as one process has."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as differentiable
+from torch import nn
+
+from data.cli import UsageError
+from train.distributed import world
+from train.network import SplitBatchNorm2d
+
+
+def spread_batch_norm(method: nn.Module, splits: int, device: torch.device) -> nn.Module:
+    """Give a method's BatchNorms the same groups of the global batch that one process would have.
+
+    `splits` groups on one process (SplitBatchNorm2d) are `splits / world` on each of several; one group, the whole
+    batch, becomes synchronised BatchNorm. A run is therefore the same on any number of processes that divides.
+
+    Raises:
+        UsageError: more processes than groups, or groups that do not divide among them.
+    """
+    if world() == 1:
+        return method
+    if splits > 1 and splits % world():
+        raise UsageError(f"--splits {splits} BatchNorm groups do not divide among {world()} processes; use a "
+                         f"multiple of {world()}, or 1 for statistics of the whole batch (SyncBN)")
+    for module in method.modules():
+        if isinstance(module, SplitBatchNorm2d):
+            module.splits = splits // world()
+    return _synchronised(method, device)
+
+
+def _synchronised(module: nn.Module, device: torch.device) -> nn.Module:
+    """Every plain BatchNorm replaced by one with the statistics of all processes; torch's own has no CPU version."""
+    if device.type == "cuda" and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        module.__class__ = GlooBatchNorm
+        return module
+    for name, child in module.named_children():
+        setattr(module, name, _synchronised(child, device))
+    return module
+
+
+class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over the batches of all processes, for CPUs (torch.nn.SyncBatchNorm wants a GPU)."""
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"needs (B, C, ...), got {tuple(x.shape)}")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        dims, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+        count = x.numel() // x.shape[1] * world()
+        average = _sum(x.sum(dims)) / count
+        centred = x - average.view(shape)
+        variance = _sum(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(average, self.momentum)
+            self.running_var.lerp_(variance * count / max(1, count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        return centred * (variance + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)
+
+
+def _sum(x: torch.Tensor) -> torch.Tensor:
+    return differentiable.all_reduce(x) if torch.is_grad_enabled() else _summed(x)
+
+
+def _summed(x: torch.Tensor) -> torch.Tensor:
+    dist.all_reduce(x)
+    return x
