@@ -52,7 +52,8 @@ class Info:
         print(f"bytes     {size / 1e6:.1f} MB in {self.cache}")
         taken = runs(cache.folder)
         if taken["computed"]:
-            print(f"made in   {taken['seconds']:.1f} s by {taken["runs"]} run{"s" * (taken["runs"] != 1)}: {taken['computed']} images computed, "
+            many = "s" * (taken["runs"] != 1)
+            print(f"made in   {taken['seconds']:.1f} s by {taken['runs']} run{many}: {taken['computed']} images computed, "
                   f"{taken['copied']} rows copied, {taken['per_core']:.1f} images/s a core")
         usable = cache.status == 0
         if usable.any():
