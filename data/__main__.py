@@ -53,8 +53,8 @@ class Info:
         taken = runs(cache.folder)
         if taken["computed"]:
             many = "s" * (taken["runs"] != 1)
-            print(f"made in   {taken['seconds']:.1f} s by {taken['runs']} run{many}: {taken['computed']} images computed, "
-                  f"{taken['copied']} rows copied, {taken['per_core']:.1f} images/s a core")
+            print(f"made in   {taken['seconds']:.1f} s by {taken['runs']} run{many}: {taken['computed']} images "
+                  f"computed, {taken['copied']} rows copied, {taken['per_core']:.1f} images/s a core")
         usable = cache.status == 0
         if usable.any():
             print("quality of usable masks, percentiles:   5      25      50      75      95")
