@@ -1,7 +1,9 @@
 """Stage 3: weights to numbers.
 
-    python -m evaluate knn         --run RUN --data DATA
+    python -m evaluate knn         --run RUN --data DATA      (or --weights FILE: anybody's ResNet)
     python -m evaluate linear      --run RUN --data DATA
+    python -m evaluate few         --run RUN --data DATA
+    python -m evaluate in9         --run RUN --data DATA
     python -m evaluate backgrounds --run RUN --data DATA
     python -m evaluate saliency    --images DIR --truth DIR --estimator NAME[,NAME...]
 
@@ -18,6 +20,8 @@ from data.cli import UsageError, run
 EVALUATIONS = {
     "knn": "evaluate.knn",
     "linear": "evaluate.linear",
+    "few": "evaluate.few",
+    "in9": "evaluate.in9",
     "backgrounds": "evaluate.backgrounds",
     "saliency": "evaluate.saliency",
 }

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 
 from evaluate.common import Common, describe, parse, publish
-from evaluate.features import extract, load_encoder
+from evaluate.features import encoder_of, extract
 from evaluate.linear import L2, fit_probe
 
 SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg")
@@ -28,35 +28,39 @@ class Arguments(Common):
     """Weight of the squared norm of the probes (on standardised features)."""
 
 
-def run(run: str, data: str, l2: float = L2, untrained: bool = False, device: str = "auto", workers: int = 0) -> dict:
+def run(run: str | None = None, data: str = "", **options) -> dict:
     """Accuracy on each split and the gap, for the probe trained on biased and the one trained on unbiased images.
+
+    Args:
+        options: those of Arguments.
 
     Returns:
         the protocol's parameters, and `accuracy`: {probe: {split or "gap": percent}}.
     """
-    encoder = load_encoder(run, device, untrained)
+    args = Arguments(run, data, **options)
+    encoder = encoder_of(args)
     probes, sizes, classes = {}, {}, None
     for name, folder in PROBES.items():
-        features, labels, classes = extract(encoder, os.path.join(data, folder), workers=workers, classes=classes)
-        probes[name] = fit_probe(features, labels, len(classes), l2)
+        features, labels, classes = extract(encoder, os.path.join(args.data, folder), workers=args.workers,
+                                            classes=classes)
+        probes[name] = fit_probe(features, labels, len(classes), args.l2)
         sizes[f"{name}_probe_images"] = len(features)
     accuracy: dict[str, dict[str, float]] = {name: {} for name in PROBES}
     for split in SPLITS:
-        features, labels, _ = extract(encoder, os.path.join(data, split), workers=workers, classes=classes)
+        features, labels, _ = extract(encoder, os.path.join(args.data, split), workers=args.workers, classes=classes)
         sizes[f"{split}_images"] = len(features)
         for name, probe in probes.items():
             accuracy[name][split] = probe.accuracy(features, labels)
     for values in accuracy.values():
         values["gap"] = values["mixed_same"] - values["mixed_rand"]
-    protocol = {"features": "backbone, pooled, standardised", "crop": encoder.crop, "solver": "L-BFGS", "l2": l2,
+    protocol = {"features": "backbone, pooled, standardised", "crop": encoder.crop, "solver": "L-BFGS", "l2": args.l2,
                 "classes": len(classes), **sizes}
-    return {"evaluation": "backgrounds", "run": run, "data": data, "untrained": untrained, "protocol": protocol,
-            "accuracy": accuracy}
+    return args.result("backgrounds", protocol, accuracy=accuracy)
 
 
 def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, "backgrounds", __doc__)
-    result = run(args.run, args.data, args.l2, args.untrained, args.device, args.workers)
+    result = run(**vars(args))
     print(f"backgrounds ({describe(result['protocol'])})")
     columns = [*SPLITS, "gap"]
     print("  probe     " + "".join(f"{c:>12}" for c in columns))

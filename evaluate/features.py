@@ -1,9 +1,14 @@
-"""Features of a frozen backbone: load a run, go through a labelled folder, give arrays."""
+"""Features of a frozen backbone: load a run or weights, go through a labelled folder, give arrays."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,73 +18,63 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.files import replace, temporary_name
 from data.images import ImageError, class_names, decode, open_images
-from train import checkpoint
+from evaluate.common import Common
+from evaluate.weights import load_run_weights, load_weights
 from train.distributed import choose_device
-from train.network import backbone
-from train.photometric import normalise
+from train.photometric import MEAN, STD
+
+LARGE = 2 << 30  # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's 1.28 M x 2048: 5.2 GB)
+FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen backbone in eval mode and the size of image it was trained on."""
+    """A frozen backbone in eval mode.
+
+    Attributes:
+        size: side of the images it is given, in pixels.
+        digest: of its weights.
+        head: its projection head, on the same device, or None.
+        classifier: its classifier of ImageNet's classes, or None.
+    """
 
     model: nn.Module
     size: int
     device: torch.device
+    digest: str = ""
+    head: nn.Module | None = None
+    classifier: nn.Linear | None = None
 
     @property
     def crop(self) -> str:
         return f"centre, {self.size} px"
 
 
-def load_encoder(run: str, device: str = "auto", untrained: bool = False) -> Encoder:
-    """The backbone of a run folder, without its head.
+def load_encoder(run: str | None = None, device: str = "auto", untrained: bool = False, weights: str | None = None,
+                 stem: str | None = None, size: int | None = None) -> Encoder:
+    """The backbone of a run folder, or of anybody's weights.
 
     Args:
-        untrained: the same network with the weights it began with: what a number is worth.
+        untrained: the same network with the weights it began with: what a number is worth. It has no head.
+        stem, size: see evaluate.common.Common.
 
     Raises:
         UsageError: no run, or an unfinished one, or weights that do not fit its network.
     """
-    config, weights = checkpoint.load_run(run)
-    torch.manual_seed(config["seed"])
-    model = backbone(config["network"], config["stem"], config["width"])
-    model.fc = nn.Identity()
-    if not untrained:
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise UsageError(f"{run}: its weights do not fit its network: {error}") from error
+    found = load_run_weights(run) if run is not None else load_weights(weights or "", stem)
     chosen = choose_device(device)
-    model.requires_grad_(False)
-    model = model.eval().to(chosen, memory_format=torch.channels_last)
-    return Encoder(model, config["size"], chosen)
+    model = found.build(untrained).requires_grad_(False).eval().to(chosen, memory_format=torch.channels_last)
+    head, classifier = (None, None) if untrained else (found.head, found.classifier)
+    return Encoder(model, size or found.size, chosen, f"{found.digest()}{'-untrained' if untrained else ''}",
+                   head.to(chosen) if head else None, classifier.to(chosen) if classifier else None)
 
 
-class Labelled(Dataset):
-    """ROOT/CLASS/... (a folder, a tar, or ROOT.tar): centre crops, (s, s, 3) uint8, and labels: places in `classes`, or
-    in its own sorted names."""
-
-    def __init__(self, root: str, size: int, classes: list[str] | None = None):
-        self.size = size
-        self.images = open_images(f"{root}.tar" if not os.path.exists(root) and os.path.exists(f"{root}.tar") else root)
-        self.paths = self.images.paths
-        found = class_names(self.paths)
-        if not found or any(b"/" not in p for p in self.paths.tolist()):
-            raise UsageError(f"{root}: needs one folder a class (ROOT/CLASS/image), to know the labels")
-        self.classes = classes or found
-        unknown = sorted(set(found) - set(self.classes))
-        if unknown:
-            raise UsageError(f"{root}: class {unknown[0]} (of {len(unknown)}) is not one that the probe was trained on")
-        index = {os.fsencode(name): i for i, name in enumerate(self.classes)}
-        self.labels = np.array([index[p.split(b"/", 1)[0]] for p in self.paths.tolist()])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return centre_crop(decode(self.images.read(i)), self.size)
+def encoder_of(args: Common) -> Encoder:
+    """The network that an evaluation's command line names. UsageError as load_encoder, or for its options."""
+    args.check()
+    return load_encoder(args.run, args.device, args.untrained, args.weights, args.stem, args.size)
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -97,33 +92,179 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     short = min(height, width)
     side = short if short <= 64 else max(1, round(short * 224 / 256))
     top, left = (height - side) // 2, (width - side) // 2
-    crop = image[top:top + side, left:left + side]
-    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    return _resize(image[top:top + side, left:left + side], size)
 
 
-def extract(encoder: Encoder, root: str, batch: int = 256, workers: int = 0,
-            classes: list[str] | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def whole_image(image: np.ndarray, size: int) -> np.ndarray:
+    """The whole image at (size, size, 3) uint8, for data sets that come cropped."""
+    return image if image.shape[:2] == (size, size) else _resize(image, size)
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    shrinks = image.shape[0] * image.shape[1] > size * size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+class Labelled(Dataset):
+    """ROOT/CLASS/... (a folder, a tar, or ROOT.tar): crops, (s, s, 3) uint8, and labels: places in `classes`, or in its
+    own sorted names.
+
+    Args:
+        crop: (image, size) -> the crop.
+    """
+
+    def __init__(self, root: str, size: int, classes: list[str] | None = None,
+                 crop: Callable[[np.ndarray, int], np.ndarray] = centre_crop):
+        self.root, self.size, self.crop = root, size, crop
+        self.images = open_images(f"{root}.tar" if not os.path.exists(root) and os.path.exists(f"{root}.tar") else root)
+        self.paths = self.images.paths
+        found = class_names(self.paths)
+        if not found or any(b"/" not in p for p in self.paths.tolist()):
+            raise UsageError(f"{root}: needs one folder a class (ROOT/CLASS/image), to know the labels")
+        self.classes = classes or found
+        unknown = sorted(set(found) - set(self.classes))
+        if unknown:
+            raise UsageError(f"{root}: class {unknown[0]} (of {len(unknown)}) is not one that the probe was trained on")
+        index = {os.fsencode(name): i for i, name in enumerate(self.classes)}
+        self.labels = np.array([index[p.split(b"/", 1)[0]] for p in self.paths.tolist()])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, i: int) -> np.ndarray:
+        """Image i, (H, W, 3) uint8. UsageError, with its name, where it cannot be decoded."""
+        try:
+            return decode(self.images.read(i))
+        except ImageError as error:
+            name = os.path.join(self.root, os.fsdecode(self.paths[i]))
+            raise BadImage(f"{name}: {error}; remove or repair that image") from None
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.crop(self.read(i), self.size)
+
+    def __getitems__(self, rows: list[int]) -> torch.Tensor:
+        """(B, s, s, 3) uint8: a batch in one piece, which a worker hands over without another copy."""
+        batch = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for place, row in enumerate(rows):
+            batch[place] = self[row]
+        return torch.from_numpy(batch)
+
+    def digest(self) -> str:
+        """16 hex digits of the list of images and their sizes."""
+        stat = np.ascontiguousarray(self.images.stat()[:, 0])
+        return hashlib.blake2b(b"\n".join(self.paths.tolist()) + stat.tobytes(), digest_size=8).hexdigest()
+
+
+class BadImage(UsageError):
+    """An image that cannot be decoded; takes one argument, so that a worker can hand it to the main process."""
+
+
+def batches(images: Dataset, workers: int, device: torch.device, batch: int | None = None, order=None) -> DataLoader:
+    """A loader of whole batches, decoded ahead by `workers` processes.
+
+    Args:
+        batch: images in order, so many at a time; or
+        order: a sampler of lists of items, which images.__getitems__ takes.
+    """
+    chosen = {"batch_size": batch} if order is None else {"batch_sampler": order}
+    return DataLoader(images, **chosen, num_workers=workers, collate_fn=_as_is, worker_init_fn=_start_worker,
+                      pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None)
+
+
+def to_input(crops: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(B, s, s, 3) uint8 to (B, 3, s, s) float32 on `device`, normalised, channels last; in place, so in one buffer."""
+    scaled = crops.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    return scaled.sub_(mean).div_(std)
+
+
+def forward(encoder: Encoder, crops: torch.Tensor) -> torch.Tensor:
+    """(B, D) float32 features on the encoder's device; computed in bf16 on a GPU."""
+    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=encoder.device.type == "cuda"):
+        return encoder.model(to_input(crops, encoder.device)).float()
+
+
+def extract(encoder: Encoder, root: str, batch: int = 256, workers: int = 0, classes: list[str] | None = None,
+            crop: Callable[[np.ndarray, int], np.ndarray] = centre_crop,
+            keep: str | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Features of every image of a labelled folder.
 
     Args:
         classes: class names that labels are places of; the folder's own where None.
+        keep: folder where features are kept for the next evaluation of the same network and images.
 
     Returns:
-        (N, D) float32 features (the backbone's pooled output, not normalised), (N,) int64 labels, class names.
+        (N, D) float32 features (the backbone's pooled output, not normalised), (N,) int64 labels, class names. More
+        than LARGE bytes, or kept ones, are a read-only float16 np.memmap instead.
 
     Raises:
         UsageError: no such folder, no images or classes, or an image that cannot be decoded.
     """
-    images = Labelled(root, encoder.size, classes)
-    loader = DataLoader(images, batch, num_workers=workers, collate_fn=lambda crops: torch.from_numpy(np.stack(crops)))
-    features = []
+    images = Labelled(root, encoder.size, classes, crop)
+    file = None
+    if keep is not None:
+        name = os.path.basename(root.rstrip("/"))
+        file = Path(keep, f"{name}-{crop.__name__}{encoder.size}-{encoder.digest}-{images.digest()}.npy")
+        if file.exists():
+            return np.load(file, mmap_mode="r"), images.labels, images.classes
+        file.parent.mkdir(parents=True, exist_ok=True)
+    features = extract_from(encoder, images, batch, workers, file)
+    return features, images.labels, images.classes
+
+
+def extract_from(encoder: Encoder, images: Labelled, batch: int = 256, workers: int = 0,
+                 file: Path | None = None) -> np.ndarray:
+    """The (N, D) features of `images` as extract gives them, to `file` (.npy, atomically) where one is named."""
+    features, done, waiting = None, 0, []
+    temporary = temporary_name(file) if file else None
     try:
-        with torch.inference_mode(), tqdm(total=len(images), desc=f"features {os.path.basename(root.rstrip('/'))}",
+        with torch.inference_mode(), tqdm(total=len(images), desc=f"features {os.path.basename(images.root)}",
                                           unit="img", leave=False) as bar:
-            for crops in loader:
-                scaled = crops.to(encoder.device).permute(0, 3, 1, 2).float().div_(255)
-                features.append(encoder.model(normalise(scaled)).float().cpu().numpy())
+            for crops in batches(images, workers, encoder.device, batch):
+                waiting.append(forward(encoder, crops))
                 bar.update(len(crops))
-    except ImageError as error:
-        raise UsageError(f"{root}: {error}; remove or repair that image") from error
-    return np.concatenate(features), images.labels, images.classes
+                if len(waiting) < FLUSH and done + sum(map(len, waiting)) < len(images):
+                    continue
+                part = torch.cat(waiting).cpu().numpy()
+                waiting.clear()
+                if features is None:
+                    features = _allocate((len(images), part.shape[1]), temporary)
+                features[done:done + len(part)] = part
+                if features.dtype == np.float16 and not np.isfinite(features[done:done + len(part)]).all():
+                    raise UsageError(f"{images.root}: features up to {np.abs(part).max():.3g} do not fit float16")
+                done += len(part)
+        if temporary and file:
+            features.flush()
+            replace(temporary, file)
+            features = np.load(file, mmap_mode="r")
+    except BaseException:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        raise
+    return features
+
+
+def project(head: nn.Module, features: np.ndarray, device: torch.device) -> np.ndarray:
+    """(N, D) backbone features through a head: (N, d) float32, a chunk at a time."""
+    with torch.inference_mode():
+        return np.concatenate([head(torch.from_numpy(np.asarray(features[i:i + 8192], np.float32)).to(device))
+                               .float().cpu().numpy() for i in range(0, len(features), 8192)])
+
+
+def _allocate(shape: tuple[int, int], file: Path | None) -> np.ndarray:
+    if file is not None:
+        return np.lib.format.open_memmap(file, "w+", np.float16, shape)
+    if 4 * shape[0] * shape[1] <= LARGE:
+        return np.empty(shape, np.float32)
+    # without a name, so that it is gone with the process; not in /tmp, which may itself be memory
+    return np.memmap(tempfile.TemporaryFile(dir="."), np.float16, "w+", shape=shape)
+
+
+def _as_is(batch: torch.Tensor) -> torch.Tensor:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import resnet18, resnet50
+from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock
 
 
@@ -72,7 +72,7 @@ def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int 
     """A randomly initialised backbone whose `fc` maps its features.
 
     Args:
-        network: resnet50, resnet18 or resnet10.
+        network: resnet10, or torchvision's resnet18, resnet34, resnet50, resnet101 or resnet152.
         stem: "imagenet" (7x7, stride 2, max-pooling), or for small images "small" (3x3, stride 1, no pooling) or
             "small_stride2" (the same at stride 2).
         width: channels of resnet10's first stage.
@@ -82,7 +82,7 @@ def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int 
     if network == "resnet10":
         model = NarrowResNet10(width, norm)
     else:
-        model = {"resnet18": resnet18, "resnet50": resnet50}[network](weights=None, norm_layer=norm)
+        model = getattr(resnet, network)(weights=None, norm_layer=norm)
     if stem != "imagenet":
         stride = 2 if stem == "small_stride2" else 1
         model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, stride, 1, bias=False)

@@ -1,0 +1,34 @@
+"""Published accuracies on ImageNet-9, to show beside ours; figures not read in the authors' own repository are marked
+second-hand."""
+
+from __future__ import annotations
+
+XIAO = "Xiao et al., ICLR 2021: the challenge's README"
+CLAD = "CLAD, BMVC 2022: the authors' repository"
+CAST = "Selvaraju et al., CVPR 2021: second-hand"
+RYALI = "Ryali et al., arXiv 2103.12719, table 10: second-hand"
+COLUMNS = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "bg_gap", "challenge")
+
+# model, source, then COLUMNS in percent; None: not known
+_ROWS = (
+    ("ResNet-50, supervised", XIAO, 95.6, 86.2, 78.9, None, None, 7.3, 22.3),
+    ("ResNet-152, supervised", XIAO, 96.7, 89.3, 83.5, None, None, 5.8, None),
+    ("VGG16-BN, supervised", XIAO, 94.3, 83.6, 73.4, None, None, 10.2, None),
+    ("ResNet-50, trained on IN-9L", XIAO, 96.4, 89.8, 75.6, None, None, 14.2, 12.0),
+    ("ResNet-50, trained on Mixed-Rand", XIAO, 73.3, 71.5, 71.3, None, None, 0.2, None),
+    ("CLAD's baseline, supervised", CLAD, 96.2, 88.2, 75.1, None, 86.4, 13.1, None),
+    ("CLAD, supervised", CLAD, 95.8, 91.0, 88.8, None, 94.4, 2.2, None),
+    ("MoCo on COCO", CAST, 72.62, 45.75, 30.44, 26.86, 30.42, None, None),
+    ("CAST on COCO", CAST, 77.33, 54.42, 39.93, 37.46, 43.26, None, None),
+    ("MoCo v2", RYALI, None, None, 70.7, 67.0, 74.4, None, None),
+    ("MoCo v2 with BG_RM", RYALI, None, None, 76.3, 73.0, 81.9, None, None),
+    ("MoCo v2 with BG_Swaps", RYALI, None, None, 84.1, 82.2, 86.1, None, None),
+    ("BYOL", RYALI, None, None, 79.6, None, None, None, None),
+    ("BYOL with BG_Random", RYALI, None, None, 85.5, None, None, None, None),
+)
+
+
+def in9_table() -> list[dict]:
+    """{"model", "source", and what is known of COLUMNS, percent} a row."""
+    return [{"model": model, "source": source, **{c: v for c, v in zip(COLUMNS, values, strict=True) if v is not None}}
+            for model, source, *values in _ROWS]
