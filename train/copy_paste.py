@@ -42,7 +42,7 @@ class CopyPaste:
     sigma: float = 5.0
 
     def __call__(self, rng: np.random.Generator, crop: np.ndarray, mask: np.ndarray | None, box: Box,
-                 flip: bool) -> tuple[np.ndarray, bool]:
+                 flip: bool) -> tuple[np.ndarray, float | None]:
         """Perhaps paste a view.
 
         Args:
@@ -51,18 +51,19 @@ class CopyPaste:
             mask: (S, S) uint8 of the whole image, or None: this image is never pasted.
 
         Returns:
-            the view, (s, s, 3) uint8, and whether it was pasted.
+            the view, (s, s, 3) uint8, and the foreground's share of it (the mean alpha, 0..1), None where it was not
+            pasted.
         """
         apply, soft, level = rng.random(3)
         if mask is None or apply >= self.probability:
-            return crop, False
+            return crop, None
         if soft < self.soften:
             mask = soften(mask, self.sigma, box)
         alpha = crop_mask(mask, box, crop.shape[0])
         if flip:
             alpha = alpha[:, ::-1]
         background = np.full_like(crop, int(level * GREY_LEVELS))
-        return paste(crop, alpha, background), True
+        return paste(crop, alpha, background), float(alpha.mean()) / 255
 
 
 def soften(mask: np.ndarray, sigma: float, box: Box) -> np.ndarray:

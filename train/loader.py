@@ -21,23 +21,24 @@ TRIES = 100  # broken images in a row before the run gives up
 
 
 class Pairs(Dataset):
-    """Two views of each image. Items are asked for by (epoch, index), a batch at a time.
+    """Views of each image, two unless told otherwise. Items are asked for by (epoch, index), a batch at a time.
 
     An image that cannot be decoded gives its place to the next one in the list, so that no run stops on it.
 
     Args:
         images: the run's images, of a folder or a tar.
         cache, rows: the mask cache and each image's row in it ((N,) int64), or None: the baseline.
+        count: V, views of an image (InstDisc needs one). The first is the same whether a second is made or not.
     """
 
-    def __init__(self, images: Images, views: Views, cache: Cache | None, rows: np.ndarray | None):
-        self.images, self.views, self.cache, self.rows = images, views, cache, rows
+    def __init__(self, images: Images, views: Views, cache: Cache | None, rows: np.ndarray | None, count: int = 2):
+        self.images, self.views, self.cache, self.rows, self.count = images, views, cache, rows, count
 
     def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """views (2, B, s, s, 3) uint8, parameters (2, B, PARAMETERS) float32 and index (B,) int64."""
+        """views (V, B, s, s, 3) uint8, parameters (V, B, PARAMETERS) float32 and index (B,) int64."""
         size = self.views.size
-        views = np.empty((2, len(items), size, size, 3), np.uint8)
-        parameters = np.empty((2, len(items), PARAMETERS), np.float32)
+        views = np.empty((self.count, len(items), size, size, 3), np.uint8)
+        parameters = np.empty((self.count, len(items), PARAMETERS), np.float32)
         for i, (epoch, index) in enumerate(items):
             image, found = self._image(index)
             self.views(image, self._mask(found), epoch, index, views[:, i], parameters[:, i])
@@ -62,12 +63,19 @@ class Pairs(Dataset):
 
 
 class Order(Sampler):
-    """Batches of (epoch, index) from step `start` to the last; the last, smaller batch of an epoch is left out."""
+    """Batches of (epoch, index) from step `start` to the last; the last, smaller batch of an epoch is left out.
 
-    def __init__(self, images: int, batch: int, epochs: int, seed: int, start: int,
-                 rank: int = 0, world: int = 1):
+    Args:
+        batch: images a step, over all processes; must divide by `world`.
+        rank, world: this process's number and how many there are: it gets its own contiguous part of each batch, so that
+            the parts of all processes, in order, are the batch of one process.
+    """
+
+    def __init__(self, images: int, batch: int, epochs: int, seed: int, start: int, rank: int = 0, world: int = 1):
+        if batch % world or not 0 <= rank < world:
+            raise ValueError(f"a batch of {batch} cannot be shared by process {rank} of {world}")
         self.images, self.batch, self.epochs, self.seed, self.start = images, batch, epochs, seed, start
-        self.rank, self.world = rank, world
+        self.part = slice(rank * batch // world, (rank + 1) * batch // world)
 
     def __len__(self) -> int:
         return self.images // self.batch * self.epochs - self.start
@@ -78,8 +86,8 @@ class Order(Sampler):
         for epoch in range(first, self.epochs):
             order = stream(ORDER, self.seed, epoch).permutation(self.images)
             for i in range(skip, per_epoch):
-                yield [(epoch, int(index)) for index in order[i * self.batch:(i + 1) * self.batch][
-                    self.rank * self.batch // self.world:(self.rank + 1) * self.batch // self.world]]
+                batch = order[i * self.batch:(i + 1) * self.batch]
+                yield [(epoch, int(index)) for index in batch[self.part]]
             skip = 0
 
 
@@ -93,8 +101,13 @@ def shuffled_rows(rows: np.ndarray, seed: int) -> np.ndarray:
 
 def make_loader(config: Config, images: Images, cache: Cache | None, rows: np.ndarray | None, start: int,
                 pin_memory: bool, views: int = 2, rank: int = 0, world: int = 1) -> DataLoader:
-    """A loader of all batches of the run from global step `start` on; one pass of it is the whole run."""
-    pairs = Pairs(images, Views.of(config), cache, rows)
+    """A loader of all batches of the run from global step `start` on; one pass of it is the whole run.
+
+    Args:
+        views: V, how many of each image, see Pairs.
+        rank, world: this process's number and how many there are, see Order: batches are config.batch // world images.
+    """
+    pairs = Pairs(images, Views.of(config), cache, rows, views)
     order = Order(len(images), config.batch, config.epochs, config.seed, start, rank, world)
     return DataLoader(pairs, batch_sampler=order, num_workers=config.workers, collate_fn=_as_is,
                       worker_init_fn=_start_worker, pin_memory=pin_memory,

@@ -29,7 +29,7 @@ from train.log import Clock, Log, NoLog, memory_gb
 from train.methods import make_method
 from train.optimise import learning_rate, make_optimizer
 from train.preview import preview
-from train.views import PASTED
+from train.views import COVERAGE, PASTED
 
 
 def train(config: Config, stop_at: int | None = None) -> bool:
@@ -139,8 +139,10 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
                     raise UsageError(f"{out}: the loss is {values['loss']} at step {step}; lower --lr")
                 speed = clock.read(feed.waited)
                 feed.waited = 0.0
+                pasted = batch.parameters[..., PASTED].mean().item()
                 log.write(step, epoch=step / steps_per_epoch, **values, lr=optimizer.param_groups[0]["lr"], **speed,
-                          pasted=batch.parameters[..., PASTED].mean().item(), memory_gb=memory_gb(device))
+                          pasted=pasted, memory_gb=memory_gb(device),
+                          coverage=batch.parameters[..., COVERAGE].mean().item() / pasted if pasted else 0.0)
                 bar.set_postfix(loss=f"{values['loss']:.3f}", img_s=f"{speed['images_per_second']:.0f}",
                                 wait=f"{speed['waiting']:.0%}", refresh=False)
             if watch and epoch_ends and (step // steps_per_epoch % config.knn_every == 0 or step == last):

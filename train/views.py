@@ -14,8 +14,8 @@ from train.copy_paste import Box, CopyPaste
 from train.streams import PASTE, VIEW, stream
 
 # columns of a view's photometric parameters
-BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, PASTED = range(8)
-PARAMETERS = 8
+BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, PASTED, COVERAGE = range(9)
+PARAMETERS = 9
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of a random resized crop, as torchvision's
 
 
@@ -46,9 +46,9 @@ class Views:
 
         Args:
             image: (H, W, 3) uint8 RGB.  mask: (S, S) uint8 or None, the whole image's.
-            out: (2, s, s, 3) uint8, filled.  parameters: (2, PARAMETERS) float32, filled.
+            out: (V, s, s, 3) uint8, filled with V views.  parameters: (V, PARAMETERS) float32, filled.
         """
-        for view in range(2):
+        for view in range(len(out)):
             rng = stream(VIEW, self.seed, epoch, index, view)
             self._photometric(rng, parameters[view])
             flip = rng.random() < self.flip_p
@@ -56,8 +56,10 @@ class Views:
             crop = resize_crop(image, box, self.size)
             if flip:
                 crop = cv2.flip(crop, 1)
-            out[view], pasted = self.copy_paste(stream(PASTE, self.seed, epoch, index, view), crop, mask, box, flip)
-            parameters[view, PASTED] = pasted
+            rng = stream(PASTE, self.seed, epoch, index, view)
+            out[view], coverage = self.copy_paste(rng, crop, mask, box, flip)
+            parameters[view, PASTED] = coverage is not None
+            parameters[view, COVERAGE] = coverage or 0.0
 
     def _photometric(self, rng: np.random.Generator, row: np.ndarray) -> None:
         u = rng.random(9)

@@ -95,14 +95,14 @@ def test_settings_of_the_authors():
     levels = []
     for i in range(4000):
         out, pasted = pastes(stream(1, 0, 0, i), image, empty, box, False)
-        if pasted:
+        if pasted is not None:
             assert (out == out[0, 0, 0]).all()
             levels.append(int(out[0, 0, 0]))
         else:
             assert out is image
     assert abs(len(levels) / 4000 - 0.3) < 0.03
     assert min(levels) < 5 and 250 <= max(levels) <= 254 and abs(np.mean(levels) - 127) < 8
-    assert CopyPaste(1.0)(stream(1, 0), image, None, box, False) == (image, False)
+    assert CopyPaste(1.0)(stream(1, 0), image, None, box, False) == (image, None)
 
 
 def test_a_flipped_view_takes_the_flipped_mask():

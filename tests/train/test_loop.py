@@ -45,7 +45,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
                                                     "backbone.pt", "first_batch.png"}
     line = json.loads((finished / "log.jsonl").read_text().splitlines()[-1])
     assert set(line) == {"step", "epoch", "loss", "accuracy", "lr", "images_per_second", "waiting", "pasted",
-                         "memory_gb"}
+                         "memory_gb", "coverage"}
     assert line["step"] == 20 and line["epoch"] == 4 and 0 <= line["waiting"] <= 1
     _, weights = checkpoint.load_run(finished)
     assert "conv1.weight" in weights and not any(k.startswith("fc.") for k in weights)

@@ -1,8 +1,11 @@
 """Views: the laws of torchvision's transforms, and streams that do not depend on who draws."""
 
 import dataclasses
+import functools
+import operator
 
 import numpy as np
+import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as tv
@@ -17,6 +20,7 @@ from train.streams import VIEW, stream
 from train.views import (
     BRIGHTNESS,
     CONTRAST,
+    COVERAGE,
     GREY,
     HUE,
     ORDER,
@@ -43,7 +47,9 @@ def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, t
     with_masks = pairs(images, Cache(truth_cache)).__getitems__(items)
     pasted = with_masks["parameters"][..., PASTED] > 0
     assert 0.2 < pasted.float().mean() < 0.4 and not without["parameters"][..., PASTED].any()
-    colours = [c for c in range(PARAMETERS) if c != PASTED]
+    coverage = with_masks["parameters"][..., COVERAGE]
+    assert (coverage[~pasted] == 0).all() and (coverage[pasted] <= 1).all() and 0.05 < coverage[pasted].mean() < 0.5
+    colours = [c for c in range(PARAMETERS) if c not in (PASTED, COVERAGE)]
     assert torch.equal(without["parameters"][..., colours], with_masks["parameters"][..., colours])
     assert torch.equal(without["views"][~pasted], with_masks["views"][~pasted])
     assert (without["views"][pasted] != with_masks["views"][pasted]).flatten(1).any(1).all()
@@ -85,6 +91,24 @@ def test_order_resumes_in_the_middle_of_an_epoch():
         seen = [i for batch in whole[10 * epoch:10 * epoch + 10] for e, i in batch if e == epoch]
         assert len(set(seen)) == 100
     assert whole[0] != [(0, i) for _, i in whole[10]]
+
+
+def test_the_parts_of_all_processes_are_the_batch_of_one():
+    whole = list(Order(103, 12, 2, seed=5, start=3))
+    parts = [list(Order(103, 12, 2, 5, 3, rank, 3)) for rank in range(3)]
+    assert all(len(batch) == 4 for part in parts for batch in part)
+    assert [functools.reduce(operator.iadd, batches, []) for batches in zip(*parts, strict=True)] == whole
+    with pytest.raises(ValueError, match="cannot be shared"):
+        Order(103, 10, 2, 5, 0, 0, 3)
+
+
+def test_one_view_is_the_first_of_two(images, truth_cache):
+    two = pairs(images, Cache(truth_cache))
+    one = Pairs(two.images, two.views, two.cache, two.rows, count=1)
+    items = [(0, i) for i in range(20)]
+    first, both = one.__getitems__(items), two.__getitems__(items)
+    assert first["views"].shape[0] == 1 and torch.equal(first["views"][0], both["views"][0])
+    assert torch.equal(first["parameters"][0], both["parameters"][0])
 
 
 def test_shuffled_control_is_a_derangement():
