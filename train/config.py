@@ -41,20 +41,30 @@ class Config:
     width: int = 64
     """Channels of the first stage (resnet10 only; 64 otherwise)."""
 
+    method: Literal["moco", "instdisc", "simclr", "byol"] = "moco"
+    """Pretraining method; start from a preset of its own, the other settings are not adapted to it."""
     dim: int = 128
     """Dimensions of the contrastive embedding."""
-    queue: int = 65536
-    """Negatives kept in the queue (K); need not divide by the batch."""
-    momentum: float = 0.999
-    """Momentum of the key encoder (m)."""
-    temperature: float = 0.2
-    """Softmax temperature (T)."""
-    symmetric: bool = False
-    """Use each view as query and as key (twice the time; MoCo's small-data recipe)."""
-    batch_negatives: bool = False
-    """Use the batch's other keys as negatives besides the queue's (not MoCo v2; helps runs of a few hundred steps)."""
+    head: Literal["mlp", "linear"] = "mlp"
+    """Projection head: two layers, or one (MoCo v1, InstDisc)."""
+    hidden: int = 0
+    """SimCLR, BYOL: width of the heads' hidden layers; 0 takes the backbone's number of features."""
     head_norm: bool = False
-    """BatchNorm between the two layers of the projection head (not MoCo v2; helps runs of a few hundred steps)."""
+    """BatchNorm in the head (SimCLR and BYOL have it; MoCo v2 has not, but it helps runs of a few hundred steps)."""
+    temperature: float = 0.2
+    """Softmax temperature (T); BYOL has none."""
+    momentum: float = 0.999
+    """MoCo: momentum of the key encoder (m). BYOL: of the target at first (tau), rising to 1 by half a cosine."""
+    queue: int = 65536
+    """MoCo: negatives kept in the queue (K); need not divide by the batch."""
+    symmetric: bool = False
+    """MoCo: use each view as query and as key (twice the time; MoCo's small-data recipe)."""
+    batch_negatives: bool = False
+    """MoCo: use the batch's other keys as negatives besides the queue's (not v2; helps runs of a few hundred steps)."""
+    negatives: int = 4096
+    """InstDisc: noise samples drawn from the memory bank for each image (m of NCE)."""
+    bank_momentum: float = 0.5
+    """InstDisc: share of a bank entry that stays when its image is seen again."""
     splits: int = 8
     """BatchNorm splits of a batch on one process, so that the statistics do not give the positive away; 1 = off."""
 
@@ -72,6 +82,10 @@ class Config:
     """Probability of Gaussian blur of the view."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Smallest and largest sigma of that blur, in pixels of the view."""
+    second_blur_p: float | None = None
+    """Probability of blur of the second view; None takes the first's (BYOL: 1.0 and 0.1)."""
+    solarise_p: tuple[float, float] = (0.0, 0.0)
+    """Probability of solarisation of the first and of the second view: values from half up are inverted (BYOL)."""
     flip_p: float = 0.5
     """Probability of a horizontal flip."""
 
@@ -90,12 +104,19 @@ class Config:
     """Passes over the images."""
     batch: int = 256
     """Images a step; the last, smaller batch of an epoch is left out."""
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    """SGD, or LARS for batches of thousands; both with momentum 0.9. LARS spares biases and norms (no decay)."""
     lr: float = 0.03
-    """Largest learning rate; falls to 0 by a half cosine over the steps."""
+    """Largest learning rate; not scaled by the batch."""
+    schedule: Literal["cosine", "step", "warmup_cosine"] = "cosine"
+    """The rate falls by half a cosine over all steps; to a tenth at each of --milestones (MoCo v1, InstDisc); or by
+    half a cosine over the steps after the warm-up (SimCLR, BYOL)."""
+    milestones: tuple[int, ...] = (120, 160)
+    """Epochs after which --schedule step takes a tenth of the rate."""
     warmup: float = 0.0
     """Epochs over which the learning rate rises from 0 first (MoCo has none); a shorter run rises to its end."""
     weight_decay: float = 1e-4
-    """Weight decay of SGD (its momentum is 0.9)."""
+    """Weight decay."""
     seed: int = 0
     """Seed of weights, order, crops, colours and pastes."""
 
@@ -143,10 +164,41 @@ class Config:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
         if self.warmup < 0:
             raise UsageError(f"--warmup {self.warmup}: must be at least 0 epochs")
+        self._check_method()
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise UsageError(f"--crop {self.crop[0]} {self.crop[1]}: needs 0 < smallest <= largest <= 1")
         if self.control != "none" and self.masks == "none":
             raise UsageError(f"--control {self.control} needs --masks CACHE: it pastes by another image's mask")
+
+    def _check_method(self) -> None:
+        if self.method in ("byol", "instdisc") and self.background == "swap":
+            why = ("has no negatives, so swap's negative with the query's background has no place; only its positive "
+                   "would change" if self.method == "byol" else "takes its negatives from the memory bank alone")
+            raise UsageError(f"--background swap: {self.method} {why}; use --background random")
+        if self.method in ("simclr", "byol") and self.head == "linear":
+            raise UsageError(f"--head linear: {self.method} has a two-layer head")
+        if self.head == "linear" and self.head_norm:
+            raise UsageError("--head-norm needs --head mlp: a linear head has no place for BatchNorm")
+        for name in ("symmetric", "batch_negatives"):
+            if getattr(self, name) and self.method != "moco":
+                raise UsageError(f"--{name.replace('_', '-')} is MoCo's, not {self.method}'s")
+        if self.hidden and self.method not in ("simclr", "byol"):
+            raise UsageError(f"--hidden {self.hidden}: is SimCLR's and BYOL's; {self.method}'s head keeps the "
+                             "backbone's width (0)")
+        if self.hidden < 0:
+            raise UsageError(f"--hidden {self.hidden}: must be at least 0")
+        if self.negatives < 1:
+            raise UsageError(f"--negatives {self.negatives}: must be at least 1")
+        if self.temperature <= 0:
+            raise UsageError(f"--temperature {self.temperature}: must be above 0")
+        for name in ("momentum", "bank_momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: is in 0..1")
+        for p in (*self.solarise_p, *([] if self.second_blur_p is None else [self.second_blur_p])):
+            if not 0 <= p <= 1:
+                raise UsageError(f"--solarise-p and --second-blur-p are probabilities, in 0..1: {p}")
+        if any(m < 1 for m in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
+            raise UsageError(f"--milestones {' '.join(map(str, self.milestones))}: epochs from 1 on, rising")
 
 
 def identity(config: Config, paths: np.ndarray, masks: str) -> dict:

@@ -67,7 +67,7 @@ class Order(Sampler):
 
     Args:
         batch: images a step, over all processes; must divide by `world`.
-        rank, world: this process's number and how many there are: it gets its own contiguous part of each batch, so that
+        rank, world: this process's number and how many there are: it gets a contiguous part of each batch, so that
             the parts of all processes, in order, are the batch of one process.
     """
 

@@ -1,7 +1,8 @@
-"""Colour jitter, greyscale, blur and normalisation of a batch on the device, with each sample's own parameters.
+"""Colours of a batch on the device: jitter, greyscale, blur, solarisation, normalisation, by each sample's parameters.
 
-The operations are torchvision's ColorJitter (in each sample's own random order), RandomGrayscale and GaussianBlur; the
-parameters were drawn with the crop (train/views.py), so a picture does not depend on the batch that it is in.
+The operations are torchvision's ColorJitter (in each sample's own random order), RandomGrayscale, GaussianBlur and
+RandomSolarize; the parameters were drawn with the crop (train/views.py), so a picture does not depend on the batch that
+it is in.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from itertools import permutations
 
 import torch
 
-from train.views import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA
+from train.views import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA, SOLARISE
 
 ORDERS = torch.tensor(list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE))))  # (24, 4)
 LUMA = (0.299, 0.587, 0.114)
@@ -47,6 +48,10 @@ def photometric(views: torch.Tensor, parameters: torch.Tensor, device: torch.dev
         sigma = parameters[rows, SIGMA].to(device, non_blocking=True)
         rows = rows.to(device, non_blocking=True)
         images[rows] = blur(images[rows], sigma)
+    rows = (parameters[:, SOLARISE] > 0).nonzero()[:, 0]
+    if len(rows):
+        rows = rows.to(device, non_blocking=True)
+        images[rows] = solarise(images[rows])
     return normalise(images)
 
 
@@ -60,6 +65,11 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 def luma(images: torch.Tensor) -> torch.Tensor:
     """(B, 1, s, s): ITU-R 601 grey."""
     return LUMA[0] * images[:, 0:1] + LUMA[1] * images[:, 1:2] + LUMA[2] * images[:, 2:3]
+
+
+def solarise(images: torch.Tensor) -> torch.Tensor:
+    """Invert the values from half up (Grill et al. 2020, appendix B)."""
+    return torch.where(images < 0.5, images, 1 - images)
 
 
 def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

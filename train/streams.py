@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 VIEW, PASTE, ORDER, SHUFFLE, WEIGHTS, CONTROL = range(6)  # purposes: streams that never overlap
+NOISE = 16  # a method's own purposes are numbered from 16
 
 
 def stream(purpose: int, seed: int, epoch: int = 0, index: int = 0, view: int = 0) -> np.random.Generator:

@@ -14,8 +14,8 @@ from train.copy_paste import Box, CopyPaste
 from train.streams import PASTE, VIEW, stream
 
 # columns of a view's photometric parameters
-BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, PASTED, COVERAGE = range(9)
-PARAMETERS = 9
+BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, SOLARISE, PASTED, COVERAGE = range(10)
+PARAMETERS = 10
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of a random resized crop, as torchvision's
 
 
@@ -33,12 +33,15 @@ class Views:
     blur_p: float
     blur_sigma: tuple[float, float]
     copy_paste: CopyPaste
+    second_blur_p: float | None = None  # None: as the first view's
+    solarise_p: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(cls, config: Config) -> Views:
         return cls(config.seed, config.size, config.crop, config.flip_p, config.jitter, config.jitter_p, config.grey_p,
                    config.blur_p, config.blur_sigma,
-                   CopyPaste(config.paste_p, config.soften_p, config.soften_sigma))
+                   CopyPaste(config.paste_p, config.soften_p, config.soften_sigma), config.second_blur_p,
+                   config.solarise_p)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, epoch: int, index: int,
                  out: np.ndarray, parameters: np.ndarray) -> None:
@@ -50,9 +53,11 @@ class Views:
         """
         for view in range(len(out)):
             rng = stream(VIEW, self.seed, epoch, index, view)
-            self._photometric(rng, parameters[view])
+            self._photometric(rng, parameters[view], view)
             flip = rng.random() < self.flip_p
             box = random_box(rng, image.shape[1], image.shape[0], self.crop)
+            # drawn last, so that runs with and without it see the same crops and colours
+            parameters[view, SOLARISE] = rng.random() < self.solarise_p[view]
             crop = resize_crop(image, box, self.size)
             if flip:
                 crop = cv2.flip(crop, 1)
@@ -61,7 +66,7 @@ class Views:
             parameters[view, PASTED] = coverage is not None
             parameters[view, COVERAGE] = coverage or 0.0
 
-    def _photometric(self, rng: np.random.Generator, row: np.ndarray) -> None:
+    def _photometric(self, rng: np.random.Generator, row: np.ndarray, view: int = 0) -> None:
         u = rng.random(9)
         for column, strength in zip((BRIGHTNESS, CONTRAST, SATURATION), self.jitter[:3], strict=True):
             low = max(0.0, 1 - strength)
@@ -69,7 +74,8 @@ class Views:
         row[HUE] = self.jitter[3] * (2 * u[HUE] - 1)
         row[ORDER] = int(u[4] * 24) if u[5] < self.jitter_p else -1
         row[GREY] = u[6] < self.grey_p
-        row[SIGMA] = self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * u[7] if u[8] < self.blur_p else 0
+        blur_p = self.second_blur_p if view and self.second_blur_p is not None else self.blur_p
+        row[SIGMA] = self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * u[7] if u[8] < blur_p else 0
 
 
 def random_box(rng: np.random.Generator, width: int, height: int, scale: tuple[float, float]) -> Box:

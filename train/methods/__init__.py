@@ -18,11 +18,11 @@ from __future__ import annotations
 from torch import nn
 
 from train.config import Config
-from train.methods import moco
+from train.methods import byol, instdisc, moco, simclr
 
-METHODS = {"moco": moco.make}
+METHODS = {"instdisc": instdisc.make, "moco": moco.make, "simclr": simclr.make, "byol": byol.make}
 
 
 def make_method(config: Config, images: int) -> nn.Module:
     """The configured method, on the CPU; its first weights depend on torch's seed."""
-    return METHODS["moco"](config, images)
+    return METHODS[config.method](config, images)

@@ -1,4 +1,4 @@
-"""MoCo v2: momentum contrast with a queue of negatives (He et al., CVPR 2020; Chen et al., arXiv 2003.04297)."""
+"""MoCo v1 and v2: momentum contrast with a queue of negatives (He et al., CVPR 2020; Chen et al., arXiv 2003.04297)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ import torch.nn.functional as F
 from torch import nn
 
 from train.config import Config
+from train.distributed import gather, mine, rank, world
+from train.methods.heads import mlp
 from train.network import backbone
 from train.streams import SHUFFLE, stream
 
 
 def info_nce(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, temperature: float,
-             batch_negatives: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+             batch_negatives: bool = False,
+             negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """InfoNCE over one positive and the queue's negatives (He et al., equation 1).
 
     Args:
         query, key: (B, D), unit length.  queue: (D, K), unit columns.
-        batch_negatives: the batch's other keys are negatives too (as in MoCo v3, Chen et al., ICCV 2021).
+        batch_negatives: the batch's other keys, of all processes, are negatives too (as in MoCo v3, Chen et al.,
+            ICCV 2021).
+        negative: (B, D), unit length, or None: one more negative for each query (Ryali et al., arXiv 2103.12719).
 
     Returns:
         the mean loss, a scalar, and the share of queries whose own key is the nearest, in 0..1.
     """
     if batch_negatives:
-        positive, target = query @ key.T, torch.arange(len(query), device=query.device)
+        positive, target = query @ gather(key).T, torch.arange(len(query), device=query.device) + rank() * len(query)
     else:
         positive, target = (query * key).sum(1, keepdim=True), query.new_zeros(len(query), dtype=torch.long)
-    logits = torch.cat([positive, query @ queue], 1).float() / temperature
+    extra = [] if negative is None else [(query * negative).sum(1, keepdim=True)]
+    logits = torch.cat([positive, query @ queue, *extra], 1) / temperature
     return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
 
 
@@ -37,7 +43,8 @@ class MoCo(nn.Module):
     """Query and key encoder, and the queue.
 
     Args:
-        backbone: makes a network with an `fc`, which becomes the two-layer projection head.
+        backbone: makes a network with an `fc`, which becomes the projection head: two layers, or one
+            with `linear_head` (MoCo v1).
         dim: D, of the embedding.  queue: K.  momentum: m of the key encoder.  temperature: T.
         symmetric: average the loss over both roles of the two views.
         batch_negatives: see info_nce.  head_norm: BatchNorm between the head's layers; MoCo v2 has neither.
@@ -47,15 +54,14 @@ class MoCo(nn.Module):
     VIEWS = 2
 
     def __init__(self, backbone: Callable[[], nn.Module], dim: int, queue: int, momentum: float, temperature: float,
-                 symmetric: bool = False, batch_negatives: bool = False, head_norm: bool = False, seed: int = 0):
+                 symmetric: bool = False, batch_negatives: bool = False, head_norm: bool = False, seed: int = 0,
+                 linear_head: bool = False):
         super().__init__()
         self.momentum, self.temperature, self.seed = momentum, temperature, seed
         self.symmetric, self.batch_negatives = symmetric, batch_negatives
         self.query = backbone()
         features = self.query.fc.in_features
-        norm = [nn.BatchNorm1d(features)] if head_norm else []
-        self.query.fc = nn.Sequential(nn.Linear(features, features), *norm, nn.ReLU(inplace=True),
-                                      nn.Linear(features, dim))
+        self.query.fc = nn.Linear(features, dim) if linear_head else mlp(features, features, dim, head_norm)
         self.key = copy.deepcopy(self.query)
         self.key.requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue), dim=0))
@@ -67,34 +73,41 @@ class MoCo(nn.Module):
 
     def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor | None = None,
                 negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """See train/methods/__init__.py; moves the key encoder and the queue."""
+        """See train/methods/__init__.py; moves the key encoder and the queue, which takes no extra negatives."""
         first, second = views
         self._move_key_encoder()
+        if negative is not None:
+            negative = self._keys(negative, step, 2)
         if self.symmetric:
-            loss_a, accuracy_a, key_a = self._one_way(first, second, step, 0)
-            loss_b, accuracy_b, key_b = self._one_way(second, first, step, 1)
-            self._enqueue(torch.cat([key_a, key_b]))
+            loss_a, accuracy_a, key_a = self._one_way(first, second, step, 0, negative)
+            loss_b, accuracy_b, key_b = self._one_way(second, first, step, 1, negative)
+            self._enqueue(torch.cat([gather(key_a), gather(key_b)]))
             return (loss_a + loss_b) / 2, (accuracy_a + accuracy_b) / 2
-        loss, accuracy, key = self._one_way(first, second, step, 0)
-        self._enqueue(key)
+        loss, accuracy, key = self._one_way(first, second, step, 0, negative)
+        self._enqueue(gather(key))
         return loss, accuracy
 
-    def _one_way(self, query_view: torch.Tensor, key_view: torch.Tensor, step: int,
-                 way: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _one_way(self, query_view: torch.Tensor, key_view: torch.Tensor, step: int, way: int,
+                 negative: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query = F.normalize(self.query(query_view), dim=1)
         key = self._keys(key_view, step, way)
-        loss, accuracy = info_nce(query, key, self.queue.clone(), self.temperature, self.batch_negatives)
+        with torch.autocast(query.device.type, enabled=False):  # a logit of 1 / T in bfloat16 would be 3 % off
+            loss, accuracy = info_nce(query.float(), key.float(), self.queue.clone(), self.temperature,
+                                      self.batch_negatives, negative)
         return loss, accuracy, key
 
     @torch.no_grad()
     def _keys(self, view: torch.Tensor, step: int, way: int) -> torch.Tensor:
-        """Keys of a batch, computed in a shuffled order: a key must not share its BatchNorm split with its query."""
-        order = stream(SHUFFLE, self.seed, 0, step, way).permutation(len(view))
+        """Keys of a batch, computed in a shuffled order: a key must not share its BatchNorm split with its query.
+
+        Several processes shuffle the global batch as one would: each encodes its part of the shuffled views.
+        """
+        order = stream(SHUFFLE, self.seed, 0, step, way).permutation(world() * len(view))
         order = torch.from_numpy(order).to(view.device, non_blocking=True)
-        shuffled = F.normalize(self.key(view[order]), dim=1)
+        shuffled = gather(F.normalize(self.key(gather(view)[mine(order)]), dim=1))
         keys = torch.empty_like(shuffled)
         keys[order] = shuffled
-        return keys
+        return mine(keys)
 
     @torch.no_grad()
     def _move_key_encoder(self) -> None:
@@ -102,7 +115,8 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def _enqueue(self, keys: torch.Tensor) -> None:
-        """Put the newest keys over the oldest; the queue's length need not divide by the batch."""
+        """Put the newest keys, of all processes in order, over the oldest; the queue's length need not divide by the
+        batch."""
         length = self.queue.shape[1]
         keys = keys[-length:]
         at = (self.pointer + torch.arange(len(keys), device=keys.device)) % length
@@ -114,4 +128,4 @@ def make(config: Config, images: int) -> MoCo:
     """The method of a configuration."""
     return MoCo(lambda: backbone(config.network, config.stem, config.width, config.splits), config.dim, config.queue,
                 config.momentum, config.temperature, config.symmetric, config.batch_negatives, config.head_norm,
-                config.seed)
+                config.seed, config.head == "linear")

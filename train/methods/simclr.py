@@ -1,0 +1,89 @@
+"""SimCLR: each view's partner among all views of the batch (Chen et al., ICML 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from train.config import Config
+from train.distributed import gather_with_gradient, rank
+from train.methods.heads import simclr_head
+from train.network import backbone
+
+
+def nt_xent(embedding: torch.Tensor, temperature: float,
+            negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normalised temperature-scaled cross entropy (Chen et al., equation 1): every view against all 2N - 1 others.
+
+    Args:
+        embedding: (2B, D), unit length; rows 2i and 2i + 1 are image i's views. Other processes' join as negatives.
+        negative: (B, D), unit length, or None: one more negative for both views of each image.
+
+    Returns:
+        the mean loss over these 2B views, a scalar, and the share of them that prefer their partner, in 0..1.
+    """
+    everyone = gather_with_gradient(embedding)
+    row = torch.arange(len(embedding), device=embedding.device)
+    itself = row + rank() * len(embedding)
+    logits = embedding @ everyone.T / temperature
+    # not -inf, whose gradient a product with 0 turns into nan
+    logits = logits.index_put((row, itself), logits.new_tensor(torch.finfo(logits.dtype).min))
+    if negative is not None:
+        own = (embedding * negative.repeat_interleave(2, 0)).sum(1, keepdim=True) / temperature
+        logits = torch.cat([logits, own], 1)
+    target = itself ^ 1  # a view's partner is its neighbour
+    return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
+
+
+class SimCLR(nn.Module):
+    """One encoder for both views.
+
+    Both go through it together, so that BatchNorm sees 2B views, as published; an image's two views lie side by side,
+    so that they share a BatchNorm group whatever the number of groups or processes.
+
+    Args:
+        backbone: makes a network with an `fc`, which becomes the projection head.
+        dim: D, of the embedding.  hidden: of the head's hidden layer, 0 for as many as the backbone's features.
+        temperature: T.  head_norm: BatchNorm in the head, as published.
+    """
+
+    VIEWS = 2
+
+    def __init__(self, backbone: Callable[[], nn.Module], dim: int, temperature: float, hidden: int = 0,
+                 head_norm: bool = True):
+        super().__init__()
+        self.temperature = temperature
+        self.encoder = backbone()
+        features = self.encoder.fc.in_features
+        self.encoder.fc = simclr_head(features, hidden or features, dim, head_norm)
+
+    def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor | None = None,
+                negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """See train/methods/__init__.py. The extra negatives are encoded with the views, with gradients."""
+        both = interleave([*views] if negative is None else [*views, negative])
+        embedding = F.normalize(self.encoder(both), dim=1)
+        with torch.autocast(embedding.device.type, enabled=False):
+            embedding = embedding.float()
+            if negative is None:
+                return nt_xent(embedding, self.temperature)
+            parts = embedding.unflatten(0, (-1, 3))
+            return nt_xent(parts[:, :2].flatten(0, 1), self.temperature, parts[:, 2])
+
+
+def interleave(views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """V batches of (B, C, s, s) as one of (V * B, C, s, s), channels last, an image's views side by side."""
+    count, (batch, *shape) = len(views), views[0].shape
+    both = torch.empty(count * batch, *shape, device=views[0].device, dtype=views[0].dtype,
+                       memory_format=torch.channels_last)
+    for i, view in enumerate(views):
+        both[i::count] = view
+    return both
+
+
+def make(config: Config, images: int) -> SimCLR:
+    """The method of a configuration."""
+    return SimCLR(lambda: backbone(config.network, config.stem, config.width, config.splits), config.dim,
+                  config.temperature, config.hidden, config.head_norm)
