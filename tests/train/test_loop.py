@@ -228,7 +228,7 @@ def test_presets_are_whole(name):
 
 
 def test_command_line_errors_are_one_line_and_exit_code_2(images, tmp_path):
-    for arguments, message in ((["--preset", "nope", "--out", "x"], "no preset 'nope'; there are: moco_v2"),
+    for arguments, message in ((["--preset", "nope", "--out", "x"], "no preset 'nope'; there are: byol"),
                                (["--masks", str(tmp_path), "--out", str(tmp_path / "run"), "--batch", "16"],
                                 "no mask cache here")):
         done = subprocess.run([sys.executable, "-m", "train", str(images / "train"), *arguments], capture_output=True,
