@@ -75,6 +75,17 @@ def weights_of(name: str):
     return importlib.import_module(NETWORKS[name]).WEIGHTS
 
 
+def has_weights(name: str) -> bool:
+    """Whether network `name` finds its file of weights where it looks by itself ($DILO_WEIGHTS, torch hub's cache)."""
+    from preprocess.networks.weights import find
+
+    try:
+        find(name, weights_of(name))
+    except ValueError:
+        return False
+    return True
+
+
 def resize_map(saliency: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resize a float32 map; area-averaged where it shrinks, linear where it grows; stays in [0, 1]."""
     if saliency.shape == (height, width):
