@@ -100,7 +100,7 @@ notebooks: $(READY)  ## run every notebook on the demo's outputs, without a scre
 	$(PY) -m evaluate.notebooks $(ARGS)
 
 lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use)
-	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.5.0
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
 	$(PY) -m jupyterlab notebooks $(ARGS)
 
 clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay

@@ -21,8 +21,8 @@ from train.presets import PRESETS
 
 def settings(images: str, masks: str, preset: str = "moco_v2_demo", **changes) -> Config:
     """The preset's configuration, of a run that is never started; views are always pasted unless `changes` say so."""
-    return Config(**{"images": images, "masks": masks, "out": "none", "preset": preset, "workers": 0, **PRESETS[preset](),
-                     "paste_p": 1.0, "soften_p": 0.0, **changes})
+    return Config(**{"images": images, "masks": masks, "out": "none", "preset": preset, "workers": 0,
+                     **PRESETS[preset](), "paste_p": 1.0, "soften_p": 0.0, **changes})
 
 
 def choices(option: str) -> tuple[str, ...]:

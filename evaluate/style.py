@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -16,6 +18,15 @@ STYLE = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.faceco
          "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
 
+class Page(Figure):
+    """A figure that a notebook shows as it is, whatever matplotlib backend its kernel has."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png", dpi=100)
+        return out.getvalue()
+
+
 def axes_grid(rows: int, columns: int, width: float, height: float, title: str = "", **options
               ) -> tuple[Figure, np.ndarray]:
     """A figure in the common style and its (rows, columns) axes, each `width` x `height` inches.
@@ -24,7 +35,7 @@ def axes_grid(rows: int, columns: int, width: float, height: float, title: str =
         options: of Figure.subplots (sharey=True, ...).
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height * rows + 0.4 * bool(title)), layout="constrained")
+        figure = Page(figsize=(width * columns, height * rows + 0.4 * bool(title)), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
         for axis in axes.flat:  # a cycle of their own: rcParams are back to the user's when the caller draws
             axis.set_prop_cycle(color=COLOURS)

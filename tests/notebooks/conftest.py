@@ -20,20 +20,19 @@ def notebook_inputs(images: Path, truth_cache: Path, tmp_path_factory: pytest.Te
     from train.loop import train
 
     out = tmp_path_factory.mktemp("notebooks")
-    forty = out / "forty.txt"
-    names = sorted(p.relative_to(images / "train").as_posix() for p in (images / "train").rglob("*.png"))
-    forty.write_text("".join(name + "\n" for name in names[::2]))
+    tree = out / "data" / "train"
+    for path in sorted((images / "train").rglob("*.png"))[::2]:
+        place = tree / path.relative_to(images / "train")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(path, place)
+    os.symlink(tree, out / "data" / "val")
     for name in ("rbd", "centre"):
-        build(str(images / "train"), str(out / name), Recipe(name, (), 32), listed=str(forty))
+        build(str(tree), str(out / name), Recipe(name, (), 32))
     for name, masks in (("baseline", "none"), ("dilo", out / "rbd")):
-        train(config(images, masks, out / name, list=str(forty), epochs=1))
-    data = out / "data"
-    data.mkdir()
-    for part in ("train", "val"):
-        os.symlink(images / "train", data / part)
+        train(config(out / "data", masks, out / name, epochs=1))
     for name in ("baseline", "dilo"):
-        args = knn.Arguments(run=str(out / name), data=str(data), k=(5,))
+        args = knn.Arguments(run=str(out / name), data=str(out / "data"), k=(5,))
         publish(knn.run(**vars(args)), args)
-    return {"IMAGES": str(images / "train"), "CACHE": str(out / "rbd"), "CACHES": f"{out / 'rbd'}:{out / 'centre'}",
+    return {"IMAGES": str(tree), "CACHE": str(out / "rbd"), "CACHES": f"{out / 'rbd'}:{out / 'centre'}",
             "TRUTH": str(truth_cache), "OUT": str(out / "caches"), "EXCLUDE": str(out / "exclude.txt"),
             "RUNS": f"{out / 'baseline'}:{out / 'dilo'}"}
