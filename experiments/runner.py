@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 from tqdm import tqdm
 
-from data.cli import UsageError
 from data.files import write_text
 from data.images import list_images
+from evaluate.jobs import call
 from experiments.measure import measure
 from experiments.settings import Data, Row, flags
 
 RESULT = "result.json"
 ORIGIN = Path(__file__).parents[1]
-
-
-def call(module: str, *arguments: str) -> str:
-    """Run one command of the project; the command as text. UsageError where it fails."""
-    command = f"python -m {module} {' '.join(arguments)}"
-    if subprocess.run([sys.executable, "-m", module, *arguments], cwd=Path.cwd()).returncode:
-        raise UsageError(f"`{command}` failed; see above")
-    return command
 
 
 def commit() -> str:
