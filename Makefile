@@ -8,6 +8,10 @@ SIDE      ?= 128
 SHARD     ?= 4096
 PRESET    ?= moco_v2
 REFINE    ?= none
+WEIGHTS   ?=
+DEVICE    ?= cpu
+BATCH     ?=
+PRECISION ?= fp32
 ARGS      ?=
 LIST      ?=
 PART      ?=
@@ -62,9 +66,11 @@ test-all: $(READY)  ## every test, the slow ones too
 lint: $(READY)  ## ruff alone
 	$(PY) -m ruff check .
 
-masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N]
+masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N; a network: WEIGHTS=file DEVICE=cuda BATCH=32 PRECISION=bf16]
 	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
-		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) $(ARGS)
+		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) \
+		$(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
+		$(if $(BATCH),--batch $(BATCH)) $(if $(filter-out fp32,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
 	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \

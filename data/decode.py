@@ -21,6 +21,9 @@ GREY = ((128, 128, 128), (65, 65, 65))  # what libjpeg fills missing blocks with
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples a pixel
 PASSES = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))  # Adam7
 
+# JPEG segments that may come before the frame header: Huffman and quantisation tables, restart interval, APPn, comment
+_BEFORE_FRAME = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
+
 
 class ImageError(Exception):
     """An image that cannot be used; `reason` is one of data.shards.STATUS's names."""
@@ -46,18 +49,9 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if webp and len(content) < 8 + int.from_bytes(content[4:8], "little"):
         raise ImageError("truncated", "the WebP file is cut short")  # no decoder here reads part of one
-    try:
-        # Pillow reads the header only, so a decompression bomb is refused before OpenCV would allocate it.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is below
-            with Image.open(io.BytesIO(content), formats=FORMATS) as header:
-                (width, height), kind = header.size, header.format
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", str(error)) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many kinds on hostile headers
-        raise ImageError("unreadable", "not an image that can be read") from error
+    # the header alone is read first, so that a decompression bomb is refused before OpenCV would allocate it
+    size = jpeg_size(content)
+    (width, height), kind = (size, "JPEG") if size else _header(content)
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width}x{height} pixels, more than the cap of {max_pixels}")
     # OpenCV takes as much memory as a PNG's chunk claims to be long, 4 GB if it likes
@@ -67,6 +61,42 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if image.shape[:2] != (height, width):
         raise ImageError("unreadable", "the header and the data disagree on the size")
     return image
+
+
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """(width, height) of an ordinary JPEG from its frame header; None where anything is unusual: ask Pillow then.
+
+    Twenty times faster than Pillow's header, which was a tenth of the time of decoding. Ordinary is 8 bits, grey or
+    three channels, baseline or progressive, every marker where ITU-T T.81, B.1.1 has it.
+    """
+    if content[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    while place + 19 <= len(content) and content[place] == 0xFF:
+        marker, length = content[place + 1], int.from_bytes(content[place + 2:place + 4], "big")
+        if marker in (0xC0, 0xC1, 0xC2):
+            height, width = struct.unpack_from(">HH", content, place + 5)
+            ordinary = content[place + 4] == 8 and content[place + 9] in (1, 3) and width and height
+            return (width, height) if ordinary and length == 8 + 3 * content[place + 9] else None
+        if marker not in _BEFORE_FRAME or length < 2:
+            return None
+        place += 2 + length
+    return None
+
+
+def _header(content: bytes) -> tuple[tuple[int, int], str]:
+    """((width, height), format) as Pillow reads them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is the caller's
+            with Image.open(io.BytesIO(content), formats=FORMATS) as header:
+                return header.size, header.format
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds on hostile headers
+        raise ImageError("unreadable", "not an image that can be read") from error
 
 
 def _opencv(content: bytes) -> np.ndarray | None:

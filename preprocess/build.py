@@ -21,7 +21,8 @@ from data.files import write_text
 from data.images import Images, open_images
 from data.index import PROGRESS, read_index, shard_files
 from preprocess import commit, plan
-from preprocess.blocks import BLOCK, Recipe
+from preprocess.batches import infer
+from preprocess.blocks import Recipe
 from preprocess.engine import compute
 from preprocess.plan import Plan, Work
 from preprocess.report import Outcome, Report
@@ -205,7 +206,9 @@ def _generation(folder: Path, images: Images, before: dict | None, part: tuple[i
 def _write(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, chosen: Options, identity_hash: str,
            work: list[Work], report: Report) -> int:
     """Compute and write the shards of `work` in order, each as soon as its last block is there; bytes written."""
-    results = compute(_blocks(images, work), recipe, chosen.workers, chosen.cluster, report.event)
+    results = compute(_blocks(images, work, recipe.block), recipe, chosen.workers, chosen.cluster, report.event)
+    if recipe.on_device:
+        results = infer(results, recipe, report.event, threads=chosen.workers)
     written = 0
     for shard in work:
         began = time.perf_counter()
@@ -216,8 +219,8 @@ def _write(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, ch
             for column in shards.COLUMNS:
                 rows[column][target - first] = source[column][origin]
             report.rows(source["status"][origin])
-        for block in range(0, len(shard.compute), BLOCK):
-            target = shard.compute[block:block + BLOCK] - first
+        for block in range(0, len(shard.compute), recipe.block):
+            target = shard.compute[block:block + recipe.block] - first
             made = next(results)
             for column in shards.COLUMNS:
                 rows[column][target] = made[column]
@@ -230,10 +233,10 @@ def _write(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, ch
     return written
 
 
-def _blocks(images: Images, work: list[Work]) -> Iterator[Images]:
+def _blocks(images: Images, work: list[Work], size: int) -> Iterator[Images]:
     for shard in work:
-        for first in range(0, len(shard.compute), BLOCK):
-            yield images.take(shard.compute[first:first + BLOCK])
+        for first in range(0, len(shard.compute), size):
+            yield images.take(shard.compute[first:first + size])
 
 
 def _sources_of_parts(folder: Path, todo: Plan, work: list[Work], sources: np.ndarray, shard_size: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.decode import jpeg_size
 from data.images import ImageError, decode
 
 
@@ -101,6 +102,7 @@ MUTATE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import numpy as np
+from data.decode import jpeg_size
 from data.images import ImageError, decode
 seeds = [open(p, "rb").read() for p in sys.argv[3:]]
 rng = np.random.default_rng(0)
@@ -150,3 +152,35 @@ def test_mutated_files_neither_crash_nor_hang(shared):
 @pytest.mark.slow
 def test_2000_mutated_files_neither_crash_nor_hang_nor_take_a_gigabyte(shared):
     print(mutate(shared, 2000))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"\xff\xc0 no frame"},
+                                     {"exif": b"Exif\0\0" + bytes(300)},
+                                     {"restart_marker_blocks": 2}, {"optimize": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_size_reads_what_pillow_reads(mode: str, options: dict) -> None:
+    out = io.BytesIO()
+    Image.new(mode, (37, 21), 90).save(out, "JPEG", **options)
+    assert jpeg_size(out.getvalue()) == (37, 21)
+    for cut in range(0, 200):  # never a wrong size, whatever the header has lost
+        assert jpeg_size(out.getvalue()[:cut]) in (None, (37, 21))
+
+
+def test_jpeg_size_leaves_the_unusual_to_pillow() -> None:
+    cmyk, png = io.BytesIO(), io.BytesIO()
+    Image.new("CMYK", (8, 8)).save(cmyk, "JPEG")
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    assert jpeg_size(cmyk.getvalue()) is None and jpeg_size(png.getvalue()) is None and jpeg_size(b"") is None
+    assert decode(cmyk.getvalue()).shape == (8, 8, 3)
+
+
+def test_jpeg_size_agrees_on_real_files(shared: Path) -> None:
+    paths = [p for folder in ("imagenet_sample", "odd_images") for p in (shared / folder).rglob("*") if p.is_file()]
+    read = 0
+    for path in paths:
+        size = jpeg_size(path.read_bytes())
+        if size:
+            with Image.open(path) as image:
+                assert image.size == size, path
+            read += 1
+    assert read > 200
