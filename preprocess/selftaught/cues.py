@@ -1,7 +1,7 @@
 """The cues: maps of four single estimators with published constants, which labels and network start from.
 
-Not `fusion`, nor `preprocess.cuts`: their constants were chosen with true masks. RBD's ten SLIC iterations are its authors'
-(`rbd` alone takes six, for speed, which ECSSD allowed); MB+ works at the network's own size.
+Not `fusion`, nor `preprocess.cuts`: their constants were chosen with true masks. RBD's ten SLIC iterations are its
+authors' (`rbd` alone takes six, for speed, which ECSSD allowed); MB+ works at the network's own size.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from preprocess import regions as graph
 from preprocess.blocks import Recipe
 from preprocess.build import build
 from preprocess.estimators import mbd, mc, mr, rbd, resize_map
+from preprocess.pixels import shrink
 
 RECIPES = {
     "rbd": (("iterations", 10),),
@@ -35,6 +36,11 @@ def cues(image: np.ndarray, side: int) -> np.ndarray:
     maps = [parts.paint(method.solve(parts)) for method in (rbd, mr, mc)] + [mbd.saliency(image)]
     cv2.setNumThreads(0)
     return np.stack([np.rint(np.clip(resize_map(m, side, side), 0, 1) * 255).astype(np.uint8) for m in maps])
+
+
+def squashed(image: np.ndarray, side: int) -> np.ndarray:
+    """An (H, W, 3) uint8 RGB image at (side, side, 3), as the network sees it; smaller ones are enlarged."""
+    return np.ascontiguousarray(shrink(image, side, side))
 
 
 def prepare(folders: list[str], work: Path, side: int, workers: int) -> list[tuple[str, list[Cache]]]:
