@@ -38,7 +38,7 @@ $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
 .PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds bench bench-saliency \
-	bench-scale selftaught clean
+	bench-scale selftaught notebooks lab clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -101,6 +101,13 @@ bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/sa
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)
 
-clean:  ## remove what make made: .venv, runs/demo, runs/bench and tool caches; your caches and runs stay
-	rm -rf $(VENV) runs/demo runs/bench .pytest_cache .ruff_cache
+notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html
+	$(PY) -m evaluate.notebooks $(ARGS)
+
+lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use)
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
+	$(PY) -m jupyterlab notebooks $(ARGS)
+
+clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
+	rm -rf $(VENV) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

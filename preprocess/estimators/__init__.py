@@ -28,6 +28,7 @@ ESTIMATORS = {
 # name -> module of a network with weights: preprocess.networks says what it must have; `load` takes its weights
 NETWORKS = {
     "basnet": "preprocess.estimators.basnet",
+    "dino": "preprocess.estimators.dino",
     "selftaught": "preprocess.estimators.selftaught",
     "u2net": "preprocess.estimators.u2net",
     "u2netp": "preprocess.estimators.u2netp",

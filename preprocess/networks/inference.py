@@ -125,7 +125,10 @@ def _load(name: str, module: ModuleType, parameters: tuple, path: Path, stat: tu
     state = tensors_of(content, path)
     if hasattr(module, "convert"):
         state = module.convert(state, **options)
-    network = fitted(partial(module.build, state, **options), state, f"{path}: no weights of {name}")
+    try:
+        network = fitted(partial(module.build, state, **options), state, f"no weights of {name}")
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     try:
         return network.eval().requires_grad_(False).to(device), digest
     except (RuntimeError, AssertionError) as error:  # what torch raises where it has no CUDA, or no such card

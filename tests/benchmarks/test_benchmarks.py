@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks import saliency, speed
+from benchmarks import eigenvectors, saliency, speed
 from benchmarks.readme import fill
 from preprocess.estimators import u2netp
 
@@ -67,6 +67,13 @@ def test_saliency_of_networks(shared, tmp_path, monkeypatch, capsys):
     assert {"u2net", "basnet"} <= set(result["absent"]) and 0 < result["estimators"]["u2netp"]["mae"] < 1
     assert set(result["odd"]) == {"fusion"} and "| fusion, odd numbers | " in said
     assert "| u2net | no weights here |" in said and "| `u2netp` | nearly" in said
+
+
+def test_eigenvectors(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["eigenvectors", "--patches", "16", "--repeats", "1", "--json",
+                                      str(tmp_path / "e.json"), "--readme", str(tmp_path / "none.md")])
+    assert eigenvectors.main() == 0 and "| 16 | 441 |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "e.json").read_text())["16"]["correlation"] > 1 - 1e-9
 
 
 def test_losses_against_the_authors_are_listed():
