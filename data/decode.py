@@ -62,12 +62,12 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS, reduce: int = 1) -> np.
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width}x{height} pixels, more than the cap of {max_pixels}")
     # OpenCV takes as much memory as a PNG's chunk claims to be long, 4 GB if it likes
-    image = None if kind == "PNG" and _overruns(content) else _opencv(content, reduce)
+    image = None if kind == "PNG" and _overruns(content) else _opencv(content, reduce if kind == "JPEG" else 1)
     small = -(-width // reduce), -(-height // reduce)
     if image is None:
         image = _salvage(content, kind, width, height)
-        if reduce > 1 and image.shape[:2] == (height, width):
-            image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    if reduce > 1 and image.shape[:2] == (height, width):
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
     if image.shape[1::-1] != small:
         raise ImageError("unreadable", "the header and the data disagree on the size")
     return image
