@@ -8,6 +8,10 @@ SIDE      ?= 128
 SHARD     ?= 4096
 PRESET    ?= moco_v2
 REFINE    ?= none
+WEIGHTS   ?=
+DEVICE    ?= cpu
+BATCH     ?=
+PRECISION ?= fp32
 ARGS      ?=
 LIST      ?=
 PART      ?=
@@ -17,6 +21,7 @@ MASKS     ?= $(or $(CACHE),none)
 RUN       ?=
 DATA      ?=
 GPUS      ?=
+OUT       ?=
 DILO_SHARED ?= ../shared
 
 VENV  := .venv
@@ -27,12 +32,13 @@ PY    := $(VENV)/bin/python
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $($(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
 $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
+$(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
 .PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds bench bench-saliency \
-	bench-scale clean
+	bench-scale selftaught notebooks lab clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -62,9 +68,14 @@ test-all: $(READY)  ## every test, the slow ones too
 lint: $(READY)  ## ruff alone
 	$(PY) -m ruff check .
 
-masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N]
+masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N; a network: WEIGHTS=file DEVICE=cuda BATCH=32 PRECISION=bf16]
 	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
-		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) $(ARGS)
+		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) \
+		$(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
+		$(if $(BATCH),--batch $(BATCH)) $(if $(filter-out fp32,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
+
+selftaught: $(READY)  ## train the label-free mask network: IMAGES="folder folder" OUT=folder [WORKERS=n ARGS="--steps 9000"]
+	$(PY) -m preprocess.selftaught $(IMAGES) --out "$(OUT)" --workers $(WORKERS) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
 	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \
@@ -90,6 +101,13 @@ bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/sa
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)
 
-clean:  ## remove what make made: .venv, runs/demo, runs/bench and tool caches; your caches and runs stay
-	rm -rf $(VENV) runs/demo runs/bench .pytest_cache .ruff_cache
+notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html
+	$(PY) -m evaluate.notebooks $(ARGS)
+
+lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use)
+	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
+	$(PY) -m jupyterlab notebooks $(ARGS)
+
+clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
+	rm -rf $(VENV) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

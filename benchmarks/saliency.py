@@ -3,7 +3,8 @@
     python -m benchmarks.saliency --ecssd ../shared/data/ecssd --json runs/bench/saliency.json
 
 Numbers of the authors' code: run on all 1,000 images, scored with pysodmetrics. `fusion` was chosen on the even
-numbers and is reported on the odd ones too.
+numbers and is reported on the odd ones too, as is `selftaught`, which was trained on the even ones' images. Networks
+are scored where their weights are found ($DILO_WEIGHTS, or torch hub's cache folder); else their rows say so.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ import tyro  # noqa: E402
 from benchmarks.readme import fill  # noqa: E402
 from data.cli import run  # noqa: E402
 from evaluate.saliency import run as score  # noqa: E402
+from preprocess import estimators  # noqa: E402
 
 NAMES = ("fusion", "rbd", "mr", "mc", "mbd", "gs", "sf", "grabcut", "ft", "centre", "spectral", "fine_grained")
+ODD = ("fusion", "selftaught")  # also reported on the half that had no part in making them
+ABSENT = "no weights here"
 METRICS = ("mae", "max_f_a", "max_f_b", "mean_f", "adaptive_f", "s", "mean_e")
 TITLES = ("MAE ↓", "maxF a", "maxF b", "mean F", "adaptive F", "S", "mean E")
 AUTHORS = {  # the authors' own code on all of ECSSD, measured by us, in METRICS' order
@@ -48,6 +52,10 @@ ABOUT = {  # when to choose which, and where it comes from
     "centre": ("a control: knows nothing of the image", "-"),
     "spectral": ("a smoke test; worse than `centre`", "Hou and Zhang, CVPR 2007 (OpenCV)"),
     "fine_grained": ("a smoke test; worse than `centre`", "Montabone and Soto, 2010 (OpenCV)"),
+    "u2net": ("the best masks of these, on a GPU; learnt from human masks", "Qin et al., Pattern Recognition 2020"),
+    "u2netp": ("nearly as good and a tenth of the work; learnt from human masks", "as `u2net`"),
+    "dino": ("no human label at all; whole objects, coarse edges", "TokenCut, Wang et al., CVPR 2022"),
+    "basnet": ("the paper's best rows (`basnet_scratch.pth`); learnt from human masks", "Qin et al., CVPR 2019"),
 }
 MARGIN = 0.015  # how much worse a metric may be
 
@@ -71,9 +79,12 @@ class Arguments:
 def main() -> int:
     args = tyro.cli(Arguments, prog="python -m benchmarks.saliency", description=__doc__)
     images, truth = os.path.join(args.ecssd, "images"), os.path.join(args.ecssd, "masks")
-    result = score(images, truth, NAMES, limit=args.limit, workers=args.workers)
-    odd = score(images, truth, ("fusion",), half="odd", limit=args.limit, workers=args.workers)
-    result["fusion_odd"] = odd["estimators"]["fusion"]
+    networks = {name: estimators.has_weights(name) for name in sorted(estimators.NETWORKS)}
+    names = (*NAMES, *(name for name, present in networks.items() if present))
+    result = score(images, truth, names, limit=args.limit, workers=args.workers)
+    odd = [name for name in ODD if name in names]
+    result["odd"] = score(images, truth, odd, half="odd", limit=args.limit, workers=args.workers)["estimators"]
+    result["absent"] = [name for name, present in networks.items() if not present]
     result["worse_than_authors"] = worse(result["estimators"])
     del result["paths"]
     path = Path(args.json)
@@ -100,16 +111,18 @@ def worse(entries: dict[str, dict]) -> list[tuple[str, str, float]]:
 
 
 def table(result: dict) -> str:
-    """Markdown: ours, the authors' in brackets, and fusion on the half that did not choose it."""
+    """Markdown: ours, the authors' in brackets, what ODD has on the other half, and networks without weights."""
     lines = [f"ECSSD, {result['count']} images; in brackets the authors' own code on all 1,000.", "",
              "| estimator | " + " | ".join(TITLES) + " | ms |", "|---" * (len(TITLES) + 2) + "|"]
-    rows = {**result["estimators"], "fusion, odd numbers": result["fusion_odd"]}
+    rows = {**result["estimators"], **{f"{name}, odd numbers": entry for name, entry in result["odd"].items()}}
     for name, entry in rows.items():
         cells = [number(entry[m], m) + (f" ({number(AUTHORS[name][i], m)})" if name in AUTHORS else "")
                  for i, m in enumerate(METRICS)]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {entry['ms']:.1f} |")
+    lines += [f"| {name} | {ABSENT} |" + " |" * len(TITLES) for name in result["absent"]]
     lines += ["", "| estimator | choose it for | origin |", "|---|---|---|"]
-    lines += [f"| `{name}` | {when} | {origin} |" for name, (when, origin) in ABOUT.items()]
+    lines += [f"| `{name}` | {when} | {origin} |" for name, (when, origin) in ABOUT.items()
+              if name in result["estimators"] or name in result["absent"]]
     return "\n".join(lines)
 
 

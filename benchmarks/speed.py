@@ -3,7 +3,8 @@
     python -m benchmarks.speed --images ../shared/data/imagenet_sample --json runs/bench/speed.json
 
 One core, CPU time. Every image is decoded and estimated in turn `repeats` times and the fastest counts, so that other
-work on the machine disturbs all columns alike; the ratio is of the sums over all images.
+work on the machine disturbs all columns alike; the ratio is of the sums over all images. Networks are timed where their
+weights are found; with --untrained also without, for random weights take as long.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy is imported
 
+import importlib  # noqa: E402
 import json  # noqa: E402
+import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
@@ -48,6 +51,8 @@ class Arguments:
     """File for the numbers."""
     estimator: str = "all"
     """Estimators, separated by commas."""
+    untrained: bool = False
+    """Give networks whose weights are not here random ones."""
     limit: int = 250
     """Images, spread evenly over the folder."""
     repeats: int = 3
@@ -58,14 +63,19 @@ class Arguments:
 
 def main() -> int:
     args = tyro.cli(Arguments, prog="python -m benchmarks.speed", description=__doc__)
-    names = sorted(estimators.ESTIMATORS) if args.estimator == "all" else args.estimator.split(",")
+    known = sorted(estimators.ESTIMATORS | estimators.NETWORKS)
+    names = known if args.estimator == "all" else args.estimator.split(",")
+    absent = [name for name in names if name in estimators.NETWORKS and not estimators.has_weights(name)]
     try:
         paths = list_images(args.images).tolist()
-        functions = {name: estimators.load(name).working for name in names}
+        functions = {name: estimators.load(name).working for name in names if name not in absent}
+        if args.untrained:
+            functions |= {f"{name} (random weights)": untrained(name).working for name in absent}
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
     paths = [paths[i * len(paths) // args.limit] for i in range(args.limit)] if len(paths) > args.limit else paths
     result = measure([read_bytes(args.images, p) for p in paths], functions, args.repeats)
+    result["absent"] = [] if args.untrained else absent
     path = Path(args.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"images": args.images, "repeats": args.repeats, **result}, indent=2) + "\n")
@@ -106,6 +116,18 @@ def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int)
     return {"count": len(rows), "failed": failed, "decode_ms": means["decode"],
             "estimators": {name: {"ms": means[name], "ratio": means[name] / means["decode"]} for name in functions},
             "stages": {stage: 1e3 * float(np.mean([s[stage] for s in stages])) for stage in stages[0]}}
+
+
+def untrained(name: str) -> estimators.Estimator:
+    """Network `name` with random weights."""
+    import torch
+
+    torch.manual_seed(0)
+    module = importlib.import_module(estimators.NETWORKS[name])
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, module.WEIGHTS.files[0])
+        torch.save(module.build(None, **module.PARAMETERS).state_dict(), file)
+        return estimators.load(name, weights=file)
 
 
 def row(content: bytes, function: Callable) -> np.ndarray:
@@ -155,6 +177,7 @@ def table(result: dict) -> str:
     for name, entry in sorted(result["estimators"].items(), key=lambda item: item[1]["ms"]):
         target = f"≤ {TARGETS[name]}" if name in TARGETS else ""
         lines.append(f"| `{name}` | {entry['ms']:.2f} | {entry['ratio']:.2f} | {target} |")
+    lines += [f"| `{name}` | no weights here | | |" for name in result.get("absent", [])]
     stages = result["stages"]
     lines += ["", "RBD by stage, ms: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + "."]
     return "\n".join(lines)

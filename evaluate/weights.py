@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from data.cli import UsageError
+from data.tensors import SHOWN, misfit, read_tensors
 from train import checkpoint
 from train.network import backbone
 
@@ -25,7 +26,6 @@ NETWORKS = {((1, 1, 1, 1), False): "resnet10", ((2, 2, 2, 2), False): "resnet18"
             ((3, 4, 6, 3), True): "resnet50", ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152"}
 STEMS = ("imagenet", "small", "small_stride2")
 CLASSES = 1000  # of ImageNet: an `fc` of so many outputs is a classifier, any other is a projection head
-SHOWN = 4  # keys of each kind that an error names
 DEPTH = 4  # dictionaries in dictionaries that are looked through
 # copies of the encoder that are not the one to evaluate; DINO's teacher is
 COPY = re.compile(r"(^|_)(k|key|momentum|target|student|ema)(_|$)")
@@ -132,22 +132,7 @@ def run_head(folder: Path) -> State:
 
 def read(path: Path) -> object:
     """What a file of tensors holds; its code is never run. UsageError, one line, where that cannot be."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file of weights")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # zip, pickle, torch and safetensors each raise kinds of their own
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        if code:
-            raise UsageError(f"{path}: holds a Python object ({code[1]}), whose code is not run here; load it where it "
-                             "was made and save its state_dict() alone") from error
-        raise UsageError(f"{path}: not a file of weights that can be loaded ({type(error).__name__})") from error
+    return read_tensors(path)[0]
 
 
 def make_head(fc: State) -> nn.Module:
@@ -245,14 +230,9 @@ def _fit(path: str, name: str, state: State, fc: State, stem: str | None) -> Wei
     wanted = _empty(network, stem, width, "meta").state_dict()
     state = {**{k: torch.zeros((), dtype=torch.long) for k in wanted
                 if k.endswith("num_batches_tracked")}, **state}  # files of before torch 0.4 have none
-    missing = [k for k in wanted if k not in state]
-    unexpected = [k for k in state if k not in wanted]
-    shapes = [f"{k} {tuple(state[k].shape)} instead of {tuple(wanted[k].shape)}" for k in wanted
-              if k in state and state[k].shape != wanted[k].shape]
-    if missing or unexpected or shapes:
-        parts = [f"{len(keys)} {what}: {', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}" for what, keys
-                 in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if keys]
-        raise UsageError(f"{path}: {name or 'its network'} looks like {network} but does not fit; {'; '.join(parts)}")
+    wrong = misfit(state, wanted)
+    if wrong:
+        raise UsageError(f"{path}: {name or 'its network'} looks like {network} but does not fit; {wrong}")
     state = {k: v if k.endswith("num_batches_tracked") else v.float() for k, v in state.items()}
     broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
     if broken:

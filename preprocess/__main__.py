@@ -3,6 +3,7 @@
     python -m preprocess /data/imagenet/train caches/imagenet-rbd --estimator rbd --workers 16
     python -m preprocess ILSVRC2012_img_train.tar CACHE                   # a tar, or a tar of tars, is not unpacked
     python -m preprocess IMAGES CACHE --estimator files --maps MASKS     # masks that exist already
+    python -m preprocess IMAGES CACHE --estimator u2net --weights u2net.pth --device cuda --batch 32 --workers 16
     python -m preprocess IMAGES CACHE --part 3/64                        # a job array: all parts, in any order
     python -m preprocess IMAGES CACHE --dask tcp://host:8786             # a dask.distributed cluster
 
@@ -21,19 +22,24 @@ import re  # noqa: E402
 import shutil  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
+from dataclasses import dataclass, field, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Annotated, Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
 from data.cli import UsageError, run  # noqa: E402
+from data.files import sha256  # noqa: E402
 from data.images import MAX_PIXELS  # noqa: E402
 from preprocess import estimators  # noqa: E402
-from preprocess.blocks import Recipe  # noqa: E402
+from preprocess.blocks import Recipe, load  # noqa: E402
 from preprocess.build import build  # noqa: E402
 from preprocess.commit import FAILURES  # noqa: E402
+from preprocess.networks.weights import find, unpublished  # noqa: E402
 from preprocess.report import Outcome  # noqa: E402
+
+BATCH = {"cpu": 4, "cuda": 32}  # images a batch by default
+LARGEST_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,14 @@ class Arguments:
     """Saliency method: auto, files (maps on disk, see --maps), or one of the names that an unknown one lists."""
     refine: Literal["none", "guided", "grabcut"] = "none"
     """Refine the estimator's map: guided filter on the image, or GrabCut with the map as a soft prior."""
+    weights: str | None = None
+    """Of a network: its file, or a folder with it (default: $DILO_WEIGHTS, then torch hub's cache folder)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Of a network: cpu (each worker computes) or cuda (workers decode ahead, the driver computes on one GPU)."""
+    batch: int | None = None
+    """Of a network: images it takes at once (default: 32 on cuda, 4 on cpu); halved where memory does not suffice."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of a network: fp32, or bf16 for GPUs that are fast at it (other masks, so another cache)."""
     maps: str | None = None
     """With --estimator files: folder of grey PNG maps, one an image, at the image's relative path (.png)."""
     side: int = 128
@@ -76,13 +90,18 @@ def main() -> None:
         raise UsageError("--side must be at least 8, --shard-size and --max-pixels at least 1, --workers at least 0")
     part = _part(args.part)
     refine = () if args.refine == "none" else (("refine", args.refine),)
-    recipe = Recipe(_resolve(args), refine, args.side, args.maps, args.max_pixels)
+    recipe = _with_weights(args, Recipe(_resolve(args), refine, args.side, args.maps, args.max_pixels))
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, frame: _stop(n, signals))
     where = f"the workers of {args.dask}" if args.dask else f"{args.workers} workers"
     refined = "" if args.refine == "none" else f" refined by {args.refine}"
-    print(f"estimator {recipe.estimator}{refined}, masks {args.side}x{args.side}, {where} -> {args.cache}", flush=True)
+    network = ""
+    if recipe.network:
+        network = f" ({recipe.weights}, SHA-256 {recipe.sha256[:16]}..., {recipe.precision} on {recipe.device}, "
+        network += f"batches of {recipe.batch})"
+    print(f"estimator {recipe.estimator}{network}{refined}, masks {args.side}x{args.side}, {where} -> {args.cache}",
+          flush=True)
     try:
         outcome = build(args.images, args.cache, recipe, args.shard_size, args.workers, listed=args.list, part=part,
                         cluster=args.dask, repair=args.repair, digest=args.digest)
@@ -116,7 +135,7 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
     else:
         speed = outcome.computed / outcome.seconds
         copied = f" and {outcome.copied} copied" if outcome.copied else ""
-        cores = "" if args.dask else f", {speed / outcome.workers:.1f} a core"
+        cores = "" if args.dask or args.device != "cpu" else f", {speed / outcome.workers:.1f} a core"
         print(f"{outcome.computed} of {outcome.images} masks computed{copied} in {outcome.seconds:.1f} s "
               f"({speed:.1f} images/s{cores}), {outcome.bytes / 1e6:.1f} MB written")
     if not outcome.complete:
@@ -145,10 +164,35 @@ def _resolve(args: Arguments) -> str:
         return name
     if args.maps is not None:
         raise UsageError("--maps goes with --estimator files")
+    if name in estimators.NETWORKS:
+        return name
     try:
         return estimators.load(name).name
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _with_weights(args: Arguments, recipe: Recipe) -> Recipe:
+    if not recipe.network:
+        for name, default in (("weights", None), ("device", "cpu"), ("batch", None), ("precision", "fp32")):
+            if getattr(args, name) != default:
+                raise UsageError(f"--{name} is for networks ({', '.join(sorted(estimators.NETWORKS))}); "
+                                 f"{recipe.estimator} is none")
+        return recipe
+    batch = BATCH[args.device] if args.batch is None else args.batch
+    if not 1 <= batch <= LARGEST_BATCH:
+        raise UsageError(f"--batch {batch}: must be 1 to {LARGEST_BATCH}")
+    if args.device != "cpu" and args.dask is not None:
+        raise UsageError("--device cuda does not go with --dask; for several GPUs run several --part, each with its "
+                         "own CUDA_VISIBLE_DEVICES")
+    source = estimators.weights_of(recipe.estimator)
+    path = find(recipe.estimator, source, args.weights)
+    if other := unpublished(path, source):
+        print(f"note: {path} is not the file that was published under that name ({other})")
+    recipe = replace(recipe, weights=str(path), sha256=sha256(path), device=args.device, precision=args.precision,
+                     batch=batch)
+    load(recipe)  # what is wrong with the file is said before anything is written
+    return recipe
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from data.cli import UsageError
 from data.images import MAX_PIXELS, ImageError, Images, decode
 from data.shards import SCHEMA, STATUS, empty_rows
 from preprocess import estimators
@@ -29,6 +30,9 @@ class Recipe:
         side: S, pixels of the stored mask's side.
         maps: folder of maps for "files".
         max_pixels: larger images are refused by their header.
+        weights, sha256: of a network: its file, and the file's SHA-256 where that is known already.
+        device, precision: of a network, see preprocess.estimators.load.
+        batch: images that a network takes at once.
     """
 
     estimator: str
@@ -36,26 +40,52 @@ class Recipe:
     side: int = 128
     maps: str | None = None
     max_pixels: int = MAX_PIXELS
+    weights: str | None = None
+    sha256: str | None = None
+    device: str = "cpu"
+    precision: str = "fp32"
+    batch: int = 4
+
+    @property
+    def network(self) -> bool:
+        return self.estimator in estimators.NETWORKS
+
+    @property
+    def on_device(self) -> bool:
+        """True where the driver computes, on a device that workers do not share."""
+        return self.network and self.device != "cpu"
+
+    @property
+    def block(self) -> int:
+        """Images a task: BLOCK, or as many more as make whole batches."""
+        return -(-BLOCK // self.batch) * self.batch if self.network else BLOCK
 
     def load(self) -> estimators.Estimator:
-        return estimators.load(self.estimator, **dict(self.parameters))
+        """The estimator. UsageError where the file of weights is no longer the one with `sha256`."""
+        if not self.network:
+            return estimators.load(self.estimator, **dict(self.parameters))
+        loaded = estimators.load(self.estimator, weights=self.weights, device=self.device, precision=self.precision,
+                                 **dict(self.parameters))
+        if self.sha256 not in (None, loaded.weights):
+            raise UsageError(f"{self.weights}: changed while it was in use; start again")
+        return loaded
 
     def identity(self) -> dict:
         """The cache's identity: JSON-able, equal for equal masks."""
         if self.estimator == "files":
-            version, parameters = files.VERSION, {"maps": self.maps.rstrip("/").rsplit("/", 1)[-1]}
+            version, weights, parameters = files.VERSION, None, {"maps": self.maps.rstrip("/").rsplit("/", 1)[-1]}
         else:
-            loaded = _load(self)
-            version, parameters = loaded.version, loaded.parameters
+            loaded = load(self)
+            version, weights, parameters = loaded.version, loaded.weights, loaded.parameters
         identity = {"schema": SCHEMA, "estimator": self.estimator, "version": version, "parameters": parameters,
-                    "weights": None, "device": "cpu", "side": self.side}
+                    "weights": weights, "device": self.device.split(":")[0], "side": self.side}
         if self.max_pixels != MAX_PIXELS:  # absent where the option is left alone; it decides which images are refused
             identity["max_pixels"] = self.max_pixels
         return identity
 
 
 @lru_cache(maxsize=4)
-def _load(recipe: Recipe) -> estimators.Estimator:
+def load(recipe: Recipe) -> estimators.Estimator:
     return recipe.load()
 
 
@@ -94,23 +124,41 @@ def digest(content: bytes) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
 
 
-def _compute_row(images: Images, i: int, recipe: Recipe, rows: dict[str, np.ndarray]) -> None:
+def decode_row(images: Images, i: int, recipe: Recipe, rows: dict[str, np.ndarray]) -> np.ndarray:
+    """Image `i` as (H, W, 3) uint8 RGB; its digest and size go into its row. ImageError where it cannot be used."""
     content = images.read(i)
     rows["digest"][i] = digest(content)
     image = decode(content, recipe.max_pixels)
     rows["size"][i] = image.shape[:2]
+    return image
+
+
+@contextlib.contextmanager
+def failing_estimator():
+    """Whatever an estimator does on an odd image, the run goes on: ImageError("estimator"), but for want of memory."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageError("estimator", f"{type(error).__name__}: {error}") from error
+
+
+def store_map(saliency: np.ndarray, i: int, side: int, rows: dict[str, np.ndarray]) -> None:
+    """A float32 (h, w) map in [0, 1] to row `i`'s (side, side) uint8 mask. ImageError where it is not finite."""
+    if not np.isfinite(saliency).all():
+        raise ImageError("estimator", "the map is not finite")
+    mask = estimators.resize_map(saliency, side, side)
+    rows["mask"][i] = np.rint(np.clip(mask, 0, 1) * 255)
+
+
+def _compute_row(images: Images, i: int, recipe: Recipe, rows: dict[str, np.ndarray]) -> None:
+    image = decode_row(images, i, recipe, rows)
     if recipe.estimator == "files":
         saliency = files.read_map(recipe.maps, images.paths[i])
     else:
-        try:
-            saliency = _load(recipe).working(image)
-        except MemoryError:
-            raise
-        except Exception as error:  # whatever an estimator does on an odd image, the run goes on
-            raise ImageError("estimator", f"{type(error).__name__}: {error}") from error
-        if not np.isfinite(saliency).all():
-            raise ImageError("estimator", "the map is not finite")
-    mask = estimators.resize_map(saliency, recipe.side, recipe.side)
-    rows["mask"][i] = np.rint(np.clip(mask, 0, 1) * 255)
+        with failing_estimator():
+            saliency = load(recipe).working(image)
+    store_map(saliency, i, recipe.side, rows)
     for name, value in quality(image, rows["mask"][i]).items():
         rows[f"quality/{name}"][i] = value

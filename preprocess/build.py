@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from data.files import write_text
 from data.images import Images, open_images
 from data.index import PROGRESS, read_index, shard_files
 from preprocess import commit, plan
-from preprocess.blocks import BLOCK, Recipe
+from preprocess.batches import infer
+from preprocess.blocks import Recipe
 from preprocess.engine import compute
 from preprocess.plan import Plan, Work
 from preprocess.report import Outcome, Report
@@ -205,7 +207,16 @@ def _generation(folder: Path, images: Images, before: dict | None, part: tuple[i
 def _write(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, chosen: Options, identity_hash: str,
            work: list[Work], report: Report) -> int:
     """Compute and write the shards of `work` in order, each as soon as its last block is there; bytes written."""
-    results = compute(_blocks(images, work), recipe, chosen.workers, chosen.cluster, report.event)
+    with ExitStack() as running:  # whatever ends the run also ends the workers, who may be blocks ahead
+        results = running.enter_context(closing(compute(_blocks(images, work, recipe.block), recipe, chosen.workers,
+                                                        chosen.cluster, report.event)))
+        if recipe.on_device:
+            results = running.enter_context(closing(infer(results, recipe, report.event, threads=chosen.workers)))
+        return _write_shards(images, sources, folder, recipe, identity_hash, work, report, results)
+
+
+def _write_shards(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, identity_hash: str,
+                  work: list[Work], report: Report, results: Iterator[dict[str, np.ndarray]]) -> int:
     written = 0
     for shard in work:
         began = time.perf_counter()
@@ -216,8 +227,8 @@ def _write(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, ch
             for column in shards.COLUMNS:
                 rows[column][target - first] = source[column][origin]
             report.rows(source["status"][origin])
-        for block in range(0, len(shard.compute), BLOCK):
-            target = shard.compute[block:block + BLOCK] - first
+        for block in range(0, len(shard.compute), recipe.block):
+            target = shard.compute[block:block + recipe.block] - first
             made = next(results)
             for column in shards.COLUMNS:
                 rows[column][target] = made[column]
@@ -230,10 +241,10 @@ def _write(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, ch
     return written
 
 
-def _blocks(images: Images, work: list[Work]) -> Iterator[Images]:
+def _blocks(images: Images, work: list[Work], size: int) -> Iterator[Images]:
     for shard in work:
-        for first in range(0, len(shard.compute), BLOCK):
-            yield images.take(shard.compute[first:first + BLOCK])
+        for first in range(0, len(shard.compute), size):
+            yield images.take(shard.compute[first:first + size])
 
 
 def _sources_of_parts(folder: Path, todo: Plan, work: list[Work], sources: np.ndarray, shard_size: int) -> np.ndarray:

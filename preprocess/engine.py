@@ -19,13 +19,14 @@ from functools import partial
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from data.cli import UsageError
 from data.images import Images
 from data.shards import COLUMNS
-from preprocess.blocks import Recipe, compute_block, crashed_row
+from preprocess.batches import task as work_of
+from preprocess.blocks import Recipe, crashed_row
 
 AHEAD = 4  # blocks a worker that may wait for an earlier, slower one: what bounds the driver's memory
 
@@ -34,7 +35,7 @@ Event = Callable[..., None]
 
 
 def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str | None, event: Event) -> Iterator[Rows]:
-    """The rows of each block of `tasks`, in their order.
+    """The rows of each block of `tasks`, in their order; for a network on a device of the driver's, prepared blocks.
 
     Args:
         workers: processes; 0 computes in this one, where a crash is the end.
@@ -45,11 +46,11 @@ def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str 
         UsageError: no cluster at that address, or processes that cannot even be started.
     """
     if not workers and cluster is None:
-        yield from (compute_block(task, recipe) for task in tasks)
+        yield from (work_of(recipe)(task, recipe) for task in tasks)
         return
     tasks = iter(tasks)
     waiting: deque[Images] = deque()  # given out, not yet received
-    with _backend(workers, cluster) as (parallel, width, deaths):
+    with _backend(workers, cluster, ahead=2 if recipe.on_device else None) as (parallel, width, deaths):
         limit = AHEAD * width + 16
         exhausted = False
 
@@ -61,7 +62,7 @@ def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str 
                     exhausted = True
                     return
                 waiting.append(task)
-                yield delayed(compute_block)(task, recipe)
+                yield delayed(work_of(recipe))(task, recipe)
 
         while not exhausted or waiting:
             try:
@@ -80,15 +81,28 @@ def compute(tasks: Iterable[Images], recipe: Recipe, workers: int, cluster: str 
 
 
 @contextmanager
-def _backend(workers: int, cluster: str | None,
-             patience: str = "20s") -> Iterator[tuple[Callable[[], Callable], int, tuple]]:
+def _backend(workers: int, cluster: str | None, patience: str = "20s",
+             ahead: int | None = None) -> Iterator[tuple[Callable[[], Callable], int, tuple]]:
     """joblib on this machine's processes or on Dask's: makes a runner, the number of workers, what it raises when one
-    dies. A runner is used once: after a failure joblib's would give results of the round before."""
+    dies. A runner is used once: after a failure joblib's would give results of the round before.
+
+    Args:
+        ahead: blocks a worker that may be computed before the driver takes them, where they are large (an image as the
+            network sees it is 20 times a mask); joblib itself stops and starts again whenever the driver is slower.
+    """
     options = {"return_as": "generator", "batch_size": 1, "pre_dispatch": "2 * n_jobs", "max_nbytes": None}
     if cluster is None:
+        deaths = BrokenProcessPool, MemoryError
+        if workers == 1 or ahead is not None:
+            executors: list[ProcessPoolExecutor] = []
+            try:
+                yield lambda: partial(_steady, executors, workers, ahead or 3), workers, deaths
+            finally:
+                for executor in executors:
+                    executor.shutdown(wait=True, kill_workers=True)
+            return
         try:
-            many = partial(Parallel, workers, backend="loky", initializer=_start_worker, **options)
-            yield many if workers > 1 else lambda: _one_worker, workers, (BrokenProcessPool, MemoryError)
+            yield partial(Parallel, workers, backend="loky", initializer=_start_worker, **options), workers, deaths
         except BaseException:  # Ctrl-C, no space, ...: nobody waits for what is in flight
             get_reusable_executor(max_workers=workers).shutdown(wait=True, kill_workers=True)
             raise
@@ -113,13 +127,15 @@ def _backend(workers: int, cluster: str | None,
                              "command continues once it is there again") from error
 
 
-def _one_worker(calls: Iterable) -> Iterator[Rows]:
-    """joblib computes in the driver itself where there is one worker; an image that crashes would end the run then."""
-    executor = get_reusable_executor(max_workers=1, initializer=_start_worker)
+def _steady(executors: list[ProcessPoolExecutor], workers: int, ahead: int, calls: Iterable) -> Iterator[Rows]:
+    """At most `ahead` calls a worker in flight. Also for one worker, for which joblib computes in the driver itself: an
+    image that crashes would end the run then. The processes are added to `executors`, for the caller to end."""
+    executor = ProcessPoolExecutor(workers, initializer=_start_worker)
+    executors.append(executor)
     pending = deque()
     for function, arguments, options in calls:
         pending.append(executor.submit(function, *arguments, **options))
-        if len(pending) > 2:
+        if len(pending) >= ahead * workers:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
@@ -147,11 +163,14 @@ def compute_alone(images: Images, recipe: Recipe, event: Event) -> Rows:
         return crashed_row(images, recipe)
     middle = len(images) // 2
     halves = [compute_alone(images.take(part), recipe, event) for part in (slice(middle), slice(middle, None))]
-    return {column: np.concatenate([half[column] for half in halves]) for column in COLUMNS}
+    rows = {column: np.concatenate([half[column] for half in halves]) for column in COLUMNS}
+    if any("prepared" in half for half in halves):
+        rows["prepared"] = [one for half in halves for one in half.get("prepared", [None] * len(half["path"]))]
+    return rows
 
 
 def _in_own_process(images: Images, recipe: Recipe) -> Rows | None:
-    """compute_block in a fresh process; None where it died of it."""
+    """The block's work in a fresh process; None where it died of it."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sending, images, recipe), daemon=True)
@@ -174,7 +193,7 @@ def _in_own_process(images: Images, recipe: Recipe) -> Rows | None:
 def _child(sending, images: Images, recipe: Recipe) -> None:
     _start_worker()
     sending.send("started")
-    sending.send(compute_block(images, recipe))
+    sending.send(work_of(recipe)(images, recipe))
 
 
 def _name(images: Images) -> str:

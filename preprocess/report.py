@@ -74,6 +74,8 @@ class Report:
         if what == "worker died":
             self.bar.write(f"a worker died ({values['error']}; out of memory?): the {values['blocks']} blocks in "
                            "flight are computed again, each alone", file=sys.stderr)
+        elif what == "out of memory":
+            self.bar.write(f"the device is out of memory: batches of {values['batch']} from here on", file=sys.stderr)
         elif what == "crashed":
             self.bar.write(f"crashed: {values['path']} kills the process that works on it; it gets no mask",
                            file=sys.stderr)

@@ -28,7 +28,8 @@ def test_make_alone_prints_every_target_with_one_line():
 
 @pytest.mark.parametrize(("arguments", "missing"), [
     (["masks"], "masks needs IMAGES=..."), (["masks", "IMAGES=x"], "masks needs CACHE=..."),
-    (["pretrain", "IMAGES=x"], "pretrain needs RUN=..."), (["knn", "RUN=x"], "knn needs DATA=..."),
+    (["pretrain", "IMAGES=x"], "pretrain needs RUN=..."),
+    (["selftaught", "IMAGES=x"], "selftaught needs OUT=..."), (["knn", "RUN=x"], "knn needs DATA=..."),
 ])
 def test_a_missing_variable_is_one_line_and_exit_code_2(arguments, missing):
     done = make(*arguments)
@@ -38,7 +39,10 @@ def test_a_missing_variable_is_one_line_and_exit_code_2(arguments, missing):
 def test_variables_reach_the_commands():
     printed = make("-n", "masks", "IMAGES=/data/in 1k", "CACHE=c", "ESTIMATOR=spectral", "WORKERS=16", "SIDE=64").stdout
     assert '-m preprocess "/data/in 1k" "c" --estimator spectral --refine none --side 64' in printed
-    assert "--workers 16" in printed
+    assert "--workers 16" in printed and "--device" not in printed and "--weights" not in printed
+    printed = make("-n", "masks", "IMAGES=x", "CACHE=c", "ESTIMATOR=u2net", "WEIGHTS=u2 net.pth", "DEVICE=cuda",
+                   "BATCH=64", "PRECISION=bf16").stdout.replace("\\\n", " ")
+    assert re.search(r'--weights "u2 net.pth"\s+--device cuda\s+--batch 64\s+--precision bf16', printed)
     printed = make("-n", "pretrain", "IMAGES=x", "CACHE=c", "RUN=r", "PRESET=moco_v2_small", "ARGS=--epochs 3").stdout
     assert '--masks "c" --preset moco_v2_small --out "r"' in printed and "--epochs 3" in printed
 

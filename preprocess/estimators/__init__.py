@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,8 +25,17 @@ ESTIMATORS = {
     "sf": "preprocess.estimators.sf",
     "spectral": "preprocess.estimators.spectral",
 }
+# name -> module of a network with weights: preprocess.networks says what it must have; `load` takes its weights
+NETWORKS = {
+    "basnet": "preprocess.estimators.basnet",
+    "dino": "preprocess.estimators.dino",
+    "selftaught": "preprocess.estimators.selftaught",
+    "u2net": "preprocess.estimators.u2net",
+    "u2netp": "preprocess.estimators.u2netp",
+}
 AUTO = "fusion"  # better than every single method on every metric of ECSSD, at 20 ms an image
 REFINEMENTS = ("none", "guided", "grabcut")  # preprocess.refine
+REFINED_SIDE = 256  # px, longest side of the image that a refinement of a network's map sees
 
 
 @dataclass(frozen=True)
@@ -34,25 +43,49 @@ class Estimator:
     """A saliency method with its parameters: what a mask cache's identity stores.
 
     Attributes:
-        name: key of ESTIMATORS.
+        name: key of ESTIMATORS or NETWORKS.
         version: implementation version; raised whenever the maps change.
         parameters: JSON-able parameters of `function`.
         function: (H, W, 3) uint8 RGB -> float32 (h, w) in [0, 1]; (h, w) may be a smaller working size, but always
             covers the whole image, so that relative coordinates agree. Deterministic.
+        weights: SHA-256 of a network's file of weights, hex; None for a method without.
+        device: kind of device that computes.
     """
 
     name: str
     version: int
     parameters: dict = field(default_factory=dict)
     function: Callable[..., np.ndarray] = field(default=None, repr=False, compare=False)
+    weights: str | None = None
+    device: str = "cpu"
 
     def working(self, image: np.ndarray) -> np.ndarray:
         """The map at the method's own working size, float32 (h, w) in [0, 1]."""
         return self.function(image, **self.parameters)
 
+    def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """`working` of each image; a network takes them all at once. No map depends on the other images."""
+        return [self.working(image) for image in images]
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The map at the image's size, float32 (H, W) in [0, 1]."""
         return resize_map(self.working(image), image.shape[1], image.shape[0])
+
+
+def weights_of(name: str):
+    """The preprocess.networks.weights.Source of network `name`."""
+    return importlib.import_module(NETWORKS[name]).WEIGHTS
+
+
+def has_weights(name: str) -> bool:
+    """Whether network `name` finds its file of weights where it looks by itself ($DILO_WEIGHTS, torch hub's cache)."""
+    from preprocess.networks.weights import find
+
+    try:
+        find(name, weights_of(name))
+    except ValueError:
+        return False
+    return True
 
 
 def resize_map(saliency: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -63,28 +96,39 @@ def resize_map(saliency: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(saliency, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def load(name: str, refine: str = "none", **parameters) -> Estimator:
+def load(name: str, refine: str = "none", weights: str | None = None, device: str = "cpu", precision: str = "fp32",
+         **parameters) -> Estimator:
     """The estimator `name` ("auto" resolves to AUTO) with its defaults overridden by `parameters`.
 
-    Each module has VERSION (int), PARAMETERS (dict of defaults) and `saliency(image, **parameters)`.
+    Each module has VERSION (int), PARAMETERS (dict of defaults) and `saliency(image, **parameters)`; those of NETWORKS
+    have what preprocess.networks says.
 
     Args:
         refine: one of REFINEMENTS, applied to the map; where it is not "none" it is one of the estimator's parameters.
+        weights: of a network: file, or folder with it; None looks where preprocess.networks.weights.find does.
+        device: of a network: "cpu" or "cuda".  precision: of a network: "fp32" or "bf16".
 
     Raises:
-        ValueError: no such estimator, refinement or parameter.
+        ValueError: no such estimator, refinement or parameter; weights (a UsageError) that are not there or do not fit.
     """
     name = AUTO if name == "auto" else name
-    if name not in ESTIMATORS:
-        raise ValueError(f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}")
+    if name not in ESTIMATORS and name not in NETWORKS:
+        raise ValueError(f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}; with weights: "
+                         f"{', '.join(sorted(NETWORKS))}")
     if refine not in REFINEMENTS:
         raise ValueError(f"no refinement {refine!r}; there are: {', '.join(REFINEMENTS)}")
-    module = importlib.import_module(ESTIMATORS[name])
+    module = importlib.import_module(ESTIMATORS.get(name) or NETWORKS[name])
     unknown = sorted(set(parameters) - set(module.PARAMETERS))
     if unknown:
         raise ValueError(f"estimator {name} has no parameter {', '.join(unknown)}; it has: "
                          f"{', '.join(module.PARAMETERS) or 'none'}")
     parameters = {**module.PARAMETERS, **parameters}
+    if name in NETWORKS:
+        inference = importlib.import_module("preprocess.networks.inference")
+        return inference.load(name, module, parameters, refine, weights, device, precision)
+    if weights is not None or device != "cpu" or precision != "fp32":
+        raise ValueError(f"estimator {name} is no network: it takes no weights, device or precision; these do: "
+                         f"{', '.join(sorted(NETWORKS))}")
     if refine == "none":  # absent from the parameters then, so that the option left alone changes no cache's identity
         return Estimator(name, module.VERSION, parameters, module.saliency)
     refined = importlib.import_module("preprocess.refine").refined

@@ -5,9 +5,11 @@ import sys
 
 import cv2
 import numpy as np
+import torch
 
-from benchmarks import saliency, speed
+from benchmarks import eigenvectors, saliency, speed
 from benchmarks.readme import fill
+from preprocess.estimators import u2netp
 
 
 def test_fill_replaces_only_the_block(tmp_path):
@@ -34,6 +36,44 @@ def test_speed(tmp_path, monkeypatch, capsys):
     assert result["count"] == 2 and result["failed"] == 1 and set(result["estimators"]) == {"rbd", "ft"}
     assert set(result["stages"]) == {"decode", "resize", "frame", "superpixels", "graph", "solve", "write"}
     assert "| `rbd` |" in capsys.readouterr().out
+
+
+def test_speed_of_networks(tmp_path, monkeypatch, capsys):
+    """Without weights the row says so; with random ones it is timed."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("DILO_WEIGHTS", raising=False)
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((9, 9, 3), np.uint8))
+    arguments = ["speed", "--images", str(tmp_path), "--estimator", "u2netp", "--repeats", "1", "--json",
+                 str(tmp_path / "speed.json"), "--readme", str(tmp_path / "none.md")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert speed.main() == 0 and "| `u2netp` | no weights here | | |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*arguments, "--untrained"])
+    assert speed.main() == 0
+    assert json.loads((tmp_path / "speed.json").read_text())["estimators"]["u2netp (random weights)"]["ms"] > 10
+
+
+def test_saliency_of_networks(shared, tmp_path, monkeypatch, capsys):
+    """A network whose weights are found is scored like any estimator; the others' rows say that they have none."""
+    torch.manual_seed(0)
+    torch.save(u2netp.build().state_dict(), tmp_path / "u2netp.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("DILO_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(saliency, "NAMES", ("fusion", *saliency.AUTHORS))
+    monkeypatch.setattr(sys, "argv", ["saliency", "--ecssd", str(shared / "ecssd"), "--limit", "2", "--json",
+                                      str(tmp_path / "saliency.json"), "--readme", str(tmp_path / "none.md")])
+    saliency.main()
+    said = capsys.readouterr().out
+    result = json.loads((tmp_path / "saliency.json").read_text())
+    assert {"u2net", "basnet"} <= set(result["absent"]) and 0 < result["estimators"]["u2netp"]["mae"] < 1
+    assert set(result["odd"]) == {"fusion"} and "| fusion, odd numbers | " in said
+    assert "| u2net | no weights here |" in said and "| `u2netp` | nearly" in said
+
+
+def test_eigenvectors(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["eigenvectors", "--patches", "16", "--repeats", "1", "--json",
+                                      str(tmp_path / "e.json"), "--readme", str(tmp_path / "none.md")])
+    assert eigenvectors.main() == 0 and "| 16 | 441 |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "e.json").read_text())["16"]["correlation"] > 1 - 1e-9
 
 
 def test_losses_against_the_authors_are_listed():

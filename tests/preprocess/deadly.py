@@ -19,7 +19,7 @@ from preprocess.build import build
 
 
 class Kills:
-    version, parameters = 1, {}
+    version, weights, parameters = 1, None, {}
 
     def __init__(self, once: str):
         self.once = once

@@ -93,7 +93,7 @@ def test_images_that_fail_keep_their_row_and_never_stop_the_run(shared, tmp_path
 def test_an_estimator_that_fails_costs_one_row(images, tmp_path, monkeypatch):
     from preprocess import blocks
 
-    real = blocks._load
+    real = blocks.load
 
     class Fails:
         calls = 0
@@ -104,7 +104,7 @@ def test_an_estimator_that_fails_costs_one_row(images, tmp_path, monkeypatch):
                 raise FloatingPointError("boom")
             return real(RBD).working(image)
 
-    monkeypatch.setattr(blocks, "_load", lambda recipe: Fails())
+    monkeypatch.setattr(blocks, "load", lambda recipe: Fails())
     rows = blocks.compute_block(Images(str(images / "train"), np.array([b"class0/000.png"] * 4)), RBD)
     assert rows["status"].tolist() == [0, 0, STATUS["estimator"], 0]
 

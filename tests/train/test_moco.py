@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from train.methods.moco import MoCo, info_nce
-from train.network import SplitBatchNorm2d, backbone
+from train.network import SplitBatchNorm2d, Subsampled1x1, backbone
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -103,3 +103,18 @@ def test_backbones_carry_torchvisions_keys(network):
     theirs = getattr(torchvision.models, network)(weights=None).state_dict()
     ours = backbone(network, splits=2).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_subsampled_convolution_is_the_strided_one(stride):
+    own = Subsampled1x1(16, 24, stride)
+    plain = torch.nn.Conv2d(16, 24, 1, stride, bias=False)
+    plain.load_state_dict(own.state_dict())
+    x = torch.randn(3, 16, 9, 7)
+    assert torch.allclose(own(x), plain(x), atol=1e-6)
+
+
+def test_the_narrowest_network_trains_in_channels_last():
+    network = backbone("resnet10", "small", 4).to(memory_format=torch.channels_last)
+    network(torch.randn(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)).square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())

@@ -1,0 +1,82 @@
+"""What the trainer really sees: views of one image, made by the trainer's own loader and photometrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args, get_type_hints
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from data.cache import Cache
+from data.images import Images, decode, open_images
+from evaluate.style import axes_grid, picture
+from train.config import Config
+from train.loader import make_loader, shuffled_rows
+from train.photometric import MEAN, STD, photometric
+from train.presets import PRESETS
+
+
+def settings(images: str, masks: str, preset: str = "moco_v2_demo", **changes) -> Config:
+    """The preset's configuration, of a run that is never started; views are always pasted unless `changes` say so."""
+    return Config(**{"images": images, "masks": masks, "out": "none", "preset": preset, "workers": 0,
+                     **PRESETS[preset](), "paste_p": 1.0, "soften_p": 0.0, **changes})
+
+
+def choices(option: str) -> tuple[str, ...]:
+    """The values that an option of `python -m train` takes (background, control)."""
+    return get_args(get_type_hints(Config)[option])
+
+
+def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndarray:
+    """First views of the run's image `row` in epochs 0 .. count - 1, as the network gets them.
+
+    Args:
+        colours: with colour jitter, greyscale and blur; without, as pasted.
+
+    Returns:
+        (count, s, s, 3) uint8 RGB.
+    """
+    images = open_images(config.images, config.list)
+    dataset = make_loader(replace(config, batch=1), images, *_masks(config, images), 0, pin_memory=False).dataset
+    batch = dataset.__getitems__([(epoch, row) for epoch in range(count)])
+    if not colours:
+        return batch["views"][0].numpy()
+    shown = photometric(batch["views"][0], batch["parameters"][0], torch.device("cpu")).permute(0, 2, 3, 1).numpy()
+    return np.clip(np.rint((shown * np.array(STD) + np.array(MEAN)) * 255), 0, 255).astype(np.uint8)
+
+
+def grid(rows: dict[str, Config], row: int, count: int = 10, colours: bool = False, title: str = "") -> Figure:
+    """A line of views for each configuration, of the same image with the same crops; its name at the left."""
+    figure, axes = axes_grid(len(rows), count + 1, 1.1, 1.1, title)
+    for line, (name, config) in zip(axes, rows.items(), strict=True):
+        images = open_images(config.images, config.list)
+        picture(line[0], decode(images.read(row)), "image" if line is axes[0] else "")
+        line[0].set_ylabel(name)
+        for axis, view in zip(line[1:], views(config, row, count, colours), strict=True):
+            picture(axis, view)
+    return figure
+
+
+def by_option(config: Config, option: str, values: Sequence) -> dict[str, Config]:
+    """{name: config with `option` at each of `values`}, for `grid`."""
+    return {f"{option.split('_')[0]}\n{value}": replace(config, **{option: value}) for value in values}
+
+
+def typical_row(config: Config) -> int:
+    """The image, as a row of the run's list, whose mask covers a third of it as nearly as any."""
+    images = open_images(config.images, config.list)
+    cache = Cache(config.masks)
+    rows = cache.require(images.paths)
+    distance = np.abs(cache.column("quality/coverage") - 1 / 3) + 9.0 * (cache.status != 0)
+    return int(np.argmin(distance[rows]))
+
+
+def _masks(config: Config, images: Images) -> tuple[Cache | None, np.ndarray | None]:
+    if config.masks == "none":
+        return None, None
+    cache = Cache(config.masks)
+    rows = cache.require(images.paths)
+    return cache, shuffled_rows(rows, config.seed) if config.control == "shuffled" else rows

@@ -1,0 +1,77 @@
+"""Where a network's file of weights is: given, in $DILO_WEIGHTS, or in torch hub's cache. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.cli import UsageError
+
+
+@dataclass(frozen=True)
+class Source:
+    """What people need to know to get a network's weights.
+
+    Attributes:
+        files: names that its file may have, the preferred one first.
+        where: to get it, for people.
+        checksums: published ones by file name, such as {"u2net.pth": "md5 09fb..."}.
+    """
+
+    files: tuple[str, ...]
+    where: str
+    checksums: dict[str, str] | None = None
+
+    def __str__(self) -> str:
+        known = "; ".join(f"{name}: {value}" for name, value in (self.checksums or {}).items())
+        return f"{self.where}{f' ({known})' if known else ''}"
+
+
+def hub_folder() -> Path:
+    """Where torch.hub keeps checkpoints; found without importing torch."""
+    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def find(name: str, source: Source, given: str | os.PathLike | None = None) -> Path:
+    """The file of weights of network `name`.
+
+    Args:
+        given: file, or folder that has it under one of its names; None: $DILO_WEIGHTS (file or folder), then torch
+            hub's cache folder.
+
+    Raises:
+        UsageError: one line: there is none, and where it can be had.
+    """
+    if given is not None:
+        found = _in(Path(given), source)
+        if found is None:
+            what = f"holds no {' or '.join(source.files)}" if Path(given).is_dir() else "no such file of weights"
+            raise UsageError(f"{given}: {what} for {name}; get it from {source}")
+        return found
+    variable = os.environ.get("DILO_WEIGHTS")
+    places = [Path(variable).expanduser()] if variable else []
+    for place in [*places, hub_folder()]:
+        found = _in(place, source)
+        if found is not None:
+            return found
+    raise UsageError(f"no weights for {name}: give --weights FILE, or put {' or '.join(source.files)} into "
+                     f"$DILO_WEIGHTS ({variable or 'not set'}) or {hub_folder()}; get it from {source}")
+
+
+def unpublished(path: Path, source: Source) -> str | None:
+    """None where the file is the published one of its name, or none is known; else the checksum that it should have."""
+    published = (source.checksums or {}).get(path.name)
+    if published is None:
+        return None
+    kind, digits = published.split()
+    with open(path, "rb") as file:
+        return None if hashlib.file_digest(file, kind).hexdigest() == digits else published
+
+
+def _in(place: Path, source: Source) -> Path | None:
+    if place.is_file():
+        return place
+    return next((place / name for name in source.files if (place / name).is_file()), None)
