@@ -12,6 +12,7 @@ import numpy as np
 
 from train.config import Config
 from train.copy_paste import Box, CopyPaste, crop_mask, paste
+from train.resample import area
 from train.saliency_crop import keep
 from train.streams import PASTE, RECROP, VIEW, stream
 
@@ -73,13 +74,12 @@ class Views:
                 box = self._keep(mask, box, epoch, index, view)
             # drawn last, so that runs with and without it see the same crops and colours
             parameters[view, SOLARISE] = rng.random() < self.solarise_p[view]
-            crop = resize_crop(image, box, self.size)
-            if flip:
-                crop = cv2.flip(crop, 1)
+            crop = resize_crop(image, box, self.size, flip, out[view])
             rng = stream(PASTE, self.seed, epoch, index, view)
             background = donors.over(box, flip, self.size, own) if donors else None
-            out[view], coverage = self.copy_paste(rng, crop, mask if view in self.pasted else None, box, flip,
-                                                  background)
+            pasted, coverage = self.copy_paste(rng, crop, mask if view in self.pasted else None, box, flip, background)
+            if pasted is not crop:
+                out[view] = pasted
             parameters[view, PASTED] = coverage is not None
             parameters[view, COVERAGE] = coverage or 0.0
             drawn.append((box, flip, background))
@@ -135,8 +135,18 @@ def random_box(rng: np.random.Generator, width: int, height: int, scale: tuple[f
     return Box((width - w) // 2, (height - h) // 2, w, h, width, height)
 
 
-def resize_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The box of the image at (size, size, 3) uint8: area-averaged where it shrinks, linear where it grows."""
+def resize_crop(image: np.ndarray, box: Box, size: int, flip: bool = False,
+                out: np.ndarray | None = None) -> np.ndarray:
+    """The box of the image at (size, size, 3) uint8: area-averaged where it shrinks, linear where it grows.
+
+    Args:
+        flip: mirror it left to right.  out: (size, size, 3) uint8, contiguous, filled and returned; None: a new one.
+    """
+    out = np.empty((size, size, 3), np.uint8) if out is None else out
+    if box.w >= size and box.h >= size and image.flags.c_contiguous:
+        area(image, box.x, box.y, box.w, box.h, flip, out)
+        return out
     crop = image[box.y:box.y + box.h, box.x:box.x + box.w]
     shrinks = box.w * box.h > size * size
-    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    cv2.resize(crop, (size, size), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.flip(out, 1, dst=out) if flip else out
