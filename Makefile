@@ -21,6 +21,7 @@ MASKS     ?= $(or $(CACHE),none)
 RUN       ?=
 DATA      ?=
 GPUS      ?=
+OUT       ?=
 DILO_SHARED ?= ../shared
 
 VENV  := .venv
@@ -31,12 +32,13 @@ PY    := $(VENV)/bin/python
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $($(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
 $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
+$(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
 .PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds bench bench-saliency \
-	bench-scale notebooks lab clean
+	bench-scale selftaught notebooks lab clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -71,6 +73,9 @@ masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto R
 		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) \
 		$(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
 		$(if $(BATCH),--batch $(BATCH)) $(if $(filter-out fp32,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
+
+selftaught: $(READY)  ## train the label-free mask network: IMAGES="folder folder" OUT=folder [WORKERS=n ARGS="--steps 9000"]
+	$(PY) -m preprocess.selftaught $(IMAGES) --out "$(OUT)" --workers $(WORKERS) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
 	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \

@@ -28,7 +28,8 @@ def test_make_alone_prints_every_target_with_one_line():
 
 @pytest.mark.parametrize(("arguments", "missing"), [
     (["masks"], "masks needs IMAGES=..."), (["masks", "IMAGES=x"], "masks needs CACHE=..."),
-    (["pretrain", "IMAGES=x"], "pretrain needs RUN=..."), (["knn", "RUN=x"], "knn needs DATA=..."),
+    (["pretrain", "IMAGES=x"], "pretrain needs RUN=..."),
+    (["selftaught", "IMAGES=x"], "selftaught needs OUT=..."), (["knn", "RUN=x"], "knn needs DATA=..."),
 ])
 def test_a_missing_variable_is_one_line_and_exit_code_2(arguments, missing):
     done = make(*arguments)

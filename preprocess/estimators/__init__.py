@@ -29,6 +29,7 @@ ESTIMATORS = {
 NETWORKS = {
     "basnet": "preprocess.estimators.basnet",
     "dino": "preprocess.estimators.dino",
+    "selftaught": "preprocess.estimators.selftaught",
     "u2net": "preprocess.estimators.u2net",
     "u2netp": "preprocess.estimators.u2netp",
 }
