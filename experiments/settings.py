@@ -83,11 +83,16 @@ def row(masks: str = "none", side: int = SIDE, **options: object) -> Row:
     return Row(masks, tuple(sorted((name, str(value)) for name, value in options.items())), side)
 
 
+def textures() -> str:
+    """The folder of texture pictures; a row says {textures}, so that its name does not depend on where they lie."""
+    return str(Path(os.environ.get("DILO_SHARED", "../shared"), "data", "dtd"))
+
+
 def flags(options: tuple[tuple[str, str], ...]) -> list[str]:
     """Options as a command line's: True and False are switches, several values are separated by spaces."""
     found = []
     for name, value in options:
-        name = name.replace("_", "-")
+        name, value = name.replace("_", "-"), value.replace("{textures}", textures())
         found += [f"--{name}"] if value == "True" else [f"--no-{name}"] if value == "False" else \
             [f"--{name}", *value.split()]
     return found
