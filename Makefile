@@ -21,6 +21,8 @@ MASKS     ?= $(or $(CACHE),none)
 RUN       ?=
 DATA      ?=
 GPUS      ?=
+DATASET   ?= embedded
+SEEDS     ?= 3
 OUT       ?=
 DILO_SHARED ?= ../shared
 
@@ -38,11 +40,11 @@ $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
 .PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds bench bench-saliency \
-	bench-scale selftaught notebooks lab clean
+	bench-scale selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv and install requirements.txt (the other targets do it by themselves)
 
@@ -107,6 +109,28 @@ notebooks: $(READY)  ## run every notebook on the demo's outputs, without a scre
 lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use)
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
 	$(PY) -m jupyterlab notebooks $(ARGS)
+
+experiments: e1 e2 e3 e4 e5 e6  ## every table of the evidence [DATASET=embedded|imagenette SEEDS=3]; hours on 2 cores
+
+TABLE = $(PY) -m experiments.$@ --data $(DATASET) --seeds $(SEEDS) $(ARGS)
+
+e1: $(READY)  ## table E1 [DATASET= SEEDS=]: estimators and controls, beside what their masks are worth
+	$(TABLE)
+
+e2: $(READY)  ## table E2: other backgrounds, with and without DiLo
+	$(TABLE)
+
+e3: $(READY)  ## table E3: what the foreground is pasted onto
+	$(TABLE)
+
+e4: $(READY)  ## table E4: how often views are pasted
+	$(TABLE)
+
+e5: $(READY)  ## table E5: side of the masks
+	$(TABLE)
+
+e6: $(READY)  ## table E6: other methods than MoCo v2
+	$(TABLE)
 
 clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
 	rm -rf $(VENV) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache

@@ -14,7 +14,7 @@ from data.files import write_text
 from data.images import list_images
 from evaluate.jobs import call
 from experiments.measure import measure
-from experiments.settings import Data, Row, flags
+from experiments.settings import Data, Row, flags, selftaught, textures
 
 RESULT = "result.json"
 ORIGIN = Path(__file__).parents[1]
@@ -55,28 +55,41 @@ def masks_of(row: Row, data: Data, out: Path, images: Path) -> str:
     cache = out / f"masks-{row.masks}-{row.side}"
     source = Path(data.source or images, "train")  # masks come from the images as they are
     options = ("--estimator", "files", "--maps", str(images / "masks" / "train")) if row.masks == "truth" else \
-        ("--estimator", row.masks)
+        ("--estimator", row.masks, *(("--weights", selftaught()) if row.masks == "selftaught" else ()))
     call("preprocess", str(source), str(cache), *options, "--side", str(row.side), "--workers", "1")
     return str(cache)
 
 
-def run_row(row: Row, data: Data, seed: int, out: Path, images: Path) -> dict:
+def impossible(row: Row) -> str:
+    """Why a row cannot be run here: "" where it can."""
+    if row.masks == "selftaught" and not Path(selftaught()).exists():
+        return f"{selftaught()}: no weights; make them with `make selftaught`, or set DILO_SELFTAUGHT to them"
+    if dict(row.options).get("textures") and not Path(textures()).is_dir():
+        return f"{textures()}: no textures; set DILO_SHARED to the folder whose data/dtd holds them"
+    return ""
+
+
+def run_row(row: Row, data: Data, seed: int, out: Path, images: Path) -> dict | None:
     """Train and measure one row with one seed, or read what was measured before.
 
     Returns:
-        "measured" (see experiments.measure), "untrained" likewise (of the row without DiLo only), "seed", "command",
-        "commit", "date"; also written to the run's folder as result.json.
+        "measured" (see experiments.measure), "untrained" likewise (of rows without DiLo only), "seed", "command",
+        "commit", "date"; also written to the run's folder as result.json. None where it cannot be run here.
     """
     folder = out / row.folder(data) / f"seed{seed}"
     if (folder / RESULT).exists():
         return json.loads((folder / RESULT).read_text())
+    why = impossible(row)
+    if why:
+        print(f"not run: {why}", flush=True)
+        return None
     masks = masks_of(row, data, out, images)
     command = call("train", str(images / "train"), "--masks", masks, "--preset", data.preset, "--epochs",
                    str(data.epochs), "--seed", str(seed), *flags(data.common), *flags(row.options), "--threads", "1",
                    "--workers", "0", "--out", str(folder))
     found = {"seed": seed, "command": command, "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
              "measured": measure(folder, data, images)}
-    if row.masks == "none" and not row.options:
+    if row.masks == "none":
         found["untrained"] = measure(folder, data, images, untrained=True)
     write_text(folder / RESULT, json.dumps(found, indent=1) + "\n")
     return found

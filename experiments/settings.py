@@ -46,7 +46,7 @@ def embedded(epochs: int | None = None) -> Data:
 def imagenette(epochs: int | None = None) -> Data:
     """Imagenette, squashed to 128 px; masks are made at that size, the views come from copies of 48 px."""
     source = Path(os.environ.get("DILO_SHARED", "../shared"), "data", "imagenette_128")
-    return Data("imagenette", epochs or 20, stored=48, source=str(source))
+    return Data("imagenette", epochs or 30, stored=48, source=str(source))
 
 
 DATA = {"embedded": embedded, "imagenette": imagenette}
@@ -86,6 +86,11 @@ def row(masks: str = "none", side: int = SIDE, **options: object) -> Row:
 def textures() -> str:
     """The folder of texture pictures; a row says {textures}, so that its name does not depend on where they lie."""
     return str(Path(os.environ.get("DILO_SHARED", "../shared"), "data", "dtd"))
+
+
+def selftaught() -> str:
+    """The weights of the label-free network."""
+    return os.environ.get("DILO_SELFTAUGHT", "runs/selftaught/selftaught.pt")
 
 
 def flags(options: tuple[tuple[str, str], ...]) -> list[str]:
