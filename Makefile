@@ -21,7 +21,6 @@ MASKS     ?= $(or $(CACHE),none)
 RUN       ?=
 DATA      ?=
 RUNS      ?=
-OUT       ?= report.html
 GPUS      ?=
 OUT       ?=
 DILO_SHARED ?= ../shared
@@ -97,7 +96,7 @@ $(RUN)/backbone.pt:
 	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
 
 report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
-	$(PY) -m evaluate report $(RUNS) --out "$(OUT)" $(ARGS)
+	$(PY) -m evaluate report $(RUNS) --out "$(or $(OUT),report.html)" $(ARGS)
 
 bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.json and the README
 	$(PY) -m benchmarks.speed --images $(DILO_SHARED)/data/imagenet_sample $(ARGS)
