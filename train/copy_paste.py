@@ -64,10 +64,11 @@ class CopyPaste:
         if soft < self.soften:
             mask = soften(mask, self.sigma, box)
         alpha = crop_mask(mask, box, crop.shape[0])
+        coverage = cv2.mean(alpha)[0] / 255
         if flip:
-            alpha = alpha[:, ::-1]
+            alpha = cv2.flip(alpha, 1)
         behind = np.full_like(crop, int(level * GREY_LEVELS)) if background is None else background(rng)
-        return paste(crop, alpha, behind), float(alpha.mean()) / 255
+        return paste(crop, alpha, behind), coverage
 
 
 def soften(mask: np.ndarray, sigma: float, box: Box) -> np.ndarray:

@@ -34,7 +34,7 @@ class Masks:
         if self.cache.status[row]:
             return None
         mask = self.cache.mask(row)
-        if not self.limits[0] < int(mask.sum()) / (255 * mask.size) < self.limits[1]:
+        if not self.limits[0] < cv2.sumElems(mask)[0] / (255 * mask.size) < self.limits[1]:
             return None
         return ellipse_like(mask) if self.ellipse else mask
 

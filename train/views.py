@@ -13,7 +13,8 @@ import numpy as np
 from train.config import Config
 from train.copy_paste import Box, CopyPaste, crop_mask, paste
 from train.resample import area
-from train.streams import PASTE, VIEW, stream
+from train.saliency_crop import keep
+from train.streams import PASTE, RECROP, VIEW, stream
 
 if TYPE_CHECKING:
     from train.backgrounds import Donors, Over
@@ -44,13 +45,14 @@ class Views:
     second_blur_p: float | None = None  # None: as the first view's
     solarise_p: tuple[float, float] = (0.0, 0.0)
     pasted: tuple[int, ...] = (0, 1)  # the views that may be pasted
+    keeps: float = 0.0  # share of the mask that each crop keeps
 
     @classmethod
     def of(cls, config: Config) -> Views:
         return cls(config.seed, config.size, config.crop, config.flip_p, config.jitter, config.jitter_p, config.grey_p,
                    config.blur_p, config.blur_sigma,
                    CopyPaste(config.paste_p, config.soften_p, config.soften_sigma), config.second_blur_p,
-                   config.solarise_p, PASTED_VIEWS[config.pasted_views()])
+                   config.solarise_p, PASTED_VIEWS[config.pasted_views()], config.crop_keeps)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, epoch: int, index: int,
                  out: np.ndarray, parameters: np.ndarray, donors: Donors | None = None, own: int = -1) -> None:
@@ -68,6 +70,8 @@ class Views:
             self._photometric(rng, parameters[view], view)
             flip = rng.random() < self.flip_p
             box = random_box(rng, image.shape[1], image.shape[0], self.crop)
+            if self.keeps and mask is not None:
+                box = self._keep(mask, box, epoch, index, view)
             # drawn last, so that runs with and without it see the same crops and colours
             parameters[view, SOLARISE] = rng.random() < self.solarise_p[view]
             crop = resize_crop(image, box, self.size, flip, out[view])
@@ -82,6 +86,11 @@ class Views:
         if len(out) > NEGATIVE:
             self._negative(mask, epoch, index, out, parameters, drawn)
 
+    def _keep(self, mask: np.ndarray, first: Box, epoch: int, index: int, view: int) -> Box:
+        # a stream of its own, and only where it is needed: the other draws stay as they are without
+        rng = stream(RECROP, self.seed, epoch, index, view)
+        return keep(mask, first, self.keeps, lambda: random_box(rng, first.width, first.height, self.crop))
+
     def _negative(self, mask: np.ndarray | None, epoch: int, index: int, out: np.ndarray, parameters: np.ndarray,
                   drawn: list[tuple[Box, bool, Over | None]]) -> None:
         """Swap's extra negative: the query with its foreground replaced by what the positive's donor shows there,
@@ -92,7 +101,7 @@ class Views:
         if last is not None and last.donor is not None:
             box, flip, _ = drawn[0]
             alpha = crop_mask(mask, box, self.size)
-            share = float(alpha.mean()) / 255
+            share = cv2.mean(alpha)[0] / 255
         made = share >= LEAST_SHARE
         out[NEGATIVE] = paste(last.donor.picture, alpha[:, ::-1] if flip else alpha, query) if made else query
         self._photometric(stream(VIEW, self.seed, epoch, index, NEGATIVE), parameters[NEGATIVE])
