@@ -26,7 +26,7 @@ PAPER: dict[str, tuple[str, dict[str, tuple[float, str]]]] = {
         "moco_v2+dilo": (69.2, SECOND_HAND)}),
 }
 MARK = {"": "", SECOND_HAND: "†", MEMORY: "‡"}
-LEGEND = "† second-hand; ‡ from memory, unverified"
+LEGEND = {"†": "† second-hand", "‡": "‡ from memory, unverified"}
 
 
 def figure(table: str, label: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.paper import LEGEND, MARK, PAPER, figure
+from experiments.paper import LEGEND, PAPER, figure
 from experiments.results import against_base, by_seed
 from experiments.rows import base_of
 from experiments.verdict import GATE, MARGIN, direction
@@ -72,8 +72,9 @@ def _verdict(result: dict) -> str:
               for label, d in differences.items() if d is not None and label not in theirs]
     if unlike:
         said.append("Without a figure of the paper, against the row without DiLo (linear): " + ", ".join(unlike) + ".")
-    marks = {figure(name, label)[-1:] for label in figures} & {m for m in MARK.values() if m}
-    said.append(f"Paper: {what}{'; ' + LEGEND if marks else ''}." if figures else "")
+    used = {figure(name, label)[-1:] for label in figures}
+    said.append(f"Paper: {'; '.join([what, *(told for mark, told in LEGEND.items() if mark in used)])}."
+                if figures else "The paper has no such table.")
     if any(len(entry["runs"]) == 1 for entry in result["rows"].values()):
         said.append(f"One seed does not tell differences below {MARGIN:.0f} points from noise.")
     return " ".join(filter(None, said))
