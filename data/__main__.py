@@ -47,6 +47,8 @@ class Info:
         print(f"{self.cache}: {len(cache)} masks of {cache.side}x{cache.side} in {cache.description['shards']} shards")
         print(f"estimator {identity['estimator']} (version {identity['version']}{', ' if parameters else ''}"
               f"{parameters}), identity {cache.description['identity_hash']}")
+        if identity.get("weights"):
+            print(f"weights   SHA-256 {identity['weights']}, computed on {identity['device']}")
         print("status    " + ", ".join(f"{n} {name}" for name, n in cache.description["statuses"].items()))
         failed = cache.failed()
         for path, status in failed[:self.failed]:
