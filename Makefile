@@ -20,6 +20,7 @@ CACHE     ?=
 MASKS     ?= $(or $(CACHE),none)
 RUN       ?=
 DATA      ?=
+RUNS      ?=
 GPUS      ?=
 OUT       ?=
 DILO_SHARED ?= ../shared
@@ -38,7 +39,9 @@ $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
-.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds bench bench-saliency \
+$(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
+
+.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds report bench bench-saliency \
 	bench-scale bench-selftaught selftaught notebooks lab clean
 .DEFAULT_GOAL := help
 
@@ -92,6 +95,9 @@ $(RUN)/%.json: $(RUN)/backbone.pt | $(READY)
 
 $(RUN)/backbone.pt:
 	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
+
+report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
+	$(PY) -m evaluate report $(RUNS) --out "$(or $(OUT),report.html)" $(ARGS)
 
 bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.json and the README
 	$(PY) -m benchmarks.speed --images $(DILO_SHARED)/data/imagenet_sample $(ARGS)

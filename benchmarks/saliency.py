@@ -29,7 +29,8 @@ NAMES = ("fusion", "rbd", "mr", "mc", "mbd", "gs", "sf", "grabcut", "ft", "centr
 ODD = ("fusion", "selftaught")  # also reported on the half that had no part in making them
 ABSENT = "no weights here"
 METRICS = ("mae", "max_f_a", "max_f_b", "mean_f", "adaptive_f", "s", "mean_e")
-TITLES = ("MAE ↓", "maxF a", "maxF b", "mean F", "adaptive F", "S", "mean E")
+OTHERS = ("weighted_f", "iou", "adaptive_iou")  # the authors' code was not scored by these
+TITLES = ("MAE ↓", "maxF a", "maxF b", "mean F", "adaptive F", "S", "mean E", "weighted F", "IoU", "adaptive IoU")
 AUTHORS = {  # the authors' own code on all of ECSSD, measured by us, in METRICS' order
     "rbd": (.1714, .672, .716, .562, .676, .688, .654),
     "mr": (.1893, .670, .736, .570, .689, .689, .636),
@@ -118,7 +119,7 @@ def table(result: dict) -> str:
     rows = {**result["estimators"], **{f"{name}, odd numbers": entry for name, entry in result["odd"].items()}}
     for name, entry in rows.items():
         cells = [number(entry[m], m) + (f" ({number(AUTHORS[name][i], m)})" if name in AUTHORS else "")
-                 for i, m in enumerate(METRICS)]
+                 for i, m in enumerate(METRICS)] + [number(entry[m], m) for m in OTHERS]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {entry['ms']:.1f} |")
     lines += [f"| {name} | {ABSENT} |" + " |" * len(TITLES) for name in result["absent"]]
     lines += ["", "| estimator | choose it for | origin |", "|---|---|---|"]

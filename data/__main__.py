@@ -4,6 +4,7 @@
     python -m data verify CACHE        check every shard against its checksum
     python -m data list IMAGES         how many images a folder or tar holds, and their paths
     python -m data synthetic OUT       the embedded data set, with true masks
+    python -m data challenge IMAGES CACHE OUT    a set like the Backgrounds Challenge's, from images and their masks
 """
 
 from __future__ import annotations
@@ -137,8 +138,35 @@ class Synthetic:
         return 0
 
 
+@dataclass(frozen=True)
+class Challenge:
+    """Make a set like the Backgrounds Challenge's (ImageNet-9) from labelled images and their masks: eight variants of
+    every image, as OUT/VARIANT/val/CLASS/NAME.JPEG, for `python -m evaluate in9 --data OUT --train DIR`."""
+
+    images: Annotated[str, tyro.conf.Positional]
+    """Folder or tar of validation images, CLASS/image."""
+    cache: Annotated[str, tyro.conf.Positional]
+    """Cache of their masks, made by `python -m preprocess IMAGES CACHE`."""
+    out: Annotated[str, tyro.conf.Positional]
+    """Folder to make; the same command continues an interrupted one."""
+    limit: int | None = None
+    """Images a class at most, evenly spaced (default: all)."""
+    seed: int = 0
+    """Seed of the draws of backgrounds."""
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes (default: the CPUs this process may use); the files do not depend on it."""
+
+    def __call__(self) -> int:
+        from data.challenge import make
+
+        made = make(self.images, self.cache, self.out, limit=self.limit, seed=self.seed, workers=self.workers)
+        print(f"{self.out}: {sum(made['counts'].values())} images of {len(made['classes'])} classes in "
+              f"{len(made['variants'])} variants; {made['left_out']} left out for their masks")
+        return 0
+
+
 def main() -> int:
-    commands = {"info": Info, "verify": Verify, "list": List, "synthetic": Synthetic}
+    commands = {"info": Info, "verify": Verify, "list": List, "synthetic": Synthetic, "challenge": Challenge}
     return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data", description=__doc__)()
 
 

@@ -21,6 +21,10 @@ GREY = ((128, 128, 128), (65, 65, 65))  # what libjpeg fills missing blocks with
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples a pixel
 PASSES = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))  # Adam7
 
+FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+# OpenCV names these bits grey, and with a bit for colour they reduce in colour
+REDUCE = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+
 # JPEG segments that may come before the frame header: Huffman and quantisation tables, restart interval, APPn, comment
 _BEFORE_FRAME = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
@@ -33,12 +37,15 @@ class ImageError(Exception):
         self.reason = reason
 
 
-def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(content: bytes, max_pixels: int = MAX_PIXELS, reduce: int = 1) -> np.ndarray:
     """Decode an image file's bytes to (H, W, 3) uint8 RGB.
 
     EXIF orientation is ignored, as torchvision's ImageFolder does; alpha is dropped; grey becomes RGB; 16 bits become
     8. A file cut short or broken on the way is used where at least 7/8 of its rows (JPEG) or its data (PNG, BMP) is
     there.
+
+    Args:
+        reduce: 1, 2, 4 or 8: a picture of ceil(H / reduce) x ceil(W / reduce), which costs less than the whole one.
 
     Raises:
         ImageError: "empty", "unreadable", "truncated", or "too_large" (told from the header, before memory is taken).
@@ -55,12 +62,22 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width}x{height} pixels, more than the cap of {max_pixels}")
     # OpenCV takes as much memory as a PNG's chunk claims to be long, 4 GB if it likes
-    image = None if kind == "PNG" and _overruns(content) else _opencv(content)
+    image = None if kind == "PNG" and _overruns(content) else _opencv(content, reduce if kind == "JPEG" else 1)
+    small = -(-width // reduce), -(-height // reduce)
     if image is None:
         image = _salvage(content, kind, width, height)
-    if image.shape[:2] != (height, width):
+    if reduce > 1 and image.shape[:2] == (height, width):
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    if image.shape[1::-1] != small:
         raise ImageError("unreadable", "the header and the data disagree on the size")
     return image
+
+
+def image_size(content: bytes) -> tuple[int, int]:
+    """(width, height) from an image file's header. ImageError as decode; "empty" or "unreadable" most often."""
+    if not content:
+        raise ImageError("empty", "the file is empty")
+    return jpeg_size(content) or _header(content)[0]
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
@@ -99,9 +116,9 @@ def _header(content: bytes) -> tuple[tuple[int, int], str]:
         raise ImageError("unreadable", "not an image that can be read") from error
 
 
-def _opencv(content: bytes) -> np.ndarray | None:
+def _opencv(content: bytes, reduce: int = 1) -> np.ndarray | None:
     try:
-        return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        return cv2.imdecode(np.frombuffer(content, np.uint8), FLAGS | REDUCE[reduce])
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(str(error)) from error

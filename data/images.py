@@ -10,11 +10,11 @@ import numpy as np
 
 from data.archives import MISSING, open_archive
 from data.cli import UsageError
-from data.decode import MAX_PIXELS, ImageError, decode
+from data.decode import MAX_PIXELS, ImageError, decode, image_size
 from data.listing import EXTENSIONS, list_folder, read_list
 
-__all__ = ["EXTENSIONS", "MAX_PIXELS", "ImageError", "Images", "class_names", "decode", "list_images", "open_images",
-           "read_bytes"]
+__all__ = ["EXTENSIONS", "MAX_PIXELS", "ImageError", "Images", "class_names", "decode", "image_size", "list_images",
+           "open_images", "read_bytes"]
 LARGEST = 1 << 30  # bytes of an image file: more than this is no photograph, and would fill the memory
 PIECE = 8192
 

@@ -6,6 +6,7 @@
     python -m evaluate in9         --run RUN --data DATA
     python -m evaluate backgrounds --run RUN --data DATA
     python -m evaluate saliency    --images DIR --truth DIR --estimator NAME[,NAME...]
+    python -m evaluate report      RUN [RUN ...] --out report.html
 
 Each prints its numbers with the protocol's parameters and writes them as JSON; `python -m evaluate NAME --help`.
 """
@@ -24,6 +25,7 @@ EVALUATIONS = {
     "in9": "evaluate.in9",
     "backgrounds": "evaluate.backgrounds",
     "saliency": "evaluate.saliency",
+    "report": "evaluate.report",
 }
 
 

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from data.cache import Cache
 from data.images import Images, decode, open_images
 from evaluate.style import axes_grid, picture
+from train.backgrounds import make_donors
 from train.config import Config
-from train.loader import make_loader, shuffled_rows
+from train.loader import make_loader
+from train.masks import make_masks
 from train.photometric import MEAN, STD, photometric
 from train.presets import PRESETS
 
@@ -25,13 +27,16 @@ def settings(images: str, masks: str, preset: str = "moco_v2_demo", **changes) -
                      **PRESETS[preset](), "paste_p": 1.0, "soften_p": 0.0, **changes})
 
 
-def choices(option: str) -> tuple[str, ...]:
-    """The values that an option of `python -m train` takes (background, control)."""
-    return get_args(get_type_hints(Config)[option])
+def choices(option: str, config: Config) -> tuple[str, ...]:
+    """The values that an option of `python -m train` takes (background, control) and `config` has the means for:
+    `texture` needs textures, `truth` a cache of true masks."""
+    true = Cache(config.masks).identity["estimator"] == "files"
+    lacking = ({"texture"} if config.textures is None else set()) | (set() if true else {"truth"})
+    return tuple(value for value in get_args(get_type_hints(Config)[option]) if value not in lacking)
 
 
 def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndarray:
-    """First views of the run's image `row` in epochs 0 .. count - 1, as the network gets them.
+    """Second views (the keys: all that `swap` pastes) of the run's image `row` in epochs 0 .. count - 1.
 
     Args:
         colours: with colour jitter, greyscale and blur; without, as pasted.
@@ -40,11 +45,13 @@ def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndar
         (count, s, s, 3) uint8 RGB.
     """
     images = open_images(config.images, config.list)
-    dataset = make_loader(replace(config, batch=1), images, *_masks(config, images), 0, pin_memory=False).dataset
+    cache, rows = _masks(config, images)
+    dataset = make_loader(replace(config, batch=1), images, make_masks(config, cache, rows), 0, pin_memory=False,
+                          donors=make_donors(config, images, cache, rows)).dataset
     batch = dataset.__getitems__([(epoch, row) for epoch in range(count)])
     if not colours:
-        return batch["views"][0].numpy()
-    shown = photometric(batch["views"][0], batch["parameters"][0], torch.device("cpu")).permute(0, 2, 3, 1).numpy()
+        return batch["views"][1].numpy()
+    shown = photometric(batch["views"][1], batch["parameters"][1], torch.device("cpu")).permute(0, 2, 3, 1).numpy()
     return np.clip(np.rint((shown * np.array(STD) + np.array(MEAN)) * 255), 0, 255).astype(np.uint8)
 
 
@@ -61,8 +68,9 @@ def grid(rows: dict[str, Config], row: int, count: int = 10, colours: bool = Fal
 
 
 def by_option(config: Config, option: str, values: Sequence) -> dict[str, Config]:
-    """{name: config with `option` at each of `values`}, for `grid`."""
-    return {f"{option.split('_')[0]}\n{value}": replace(config, **{option: value}) for value in values}
+    """{name: config with `option` at each of `values`}, for `grid`; textures only where they are the background."""
+    made = {f"{option.split('_')[0]}\n{value}": replace(config, **{option: value}) for value in values}
+    return {name: one if one.background == "texture" else replace(one, textures=None) for name, one in made.items()}
 
 
 def typical_row(config: Config) -> int:
@@ -78,5 +86,4 @@ def _masks(config: Config, images: Images) -> tuple[Cache | None, np.ndarray | N
     if config.masks == "none":
         return None, None
     cache = Cache(config.masks)
-    rows = cache.require(images.paths)
-    return cache, shuffled_rows(rows, config.seed) if config.control == "shuffled" else rows
+    return cache, cache.require(images.paths)

@@ -14,7 +14,7 @@ import numpy as np
 from data.cache import Cache
 from data.images import class_names, decode, read_bytes
 from train.copy_paste import Box, CopyPaste
-from train.loader import shuffled_rows
+from train.masks import shuffled_rows
 from train.streams import PASTE, stream
 
 EXAMPLES = 10

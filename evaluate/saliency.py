@@ -4,7 +4,9 @@
     python -m evaluate saliency --images ecssd/images --truth ecssd/masks --maps my_maps --json runs/mine.json
 
 Maximum F in both of the field's conventions: maxF(a) is the maximum of the mean per-image F, maxF(b) is F of the mean
-precision and recall; on the same maps (b) is .03 to .07 higher. β² = 0.3.
+precision and recall; on the same maps (b) is .03 to .07 higher. β² = 0.3; weighted F has β = 1. IoU is that of the mask
+above half of the map's range, adaptive IoU that above twice its mean. The JSON holds the curves too; on all of ECSSD
+the scores that others published stand beside ours.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.files import write_text
 from data.images import ImageError, decode, list_images, read_bytes
-from evaluate.metrics import Scores, score, summarise
+from evaluate.metrics import Scores, curves, nearest_foreground, score, summarise
+from evaluate.published import saliency_check
 from preprocess import estimators
 
 COLUMNS = {"mae": "MAE", "max_f_a": "maxF(a)", "max_f_b": "maxF(b)", "mean_f": "mean F", "adaptive_f": "adaptive F",
-           "s": "S", "mean_e": "mean E", "ms": "ms/image"}
+           "weighted_f": "weighted F", "s": "S", "mean_e": "mean E", "iou": "IoU", "adaptive_iou": "adaptive IoU",
+           "ms": "ms/image"}
 FOREGROUND = 128  # of a true mask's grey levels: this and above is foreground
 
 
@@ -42,7 +47,7 @@ class Arguments:
     truth: str
     """Folder of true masks: grey PNG at each image's relative path, foreground >= 128."""
     json: str = "runs/saliency.json"
-    """File for the numbers; the figure of examples lies beside it, as .png."""
+    """File for the numbers; the figures lie beside it: examples as .png, curves as -curves.png."""
     estimator: str = ""
     """Estimators to score, separated by commas."""
     maps: str | None = None
@@ -56,7 +61,7 @@ class Arguments:
     workers: int = 1
     """Processes; more than one blurs the milliseconds."""
     examples: int = 6
-    """Rows of the figure; 0 draws none."""
+    """Rows of the figure of examples; 0 draws no figure."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,13 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = run(args.images, args.truth, names, args.maps, args.refine, args.half, args.limit, args.workers)
     path = Path(args.json)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_text(path, json.dumps(result, indent=2) + "\n")
     print(table(result))
+    for row in result["published"]:
+        print(f"{row['estimator']}: {COLUMNS[row['metric']]} {row['ours']:.3f}, published {row['published']:.3f} "
+              f"({row['source']}){'' if row['agrees'] else ', which does not agree'}")
+    figures = []
     if args.examples:
-        from evaluate.saliency_figure import draw  # matplotlib only where a figure is wanted
+        from evaluate.saliency_figure import draw, draw_curves  # matplotlib only where a figure is wanted
 
-        draw(result, path.with_suffix(".png"), args.examples)
-    print(f"written: {path}" + (f", {path.with_suffix('.png')}" if args.examples else ""))
+        figures = [path.with_suffix(".png"), path.with_name(f"{path.stem}-curves.png")]
+        draw(result, figures[0], args.examples)
+        draw_curves(result, figures[1])
+    print("written: " + ", ".join(map(str, [path, *figures])))
     return 0
 
 
@@ -81,9 +92,10 @@ def run(images: str, truth: str, names: Sequence[str] = (), maps: str | None = N
     """Score `names`, or the maps in `maps`, on every image of `images` that `truth` has a mask of.
 
     Returns:
-        {"images", "truth", "maps", "refine", "half", "count", "paths", "estimators": {name: {metrics, "ms", "version",
-        "parameters"}}}; metrics as evaluate.metrics.summarise, "ms" the median CPU milliseconds from decoded RGB
-        to the map at its working size (absent for maps on disk).
+        {"images", "truth", "maps", "refine", "half", "count", "paths", "published", "estimators": {name: {metrics,
+        "curves", "ms", "version", "parameters"}}}; metrics as evaluate.metrics.summarise, curves as
+        evaluate.metrics.curves, "ms" the median CPU milliseconds from decoded RGB to the map at its working size
+        (absent for maps on disk), "published" as evaluate.published.saliency_check.
 
     Raises:
         UsageError: a folder, estimator, image, mask or map that does not fit.
@@ -107,11 +119,13 @@ def run(images: str, truth: str, names: Sequence[str] = (), maps: str | None = N
                          desc="saliency", leave=False))
     rows = [row for block in rows for row in block]
     for index, entry in enumerate(loaded.values()):
-        entry.update(summarise([row[index][0] for row in rows]))
+        found = [row[index][0] for row in rows]
+        entry.update(summarise(found), curves=curves(found))
         if maps is None:
             entry["ms"] = float(np.median([row[index][1] for row in rows]))
-    return {"images": os.fspath(images), "truth": os.fspath(truth), "maps": maps, "refine": refine, "half": half,
+    result = {"images": os.fspath(images), "truth": os.fspath(truth), "maps": maps, "refine": refine, "half": half,
             "count": len(paths), "paths": [os.fsdecode(p) for p in paths], "estimators": loaded}
+    return {**result, "published": saliency_check(result)}
 
 
 def table(result: dict) -> str:
@@ -198,12 +212,13 @@ def _score_block(images: str, truth: str, paths: list[bytes], names: list[str], 
     for path in paths:
         image = read_image(images, path)
         true = read_grey(truth, path, image.shape[:2], "true mask") >= FOREGROUND
+        nearest = nearest_foreground(true) if true.any() else None
         if maps is not None:
-            rows.append([(score(read_grey(maps, path, image.shape[:2], "map"), true), 0.0)])
+            rows.append([(score(read_grey(maps, path, image.shape[:2], "map"), true, nearest), 0.0)])
             continue
         row = []
         for name in names:
             saliency, milliseconds = predict(image, name, refine)
-            row.append((score(saliency, true), milliseconds))
+            row.append((score(saliency, true, nearest), milliseconds))
         rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""A figure of examples: images, true masks and maps side by side."""
+"""Figures of saliency: images, true masks and maps side by side; curves over the thresholds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from evaluate.saliency import predict, read_grey, read_image
+from evaluate.style import axes_grid
 
 
 def draw(result: dict, file: Path, rows: int) -> None:
@@ -37,3 +38,20 @@ def draw(result: dict, file: Path, rows: int) -> None:
     figure.tight_layout(pad=0.3)
     figure.savefig(file, dpi=100)
     plt.close(figure)
+
+
+def draw_curves(result: dict, file: Path) -> None:
+    """Draw precision over recall, F and E over the threshold, an estimator a line, to a PNG file."""
+    figure, (axes,) = axes_grid(1, 3, 3.6, 3.2, f"{os.path.basename(result['truth'].rstrip('/'))}, "
+                                               f"{result['count']:,} images")
+    panels = (("recall", "precision"), ("threshold", "f"), ("threshold", "e"))
+    labels = {"f": "F, β² = 0.3", "e": "E", "threshold": "threshold of the map, 0 to 255"}
+    for axis, (x, y) in zip(axes, panels, strict=True):
+        for index, (name, entry) in enumerate(result["estimators"].items()):
+            axis.plot(entry["curves"][x], entry["curves"][y], label=os.path.basename(name.rstrip("/")), linewidth=1.2,
+                      linestyle=("-", "--", ":")[index // 7 % 3])  # seven colours
+        axis.set_xlabel(labels.get(x, x))
+        axis.set_ylabel(labels.get(y, y))
+        axis.set_ylim(0, 1)
+    axes[0].legend()
+    figure.savefig(file, dpi=110)

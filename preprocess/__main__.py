@@ -35,7 +35,7 @@ from preprocess import estimators  # noqa: E402
 from preprocess.blocks import Recipe, load  # noqa: E402
 from preprocess.build import build  # noqa: E402
 from preprocess.commit import FAILURES  # noqa: E402
-from preprocess.networks.weights import find  # noqa: E402
+from preprocess.networks.weights import find, unpublished  # noqa: E402
 from preprocess.report import Outcome  # noqa: E402
 
 BATCH = {"cpu": 4, "cuda": 32}  # images a batch by default
@@ -185,7 +185,10 @@ def _with_weights(args: Arguments, recipe: Recipe) -> Recipe:
     if args.device != "cpu" and args.dask is not None:
         raise UsageError("--device cuda does not go with --dask; for several GPUs run several --part, each with its "
                          "own CUDA_VISIBLE_DEVICES")
-    path = find(recipe.estimator, estimators.weights_of(recipe.estimator), args.weights)
+    source = estimators.weights_of(recipe.estimator)
+    path = find(recipe.estimator, source, args.weights)
+    if other := unpublished(path, source):
+        print(f"note: {path} is not the file that was published under that name ({other})")
     recipe = replace(recipe, weights=str(path), sha256=sha256(path), device=args.device, precision=args.precision,
                      batch=batch)
     load(recipe)  # what is wrong with the file is said before anything is written

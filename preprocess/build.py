@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,9 +207,16 @@ def _generation(folder: Path, images: Images, before: dict | None, part: tuple[i
 def _write(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, chosen: Options, identity_hash: str,
            work: list[Work], report: Report) -> int:
     """Compute and write the shards of `work` in order, each as soon as its last block is there; bytes written."""
-    results = compute(_blocks(images, work, recipe.block), recipe, chosen.workers, chosen.cluster, report.event)
-    if recipe.on_device:
-        results = infer(results, recipe, report.event, threads=chosen.workers)
+    with ExitStack() as running:  # whatever ends the run also ends the workers, who may be blocks ahead
+        results = running.enter_context(closing(compute(_blocks(images, work, recipe.block), recipe, chosen.workers,
+                                                        chosen.cluster, report.event)))
+        if recipe.on_device:
+            results = running.enter_context(closing(infer(results, recipe, report.event, threads=chosen.workers)))
+        return _write_shards(images, sources, folder, recipe, identity_hash, work, report, results)
+
+
+def _write_shards(images: Images, sources: np.ndarray, folder: Path, recipe: Recipe, identity_hash: str,
+                  work: list[Work], report: Report, results: Iterator[dict[str, np.ndarray]]) -> int:
     written = 0
     for shard in work:
         began = time.perf_counter()

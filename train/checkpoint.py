@@ -76,12 +76,16 @@ def newest(folder: Path) -> dict | None:
     return None
 
 
-def prepare_run(folder: Path, identity: dict, config: dict) -> None:
-    """Make the run folder, or check that the run in it is this one. UsageError, with what differs, where it is not."""
+def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | None = None) -> None:
+    """Make the run folder, or check that the run in it is this one. UsageError, with what differs, where it is not.
+
+    Args:
+        defaults: what settings that the run's version did not have are taken to have been.
+    """
     file = folder / CONFIG
     if file.exists():
         try:
-            found = json.loads(file.read_text())["identity"]
+            found = (defaults or {}) | json.loads(file.read_text())["identity"]
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{file}: damaged or foreign; choose another --out, or delete {folder}") from None
         keys = [*found, *(k for k in identity if k not in found)]

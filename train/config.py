@@ -13,7 +13,7 @@ import tyro
 from data.cli import UsageError
 
 # Fields that say where and how fast, not what: a run may be continued with other values of these.
-RUNTIME = ("images", "list", "exclude", "masks", "out", "preset", "workers", "device", "threads", "compile",
+RUNTIME = ("images", "list", "exclude", "masks", "out", "preset", "workers", "device", "threads", "compile", "textures",
            "log_every", "checkpoint_every", "keep", "knn", "knn_every", "knn_k", "knn_temperature", "knn_limit")
 
 
@@ -72,6 +72,9 @@ class Config:
     """Side of a view, in pixels."""
     crop: tuple[float, float] = (0.2, 1.0)
     """Smallest and largest share of the image's area in a random crop."""
+    crop_keeps: float = 0.0
+    """Saliency-aware cropping: the share of its image's mask that each crop keeps, where ten tries find it (CAST: 0.2);
+    else the try that keeps most. 0 is off; it needs masks, and none of DiLo's other settings."""
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     """Strength of brightness, contrast, saturation and hue jitter."""
     jitter_p: float = 0.8
@@ -95,10 +98,23 @@ class Config:
     """DiLo: probability that the mask of a pasted view is blurred first."""
     soften_sigma: float = 5.0
     """DiLo: sigma of that blur, in pixels of the source image (5 at ImageNet's native size; scale it to yours)."""
-    background: Literal["grey"] = "grey"
-    """DiLo: what the foreground is pasted onto: one grey level, uniform in 0..254."""
-    control: Literal["none", "shuffled"] = "none"
-    """Control experiment: shuffled pastes by another image's mask."""
+    background: Literal["grey", "texture", "image", "random", "swap"] = "grey"
+    """DiLo: what the foreground is pasted onto. grey: one level, uniform in 0..254; texture: a picture of --textures;
+    image: a training image with little foreground, see --pool; random: a training image, its own foreground filled in;
+    swap: the same for the positive alone, and a negative with the query's background (both Ryali et al. 2021)."""
+    textures: str | None = None
+    """Folder or tar of pictures for --background texture."""
+    pool: float = 0.1
+    """--background image: share of the training images, those whose masks cover least, that serve as backgrounds."""
+    paste_views: Literal["auto", "both", "query", "key"] = "auto"
+    """Which views may be pasted: both, the first (query) or the second (key, the positive); auto is key for swap and
+    both for the others."""
+    mask_coverage: tuple[float, float] = (0.0, 1.0)
+    """Masks that cover no more than the first share of their image, or no less than the second, are never pasted: empty
+    and full ones by default."""
+    control: Literal["none", "shuffled", "ellipse", "truth"] = "none"
+    """Control experiment: shuffled pastes by another image's mask, ellipse by a centred ellipse of the same coverage;
+    truth is ordinary pasting, refused unless the cache is one of true masks (made with --estimator files)."""
 
     epochs: int = 200
     """Passes over the images."""
@@ -167,8 +183,34 @@ class Config:
         self._check_method()
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise UsageError(f"--crop {self.crop[0]} {self.crop[1]}: needs 0 < smallest <= largest <= 1")
+        self._check_pasting()
+
+    def pasted_views(self) -> Literal["both", "query", "key"]:
+        """--paste-views with auto resolved."""
+        if self.paste_views == "auto":
+            return "key" if self.background == "swap" else "both"
+        return self.paste_views
+
+    def _check_pasting(self) -> None:
         if self.control != "none" and self.masks == "none":
-            raise UsageError(f"--control {self.control} needs --masks CACHE: it pastes by another image's mask")
+            raise UsageError(f"--control {self.control} needs --masks CACHE: it says by which masks to paste")
+        if self.background != "grey" and self.masks == "none":
+            raise UsageError(f"--background {self.background} needs --masks CACHE: without masks nothing is pasted")
+        if (self.background == "texture") != (self.textures is not None):
+            raise UsageError("--background texture and --textures FOLDER need each other")
+        if not 0 <= self.crop_keeps <= 1:
+            raise UsageError(f"--crop-keeps {self.crop_keeps}: a share is in 0..1")
+        if self.crop_keeps and self.masks == "none":
+            raise UsageError(f"--crop-keeps {self.crop_keeps} needs --masks CACHE: it keeps a share of them")
+        if not 0 < self.pool <= 1:
+            raise UsageError(f"--pool {self.pool}: a share is in 0..1, above 0")
+        if not 0 <= self.mask_coverage[0] < self.mask_coverage[1] <= 1:
+            raise UsageError(f"--mask-coverage {self.mask_coverage[0]} {self.mask_coverage[1]}: needs 0 <= first < "
+                             "second <= 1")
+        if self.background == "swap" and self.pasted_views() == "query":
+            raise UsageError("--paste-views query: swap puts the positive, the key, on another background")
+        if self.method == "instdisc" and self.pasted_views() == "key":
+            raise UsageError("--paste-views key: instdisc has one view, the query; nothing would be pasted")
 
     def _check_method(self) -> None:
         if self.method in ("byol", "instdisc") and self.background == "swap":
@@ -201,13 +243,22 @@ class Config:
             raise UsageError(f"--milestones {' '.join(map(str, self.milestones))}: epochs from 1 on, rising")
 
 
-def identity(config: Config, paths: np.ndarray, masks: str) -> dict:
+def defaults() -> dict:
+    """Every setting's default: what a run made before the setting existed had."""
+    return {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in dataclasses.fields(Config)
+            if f.default is not dataclasses.MISSING and f.name not in RUNTIME}
+
+
+def identity(config: Config, paths: np.ndarray, masks: str, textures: np.ndarray | None = None) -> dict:
     """What makes two runs the same run: JSON-able.
 
     Args:
         paths: (N,) bytes, the run's images.  masks: the cache's identity hash, or "none".
+        textures: (P,) bytes, the pictures of --background texture.
     """
     fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in RUNTIME}
     fields = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-    digest = hashlib.blake2b(b"\n".join(paths.tolist()), digest_size=8).hexdigest()
-    return fields | {"images": f"{len(paths)} images, list {digest}", "masks": masks}
+    found = {"images": paths} if textures is None else {"images": paths, "textures": textures}
+    digests = {k: hashlib.blake2b(b"\n".join(v.tolist()), digest_size=8).hexdigest() for k, v in found.items()}
+    lists = {k: f"{len(v)} images, list {digests[k]}" for k, v in found.items()}
+    return fields | lists | {"masks": masks}

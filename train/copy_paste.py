@@ -7,6 +7,7 @@ same picture for a fraction of the work (tests/train/test_copy_paste.py holds th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -42,13 +43,16 @@ class CopyPaste:
     sigma: float = 5.0
 
     def __call__(self, rng: np.random.Generator, crop: np.ndarray, mask: np.ndarray | None, box: Box,
-                 flip: bool) -> tuple[np.ndarray, float | None]:
+                 flip: bool,
+                 background: Callable[[np.random.Generator], np.ndarray] | None = None,
+                 ) -> tuple[np.ndarray, float | None]:
         """Perhaps paste a view.
 
         Args:
             rng: the view's stream of pasting; it is consumed alike whether the view is pasted or not.
             crop: (s, s, 3) uint8, the view, cropped by `box`, resized, and flipped where `flip`.
             mask: (S, S) uint8 of the whole image, or None: this image is never pasted.
+            background: draws the (s, s, 3) uint8 background from what follows in `rng`; None: one grey level.
 
         Returns:
             the view, (s, s, 3) uint8, and the foreground's share of it (the mean alpha, 0..1), None where it was not
@@ -60,10 +64,11 @@ class CopyPaste:
         if soft < self.soften:
             mask = soften(mask, self.sigma, box)
         alpha = crop_mask(mask, box, crop.shape[0])
+        coverage = cv2.mean(alpha)[0] / 255
         if flip:
-            alpha = alpha[:, ::-1]
-        background = np.full_like(crop, int(level * GREY_LEVELS))
-        return paste(crop, alpha, background), float(alpha.mean()) / 255
+            alpha = cv2.flip(alpha, 1)
+        behind = np.full_like(crop, int(level * GREY_LEVELS)) if background is None else background(rng)
+        return paste(crop, alpha, behind), coverage
 
 
 def soften(mask: np.ndarray, sigma: float, box: Box) -> np.ndarray:

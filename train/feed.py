@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from train.photometric import photometric
+from train.views import PASTED
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Batch:
         views: normalised, (B, 3, s, s) float32 on the device each.
         index: (B,) int64 on the device, places in the run's list.
         negative: (B, 3, s, s) or None.
+        counts: (B,) bool on the device, whose negatives count, or None.
         parameters: (views, B, PARAMETERS) float32 on the CPU, as drawn.
     """
 
@@ -26,6 +28,14 @@ class Batch:
     index: torch.Tensor
     negative: torch.Tensor | None
     parameters: torch.Tensor
+    counts: torch.Tensor | None = None
+
+    def shown(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """What train/preview.py shows: the views, and swap's negatives below them; and what is pasted."""
+        pasted = self.parameters[..., PASTED]
+        if self.negative is None:
+            return self.views, pasted
+        return [*self.views, self.negative], torch.cat([pasted, self.counts.cpu()[None].to(pasted)])
 
 
 class Feed:
@@ -45,7 +55,8 @@ class Feed:
         if self.stream is not None:
             here = torch.cuda.current_stream(self.device)
             here.wait_stream(self.stream)
-            for tensor in (*batch.views, batch.index, *([] if batch.negative is None else [batch.negative])):
+            extra = [] if batch.negative is None else [batch.negative, batch.counts]
+            for tensor in (*batch.views, batch.index, *extra):
                 tensor.record_stream(here)  # or its memory could be given away while the step still reads it
         return batch
 
@@ -68,7 +79,8 @@ class Feed:
 
     def _to_device(self, raw: dict) -> Batch:
         views = [photometric(*view, self.device) for view in zip(raw["views"], raw["parameters"], strict=True)]
-        negative = raw.get("negative")
-        if negative is not None:
-            negative = photometric(negative, raw["negative_parameters"], self.device)
-        return Batch(views, raw["index"].to(self.device, non_blocking=True), negative, raw["parameters"])
+        index, negative, counts = raw["index"].to(self.device, non_blocking=True), None, None
+        if "negative" in raw:
+            negative = photometric(raw["negative"], raw["negative_parameters"], self.device)
+            counts = raw["counts"].to(self.device, non_blocking=True)
+        return Batch(views, index, negative, raw["parameters"], counts)

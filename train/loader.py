@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.cache import Cache
 from data.images import ImageError, Images, decode
+from train.backgrounds import Donors
 from train.config import Config
-from train.streams import CONTROL, ORDER, stream
-from train.views import PARAMETERS, Views
+from train.masks import Masks
+from train.streams import ORDER, stream
+from train.views import NEGATIVE, PARAMETERS, PASTED, Views
 
 TRIES = 100  # broken images in a row before the run gives up
 
@@ -27,23 +28,34 @@ class Pairs(Dataset):
 
     Args:
         images: the run's images, of a folder or a tar.
-        cache, rows: the mask cache and each image's row in it ((N,) int64), or None: the baseline.
+        masks: each image's mask, or None: the baseline.
         count: V, views of an image (InstDisc needs one). The first is the same whether a second is made or not.
+        donors: backgrounds; None: grey.
+        negatives: swap's extra negative too.
     """
 
-    def __init__(self, images: Images, views: Views, cache: Cache | None, rows: np.ndarray | None, count: int = 2):
-        self.images, self.views, self.cache, self.rows, self.count = images, views, cache, rows, count
+    def __init__(self, images: Images, views: Views, masks: Masks | None, count: int = 2,
+                 donors: Donors | None = None, negatives: bool = False):
+        self.images, self.views, self.masks, self.count, self.donors = images, views, masks, count, donors
+        self.pictures = NEGATIVE + 1 if negatives else count
 
     def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """views (V, B, s, s, 3) uint8, parameters (V, B, PARAMETERS) float32 and index (B,) int64."""
+        """views (V, B, s, s, 3) uint8, parameters (V, B, PARAMETERS) float32 and index (B,) int64; with negatives also
+        negative (B, s, s, 3), negative_parameters (B, PARAMETERS) and counts (B,) bool, whose negatives count."""
         size = self.views.size
-        views = np.empty((self.count, len(items), size, size, 3), np.uint8)
-        parameters = np.empty((self.count, len(items), PARAMETERS), np.float32)
+        views = np.empty((self.pictures, len(items), size, size, 3), np.uint8)
+        parameters = np.empty((self.pictures, len(items), PARAMETERS), np.float32)
         for i, (epoch, index) in enumerate(items):
             image, found = self._image(index)
-            self.views(image, self._mask(found), epoch, index, views[:, i], parameters[:, i])
-        return {"views": torch.from_numpy(views), "parameters": torch.from_numpy(parameters),
-                "index": torch.tensor([index for _, index in items])}
+            mask = None if self.masks is None else self.masks[found]
+            self.views(image, mask, epoch, index, views[:, i], parameters[:, i], self.donors, found)
+        views, parameters = torch.from_numpy(views), torch.from_numpy(parameters)
+        batch = {"views": views[:self.count], "parameters": parameters[:self.count],
+                 "index": torch.tensor([index for _, index in items])}
+        if self.pictures > self.count:
+            batch |= {"negative": views[NEGATIVE], "negative_parameters": parameters[NEGATIVE],
+                      "counts": parameters[NEGATIVE, :, PASTED] > 0}
+        return batch
 
     def _image(self, index: int) -> tuple[np.ndarray, int]:
         for offset in range(TRIES):
@@ -53,13 +65,6 @@ class Pairs(Dataset):
             except ImageError:
                 continue
         raise RuntimeError(f"{TRIES} images in a row from {os.fsdecode(self.images.paths[index])} on cannot be decoded")
-
-    def _mask(self, index: int) -> np.ndarray | None:
-        """None, never pasted, where the mask failed or is empty: a view of nothing but grey teaches nothing."""
-        if self.cache is None or self.cache.status[self.rows[index]]:
-            return None
-        mask = self.cache.mask(self.rows[index])
-        return mask if mask.any() else None
 
 
 class Order(Sampler):
@@ -91,23 +96,15 @@ class Order(Sampler):
             skip = 0
 
 
-def shuffled_rows(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Control: every image gets another image's mask, always the same one, and none its own."""
-    order = stream(CONTROL, seed).permutation(len(rows))
-    shuffled = np.empty_like(rows)
-    shuffled[order] = rows[np.roll(order, 1)]
-    return shuffled
-
-
-def make_loader(config: Config, images: Images, cache: Cache | None, rows: np.ndarray | None, start: int,
-                pin_memory: bool, views: int = 2, rank: int = 0, world: int = 1) -> DataLoader:
+def make_loader(config: Config, images: Images, masks: Masks | None, start: int, pin_memory: bool, views: int = 2,
+                rank: int = 0, world: int = 1, donors: Donors | None = None) -> DataLoader:
     """A loader of all batches of the run from global step `start` on; one pass of it is the whole run.
 
     Args:
         views: V, how many of each image, see Pairs.
         rank, world: this process's number and how many there are, see Order: batches are config.batch // world images.
     """
-    pairs = Pairs(images, Views.of(config), cache, rows, views)
+    pairs = Pairs(images, Views.of(config), masks, views, donors, config.background == "swap" and donors is not None)
     order = Order(len(images), config.batch, config.epochs, config.seed, start, rank, world)
     return DataLoader(pairs, batch_sampler=order, num_workers=config.workers, collate_fn=_as_is,
                       worker_init_fn=_start_worker, pin_memory=pin_memory,

@@ -20,12 +20,14 @@ from data.cache import Cache
 from data.cli import UsageError
 from data.images import open_images
 from train import checkpoint, distributed
+from train.backgrounds import make_donors
 from train.batch_norm import spread_batch_norm
-from train.config import Config, identity
+from train.config import Config, defaults, identity
 from train.feed import Feed
 from train.knn import OnlineKnn
-from train.loader import make_loader, shuffled_rows
+from train.loader import make_loader
 from train.log import Clock, Log, NoLog, memory_gb
+from train.masks import make_masks
 from train.methods import make_method
 from train.optimise import learning_rate, make_optimizer
 from train.preview import preview
@@ -71,8 +73,7 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     if config.masks != "none":
         cache = Cache(config.masks)
         rows = cache.require(paths)
-        if config.control == "shuffled":
-            rows = shuffled_rows(rows, config.seed)
+    masks, donors = make_masks(config, cache, rows), make_donors(config, images, cache, rows)
     watch = OnlineKnn(config.knn, config.size, config.knn_k, config.knn_temperature, config.knn_limit, config.workers,
                       config.batch) if config.knn else None
 
@@ -80,8 +81,9 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     out = Path(config.out)
     if not writer:
         distributed.barrier()  # the writer makes it first
-    checkpoint.prepare_run(out, identity(config, paths, cache.description["identity_hash"] if cache else "none"),
-                           dataclasses.asdict(config))
+    textures = donors.images.paths if config.background == "texture" else None
+    checkpoint.prepare_run(out, identity(config, paths, cache.description["identity_hash"] if cache else "none",
+                                         textures), dataclasses.asdict(config), defaults())
     if writer:
         distributed.barrier()
     if (out / checkpoint.BACKBONE).exists():
@@ -109,8 +111,8 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
         model = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None,
                                         broadcast_buffers=False)
 
-    loader = make_loader(config, images, cache, rows, step, pin_memory=device.type == "cuda", views=method.VIEWS,
-                         rank=distributed.rank(), world=distributed.world())
+    loader = make_loader(config, images, masks, step, pin_memory=device.type == "cuda", views=method.VIEWS,
+                         rank=distributed.rank(), world=distributed.world(), donors=donors)
     log = Log(out, step) if writer else NoLog()
     signals = Signals()
     feed, clock = Feed(loader, device), Clock(config.batch)
@@ -120,11 +122,11 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
         while step < last and not distributed.anybody(signals.received or step == stop_at):
             batch = feed.next()
             if step == 0 and writer:
-                preview(batch.views, batch.parameters[..., PASTED], out / "first_batch.png")
+                preview(*batch.shown(), out / "first_batch.png")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, steps_per_epoch)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                loss, accuracy = model(batch.views, step, batch.index, batch.negative)
+                loss, accuracy = model(batch.views, step, batch.index, batch.negative, batch.counts)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-VIEW, PASTE, ORDER, SHUFFLE, WEIGHTS, CONTROL = range(6)  # purposes: streams that never overlap
+VIEW, PASTE, ORDER, SHUFFLE, WEIGHTS, CONTROL, RECROP = range(7)  # purposes: streams that never overlap
 NOISE = 16  # a method's own purposes are numbered from 16
 
 

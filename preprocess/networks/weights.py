@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,16 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
             return found
     raise UsageError(f"no weights for {name}: give --weights FILE, or put {' or '.join(source.files)} into "
                      f"$DILO_WEIGHTS ({variable or 'not set'}) or {hub_folder()}; get it from {source}")
+
+
+def unpublished(path: Path, source: Source) -> str | None:
+    """None where the file is the published one of its name, or none is known; else the checksum that it should have."""
+    published = (source.checksums or {}).get(path.name)
+    if published is None:
+        return None
+    kind, digits = published.split()
+    with open(path, "rb") as file:
+        return None if hashlib.file_digest(file, kind).hexdigest() == digits else published
 
 
 def _in(place: Path, source: Source) -> Path | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluate.metrics import score, summarise
+from evaluate.metrics import curves, nearest_foreground, score, summarise
 
 FIXTURE = np.load(Path(__file__).parent / "fixtures" / "pysodmetrics.npz")
 COUNT = sum(name.startswith("map") for name in FIXTURE.files)
@@ -22,6 +22,29 @@ def test_a_set_scores_as_the_reference():
     mine = summarise([score(FIXTURE[f"map{i}"], FIXTURE[f"truth{i}"]) for i in range(COUNT)])
     for name, value in zip(FIXTURE["names"], FIXTURE["together"], strict=True):
         assert mine[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_curves_are_the_references():
+    mine = curves([score(FIXTURE[f"map{i}"], FIXTURE[f"truth{i}"]) for i in range(COUNT)])
+    assert mine["threshold"] == list(range(255, -1, -1)) and set(mine) == {"threshold", *FIXTURE["curve_names"]}
+    for name, values in zip(FIXTURE["curve_names"], FIXTURE["curves"], strict=True):
+        assert np.abs(np.array(mine[name]) - values).max() < 1e-4, name
+
+
+def test_what_maps_of_one_image_share_changes_nothing():
+    truth = FIXTURE["truth0"]
+    mine = [score(FIXTURE["map0"], truth, nearest).weighted_f for nearest in (None, nearest_foreground(truth))]
+    assert mine[0] == mine[1] > 0.1
+
+
+def test_a_false_alarm_weighs_more_the_farther_it_is():
+    truth = np.zeros((60, 60), bool)
+    truth[:20, :20] = True
+    far, near = (truth.astype(np.uint8) * 255 for _ in range(2))
+    far[50:55, 50:55] = near[21:26, 10:15] = 255
+    assert score(far, truth).f[0] == pytest.approx(score(near, truth).f[0])  # the plain measure sees no difference
+    # 25 wrong pixels against 400: weighed once each they would give 2 * 400 / 825 of the harmonic mean
+    assert score(far, truth).weighted_f < score(near, truth).weighted_f < 2 * 400 / (800 + 25)
 
 
 def test_a_perfect_map():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data.cli import UsageError
+from evaluate.published import ECSSD, saliency_check
 from evaluate.saliency import main, run, table
 
 SHARED = Path(os.environ.get("DILO_SHARED", "../shared"))
@@ -39,7 +40,11 @@ def test_estimators_are_scored_and_drawn(folder, tmp_path):
     assert code == 0 and result["count"] == 4 and out.with_suffix(".png").stat().st_size > 1000
     rbd, centre = result["estimators"]["rbd"], result["estimators"]["centre"]
     assert rbd["mae"] < 0.05 < centre["mae"] and rbd["max_f_b"] > 0.95 > centre["max_f_b"] and rbd["ms"] > 0
-    assert rbd["parameters"]["superpixels"] == 200
+    assert rbd["parameters"]["superpixels"] == 200 and result["published"] == []  # it is not ECSSD
+    assert rbd["weighted_f"] > 0.9 > centre["weighted_f"] and rbd["iou"] > 0.8 > centre["iou"]
+    assert out.with_name("scores-curves.png").stat().st_size > 1000
+    assert max(rbd["curves"]["f"]) == pytest.approx(rbd["max_f_a"], abs=1e-6)
+    assert rbd["curves"]["recall"][-1] == 1  # everything is found at threshold 0
 
 
 def test_maps_on_disk(folder):
@@ -77,6 +82,25 @@ def test_a_mask_of_another_size_is_named(folder, tmp_path):
     (tmp_path / "0001.png").write_bytes(cv2.imencode(".png", np.zeros((5, 5), np.uint8))[1].tobytes())
     with pytest.raises(UsageError, match=r"0001\.png: true mask of 5x5"):
         run(str(folder / "images"), str(tmp_path), ["centre"])
+
+
+def test_published_scores_are_compared_on_all_of_ecssd_only():
+    entry = {metric: value + 0.03 * (metric == "mae") for metric, (value, _) in ECSSD["rbd"].items()}
+    paths = [f"{i:04d}.jpg" for i in range(1, 1001)]
+    result = {"paths": paths, "refine": "none", "estimators": {"rbd": entry, "x": {}}}
+    assert [(row["metric"], row["agrees"]) for row in saliency_check(result)] == [
+        ("adaptive_f", True), ("mae", False), ("max_f_a", True), ("adaptive_iou", True)]
+    assert saliency_check({**result, "paths": result["paths"][:-1]}) == []
+    assert saliency_check({**result, "refine": "guided"}) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data/ecssd").is_dir(), reason=f"no ECSSD under DILO_SHARED ({SHARED}/data/ecssd)")
+def test_scores_agree_with_published_ones_on_ecssd():
+    ecssd = SHARED / "data/ecssd"
+    rows = run(str(ecssd / "images"), str(ecssd / "masks"), ["ft", "mr", "rbd"])["published"]
+    assert len(rows) == 8
+    assert not [row for row in rows if not row["agrees"]]
 
 
 @pytest.mark.slow

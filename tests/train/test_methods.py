@@ -63,6 +63,34 @@ def test_nt_xent_is_the_plain_formula(temperature, extra):
     assert accuracy.item() == pytest.approx(np.mean(hits))
 
 
+def test_a_negative_that_does_not_count_changes_nothing():
+    """Every query's loss is the plain formula over its own set; the gradient of the others' negatives is 0."""
+    counts = torch.tensor([True, False, False, True])
+    query, key, queue, extra = unit(4, 8), unit(4, 8, seed=1), unit(9, 8, seed=2).T, unit(4, 8, seed=3)
+    query.requires_grad_()
+    extra.requires_grad_()
+    loss, accuracy = info_nce(query, key, queue, 0.07, False, extra, counts)
+    losses, hits = [], []
+    for i, q in enumerate(query.tolist()):
+        others = queue.T.tolist() + ([extra[i].tolist()] if counts[i] else [])
+        scores = [dot(q, k) / 0.07 for k in (key[i].tolist(), *others)]
+        losses.append(-scores[0] + math.log(sum(map(math.exp, scores))))
+        hits.append(scores[0] == max(scores))
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5) and accuracy.item() == np.mean(hits)
+    loss.backward()
+    assert (extra.grad.abs().sum(1) > 0).tolist() == counts.tolist() and query.grad.isfinite().all()
+
+    z, negative = unit(8, 6), unit(4, 6, seed=1)
+    loss, _ = nt_xent(z, 0.5, negative, counts)
+    losses, rows = [], z.tolist()
+    for i in range(8):
+        scores = {j: dot(rows[i], rows[j]) / 0.5 for j in range(8) if j != i}
+        if counts[i // 2]:
+            scores["extra"] = dot(rows[i], negative[i // 2].tolist()) / 0.5
+        losses.append(-scores[i ^ 1] + math.log(sum(map(math.exp, scores.values()))))
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
 @pytest.mark.parametrize("extra", [False, True])
 def test_simclr_pairs_the_views_of_each_image(extra):
     model = SimCLR(flat, 4, 0.5, head_norm=False)

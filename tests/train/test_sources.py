@@ -13,6 +13,7 @@ from preprocess.blocks import Recipe
 from preprocess.build import build
 from train.config import Config
 from train.loader import Pairs
+from train.masks import Masks
 from train.presets import moco_v2_demo
 from train.views import Views
 
@@ -31,7 +32,8 @@ def test_views_and_probes_are_the_same_from_a_tar_and_a_list(images, truth_cache
     cache = Cache(truth_cache)
     batches = []
     for found in (open_images(images / "train"), open_images(packed), open_images(packed, str(tmp_path / "list.txt"))):
-        pairs = Pairs(found, Views.of(dataclasses.replace(CONFIG, paste_p=1.0)), cache, cache.require(found.paths))
+        masks = Masks(cache, cache.require(found.paths))
+        pairs = Pairs(found, Views.of(dataclasses.replace(CONFIG, paste_p=1.0)), masks)
         batches.append(pairs.__getitems__([(0, 3), (1, 77), (0, 41)])["views"].numpy())
     assert np.array_equal(batches[0], batches[1]) and np.array_equal(batches[0], batches[2])
     folder, tar = Labelled(str(images / "train"), 32), Labelled(str(tmp_path / "train"), 32)  # finds train.tar
@@ -44,12 +46,13 @@ def test_a_row_has_a_mask_exactly_where_the_trainer_has_an_image(shared, tmp_pat
     build(str(root), str(tmp_path / "cache"), Recipe("spectral", (), 32))
     cache, images = Cache(tmp_path / "cache"), open_images(root)
     sizes = cache.column("size")
-    pairs = Pairs(images, Views.of(CONFIG), cache, cache.require(images.paths))
+    masks = Masks(cache, cache.require(images.paths))
+    pairs = Pairs(images, Views.of(CONFIG), masks)
     for row in range(len(images)):
         try:
             image = decode(images.read(row))
         except ImageError:
-            assert cache.status[row] and pairs._mask(row) is None and not cache.mask(row).any()
+            assert cache.status[row] and masks[row] is None and not cache.mask(row).any()
             continue
         assert cache.status[row] == 0 and sizes[row].tolist() == list(image.shape[:2])
         found, where = pairs._image(row)

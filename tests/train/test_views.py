@@ -13,7 +13,8 @@ from torchvision.transforms import functional as tv
 from data.cache import Cache
 from data.images import open_images
 from train.config import Config
-from train.loader import Order, Pairs, shuffled_rows
+from train.loader import Order, Pairs
+from train.masks import Masks, shuffled_rows
 from train.photometric import MEAN, OPERATIONS, ORDERS, STD, blur, hue, photometric
 from train.presets import moco_v2_demo
 from train.streams import VIEW, stream
@@ -37,8 +38,8 @@ CONFIG = Config(images="", out="", **moco_v2_demo())
 
 def pairs(images, cache, **changes) -> Pairs:
     found = open_images(images / "train")
-    rows = cache.require(found.paths) if cache else None
-    return Pairs(found, Views.of(dataclasses.replace(CONFIG, **changes)), cache, rows)
+    masks = Masks(cache, cache.require(found.paths)) if cache else None
+    return Pairs(found, Views.of(dataclasses.replace(CONFIG, **changes)), masks)
 
 
 def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, truth_cache):
@@ -69,8 +70,8 @@ def test_a_view_does_not_depend_on_its_batch(images, truth_cache):
 
 def test_failed_and_empty_masks_are_never_pasted(images, truth_cache):
     data = pairs(images, Cache(truth_cache), paste_p=1.0)
-    data.cache.status = data.cache.status.copy()
-    data.cache.status[:40] = 1
+    data.masks.cache.status = data.masks.cache.status.copy()
+    data.masks.cache.status[:40] = 1
     pasted = data.__getitems__([(0, i) for i in range(80)])["parameters"][..., PASTED]
     assert not pasted[:, :40].any() and pasted[:, 40:].all()
 
@@ -104,7 +105,7 @@ def test_the_parts_of_all_processes_are_the_batch_of_one():
 
 def test_one_view_is_the_first_of_two(images, truth_cache):
     two = pairs(images, Cache(truth_cache))
-    one = Pairs(two.images, two.views, two.cache, two.rows, count=1)
+    one = Pairs(two.images, two.views, two.masks, count=1)
     items = [(0, i) for i in range(20)]
     first, both = one.__getitems__(items), two.__getitems__(items)
     assert first["views"].shape[0] == 1 and torch.equal(first["views"][0], both["views"][0])

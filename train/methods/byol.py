@@ -58,7 +58,8 @@ class BYOL(nn.Module):
         self.target.requires_grad_(False)
 
     def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor | None = None,
-                negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+                negative: torch.Tensor | None = None,
+                counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """See train/methods/__init__.py; the loss is the sum over both roles of the views. `negative` is not used."""
         self._move_target(step)
         with torch.no_grad():

@@ -62,7 +62,8 @@ class InstDisc(nn.Module):
         self.register_buffer("log_z", torch.zeros(()))
 
     def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor,
-                negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+                negative: torch.Tensor | None = None,
+                counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """See train/methods/__init__.py; moves the bank's entries of this batch. `negative` is not used."""
         query = F.normalize(self.encoder(views[0]), dim=1)
         with torch.autocast(query.device.type, enabled=False):  # a logit of 1 / T in bfloat16 would be 3 % off

@@ -12,13 +12,15 @@ from torch import nn
 from train.config import Config
 from train.distributed import gather, mine, rank, world
 from train.methods.heads import mlp
+from train.methods.negatives import own_negative
 from train.network import backbone
 from train.streams import SHUFFLE, stream
 
 
 def info_nce(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, temperature: float,
              batch_negatives: bool = False,
-             negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+             negative: torch.Tensor | None = None,
+             counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """InfoNCE over one positive and the queue's negatives (He et al., equation 1).
 
     Args:
@@ -26,6 +28,7 @@ def info_nce(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, temper
         batch_negatives: the batch's other keys, of all processes, are negatives too (as in MoCo v3, Chen et al.,
             ICCV 2021).
         negative: (B, D), unit length, or None: one more negative for each query (Ryali et al., arXiv 2103.12719).
+        counts: (B,) bool, the queries that have it; None: all.
 
     Returns:
         the mean loss, a scalar, and the share of queries whose own key is the nearest, in 0..1.
@@ -34,7 +37,7 @@ def info_nce(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, temper
         positive, target = query @ gather(key).T, torch.arange(len(query), device=query.device) + rank() * len(query)
     else:
         positive, target = (query * key).sum(1, keepdim=True), query.new_zeros(len(query), dtype=torch.long)
-    extra = [] if negative is None else [(query * negative).sum(1, keepdim=True)]
+    extra = [] if negative is None else [own_negative(query, negative, counts)]
     logits = torch.cat([positive, query @ queue, *extra], 1) / temperature
     return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
 
@@ -72,28 +75,30 @@ class MoCo(nn.Module):
         return self.query
 
     def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor | None = None,
-                negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+                negative: torch.Tensor | None = None,
+                counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """See train/methods/__init__.py; moves the key encoder and the queue, which takes no extra negatives."""
         first, second = views
         self._move_key_encoder()
         if negative is not None:
             negative = self._keys(negative, step, 2)
         if self.symmetric:
-            loss_a, accuracy_a, key_a = self._one_way(first, second, step, 0, negative)
-            loss_b, accuracy_b, key_b = self._one_way(second, first, step, 1, negative)
+            loss_a, accuracy_a, key_a = self._one_way(first, second, step, 0, negative, counts)
+            loss_b, accuracy_b, key_b = self._one_way(second, first, step, 1, negative, counts)
             self._enqueue(torch.cat([gather(key_a), gather(key_b)]))
             return (loss_a + loss_b) / 2, (accuracy_a + accuracy_b) / 2
-        loss, accuracy, key = self._one_way(first, second, step, 0, negative)
+        loss, accuracy, key = self._one_way(first, second, step, 0, negative, counts)
         self._enqueue(gather(key))
         return loss, accuracy
 
     def _one_way(self, query_view: torch.Tensor, key_view: torch.Tensor, step: int, way: int,
-                 negative: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                 negative: torch.Tensor | None,
+                 counts: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query = F.normalize(self.query(query_view), dim=1)
         key = self._keys(key_view, step, way)
         with torch.autocast(query.device.type, enabled=False):  # a logit of 1 / T in bfloat16 would be 3 % off
             loss, accuracy = info_nce(query.float(), key.float(), self.queue.clone(), self.temperature,
-                                      self.batch_negatives, negative)
+                                      self.batch_negatives, negative, counts)
         return loss, accuracy, key
 
     @torch.no_grad()

@@ -11,16 +11,19 @@ from torch import nn
 from train.config import Config
 from train.distributed import gather_with_gradient, rank
 from train.methods.heads import simclr_head
+from train.methods.negatives import own_negative
 from train.network import backbone
 
 
 def nt_xent(embedding: torch.Tensor, temperature: float,
-            negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+            negative: torch.Tensor | None = None,
+            counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The normalised temperature-scaled cross entropy (Chen et al., equation 1): every view against all 2N - 1 others.
 
     Args:
         embedding: (2B, D), unit length; rows 2i and 2i + 1 are image i's views. Other processes' join as negatives.
         negative: (B, D), unit length, or None: one more negative for both views of each image.
+        counts: (B,) bool, the images that have it; None: all.
 
     Returns:
         the mean loss over these 2B views, a scalar, and the share of them that prefer their partner, in 0..1.
@@ -32,8 +35,9 @@ def nt_xent(embedding: torch.Tensor, temperature: float,
     # not -inf, whose gradient a product with 0 turns into nan
     logits = logits.index_put((row, itself), logits.new_tensor(torch.finfo(logits.dtype).min))
     if negative is not None:
-        own = (embedding * negative.repeat_interleave(2, 0)).sum(1, keepdim=True) / temperature
-        logits = torch.cat([logits, own], 1)
+        twice = None if counts is None else counts.repeat_interleave(2)
+        own = own_negative(embedding, negative.repeat_interleave(2, 0), twice)
+        logits = torch.cat([logits, own / temperature], 1)
     target = itself ^ 1  # a view's partner is its neighbour
     return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
 
@@ -61,7 +65,8 @@ class SimCLR(nn.Module):
         self.encoder.fc = simclr_head(features, hidden or features, dim, head_norm)
 
     def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor | None = None,
-                negative: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+                negative: torch.Tensor | None = None,
+                counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """See train/methods/__init__.py. The extra negatives are encoded with the views, with gradients."""
         both = interleave([*views] if negative is None else [*views, negative])
         embedding = F.normalize(self.encoder(both), dim=1)
@@ -70,7 +75,7 @@ class SimCLR(nn.Module):
             if negative is None:
                 return nt_xent(embedding, self.temperature)
             parts = embedding.unflatten(0, (-1, 3))
-            return nt_xent(parts[:, :2].flatten(0, 1), self.temperature, parts[:, 2])
+            return nt_xent(parts[:, :2].flatten(0, 1), self.temperature, parts[:, 2], counts)
 
 
 def interleave(views: Sequence[torch.Tensor]) -> torch.Tensor:

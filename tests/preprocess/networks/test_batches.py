@@ -1,7 +1,10 @@
 """Networks in the batch stage: the same bytes whatever the workers, in batches or alone, on a device or in workers."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +174,59 @@ def test_a_map_that_is_not_finite_costs_one_row(few, recipe):
     rows = batches.Batches(Broken(9), recipe).rows(batches.prepare_block(open_images(str(few)), recipe))
     status = [STATUS["estimator"]] * 4 + [STATUS["unreadable"]] + [STATUS["estimator"]] * 2 + [0] * 3
     assert rows["status"].tolist() == status and (rows["mask"][7:] == 128).all() and not rows["mask"][:7].any()
+
+
+@pytest.mark.slow
+def test_workers_that_die_while_they_decode_ahead_change_no_byte(images, recipe, tmp_path, monkeypatch, capsys):
+    class Murderer(Small):
+        def forward(self, batch):
+            if not self.seen:
+                children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+                for child in [int(pid) for file in children for pid in file.read_text().split()]:
+                    if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        os.kill(child, signal.SIGKILL)
+                        self.killed = True
+            return super().forward(batch)
+
+    network = Murderer(room=4)
+    network.version, network.weights, network.parameters = 1, "0" * 64, {}
+    monkeypatch.setattr(blocks, "load", lambda recipe: network)
+    one = on_device(replace(recipe, batch=4))
+    build(str(images / "train"), str(tmp_path / "cache"), one, shard_size=4, workers=2)
+    assert network.killed and "a worker died" in capsys.readouterr().err
+    build(str(images / "train"), str(tmp_path / "quiet"), one, shard_size=4, workers=0)
+    assert content(tmp_path / "cache") == content(tmp_path / "quiet")
+
+
+DRIVER = """
+import sys
+from preprocess import __main__ as program
+class OnDevice(program.Recipe):
+    on_device = True
+program.Recipe = lambda *given: OnDevice("u2netp", (("side", 32),), 32)
+program.run(program.main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(images, recipe, tmp_path, number):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    folder = tmp_path / "cache"
+    command = [sys.executable, str(tmp_path / "driver.py"), str(images / "train"), str(folder), "--estimator", "u2netp",
+               "--weights", recipe.weights, "--shard-size", "4", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("shard-*.h5")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number and "the same command continues" in said and "Traceback" not in said
+    assert 0 < len(list(folder.glob("shard-*.h5"))) < 20 and not list(folder.glob("*.tmp"))
+    assert subprocess.run(command, capture_output=True, env=environment).returncode == 0
+    build(str(images / "train"), str(tmp_path / "whole"), replace(recipe, batch=4), shard_size=4)
+    assert content(folder) == content(tmp_path / "whole")
 
 
 def test_halves_of_a_block_keep_what_is_prepared(few, recipe, monkeypatch):

@@ -13,7 +13,7 @@ from data.cli import UsageError
 from preprocess import estimators
 from preprocess.estimators import u2netp
 from preprocess.networks import squashed
-from preprocess.networks.weights import Source, find
+from preprocess.networks.weights import Source, find, unpublished
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +175,25 @@ def test_where_weights_are_looked_for(tmp_path, monkeypatch):
     for given in (folder / "none.pth", tmp_path):
         with pytest.raises(UsageError, match=r"get it from example.org \(net.pth: md5 123"):
             find("net", source, given)
+
+
+def test_a_file_that_is_not_the_published_one_is_told(tmp_path):
+    (tmp_path / "net.pth").write_bytes(b"hello")
+    right, wrong = "md5 5d41402abc4b2a76b9719d911017c592", "md5 0d41402abc4b2a76b9719d911017c592"
+    assert unpublished(tmp_path / "net.pth", Source(("net.pth",), "", {"net.pth": right})) is None
+    assert unpublished(tmp_path / "net.pth", Source(("net.pth",), "", {"net.pth": wrong})) == wrong
+    assert unpublished(tmp_path / "net.pth", Source(("net.pth",), "", {"mine.pth": wrong})) is None
+
+
+def test_bf16_is_close_to_fp32(weights):
+    image = pictures()[0]
+    full = estimators.load("u2netp", weights=str(weights), side=64)
+    half = estimators.load("u2netp", weights=str(weights), side=64, precision="bf16")
+    x = np.stack([full.prepare(image)])
+    difference = np.abs(full.forward(x) - half.forward(x))
+    assert 0 < difference.max() < 0.02 and half.parameters == {"side": 64, "precision": "bf16"}
+    with pytest.raises(UsageError, match="no precision 'fp8'; there are: fp32, bf16"):
+        estimators.load("u2netp", weights=str(weights), precision="fp8")
 
 
 def test_the_hub_folder_is_torchs():
