@@ -6,7 +6,8 @@
 
 DATA is the official download: VARIANT/val/CLASS/image, with the nine classes 00_dog to 08_fish. A 1000-way head's
 classes are mapped to the nine by in_to_in9.json (of github.com/MadryLab/backgrounds_challenge; in DATA or --mapping):
-370 of them; the other 630 count as wrong. BG-Gap is mixed_same - mixed_rand; read it beside the accuracy on original,
+370 of them; the other 630 count as wrong. A set made by `python -m data challenge` is read too, with its own classes
+and a probe on --train images of these. BG-Gap is mixed_same - mixed_rand; read it beside the accuracy on original,
 for a weak network has a small gap too.
 """
 
@@ -91,9 +92,26 @@ def read_head(file: str | os.PathLike, encoder: Encoder) -> nn.Linear:
     return head.requires_grad_(False).to(encoder.device)
 
 
-def images_of(folder: str, size: int) -> Labelled:
-    """Whole images of the nine classes. UsageError where the folders are not 00_... to 08_..."""
-    images = Labelled(folder, size, crop=whole_image)
+def own_classes(data: str | os.PathLike) -> list[str] | None:
+    """The classes of a set made by `python -m data challenge`; None for the official nine."""
+    file = Path(data, "challenge.json")
+    if not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+        classes = found["classes"] if found["name"] == "dilo-challenge" else []
+    except (OSError, ValueError, KeyError, TypeError):
+        classes = []
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise UsageError(f"{file}: not what `python -m data challenge` writes; make the set again")
+    return classes
+
+
+def images_of(folder: str, size: int, classes: list[str] | None = None) -> Labelled:
+    """Whole images of the nine classes, or of `classes`. UsageError where the folders are others."""
+    images = Labelled(folder, size, classes, whole_image)
+    if classes is not None:
+        return images
     if [name[:3] for name in images.classes] != [f"{i:02d}_" for i in range(CLASSES)]:
         raise UsageError(f"{folder}: needs the nine class folders 00_dog to 08_fish; it has "
                          f"{', '.join(images.classes[:3])} ... ({len(images.classes)})")
@@ -115,11 +133,12 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
     present = [v for v in VARIANTS if os.path.isdir(os.path.join(args.data, v, "val"))]
     if not {"mixed_same", "mixed_rand"} <= set(present):
         raise UsageError(f"{args.data}: needs at least mixed_same/val and mixed_rand/val, as the official download has")
-    decide, protocol = _deciders(args, encoder)
+    classes = own_classes(args.data)
+    decide, protocol = _deciders(args, encoder, classes)
     accuracy: dict[str, dict] = {kind: {} for kind in decide}
     per_class: dict[str, dict] = {kind: {} for kind in decide}
     for variant in present:
-        images = images_of(os.path.join(args.data, variant, "val"), encoder.size)
+        images = images_of(os.path.join(args.data, variant, "val"), encoder.size, classes)
         features = extract_from(encoder, images, workers=args.workers)
         protocol[f"{variant}_images"] = len(images)
         for kind, function in decide.items():
@@ -130,28 +149,33 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
     for kind, values in accuracy.items():
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         if args.challenge:
-            values["challenge"] = challenge(encoder, decide[kind], args.data, args.workers)
-    return args.result("in9", protocol, accuracy=accuracy, per_class=per_class, published=in9_table())
+            values["challenge"] = challenge(encoder, decide[kind], args.data, args.workers, classes)
+    return args.result("in9", protocol, accuracy=accuracy, per_class=per_class,
+                       published=in9_table() if classes is None else [])
 
 
-def _deciders(args: Arguments, encoder: Encoder) -> tuple[dict, dict]:
+def _deciders(args: Arguments, encoder: Encoder, classes: list[str] | None) -> tuple[dict, dict]:
     """{"head", "probe": features -> (N,) classes 0..8 or -1}, and the protocol's parameters."""
     decide, protocol = {}, {"features": "backbone, pooled", "crop": f"whole image, {encoder.size} px"}
     kept = Path(args.head or Path(args.run or "", "linear-seed0.pt"))
-    head = read_head(kept, encoder) if args.head or (args.run and kept.exists() and not args.train) else \
-        encoder.classifier
+    if classes and args.head:
+        raise UsageError(f"--head maps ImageNet's classes to nine, and {args.data} has its own; give --train alone")
+    head = None if classes else read_head(kept, encoder) if args.head or (args.run and kept.exists() and
+                                                                         not args.train) else encoder.classifier
     if head is not None:
         mapping = read_mapping(args.mapping or _find_mapping(args.data))
         decide["head"] = lambda features: mapping[project(head, features, encoder.device).argmax(1)]
         protocol["head"] = f"1000-way, {MAPPED} classes mapped to {CLASSES}, the others count as wrong"
     if args.train:
         inner = os.path.join(args.train, "train")
-        images = images_of(inner if os.path.isdir(inner) else args.train, encoder.size)
+        images = images_of(inner if os.path.isdir(inner) else args.train, encoder.size, classes)
         probe = fit_probe(np.asarray(extract_from(encoder, images, workers=args.workers), np.float32), images.labels,
-                          CLASSES, args.l2)
+                          len(images.classes), args.l2)
         decide["probe"] = lambda features: probe.scores(np.asarray(features, np.float32)).argmax(1)
-        protocol |= {"probe": f"{CLASSES}-way, L-BFGS on standardised features", "l2": args.l2, "train": args.train,
-                     "train_images": len(images)}
+        protocol |= {"probe": f"{len(images.classes)}-way, L-BFGS on standardised features", "l2": args.l2,
+                     "train": args.train, "train_images": len(images)}
+    if not decide and classes:
+        raise UsageError(f"{args.data}: a set of its own classes needs --train DIR, training images of these classes")
     if not decide:
         raise UsageError("no classifier: give --train DIR (images of the nine classes) for a 9-way probe, or --head "
                          "FILE made by `python -m evaluate linear` on ImageNet, or --weights with a 1000-way fc")

@@ -27,13 +27,15 @@ def read_log(run: str | os.PathLike) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise UsageError(f"{run}: no log.jsonl, so no run of `python -m train`")
     points: dict[str, list] = {}
-    for line in file.read_text().splitlines():
+    for line in file.read_text(errors="replace").splitlines():
         try:
             values = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            continue
+            epoch = float(values.get("epoch", np.nan))
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            continue  # the last line of a run that was killed
         for name, value in values.items():
-            points.setdefault(name, []).append((values.get("epoch", np.nan), value))
+            if isinstance(value, (int, float)) and abs(value) < 1e300:
+                points.setdefault(name, []).append((epoch, value))
     return {name: np.array(pairs, float) for name, pairs in points.items()}
 
 
