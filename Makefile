@@ -22,6 +22,8 @@ RUN       ?=
 DATA      ?=
 RUNS      ?=
 GPUS      ?=
+DATASET   ?= embedded
+SEEDS     ?= 3
 OUT       ?=
 DILO_SHARED ?= ../shared
 
@@ -42,12 +44,12 @@ $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=ru
 
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds report bench bench-saliency \
-	bench-scale bench-selftaught selftaught notebooks lab clean
+.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds report \
+	bench bench-saliency bench-scale bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv and install requirements.txt (the other targets do it by themselves)
 
@@ -121,6 +123,28 @@ notebooks: $(READY)  ## run every notebook on the demo's outputs, without a scre
 lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use)
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
 	$(PY) -m jupyterlab notebooks $(ARGS)
+
+experiments: e1 e2 e3 e4 e5 e6  ## every table of the evidence [DATASET=embedded|imagenette SEEDS=3]; hours on 2 cores
+
+TABLE = $(PY) -m experiments.$@ --data $(DATASET) --seeds $(SEEDS) $(ARGS)
+
+e1: $(READY)  ## table E1 [DATASET= SEEDS=]: estimators and controls, beside what their masks are worth
+	$(TABLE)
+
+e2: $(READY)  ## table E2: other backgrounds, with and without DiLo
+	$(TABLE)
+
+e3: $(READY)  ## table E3: what the foreground is pasted onto
+	$(TABLE)
+
+e4: $(READY)  ## table E4: how often views are pasted
+	$(TABLE)
+
+e5: $(READY)  ## table E5: side of the masks
+	$(TABLE)
+
+e6: $(READY)  ## table E6: other methods than MoCo v2
+	$(TABLE)
 
 clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
 	rm -rf $(VENV) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache
