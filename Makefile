@@ -37,6 +37,7 @@ $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=cach
 $(call need,pack,IMAGES OUT,make pack IMAGES=/data/imagenet/train OUT=/data/imagenet-256)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
 $(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
+$(call need,bench-selftaught,IMAGES,make bench-selftaught IMAGES="../shared/data/imagenette_128")
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
@@ -44,7 +45,7 @@ $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=ru
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
 .PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds report \
-	bench bench-saliency bench-scale selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
+	bench bench-saliency bench-scale bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -109,6 +110,9 @@ bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.
 
 bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and the README
 	$(PY) -m benchmarks.saliency --ecssd $(DILO_SHARED)/data/ecssd $(ARGS)
+
+bench-selftaught: $(READY)  ## selftaught by number of training images: IMAGES="folder folder" [ARGS="--steps 900"], hours: docs/selftaught.md
+	$(PY) -m benchmarks.selftaught --images $(IMAGES) --ecssd $(DILO_SHARED)/data/ecssd --workers $(WORKERS) $(ARGS)
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)
