@@ -22,6 +22,8 @@ RUN       ?=
 DATA      ?=
 RUNS      ?=
 GPUS      ?=
+DATASET   ?= embedded
+SEEDS     ?= 3
 OUT       ?=
 DILO_SHARED ?= ../shared
 
@@ -32,20 +34,22 @@ PY    := $(VENV)/bin/python
 # stop with one line, before anything is set up, where a variable that a target needs was not given
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $($(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
 $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd)
+$(call need,pack,IMAGES OUT,make pack IMAGES=/data/imagenet/train OUT=/data/imagenet-256)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
 $(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
+$(call need,bench-selftaught,IMAGES,make bench-selftaught IMAGES="../shared/data/imagenette_128")
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds report bench bench-saliency \
-	bench-scale selftaught notebooks lab clean
+.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds report \
+	bench bench-saliency bench-scale bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv and install requirements.txt (the other targets do it by themselves)
 
@@ -80,6 +84,9 @@ masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto R
 selftaught: $(READY)  ## train the label-free mask network: IMAGES="folder folder" OUT=folder [WORKERS=n ARGS="--steps 9000"]
 	$(PY) -m preprocess.selftaught $(IMAGES) --out "$(OUT)" --workers $(WORKERS) $(ARGS)
 
+pack: $(READY)  ## a million small files into a few large ones: IMAGES=folder-or-tar OUT=folder [WORKERS=n LIST=file ARGS="--side 256 --quality 90"]
+	$(PY) -m data pack "$(IMAGES)" "$(OUT)" --workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(ARGS)
+
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
 	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \
 		$(if $(LIST),--list "$(LIST)") $(ARGS)
@@ -104,6 +111,9 @@ bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.
 bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and the README
 	$(PY) -m benchmarks.saliency --ecssd $(DILO_SHARED)/data/ecssd $(ARGS)
 
+bench-selftaught: $(READY)  ## selftaught by number of training images: IMAGES="folder folder" [ARGS="--steps 900"], hours: docs/selftaught.md
+	$(PY) -m benchmarks.selftaught --images $(IMAGES) --ecssd $(DILO_SHARED)/data/ecssd --workers $(WORKERS) $(ARGS)
+
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)
 
@@ -113,6 +123,28 @@ notebooks: $(READY)  ## run every notebook on the demo's outputs, without a scre
 lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use)
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
 	$(PY) -m jupyterlab notebooks $(ARGS)
+
+experiments: e1 e2 e3 e4 e5 e6  ## every table of the evidence [DATASET=embedded|imagenette SEEDS=3]; hours on 2 cores
+
+TABLE = $(PY) -m experiments.$@ --data $(DATASET) --seeds $(SEEDS) $(ARGS)
+
+e1: $(READY)  ## table E1 [DATASET= SEEDS=]: estimators and controls, beside what their masks are worth
+	$(TABLE)
+
+e2: $(READY)  ## table E2: other backgrounds, with and without DiLo
+	$(TABLE)
+
+e3: $(READY)  ## table E3: what the foreground is pasted onto
+	$(TABLE)
+
+e4: $(READY)  ## table E4: how often views are pasted
+	$(TABLE)
+
+e5: $(READY)  ## table E5: side of the masks
+	$(TABLE)
+
+e6: $(READY)  ## table E6: other methods than MoCo v2
+	$(TABLE)
 
 clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
 	rm -rf $(VENV) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache
