@@ -155,23 +155,24 @@ def timed(function) -> tuple[float, float]:
     return time.perf_counter() - clock, time.process_time() - used
 
 
-def knn_memory(queries: int) -> float:
-    """The most memory, in GB, of a process that finds the neighbours of so many images among two blocks of the bank, a
-    float16 file; more blocks take turns in the same memory."""
-    code = f"from benchmarks.evaluate import find_neighbours; find_neighbours({queries})"
+def knn_memory(queries: int, rows: int = BANK) -> float:
+    """The most memory, in GB, of a process that finds the neighbours of so many images among two blocks (of `rows`) of
+    the bank, a float16 file; more blocks take turns in the same memory."""
+    code = f"from benchmarks.evaluate import find_neighbours; find_neighbours({queries}, {rows})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def find_neighbours(queries: int) -> None:
+def find_neighbours(queries: int, rows: int) -> None:
     """Prints this process's peak memory in GB."""
     torch.set_num_threads(1)
     with tempfile.TemporaryFile() as file:
-        bank = np.memmap(file, np.float16, "w+", shape=(2 * BANK, DIMENSIONS))
+        bank = np.memmap(file, np.float16, "w+", shape=(2 * rows, DIMENSIONS))
         for first in range(0, len(bank), 4096):
-            bank[first:first + 4096] = np.random.default_rng(first).normal(size=(4096, DIMENSIONS))
+            part = bank[first:first + 4096]
+            part[:] = np.random.default_rng(first).normal(size=part.shape)
         wanted = np.random.default_rng(1).random((queries, DIMENSIONS), np.float32)
-        nearest(bank, wanted, NEIGHBOURS)
+        nearest(bank, wanted, NEIGHBOURS, rows=rows)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 
 

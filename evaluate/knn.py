@@ -6,7 +6,8 @@
 The nearest are found a block of the bank and of the queries at a time, so that ImageNet fits in 8 GB. With a ResNet-50:
 the bank, 1,281,167 x 2,048 as float16, is a 5.2 GB memory-mapped file, of which one block of 32,768 rows is in memory
 as float32 (0.27 GB, and as much again while it is normalised); 50,000 queries as float32 (0.41 GB) and normalised (0.41
-GB); a block's 2,048 x 32,768 similarities (0.27 GB); the 200 nearest of every query, 12 bytes each (0.12 GB): 1.8 GB.
+GB); a block's 2,048 x 32,768 similarities (0.27 GB); the 200 nearest of every query, 12 bytes each (0.12 GB):
+1.8 GB, and 2.7 GB for the whole process as `make bench-evaluate` measures it.
 """
 
 from __future__ import annotations
