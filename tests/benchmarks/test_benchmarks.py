@@ -1,5 +1,6 @@
 """The benchmark scripts: markers are filled and nothing else is touched; a small run gives every column."""
 
+import hashlib
 import json
 import sys
 
@@ -56,15 +57,17 @@ def test_speed_of_networks(tmp_path, monkeypatch, capsys):
 def test_saliency_of_networks(shared, tmp_path, monkeypatch, capsys):
     """A network whose weights are found is scored like any estimator; the others' rows say that they have none."""
     torch.manual_seed(0)
-    torch.save(u2netp.build().state_dict(), tmp_path / "u2netp.pth")
+    file = tmp_path / "u2netp.pth"
+    torch.save(u2netp.build().state_dict(), file)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("DILO_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("DILO_WEIGHTS", str(file))  # one network's, not taken for the others'
     monkeypatch.setattr(saliency, "NAMES", ("fusion", *saliency.AUTHORS))
     monkeypatch.setattr(sys, "argv", ["saliency", "--ecssd", str(shared / "ecssd"), "--limit", "2", "--json",
                                       str(tmp_path / "saliency.json"), "--readme", str(tmp_path / "none.md")])
     saliency.main()
     said = capsys.readouterr().out
     result = json.loads((tmp_path / "saliency.json").read_text())
+    assert result["estimators"]["u2netp"]["weights"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert {"u2net", "basnet"} <= set(result["absent"]) and 0 < result["estimators"]["u2netp"]["mae"] < 1
     assert set(result["odd"]) == {"fusion"} and "| fusion, odd numbers | " in said
     assert "| u2net | no weights here |" in said and "| `u2netp` | nearly" in said
