@@ -32,6 +32,7 @@ PY    := $(VENV)/bin/python
 # stop with one line, before anything is set up, where a variable that a target needs was not given
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $($(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
 $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd)
+$(call need,pack,IMAGES OUT,make pack IMAGES=/data/imagenet/train OUT=/data/imagenet-256)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
 $(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
@@ -40,7 +41,7 @@ $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=ru
 
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pretrain knn linear backgrounds report bench bench-saliency \
+.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds report bench bench-saliency \
 	bench-scale selftaught notebooks lab clean
 .DEFAULT_GOAL := help
 
@@ -79,6 +80,9 @@ masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto R
 
 selftaught: $(READY)  ## train the label-free mask network: IMAGES="folder folder" OUT=folder [WORKERS=n ARGS="--steps 9000"]
 	$(PY) -m preprocess.selftaught $(IMAGES) --out "$(OUT)" --workers $(WORKERS) $(ARGS)
+
+pack: $(READY)  ## a million small files into a few large ones: IMAGES=folder-or-tar OUT=folder [WORKERS=n LIST=file ARGS="--side 256 --quality 90"]
+	$(PY) -m data pack "$(IMAGES)" "$(OUT)" --workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
 	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \

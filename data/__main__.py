@@ -1,7 +1,9 @@
-"""Look into a mask cache, check it, or make the embedded data set.
+"""Look into a mask cache, check it, pack images, or make the embedded data set.
 
     python -m data info CACHE          what is in it: counts, failed images, quality percentiles
     python -m data verify CACHE        check every shard against its checksum
+    python -m data verify PACK         the same for a pack of images
+    python -m data pack IMAGES OUT     a million small files into a few large ones, resized
     python -m data list IMAGES         how many images a folder or tar holds, and their paths
     python -m data synthetic OUT       the embedded data set, with true masks
     python -m data challenge IMAGES CACHE OUT    a set like the Backgrounds Challenge's, from images and their masks
@@ -24,6 +26,8 @@ from data.cli import UsageError, run
 from data.files import write_bytes
 from data.images import open_images
 from data.journal import runs
+from data.packed import REPAIR as PACK_REPAIR
+from data.packed import describe, is_pack, verify_pack
 from data.shards import QUALITY, REPAIR, STATUS_NAMES
 
 
@@ -43,6 +47,8 @@ class Info:
         print(f"{self.cache}: {len(cache)} masks of {cache.side}x{cache.side} in {cache.description['shards']} shards")
         print(f"estimator {identity['estimator']} (version {identity['version']}{', ' if parameters else ''}"
               f"{parameters}), identity {cache.description['identity_hash']}")
+        if identity.get("weights"):
+            print(f"weights   SHA-256 {identity['weights']}, computed on {identity['device']}")
         print("status    " + ", ".join(f"{n} {name}" for name, n in cache.description["statuses"].items()))
         failed = cache.failed()
         for path, status in failed[:self.failed]:
@@ -67,21 +73,23 @@ class Info:
 
 @dataclass(frozen=True)
 class Verify:
-    """Check every shard against CHECKSUMS; exit code 1 where any is damaged."""
+    """Check every shard of a mask cache or of a pack against CHECKSUMS; exit code 1 where any is damaged."""
 
     cache: Annotated[str, tyro.conf.Positional]
-    """Folder of the cache."""
+    """Folder of the cache or pack."""
 
     def __call__(self) -> int:
-        shards = load_description(Path(self.cache))["shards"]
+        packed = is_pack(self.cache)
+        shards = len(describe(self.cache)["file_bytes"]) if packed else load_description(Path(self.cache))["shards"]
         damaged = 0
-        for name, problem in tqdm(verify(self.cache), total=shards, desc="verify", unit="shard", leave=False):
+        checks = verify_pack(self.cache) if packed else verify(self.cache)
+        for name, problem in tqdm(checks, total=shards, desc="verify", unit="shard", leave=False):
             if problem:
                 damaged += 1
                 print(f"{os.path.join(self.cache, name)}: {problem}", file=sys.stderr)
         print(f"{shards - damaged} of {shards} shards are sound")
         if damaged:
-            print(REPAIR, file=sys.stderr)
+            print(PACK_REPAIR if packed else REPAIR, file=sys.stderr)
         return 1 if damaged else 0
 
 
@@ -102,6 +110,42 @@ class List:
             write_bytes(Path(self.out), b"\n".join(images.paths.tolist()) + b"\n")
         print(f"{self.images}: {len(images)} images, the first {os.fsdecode(images.paths[0])}, "
               f"the last {os.fsdecode(images.paths[-1])}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Pack images: their files, made smaller where they are larger than needed, one after the other in a few large
+    files that are memory-mapped. Run it again and it continues, or says that there is nothing to do."""
+
+    images: Annotated[str, tyro.conf.Positional]
+    """Folder, tar, or tar of tars."""
+    out: Annotated[str, tyro.conf.Positional]
+    """Folder of the pack; every stage takes it where it takes a folder of images."""
+    side: int = 256
+    """Short side that larger images are reduced to, in pixels; smaller ones stay byte for byte. 0 reduces none."""
+    quality: int = 90
+    """JPEG quality of the reduced ones, 1..100."""
+    list: str | None = None
+    """Text file of relative paths, one a line: pack these images only."""
+    shard_size: int = 2048
+    """Images a file."""
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes (default: the CPUs this process may use); the files do not depend on it."""
+    repair: bool = False
+    """Check every file against its SHA-256 first, and make the damaged ones anew."""
+
+    def __call__(self) -> int:
+        from data.pack import pack
+
+        made, empty = pack(self.images, self.out, self.side, self.quality, self.shard_size, self.workers, self.list,
+                           self.repair)
+        size = sum(describe(self.out)["file_bytes"])
+        count = describe(self.out)["images"]
+        print(f"{made} of {count} images packed, {size / 1e6:.1f} MB in {self.out}" if made else
+              f"nothing to do: {self.out} is a pack of these {count} images ({size / 1e6:.1f} MB)")
+        if empty:
+            print(f"{empty} of them could not be read, or are broken and large; the others stand in for them")
         return 0
 
 
@@ -166,7 +210,8 @@ class Challenge:
 
 
 def main() -> int:
-    commands = {"info": Info, "verify": Verify, "list": List, "synthetic": Synthetic, "challenge": Challenge}
+    commands = {"info": Info, "verify": Verify, "list": List, "pack": Pack, "synthetic": Synthetic,
+                "challenge": Challenge}
     return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m data", description=__doc__)()
 
 

@@ -1,4 +1,4 @@
-"""A run's images, from a folder, a tar, a tar of tars or a list of paths: the same in every stage."""
+"""A run's images, from a folder, a tar, a tar of tars, a pack or a list of paths: the same in every stage."""
 
 from __future__ import annotations
 
@@ -98,14 +98,19 @@ def open_images(root: str | os.PathLike, listed: str | None = None) -> Images:
     """All images under `root`, or those that the text file `listed` names.
 
     Args:
-        root: a folder (any depth, links followed) or a tar (plain, or of tars as ImageNet's), read without unpacking.
+        root: a folder (any depth, links followed), a tar (plain, or of tars as ImageNet's), read without unpacking, or
+            a pack (`python -m data pack`).
         listed: file of relative paths, one a line. One that does not exist gets the status "missing" where masks are
             made: the list says what the rows are.
 
     Raises:
         UsageError: no such folder, no image in it, a bad archive, or a path that would leave the root.
     """
+    from data.packed import is_pack, open_pack  # which needs this module
+
     root = os.fspath(root)
+    if is_pack(root):
+        return open_pack(root, None if listed is None else read_list(listed))
     if os.path.isdir(root):
         return Images(root, list_folder(root) if listed is None else read_list(listed))
     if not os.path.exists(root):

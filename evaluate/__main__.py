@@ -5,6 +5,7 @@
     python -m evaluate few         --run RUN --data DATA
     python -m evaluate in9         --run RUN --data DATA
     python -m evaluate backgrounds --run RUN --data DATA
+    python -m evaluate detection   --run RUN --data DIR --dataset voc|coco --model c4|fpn|mask
     python -m evaluate saliency    --images DIR --truth DIR --estimator NAME[,NAME...]
     python -m evaluate report      RUN [RUN ...] --out report.html
 
@@ -24,6 +25,7 @@ EVALUATIONS = {
     "few": "evaluate.few",
     "in9": "evaluate.in9",
     "backgrounds": "evaluate.backgrounds",
+    "detection": "evaluate.detection.command",
     "saliency": "evaluate.saliency",
     "report": "evaluate.report",
 }

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from data.cache import Cache
 from data.images import Images, decode, open_images, read_bytes
+from data.packed import is_pack
 from data.shards import QUALITY
 from evaluate.style import axes_grid, picture
 
@@ -80,7 +81,7 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def read(cache: Cache, images: str | os.PathLike, row: int) -> np.ndarray:
     """The image of a cache's row, (H, W, 3) uint8 RGB, from a folder or anything else that `open_images` takes."""
-    if os.path.isdir(images):
+    if os.path.isdir(images) and not is_pack(images):
         return decode(read_bytes(images, cache.paths[row]))
     opened = _opened(os.fspath(images))
     return decode(opened.read(int(np.searchsorted(opened.paths, cache.paths[row]))))

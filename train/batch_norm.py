@@ -55,7 +55,8 @@ class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         dims, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
-        count = x.numel() // x.shape[1] * world()
+        # counted, not multiplied: a detector's processes have images and regions of their own sizes
+        count = _summed(torch.tensor(x.numel() // x.shape[1], dtype=torch.double)).item()
         average = _sum(x.sum(dims)) / count
         centred = x - average.view(shape)
         variance = _sum(centred.square().sum(dims)) / count

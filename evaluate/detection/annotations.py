@@ -16,7 +16,7 @@ from data.decode import MAX_PIXELS
 from data.listing import inside
 
 LARGEST_JSON = 4 << 30  # bytes; COCO's largest has 0.5 GB
-SMALLEST = 1e-5  # pixels: a box that is thinner has no area (detectron2 drops it too)
+SMALLEST = 0.01  # pixels: a thinner box has no area once its corners are float32
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ class Source:
         files: names that its file may have, the preferred one first.
         where: to get it, for people.
         checksums: published ones by file name, such as {"u2net.pth": "md5 09fb..."}.
+        bundled: path of a file that comes with this project, for where no other is found.
     """
 
     files: tuple[str, ...]
     where: str
     checksums: dict[str, str] | None = None
+    bundled: str | None = None
 
     def __str__(self) -> str:
         known = "; ".join(f"{name}: {value}" for name, value in (self.checksums or {}).items())
@@ -40,7 +42,7 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
 
     Args:
         given: file, or folder that has it under one of its names; None: $DILO_WEIGHTS (file or folder), then torch
-            hub's cache folder.
+            hub's cache folder, then the file that comes with this project where there is one.
 
     Raises:
         UsageError: one line: there is none, and where it can be had.
@@ -53,7 +55,7 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
         return found
     variable = os.environ.get("DILO_WEIGHTS")
     places = [Path(variable).expanduser()] if variable else []
-    for place in [*places, hub_folder()]:
+    for place in [*places, hub_folder(), *([Path(source.bundled)] if source.bundled else [])]:
         found = _in(place, source)
         if found is not None:
             return found

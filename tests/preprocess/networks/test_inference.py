@@ -172,6 +172,12 @@ def test_where_weights_are_looked_for(tmp_path, monkeypatch):
     (folder / "mine.pth").touch()
     assert find("net", source) == folder / "mine.pth"
     assert find("net", source, hub) == find("net", source, hub / "net.pth") == hub / "net.pth"
+    bundled = Source(("net.pth", "other.pth"), "example.org", bundled=str(folder / "other.pth"))
+    monkeypatch.delenv("DILO_WEIGHTS")
+    assert find("net", bundled) == hub / "net.pth"
+    (hub / "net.pth").unlink()
+    assert find("net", bundled) == folder / "other.pth"
+    (hub / "net.pth").touch()
     for given in (folder / "none.pth", tmp_path):
         with pytest.raises(UsageError, match=r"get it from example.org \(net.pth: md5 123"):
             find("net", source, given)

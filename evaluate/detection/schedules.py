@@ -1,0 +1,66 @@
+"""How a detector is trained: MoCo's detectron2 configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from data.cli import UsageError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Training of a detector by SGD.
+
+    Attributes:
+        iterations: steps in all.  drops: steps at which the rate falls to a tenth.
+        warmup: steps over which the rate grows linearly from a thousandth of itself.
+        lr: for `batch` images a step, over all processes.
+        scales: short sides in pixels, one drawn an image; the long side is at most `longest`.  test_scale: at test.
+        weight_decay: of weights; norms have none (detectron2's default).
+        precise_bn: batches that BatchNorm's statistics are computed anew from after training (MoCo's PRECISE_BN).
+    """
+
+    iterations: int
+    drops: tuple[int, ...]
+    warmup: int
+    scales: tuple[int, ...]
+    lr: float = 0.02
+    batch: int = 16
+    test_scale: int = 800
+    longest: int = 1333
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    precise_bn: int = 200
+    seed: int = 0
+
+    def factor(self, step: int) -> float:
+        """What the rate is multiplied by at a step, 0 being the first."""
+        warm = min(1.0, step / self.warmup) if self.warmup else 1.0
+        return (0.001 * (1 - warm) + warm) * 0.1 ** sum(step >= drop for drop in self.drops)
+
+    def with_batch(self, batch: int) -> Schedule:
+        """The same number of images in other batches: rate in proportion, steps inversely (MoCo's advice)."""
+        if batch < 1:
+            raise UsageError(f"--batch {batch}: must be at least 1")
+        ratio = self.batch / batch
+        longer = {key: max(1, round(getattr(self, key) * ratio)) for key in ("iterations", "warmup")}
+        return replace(self, batch=batch, lr=self.lr / ratio, drops=tuple(round(d * ratio) for d in self.drops),
+                       **longer)
+
+    def check(self) -> None:
+        """UsageError where a value cannot be meant."""
+        if self.iterations < 1 or min(self.warmup, self.precise_bn, self.lr, self.weight_decay) < 0:
+            raise UsageError("--iterations must be at least 1, and --warmup, --lr and --precise-bn not negative")
+        if not self.scales or not 16 <= min(*self.scales, self.test_scale) \
+                or max(*self.scales, self.test_scale) > self.longest:
+            raise UsageError(f"--scales {self.scales}, --test-scale {self.test_scale}: short sides from 16 to "
+                             f"{self.longest} pixels")
+
+
+SCHEDULES = {
+    # Base-RCNN-C4-BN.yaml and pascal_voc_R_50_C4_24k.yaml: 23 epochs of VOC07+12
+    "voc_24k": Schedule(24000, (18000, 22000), 100, tuple(range(480, 801, 32))),
+    # coco_R_50_C4_2x.yaml with half the steps, detectron2's 1x: 12 epochs of COCO
+    "coco_1x": Schedule(90000, (60000, 80000), 1000, tuple(range(640, 801, 32))),
+    "coco_2x": Schedule(180000, (120000, 160000), 1000, tuple(range(640, 801, 32))),
+}
