@@ -22,6 +22,8 @@ RUN       ?=
 DATA      ?=
 RUNS      ?=
 GPUS      ?=
+DATASET   ?= embedded
+SEEDS     ?= 3
 OUT       ?=
 DILO_SHARED ?= ../shared
 
@@ -35,6 +37,7 @@ $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=cach
 $(call need,pack,IMAGES OUT,make pack IMAGES=/data/imagenet/train OUT=/data/imagenet-256)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
 $(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
+$(call need,bench-selftaught,IMAGES,make bench-selftaught IMAGES="../shared/data/imagenette_128")
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
@@ -42,12 +45,12 @@ $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=ru
 $(call need,diagnose,RUNS DATA,make diagnose RUNS="runs/moco_v2 runs/moco_v2-rbd" DATA=/data/imagenet ARGS="--masks caches/val-rbd")
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds diagnose report bench bench-saliency \
-	bench-scale selftaught notebooks lab clean
+.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds diagnose report \
+	bench bench-saliency bench-datapath bench-scale bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv and install requirements.txt (the other targets do it by themselves)
 
@@ -112,6 +115,17 @@ bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.
 bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and the README
 	$(PY) -m benchmarks.saliency --ecssd $(DILO_SHARED)/data/ecssd $(ARGS)
 
+bench-selftaught: $(READY)  ## selftaught by number of training images: IMAGES="folder folder" [ARGS="--steps 900"], hours: docs/selftaught.md
+	$(PY) -m benchmarks.selftaught --images $(IMAGES) --ecssd $(DILO_SHARED)/data/ecssd --workers $(WORKERS) $(ARGS)
+
+bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/bench/evaluate.json and the README, 15 minutes
+	$(PY) -m benchmarks.evaluate --imagenet $(DILO_SHARED)/data/imagenet_sample \
+		--imagenette $(DILO_SHARED)/data/imagenette_128/val $(ARGS)
+
+bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json and docs/pretraining.md
+	$(PY) -m benchmarks.datapath --images $(DILO_SHARED)/data/imagenet_sample --textures $(DILO_SHARED)/data/dtd \
+		--small $(DILO_SHARED)/data/imagenette_128/train $(ARGS)
+
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)
 
@@ -121,6 +135,28 @@ notebooks: $(READY)  ## run every notebook on the demo's outputs, without a scre
 lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use)
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
 	$(PY) -m jupyterlab notebooks $(ARGS)
+
+experiments: e1 e2 e3 e4 e5 e6  ## every table of the evidence [DATASET=embedded|imagenette SEEDS=3]; hours on 2 cores
+
+TABLE = $(PY) -m experiments.$@ --data $(DATASET) --seeds $(SEEDS) $(ARGS)
+
+e1: $(READY)  ## table E1 [DATASET= SEEDS=]: estimators and controls, beside what their masks are worth
+	$(TABLE)
+
+e2: $(READY)  ## table E2: other backgrounds, with and without DiLo
+	$(TABLE)
+
+e3: $(READY)  ## table E3: what the foreground is pasted onto
+	$(TABLE)
+
+e4: $(READY)  ## table E4: how often views are pasted
+	$(TABLE)
+
+e5: $(READY)  ## table E5: side of the masks
+	$(TABLE)
+
+e6: $(READY)  ## table E6: other methods than MoCo v2
+	$(TABLE)
 
 clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
 	rm -rf $(VENV) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache

@@ -8,23 +8,20 @@ one of the ordinary commands; run again, whatever is finished is kept.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 
 from data.cache import Cache
-from data.cli import UsageError, run
+from data.cli import run
 from data.files import write_text
+from evaluate.agreement import mask_agreement
 from evaluate.backgrounds import PROBES, SPLITS
 from evaluate.figures import demo_figure
+from evaluate.jobs import call, side_by_side
 
 # run -> its options of `python -m train`
 RUNS = {
@@ -63,11 +60,11 @@ def demo(args: Arguments) -> dict:
     (out / "logs").mkdir(parents=True, exist_ok=True)
     seconds = {}
     with _Timed(seconds, "data set"):
-        _call("data", "synthetic", images, "--seed", str(args.seed), "--train", str(args.train_images),
+        call("data", "synthetic", images, "--seed", str(args.seed), "--train", str(args.train_images),
               "--probe", str(args.probe_images), "--test", str(args.test_images))
     with _Timed(seconds, "masks"):
-        _call("preprocess", f"{images}/train", f"{out}/masks-rbd", "--estimator", "rbd")
-        _call("preprocess", f"{images}/train", f"{out}/masks-truth", "--estimator", "files", "--maps",
+        call("preprocess", f"{images}/train", f"{out}/masks-rbd", "--estimator", "rbd")
+        call("preprocess", f"{images}/train", f"{out}/masks-truth", "--estimator", "files", "--maps",
               f"{images}/masks/train")
     with _Timed(seconds, "pretraining"):
         _train_all(args, out, images)
@@ -80,18 +77,6 @@ def demo(args: Arguments) -> dict:
     seconds["all"] = round(time.perf_counter() - start, 1)
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     return results
-
-
-def mask_agreement(masks: Cache, truth: Cache) -> dict[str, float]:
-    """Mean absolute error (0..1) and mean IoU at half of `masks` against true ones, over the images of both."""
-    rows = truth.require(masks.paths)
-    errors, overlaps = [], []
-    for i, row in enumerate(rows.tolist()):
-        a, b = masks.mask(i), truth.mask(row)
-        errors.append(np.abs(a.astype(np.int16) - b).mean() / 255)
-        union = ((a >= 128) | (b >= 128)).sum()
-        overlaps.append(((a >= 128) & (b >= 128)).sum() / union if union else 1.0)
-    return {"mae": float(np.mean(errors)), "iou": float(np.mean(overlaps))}
 
 
 def table(results: dict) -> str:
@@ -123,59 +108,6 @@ class _Timed:
         self.seconds[self.stage] = round(time.perf_counter() - self.start, 1)
 
 
-def _call(module: str, *arguments: str) -> None:
-    """Run one command of the project in the open; UsageError where it fails."""
-    if subprocess.run([sys.executable, "-m", module, *arguments]).returncode:
-        raise UsageError(f"`python -m {module} {' '.join(arguments)}` failed; see above")
-
-
-def _start(log: Path, module: str, *arguments: str) -> subprocess.Popen:
-    """Start a command with one CPU thread, its output to a file: several run side by side.
-
-    In a session of its own, so that Ctrl-C reaches it once, from us: a second one would stop it before it has saved.
-    """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with open(log, "w") as file:
-        return subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=file, stderr=file, env=environment,
-                                start_new_session=True)
-
-
-def _wait(process: subprocess.Popen, log: Path) -> None:
-    """Wait for a command; UsageError with the last line of its output where it fails."""
-    if process.wait():
-        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-        raise UsageError(f"{last} (exit code {process.returncode}; the whole output is in {log})")
-
-
-def _side_by_side(jobs: list[tuple[Path, tuple[str, ...]]], tick) -> None:
-    """Run the commands, as many at a time as there are CPUs; `tick()` is called every half second."""
-    width = min(len(jobs), len(os.sched_getaffinity(0)))
-    running: list[subprocess.Popen] = []
-
-    def one(job: tuple[Path, tuple[str, ...]]) -> None:
-        process = _start(job[0], *job[1])
-        running.append(process)
-        _wait(process, job[0])
-
-    with ThreadPoolExecutor(width) as pool:
-        waiting = [pool.submit(one, job) for job in jobs]
-        try:
-            while not all(f.done() for f in waiting):
-                tick()
-                time.sleep(0.5)
-                for future in waiting:
-                    if future.done():
-                        future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in running:
-                process.terminate()  # a training saves first
-            for process in running:
-                process.wait()
-            raise
-    tick()
-
-
 def _train_all(args: Arguments, out: Path, images: str) -> None:
     options = ["--preset", args.preset, "--seed", str(args.seed)]
     if args.epochs:
@@ -193,7 +125,7 @@ def _train_all(args: Arguments, out: Path, images: str) -> None:
             bar.n = sum(share for share, _ in done.values())
             bar.set_postfix({name: loss for name, (_, loss) in done.items() if loss})
 
-        _side_by_side(jobs, tick)
+        side_by_side(jobs, tick)
 
 
 def _progress(run_folder: Path) -> tuple[float, str]:
@@ -228,7 +160,7 @@ def _evaluate_all(out: Path, images: str) -> None:
             bar.n = sum(job[0].exists() and "written to" in job[0].read_text() for job in jobs)
             bar.refresh()
 
-        _side_by_side(jobs, tick)
+        side_by_side(jobs, tick)
 
 
 def main() -> None:

@@ -40,7 +40,8 @@ def draw(pictures: dict[str, dict], file: Path) -> None:
         column = 2
         for run, shown in pictures.items():
             for kind in kinds:
-                title = f"{os.path.basename(run.rstrip('/'))}\n{kind}" if i == 0 else ""
+                first_weights = "untrained " if run.startswith("untrained:") else ""
+                title = f"{first_weights}{os.path.basename(run.rstrip('/'))}\n{kind}" if i == 0 else ""
                 axis = line[column]
                 picture(axis, over(shown["images"][i], shown["maps"][kind][i]), title)
                 if 0 < (shown["object"][i] >= HALF).sum() < shown["object"][i].size:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data.cache import Cache
+from evaluate.agreement import mask_agreement
 from evaluate.backgrounds import SPLITS
-from evaluate.demo import ROWS, mask_agreement, table
+from evaluate.demo import ROWS, table
 from evaluate.gallery import overlay
 
 

@@ -1,0 +1,95 @@
+"""Data, masks, trainings and measurements of rows: what is there already is kept, so that a stopped table continues."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from data.files import write_text
+from data.images import list_images
+from evaluate.jobs import call
+from experiments.measure import measure
+from experiments.settings import Data, Row, flags, selftaught, textures
+
+RESULT = "result.json"
+ORIGIN = Path(__file__).parents[1]
+
+
+def commit() -> str:
+    """The commit that the code is at, with + where files were changed since; "unknown" outside a checkout."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(ORIGIN), *arguments], capture_output=True, text=True).stdout.strip()
+
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "-uno") else "")
+
+
+def prepare(data: Data, out: Path) -> Path:
+    """The folder of images that is trained on and measured with: made, or copied small, once."""
+    if data.name == "embedded":
+        images = out / "images"
+        train, probe, test = map(str, data.images)
+        call("data", "synthetic", str(images), "--train", train, "--probe", probe, "--test", test)
+        return images
+    images = out / f"images-{data.stored}"
+    if not (images / "done").exists():
+        for path in tqdm(list_images(data.source).tolist(), desc=f"copies of {data.stored} px", unit="image"):
+            name = path.decode()
+            image = cv2.imread(str(Path(data.source, name)))
+            (images / name).parent.mkdir(parents=True, exist_ok=True)
+            small = cv2.resize(image, (data.stored, data.stored), interpolation=cv2.INTER_AREA)
+            if not cv2.imwrite(str(images / name), small, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                raise OSError(f"{images / name}: could not be written; is the disk full?")
+        write_text(images / "done", "")
+    return images
+
+
+def masks_of(row: Row, data: Data, out: Path, images: Path) -> str:
+    """The row's mask cache, made where it is missing, or "none"."""
+    if row.masks == "none":
+        return "none"
+    cache = out / f"masks-{row.masks}-{row.side}"
+    source = Path(data.source or images, "train")  # masks come from the images as they are
+    options = ("--estimator", "files", "--maps", str(images / "masks" / "train")) if row.masks == "truth" else \
+        ("--estimator", row.masks, *(("--weights", selftaught()) if row.masks == "selftaught" else ()))
+    call("preprocess", str(source), str(cache), *options, "--side", str(row.side), "--workers", "1")
+    return str(cache)
+
+
+def impossible(row: Row) -> str:
+    """Why a row cannot be run here: "" where it can."""
+    if row.masks == "selftaught" and not Path(selftaught()).exists():
+        return f"{selftaught()}: no weights; make them with `make selftaught`, or set DILO_SELFTAUGHT to them"
+    if dict(row.options).get("textures") and not Path(textures()).is_dir():
+        return f"{textures()}: no textures; set DILO_SHARED to the folder whose data/dtd holds them"
+    return ""
+
+
+def run_row(row: Row, data: Data, seed: int, out: Path, images: Path) -> dict | None:
+    """Train and measure one row with one seed, or read what was measured before.
+
+    Returns:
+        "measured" (see experiments.measure), "untrained" likewise (of rows without DiLo only), "seed", "command",
+        "commit", "date"; also written to the run's folder as result.json. None where it cannot be run here.
+    """
+    folder = out / row.folder(data) / f"seed{seed}"
+    if (folder / RESULT).exists():
+        return json.loads((folder / RESULT).read_text())
+    why = impossible(row)
+    if why:
+        print(f"not run: {why}", flush=True)
+        return None
+    masks = masks_of(row, data, out, images)
+    command = call("train", str(images / "train"), "--masks", masks, "--preset", data.preset, "--epochs",
+                   str(data.epochs), "--seed", str(seed), *flags(data.common), *flags(row.options), "--threads", "1",
+                   "--workers", "0", "--out", str(folder))
+    found = {"seed": seed, "command": command, "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
+             "measured": measure(folder, data, images)}
+    if row.masks == "none":
+        found["untrained"] = measure(folder, data, images, untrained=True)
+    write_text(folder / RESULT, json.dumps(found, indent=1) + "\n")
+    return found

@@ -1,0 +1,75 @@
+"""What the scripts of all tables share: the command line, and running the rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tqdm import tqdm
+
+from benchmarks.readme import fill
+from data.cli import UsageError
+from data.files import write_text
+from experiments.fidelity import fidelity
+from experiments.results import gather
+from experiments.rows import rows_of
+from experiments.runner import prepare, run_row
+from experiments.scores import scores
+from experiments.settings import Data, Row, choose
+from experiments.tables import text
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of every table."""
+
+    data: Literal["embedded", "imagenette"] = "embedded"
+    """Images to run on."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of every row."""
+    rows: tuple[str, ...] = ()
+    """Rows to run, by name (default: all)."""
+    epochs: int | None = None
+    """Passes over the images (default: the reduced version's, 14 on the embedded data and 30 on Imagenette)."""
+    out: str = "runs/experiments"
+    """Folder of runs and numbers."""
+    readme: str = "README.md"
+    """File whose block of the table is written, where it has one."""
+
+
+def main(table: str, description: str) -> None:
+    """Run what is missing of a table's rows, seed by seed; numbers to OUT/DATA/TABLE.json, the table into README."""
+    args = tyro.cli(Arguments, prog=f"python -m experiments.{table}", description=description)
+    if args.seeds < 0:
+        raise UsageError(f"--seeds {args.seeds}: must be at least 0; 0 only writes the table of what there is")
+    data, rows = choose(args.data, args.epochs), rows_of(table, args.data)
+    unknown = sorted(set(args.rows) - set(rows))
+    if unknown:
+        raise UsageError(f"--rows {unknown[0]}: {table} on {args.data} has {', '.join(rows)}")
+    out = Path(args.out, args.data)
+    images = prepare(data, out)
+    jobs = [(name, seed) for seed in range(args.seeds) for name in args.rows or rows]
+    for name, seed in tqdm(jobs, desc=f"{table} on {args.data}", unit="run"):
+        found = run_row(rows[name], data, seed, out, images)
+        if found:
+            tqdm.write(f"{name}, seed {seed}: kNN {found['measured']['knn']:.1f}, linear "
+                       f"{found['measured']['linear']:.1f}")
+    write(table, rows, data, out, images, args)
+
+
+def write(table: str, rows: dict[str, Row], data: Data, out: Path, images: Path, args: Arguments) -> None:
+    """Gather what there is, write it as JSON and as the README's table, and print that."""
+    command = f"python -m experiments.{table} --data {args.data}" + (f" --epochs {args.epochs}" if args.epochs else "")
+    worth = scores(rows, data, out) if table == "e1" else {}
+    if table == "e5":
+        lost = fidelity([row.side for label, row in rows.items() if row.masks != "none"], out)
+        worth = {label: lost[row.side] for label, row in rows.items() if row.masks != "none" and row.side in lost}
+    result = gather(table, rows, data, out, command, worth)
+    write_text(out / f"{table}.json", json.dumps(result, indent=1) + "\n")
+    told = text(result)
+    print(f"\n{told}\n\nnumbers: {out / f'{table}.json'}")
+    if not fill(args.readme, f"{table}-{args.data}", told):
+        print(f"{args.readme} has no block {table}-{args.data} to write the table into")
