@@ -42,10 +42,11 @@ $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
+$(call need,diagnose,RUNS DATA,make diagnose RUNS="runs/moco_v2 runs/moco_v2-rbd" DATA=/data/imagenet ARGS="--masks caches/val-rbd")
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds report \
-	bench bench-saliency bench-scale bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
+.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds diagnose report \
+	bench bench-saliency bench-datapath bench-scale bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -102,6 +103,9 @@ $(RUN)/%.json: $(RUN)/backbone.pt | $(READY)
 $(RUN)/backbone.pt:
 	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
 
+diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" DATA=folder [ARGS="--masks CACHE --bank-masks CACHE"]: runs/diagnose.json
+	$(PY) -m evaluate diagnose --runs $(RUNS) --data "$(DATA)" --workers $(WORKERS) $(ARGS)
+
 report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
 	$(PY) -m evaluate report $(RUNS) --out "$(or $(OUT),report.html)" $(ARGS)
 
@@ -117,6 +121,10 @@ bench-selftaught: $(READY)  ## selftaught by number of training images: IMAGES="
 bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/bench/evaluate.json and the README, 15 minutes
 	$(PY) -m benchmarks.evaluate --imagenet $(DILO_SHARED)/data/imagenet_sample \
 		--imagenette $(DILO_SHARED)/data/imagenette_128/val $(ARGS)
+
+bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json and docs/pretraining.md
+	$(PY) -m benchmarks.datapath --images $(DILO_SHARED)/data/imagenet_sample --textures $(DILO_SHARED)/data/dtd \
+		--small $(DILO_SHARED)/data/imagenette_128/train $(ARGS)
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import eigenvectors, evaluate, saliency, speed
+from benchmarks import datapath, eigenvectors, evaluate, saliency, speed
 from benchmarks.readme import fill
 from preprocess.estimators import u2netp
 
@@ -113,3 +113,16 @@ def test_memory_of_neighbours_counts_the_queries():
     """Twice 200 MB more queries, once as given and once normalised, are seen in the peak."""
     few, many = evaluate.knn_memory(8, rows=64), evaluate.knn_memory(25_000, rows=64)
     assert 0.35 < many - few < 1.2
+
+
+def test_datapath(images, tmp_path, monkeypatch, capsys):
+    """Every background and both readers on a tiny set; where nothing is pasted the share is 0 by definition."""
+    monkeypatch.setattr(sys, "argv", ["datapath", "--images", str(images / "train"), "--small", str(images / "train"),
+                                      "--textures", str(images / "masks"), "--size", "32", "--repeats", "1", "--json",
+                                      str(tmp_path / "d.json"), "--readme", str(tmp_path / "none.md")])
+    assert datapath.main() == 0 and "| swap |" in capsys.readouterr().out
+    result = json.loads((tmp_path / "d.json").read_text())
+    assert set(result["samples"]) == set(datapath.KINDS) and result["samples"]["none"]["share"] == 0
+    assert result["samples"]["random"]["donors"] > result["samples"]["swap"]["donors"] > 0
+    reading = result["reading"]["photographs"]
+    assert reading["images"] == 80 and reading["bytes"] == sum(f.stat().st_size for f in images.glob("train/*/*.png"))
