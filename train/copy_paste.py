@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from train.resample import blend
+
 GREY_LEVELS = 255  # the authors draw floor(U[0, 1) * 255): 0..254
 
 
@@ -108,5 +110,4 @@ def paste(image: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.nd
     Args:
         image, background: (h, w, 3) uint8.  alpha: (h, w) uint8.
     """
-    weight = np.ascontiguousarray(alpha, np.float32)
-    return cv2.blendLinear(np.ascontiguousarray(image), background, weight, 255 - weight)
+    return blend(image, alpha, background)
