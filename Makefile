@@ -37,6 +37,7 @@ $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=cach
 $(call need,pack,IMAGES OUT,make pack IMAGES=/data/imagenet/train OUT=/data/imagenet-256)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
 $(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
+$(call need,bench-selftaught,IMAGES,make bench-selftaught IMAGES="../shared/data/imagenette_128")
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
@@ -44,7 +45,8 @@ $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=ru
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
 .PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds report \
-	bench bench-saliency bench-scale bench-train selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
+	bench bench-saliency bench-datapath bench-scale bench-train \
+	bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -109,6 +111,17 @@ bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.
 
 bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and the README
 	$(PY) -m benchmarks.saliency --ecssd $(DILO_SHARED)/data/ecssd $(ARGS)
+
+bench-selftaught: $(READY)  ## selftaught by number of training images: IMAGES="folder folder" [ARGS="--steps 900"], hours: docs/selftaught.md
+	$(PY) -m benchmarks.selftaught --images $(IMAGES) --ecssd $(DILO_SHARED)/data/ecssd --workers $(WORKERS) $(ARGS)
+
+bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/bench/evaluate.json and the README, 15 minutes
+	$(PY) -m benchmarks.evaluate --imagenet $(DILO_SHARED)/data/imagenet_sample \
+		--imagenette $(DILO_SHARED)/data/imagenette_128/val $(ARGS)
+
+bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json and docs/pretraining.md
+	$(PY) -m benchmarks.datapath --images $(DILO_SHARED)/data/imagenet_sample --textures $(DILO_SHARED)/data/dtd \
+		--small $(DILO_SHARED)/data/imagenette_128/train $(ARGS)
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)

@@ -56,7 +56,7 @@ ABOUT = {  # when to choose which, and where it comes from
     "u2net": ("the best masks of these, on a GPU; learnt from human masks", "Qin et al., Pattern Recognition 2020"),
     "u2netp": ("nearly as good and a tenth of the work; learnt from human masks", "as `u2net`"),
     "dino": ("no human label at all; whole objects, coarse edges", "TokenCut, Wang et al., CVPR 2022"),
-    "selftaught": ("no human label at all, fast; trained here", "ours: docs/selftaught.md"),
+    "selftaught": ("no human label at all; trained by you, on your images", "ours: docs/selftaught.md"),
     "basnet": ("the paper's best rows (`basnet_scratch.pth`); learnt from human masks", "Qin et al., CVPR 2019"),
 }
 MARGIN = 0.015  # how much worse a metric may be

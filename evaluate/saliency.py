@@ -110,6 +110,8 @@ def run(images: str, truth: str, names: Sequence[str] = (), maps: str | None = N
         except ValueError as error:
             raise UsageError(str(error)) from error
         loaded[name] = {"version": estimator.version, "parameters": estimator.parameters}
+        if estimator.weights is not None:
+            loaded[name]["weights"] = estimator.weights
     if maps is not None:
         loaded = {maps: {}}
     blocks = [paths[i:i + 16] for i in range(0, len(paths), 16)]

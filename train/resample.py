@@ -81,22 +81,3 @@ def area(image: np.ndarray, left: int, top: int, w: int, h: int, flip: bool, out
     if min(left, top) < 0 or left + w > image.shape[1] or top + h > image.shape[0] or min(w, h) < size:
         raise ValueError(f"the part ({left}, {top}, {w}, {h}) of {image.shape} cannot be reduced to {size}")
     _area(image.reshape(len(image), -1), left, top, w, h, flip, out.reshape(size, -1))
-
-
-@njit("void(uint8[::1], uint8[::1], uint8[::1], uint8[::1])", cache=True, nogil=True)
-def _blend(image, alpha, background, out):
-    share = np.float32(1 / 255)  # a sum over 255 is never half way between two levels: rounding has no ties
-    for i in range(len(alpha)):
-        a, b, k = np.float32(alpha[i]), np.float32(255 - alpha[i]), 3 * i
-        out[k] = np.uint8((a * image[k] + b * background[k]) * share + np.float32(0.5))
-        out[k + 1] = np.uint8((a * image[k + 1] + b * background[k + 1]) * share + np.float32(0.5))
-        out[k + 2] = np.uint8((a * image[k + 2] + b * background[k + 2]) * share + np.float32(0.5))
-
-
-def blend(image: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """alpha * image + (1 - alpha) * background, rounded: (h, w, 3) uint8 of pictures of that shape and (h, w) uint8."""
-    if not image.shape == background.shape == (*alpha.shape, 3):
-        raise ValueError(f"{image.shape}, {background.shape} and {alpha.shape} do not belong together")
-    out = np.empty(image.shape, np.uint8)
-    _blend(*(np.ascontiguousarray(x).reshape(-1) for x in (image, alpha, background)), out.reshape(-1))
-    return out

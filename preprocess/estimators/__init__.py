@@ -78,14 +78,18 @@ def weights_of(name: str):
 
 
 def has_weights(name: str) -> bool:
-    """Whether network `name` finds its file of weights where it looks by itself ($DILO_WEIGHTS, torch hub's cache)."""
+    """Whether network `name` finds a file under one of its names where it looks by itself (see `load`).
+
+    $DILO_WEIGHTS may be a file of any name: it is one network's, and so not taken for every other's.
+    """
     from preprocess.networks.weights import find
 
+    source = weights_of(name)
     try:
-        find(name, weights_of(name))
+        path = find(name, source)
     except ValueError:
         return False
-    return True
+    return path.name in source.files or str(path) == source.bundled
 
 
 def resize_map(saliency: np.ndarray, width: int, height: int) -> np.ndarray:

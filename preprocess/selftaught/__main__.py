@@ -40,16 +40,20 @@ class Arguments:
     """Folders of images (JPEG, PNG, WebP, BMP), any depth."""
     out: str
     """Folder of the run, new, or one to continue; about 0.2 MB an image at 128 px."""
+    cues: str | None = None
+    """Folder for the four maps of every image, which runs may share (default: OUT/cues)."""
     limit: int | None = None
     """Train on at most so many images of each folder, spread evenly."""
     steps: int = 9000
-    """Steps in all; 16 images each take 0.2 s on one core."""
+    """Steps in all; 16 images each take 0.1 to 0.2 s on one core."""
     rounds: int = 3
     """Rounds of labels: the first are cuts of the maps, the others the network's own."""
     batch: int = 16
     """Images a step."""
     side: int = 128
-    """Side of pictures, labels and maps, px: a multiple of 32; training also sees three quarters of it."""
+    """Side of the stored pictures, labels and maps, px."""
+    sides: tuple[int, ...] = (64, 96, 96)
+    """Sides at which the network trains, px: multiples of 32, one drawn a step; masks are made at the largest."""
     lr: float = 2e-3
     """Largest learning rate (AdamW)."""
     seed: int = 0
@@ -66,11 +70,12 @@ class Arguments:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
         if self.batch < 2 or self.rounds > self.steps or (self.limit is not None and self.limit < 1):
             raise UsageError("--batch must be at least 2, --steps at least --rounds, --limit at least 1")
-        if self.side % 32 or not 64 <= self.side <= 256:
-            raise UsageError(f"--side {self.side}: must be a multiple of 32 in 64..256")
-        small = self.side * 3 // 4 // 32 * 32
-        return loop.Schedule(self.steps, self.rounds, self.batch, self.side, (small, small, self.side), self.lr,
-                             self.seed)
+        if not 32 <= self.side <= 256:
+            raise UsageError(f"--side {self.side}: must be in 32..256")
+        if not self.sides or any(side % 32 or not 32 <= side <= self.side for side in self.sides):
+            raise UsageError(f"--sides {' '.join(map(str, self.sides))}: must be multiples of 32 up to --side "
+                             f"{self.side}")
+        return loop.Schedule(self.steps, self.rounds, self.batch, self.side, self.sides, self.lr, self.seed)
 
 
 def main() -> None:
@@ -81,7 +86,13 @@ def main() -> None:
             raise UsageError(f"{folder}: no such folder of images")
     names = {f"{i}": str(Path(folder).resolve()) for i, folder in enumerate(args.images)}
     checkpoint.claim(out, loop.identity(schedule, names | {"limit": args.limit}))
-    sources = cues.prepare(args.images, out / "cues", schedule.side, args.workers)
+    with checkpoint.alone(out):
+        make(args, schedule, out, names)
+
+
+def make(args: Arguments, schedule: loop.Schedule, out: Path, names: dict[str, str]) -> None:
+    """Cues, labels, training, weights and card, each as far as it is not there yet."""
+    sources = cues.prepare(args.images, Path(args.cues or out / "cues"), schedule.side, args.workers)
     rows = parts.rows_of(sources, args.limit)
     if len(rows) < 2:
         raise UsageError(f"{len(rows)} usable images; at least 2 are needed")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,7 +14,7 @@ from data.cli import UsageError
 from data.files import replace, temporary_name, write_text
 from data.tensors import read_tensors
 
-CONFIG, LOG, CHECKPOINT = "config.json", "log.jsonl", "checkpoint.pt"
+CONFIG, LOG, CHECKPOINT, LOCK = "config.json", "log.jsonl", "checkpoint.pt", ".lock"
 
 
 def save(folder: Path, state: dict, name: str = CHECKPOINT) -> None:
@@ -39,6 +41,19 @@ def resume(folder: Path, state) -> None:
     except Exception as error:  # keys, types and shapes of another program's file fail in many ways
         raise UsageError(f"{path}: no checkpoint of this run ({type(error).__name__}); delete it to begin anew"
                          ) from error
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; UsageError where another process trains in it: the two would write over each other."""
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process trains in it; let it end, or choose another OUT") from None
+        except OSError:
+            pass  # some file systems have no locks
+        yield
 
 
 def log(folder: Path, entry: dict) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ class Schedule:
 
     Attributes:
         steps: in all.  rounds: of labels; after each but the last the network makes its own.
-        batch: images a step.  sides: of the pictures in training, px, one drawn a step; multiples of 32.
+        batch: images a step.  sides: of the pictures in training, px, one drawn a step; multiples of 32, the largest
+            of which is the network's working side.
         side: of the stored pictures, labels and maps, px.  lr: largest learning rate of AdamW.
     """
 
@@ -44,7 +46,7 @@ class Schedule:
     rounds: int = 3
     batch: int = 16
     side: int = 128
-    sides: tuple[int, ...] = (96, 96, 128)
+    sides: tuple[int, ...] = (64, 96, 96)
     lr: float = 2e-3
     seed: int = 0
 
@@ -96,9 +98,8 @@ def train(samples: Samples, schedule: Schedule, folder: Path, workers: int = 1, 
                                    disable=None) as bar:
         for number in range(schedule.rounds):
             if number and state.step >= schedule.begins(number):
-                small = min(schedule.sides)
-                samples = parts.later(folder / "labels", f"round{number}", samples,
-                                      lambda some, now=samples, at=small: refine(state.average, now, some, at, workers))
+                made_by = partial(refine, state.average, samples, schedule.sides, workers)
+                samples = parts.later(folder / "labels", f"round{number}", samples, made_by)
             while schedule.begins(number) <= state.step < min(schedule.begins(number + 1), last):
                 with stop.deferred():
                     losses.append(_step(state, samples, rows, schedule))
@@ -109,7 +110,7 @@ def train(samples: Samples, schedule: Schedule, folder: Path, workers: int = 1, 
                                  "seconds": round(state.seconds, 1)}
                         losses.clear()
                         if ended:
-                            entry |= agreements(state.average, samples, held)
+                            entry |= agreements(state.average, samples, held, max(schedule.sides))
                         checkpoint.save(folder, state.state_dict())
                         checkpoint.log(folder, entry)
                         bar.set_postfix(loss=f"{entry['loss']:.3f}", round=number)
@@ -159,15 +160,15 @@ def rate(schedule: Schedule, step: int) -> float:
     return schedule.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, schedule.steps - warm)))
 
 
-def agreements(network: nn.Module, samples: Samples, held: np.ndarray, most: int = 512) -> dict[str, float]:
-    """How well the network's maps of held-out images agree with their labels (soft IoU): with and without the cues."""
+def agreements(network: nn.Module, samples: Samples, held: np.ndarray, side: int, most: int = 512) -> dict[str, float]:
+    """How well maps of held-out images, seen at `side`, agree with their labels (soft IoU), with and without cues."""
     if not len(held):
         return {}
     images, cues, labels, _ = samples.take(held[:: -(-len(held) // most)])
     pixels = stacked(images, cues)
     found = {}
     for name, blind in (("held_out_agreement", False), ("held_out_agreement_without_cues", True)):
-        maps = predict(network, pixels, blind=blind)
+        maps = predict(network, pixels, side, blind=blind)
         found[name] = round(float(np.mean([cut.agreement(m[None], one)
                                            for m, one in zip(maps, labels, strict=True)])), 4)
     return found

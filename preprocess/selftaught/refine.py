@@ -17,16 +17,17 @@ BATCH = 32
 BLOCK = 64  # images a task of the cutting
 
 
-def refine(network: nn.Module, samples: Samples, rows: np.ndarray, small: int, workers: int) -> dict[str, np.ndarray]:
+def refine(network: nn.Module, samples: Samples, sides: tuple[int, ...], workers: int,
+           rows: np.ndarray) -> dict[str, np.ndarray]:
     """New label and trust of (n,) rows, a pure function of the network and the samples.
 
     The label is the moving average of the history with the mean of the network's map and its cut; the trust is how well
-    the map at full side, the mirrored one at side `small`, the cut and the history agree.
+    the map at the largest of `sides`, the mirrored one at the smallest, the cut and the history agree.
     """
     images, cues, old, _ = samples.take(rows)
     pixels = stacked(images, cues)
-    maps = predict(network, pixels)
-    other = predict(network, pixels, small, flip=True)
+    maps = predict(network, pixels, max(sides))
+    other = predict(network, pixels, min(sides), flip=True)
     mean = np.rint((maps.astype(np.float32) + other) / 2).astype(np.uint8)
     blocks = [slice(i, i + BLOCK) for i in range(0, len(rows), BLOCK)]
     with parallel_config(backend="loky", inner_max_num_threads=1):

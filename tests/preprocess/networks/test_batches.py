@@ -93,6 +93,17 @@ def test_another_batch_moves_a_mask_by_two_levels_at_most(few, recipe, cache):
         assert np.abs(rows["mask"] - there).max() <= 2
 
 
+def test_refined_maps_are_those_of_the_estimator_alone(few, recipe):
+    images, refined = open_images(str(few)), replace(recipe, parameters=(("refine", "guided"), ("side", 32)))
+    pictures = [cv2.imread(str(few / p.decode()))[..., ::-1] for p in images.paths.tolist() if p != b"4.png"]
+    expected = [cv2.resize(m, (32, 32), interpolation=cv2.INTER_AREA) for m in refined.load().batch(pictures)]
+    for kind in (refined, on_device(refined)):
+        rows = batches.Batches(kind.load(), kind).rows(batches.prepare_block(images, kind))
+        assert np.abs(rows["mask"][rows["status"] == 0] - 255 * np.stack(expected)).max() <= 2
+    plain = batches.compute_block(images, recipe)
+    assert not np.array_equal(plain["mask"], rows["mask"]) and refined.identity() != recipe.identity()
+
+
 def test_other_weights_are_another_cache(few, recipe, cache, tmp_path):
     state = torch.load(recipe.weights, weights_only=True)
     state["outconv.bias"] += 1
