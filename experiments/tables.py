@@ -62,7 +62,9 @@ def _verdict(result: dict) -> str:
     what, figures = PAPER[name]
     reasons = sorted({e["counts"] for e in result["rows"].values() if e["counts"].startswith("too small")})
     if reasons:
-        return f"{reasons[0]}; {GATE:.0f} points are needed, so no row counts."
+        seen = [f"{label} {cell(by_seed(e, 'knn'))}" for label, e in result["rows"].items() if e["runs"]]
+        return (f"{reasons[0]}; {GATE:.0f} points are needed, so no row whose baseline is below counts. Measured, and "
+                f"worth no more than that: kNN {', '.join(seen)}.")
     asked = BACKGROUNDS["mixed_rand"] if name == "e2" else COMMON["linear"]
     differences = against_base(result, *asked)
     theirs = {label: value - figures[base_of(name, label)][0] for label, (value, _) in figures.items()
