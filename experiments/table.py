@@ -13,6 +13,7 @@ from tqdm import tqdm
 from benchmarks.readme import fill
 from data.cli import UsageError
 from data.files import write_text
+from experiments.fidelity import fidelity
 from experiments.results import gather
 from experiments.rows import rows_of
 from experiments.runner import prepare, run_row
@@ -62,7 +63,11 @@ def main(table: str, description: str) -> None:
 def write(table: str, rows: dict[str, Row], data: Data, out: Path, images: Path, args: Arguments) -> None:
     """Gather what there is, write it as JSON and as the README's table, and print that."""
     command = f"python -m experiments.{table} --data {args.data}" + (f" --epochs {args.epochs}" if args.epochs else "")
-    result = gather(table, rows, data, out, command, scores(rows, data, out) if table == "e1" else None)
+    worth = scores(rows, data, out) if table == "e1" else {}
+    if table == "e5":
+        lost = fidelity([row.side for label, row in rows.items() if row.masks != "none"], out)
+        worth = {label: lost[row.side] for label, row in rows.items() if row.masks != "none" and row.side in lost}
+    result = gather(table, rows, data, out, command, worth)
     write_text(out / f"{table}.json", json.dumps(result, indent=1) + "\n")
     told = text(result)
     print(f"\n{told}\n\nnumbers: {out / f'{table}.json'}")

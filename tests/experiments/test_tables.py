@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from experiments.fidelity import round_trip
 from experiments.results import by_seed, gather, why_not
 from experiments.rows import BASE, DILO, TABLES, base_of, rows_of
 from experiments.settings import embedded, flags, imagenette, row
@@ -91,3 +93,23 @@ def test_a_table_whose_baseline_did_not_learn_shows_no_numbers(tmp_path):
     store(tmp_path, data, DILO, [run(0, 77.7, 88.8)])
     told = text(gather("e2", rows_of("e2", "embedded"), data, tmp_path, "x"))
     assert "77.7" not in told and "kNN is 30.0, the untrained network's 20.0" in told and "15 points" in told
+
+
+def test_a_finer_mask_loses_less_and_a_flat_one_nothing():
+    rng = np.random.default_rng(0)
+    fine = rng.random((100, 140), np.float32)
+    lost = [np.abs(round_trip(fine, side) - fine).mean() for side in (8, 32, 512)]
+    assert lost[0] > lost[1] > lost[2] and round_trip(fine, 32).shape == fine.shape
+    flat = np.full((100, 140), 51 / 255, np.float32)
+    assert np.abs(round_trip(flat, 16) - flat).max() < 1e-6
+    steps = np.linspace(0, 1, 100, dtype=np.float32).repeat(100).reshape(100, 100)  # only the byte is lost
+    assert np.abs(round_trip(steps, 100) - steps).max() <= 0.5 / 255 + 1e-6
+
+
+def test_controls_are_held_against_localization(tmp_path):
+    data, rows = embedded(), rows_of("e1", "embedded")
+    store(tmp_path, data, BASE, [run(0, 40.0, 50.0, 10.0)])
+    for label, linear in (("rbd", 70.0), ("shuffled", 55.0), ("ellipse", 65.0)):
+        store(tmp_path, data, rows[label], [run(0, 50.0, linear)])
+    told = text(gather("e1", rows, data, tmp_path, "x"))
+    assert "rbd has +15.0 over shuffled and +5.0 over ellipse (not told from noise)" in told
