@@ -49,7 +49,7 @@ $(call need,export,$(if $(WEIGHTS),,RUN) OUT,make export RUN=runs/rbd TO=timm OU
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
 .PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds detection export report \
-	bench bench-saliency bench-scale bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
+	bench bench-saliency bench-datapath bench-scale bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -128,6 +128,14 @@ bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/sa
 
 bench-selftaught: $(READY)  ## selftaught by number of training images: IMAGES="folder folder" [ARGS="--steps 900"], hours: docs/selftaught.md
 	$(PY) -m benchmarks.selftaught --images $(IMAGES) --ecssd $(DILO_SHARED)/data/ecssd --workers $(WORKERS) $(ARGS)
+
+bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/bench/evaluate.json and the README, 15 minutes
+	$(PY) -m benchmarks.evaluate --imagenet $(DILO_SHARED)/data/imagenet_sample \
+		--imagenette $(DILO_SHARED)/data/imagenette_128/val $(ARGS)
+
+bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json and docs/pretraining.md
+	$(PY) -m benchmarks.datapath --images $(DILO_SHARED)/data/imagenet_sample --textures $(DILO_SHARED)/data/dtd \
+		--small $(DILO_SHARED)/data/imagenette_128/train $(ARGS)
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from evaluate.common import Common, describe, parse, publish
+from evaluate.common import Common, describe, parse, publish, repeat
 from evaluate.features import encoder_of, extract
 from evaluate.linear import L2, fit_probe
 
@@ -35,10 +35,14 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
         options: those of Arguments.
 
     Returns:
-        the protocol's parameters, and `accuracy`: {probe: {split or "gap": percent}}.
+        the protocol's parameters, and `accuracy`: {probe: {split or "gap": percent}}; means over
+        seeds, see evaluate.common.repeat.
     """
-    args = Arguments(run, data, **options)
-    encoder = encoder_of(args)
+    return repeat(_one, Arguments(run, data, **options))
+
+
+def _one(args: Arguments, seed: int) -> dict:
+    encoder = encoder_of(args, seed)
     probes, sizes, classes = {}, {}, None
     for name, folder in PROBES.items():
         features, labels, classes = extract(encoder, os.path.join(args.data, folder), workers=args.workers,
@@ -64,6 +68,7 @@ def main(argv: list[str]) -> None:
     print(f"backgrounds ({describe(result['protocol'])})")
     columns = [*SPLITS, "gap"]
     print("  probe     " + "".join(f"{c:>12}" for c in columns))
-    for name, values in result["accuracy"].items():
+    rows = result["accuracy"] | {f"± {name}": values for name, values in result.get("deviation", {}).items()}
+    for name, values in rows.items():
         print(f"  {name:<10}" + "".join(f"{values[c]:12.2f}" for c in columns))
     publish(result, args)

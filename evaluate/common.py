@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,9 @@ class Common:
     """cuda, cpu, or auto."""
     workers: int = 0
     """Processes that decode; 0 does it in this one, and then nothing overlaps."""
+    seeds: int = 1
+    """Repeat with seeds 0, 1, ... and report mean and deviation. Where the evaluation itself draws nothing: over runs,
+    named by their seed (--run "runs/rbd-s{seed}"), or with --untrained over first weights."""
     json: str | None = None
     """File to write the result to (default: RUN/NAME.json, or runs/evaluate/FILE/NAME.json for --weights)."""
 
@@ -44,10 +47,22 @@ class Common:
         """UsageError where options are missing or do not fit together."""
         if (self.run is None) == (self.weights is None):
             raise UsageError("give either --run RUN or --weights FILE")
+        if self.seeds < 1:
+            raise UsageError(f"--seeds {self.seeds}: must be at least 1")
         if not self.data:
             raise UsageError("give --data DIR, the folder of the data set")
         if self.workers < 0 or (self.size is not None and self.size < 1):
             raise UsageError(f"--workers {self.workers}, --size {self.size}: must not be negative")
+
+    @property
+    def differs(self) -> bool:
+        """Whether seeds give different networks."""
+        return self.untrained or "{seed}" in (self.run or self.weights or "")
+
+    def at(self, seed: int):
+        """The same with the run or the weights of a seed."""
+        return replace(self, run=self.run and self.run.replace("{seed}", str(seed)),
+                       weights=self.weights and self.weights.replace("{seed}", str(seed)))
 
     def result(self, name: str, protocol: dict, **values) -> dict:
         """What every evaluation's JSON begins with."""
@@ -58,6 +73,7 @@ class Common:
         """Where the result of the evaluation `name` is written."""
         name += "-untrained" if self.untrained else ""
         folder = self.run or Path("runs", "evaluate", Path(self.weights or "").name.split(".")[0])
+        folder = str(folder).replace("{seed}", f"0-{self.seeds - 1}")
         return Path(self.json or Path(folder, f"{name}.json"))
 
 
@@ -97,9 +113,32 @@ def over_seeds(evaluate: Callable[[int], dict], seeds: int) -> dict:
             "per_seed": values}
 
 
+def repeat(evaluate: Callable, args: Common) -> dict:
+    """Repeat an evaluation that draws nothing itself over the networks of several seeds.
+
+    Args:
+        evaluate: (args with the run of a seed, seed) -> a whole result: "accuracy", "protocol", perhaps "per_class".
+
+    Returns:
+        the first seed's result with the means in place of its numbers; see over_seeds. Where all seeds have the same
+        network, one is evaluated, and the deviation is 0, which the protocol says.
+    """
+    if args.seeds == 1:
+        return evaluate(args.at(0), 0)
+    args.check()
+    results = [evaluate(args.at(seed), seed) for seed in range(args.seeds)] if args.differs else \
+        [evaluate(args, 0)] * args.seeds
+    over = "first weights" if args.untrained else "runs" if args.differs else "nothing that a seed changes"
+    found = over_seeds(lambda seed: results[seed]["accuracy"], args.seeds)
+    if "per_class" in results[0]:
+        found["per_class"] = _merge([result["per_class"] for result in results], np.mean)
+    return {**results[0], "run": args.run or args.weights,
+            "protocol": {**results[0]["protocol"], "seeds": args.seeds, "seeds_over": over}, **found}
+
+
 def _merge(values: list, reduce: Callable):
     if isinstance(values[0], dict):
-        return {key: _merge([v[key] for v in values], reduce) for key in values[0]}
+        return {key: _merge([v[key] for v in values], reduce) for key in values[0] if all(key in v for v in values)}
     if isinstance(values[0], list):
         return np.asarray(reduce(np.array(values, float), axis=0)).tolist()
     return float(reduce(np.array(values, float), axis=0))

@@ -53,28 +53,30 @@ class Encoder:
 
 
 def load_encoder(run: str | None = None, device: str = "auto", untrained: bool = False, weights: str | None = None,
-                 stem: str | None = None, size: int | None = None) -> Encoder:
+                 stem: str | None = None, size: int | None = None, seed: int = 0) -> Encoder:
     """The backbone of a run folder, or of anybody's weights.
 
     Args:
         untrained: the same network with the weights it began with: what a number is worth. It has no head.
         stem, size: see evaluate.common.Common.
+        seed: untrained: 0 gives the first weights of the run, others other ones.
 
     Raises:
         UsageError: no run, or an unfinished one, or weights that do not fit its network.
     """
     found = load_run_weights(run) if run is not None else load_weights(weights or "", stem)
     chosen = choose_device(device)
-    model = found.build(untrained).requires_grad_(False).eval().to(chosen, memory_format=torch.channels_last)
+    model = found.build(untrained, seed).requires_grad_(False).eval().to(chosen, memory_format=torch.channels_last)
     head, classifier = (None, None) if untrained else (found.head, found.classifier)
-    return Encoder(model, size or found.size, chosen, f"{found.digest()}{'-untrained' if untrained else ''}",
+    which = f"-untrained{seed or ''}" if untrained else ""
+    return Encoder(model, size or found.size, chosen, found.digest() + which,
                    head.to(chosen) if head else None, classifier.to(chosen) if classifier else None)
 
 
-def encoder_of(args: Common) -> Encoder:
+def encoder_of(args: Common, seed: int = 0) -> Encoder:
     """The network that an evaluation's command line names. UsageError as load_encoder, or for its options."""
     args.check()
-    return load_encoder(args.run, args.device, args.untrained, args.weights, args.stem, args.size)
+    return load_encoder(args.run, args.device, args.untrained, args.weights, args.stem, args.size, seed)
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from torch import nn
 
 from data.cli import UsageError
 from evaluate.challenge import challenge
-from evaluate.common import Common, describe, parse, publish
+from evaluate.common import Common, describe, parse, publish, repeat
 from evaluate.features import Encoder, Labelled, encoder_of, extract_from, project, whole_image
 from evaluate.linear import L2, fit_probe
 from evaluate.published import in9_table
@@ -126,10 +126,14 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
 
     Returns:
         the protocol's parameters, `accuracy`: {"head" and/or "probe": {variant: percent, "bg_gap", "challenge"}},
-        `per_class`: {...: {variant: {class: percent}}}, `published`: other models' rows, with their sources.
+        `per_class`: {...: {variant: {class: percent}}}, `published`: other models' rows, with their sources;
+        means over seeds, see evaluate.common.repeat.
     """
-    args = Arguments(run, data, **options)
-    encoder = encoder_of(args)
+    return repeat(_one, Arguments(run, data, **options))
+
+
+def _one(args: Arguments, seed: int) -> dict:
+    encoder = encoder_of(args, seed)
     present = [v for v in VARIANTS if os.path.isdir(os.path.join(args.data, v, "val"))]
     if not {"mixed_same", "mixed_rand"} <= set(present):
         raise UsageError(f"{args.data}: needs at least mixed_same/val and mixed_rand/val, as the official download has")
@@ -192,6 +196,8 @@ def main(argv: list[str]) -> None:
     result = run(**vars(args))
     print(f"in9 ({describe(result['protocol'])})")
     rows = [{"model": f"ours, {kind}", "source": "measured", **values} for kind, values in result["accuracy"].items()]
+    rows += [{"model": f"± {kind}, {args.seeds} seeds", "source": "measured", **values}
+             for kind, values in result.get("deviation", {}).items()]
     columns = [c for c in (*VARIANTS, "bg_gap", "challenge") if any(c in row for row in [*rows, *result["published"]])]
     print(f"  {'':<34}" + "".join(f"{c:>11}" for c in columns))
     for row in [*rows, *result["published"]]:

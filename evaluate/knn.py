@@ -6,7 +6,8 @@
 The nearest are found a block of the bank and of the queries at a time, so that ImageNet fits in 8 GB. With a ResNet-50:
 the bank, 1,281,167 x 2,048 as float16, is a 5.2 GB memory-mapped file, of which one block of 32,768 rows is in memory
 as float32 (0.27 GB, and as much again while it is normalised); 50,000 queries as float32 (0.41 GB) and normalised (0.41
-GB); a block's 2,048 x 32,768 similarities (0.27 GB); the 200 nearest of every query, 12 bytes each (0.12 GB): 1.8 GB.
+GB); a block's 2,048 x 32,768 similarities (0.27 GB); the 200 nearest of every query, 12 bytes each (0.12 GB):
+1.8 GB, and 2.7 GB for the whole process as `make bench-evaluate` measures it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data.cli import UsageError
-from evaluate.common import Common, describe, parse, publish
+from evaluate.common import Common, describe, parse, percent, publish, repeat
 from evaluate.features import encoder_of, extract, project
 
 BANK, QUERIES = 32768, 2048  # rows of a block
@@ -99,12 +100,17 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
         options: those of Arguments.
 
     Returns:
-        the protocol's parameters, and `accuracy`: top-1 in percent by k ("200"), of head features "head 200".
+        the protocol's parameters, and `accuracy`: top-1 in percent by k ("200"), of head features "head 200";
+        means over seeds, see evaluate.common.repeat.
     """
     args = Arguments(run, data, **options)
     if not args.k or min(args.k) < 1 or args.temperature <= 0:
         raise UsageError("--k must be at least 1 and --temperature above 0")
-    encoder = encoder_of(args)
+    return repeat(_one, args)
+
+
+def _one(args: Arguments, seed: int) -> dict:
+    encoder = encoder_of(args, seed)
     train, labels, classes = extract(encoder, os.path.join(args.data, "train"), workers=args.workers,
                                      keep=args.features)
     test, truth, _ = extract(encoder, os.path.join(args.data, "val"), workers=args.workers, classes=classes,
@@ -129,7 +135,7 @@ def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, "knn", __doc__)
     result = run(**vars(args))
     print(f"kNN ({describe(result['protocol'])})")
-    for name, accuracy in result["accuracy"].items():
+    for name in result["accuracy"]:
         kind, k = ("head", name.removeprefix("head ")) if name.startswith("head ") else ("backbone", name)
-        print(f"  {kind + ' features':<18} k={k:<4} top-1 {accuracy:6.2f} %")
+        print(f"  {kind + ' features':<18} k={k:<4} top-1 {percent(result, name)}")
     publish(result, args)

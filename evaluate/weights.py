@@ -56,9 +56,13 @@ class Weights:
     size: int = 224
     seed: int = 0
 
-    def build(self, untrained: bool = False) -> nn.Module:
-        """The network with these weights, or its random first ones; fc is the identity: it gives pooled features."""
-        torch.manual_seed(self.seed)
+    def build(self, untrained: bool = False, seed: int = 0) -> nn.Module:
+        """The network with these weights, or its random first ones; fc is the identity: it gives pooled features.
+
+        Args:
+            seed: untrained: 0 gives the weights that the run began with, others other ones.
+        """
+        torch.manual_seed(self.seed + seed)
         model = _empty(self.network, self.stem, self.width)
         if not untrained:
             model.load_state_dict(self.state)

@@ -6,9 +6,10 @@ import sys
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
-from benchmarks import eigenvectors, saliency, speed
+from benchmarks import datapath, eigenvectors, evaluate, saliency, speed
 from benchmarks.readme import fill
 from preprocess.estimators import u2netp
 
@@ -85,3 +86,43 @@ def test_losses_against_the_authors_are_listed():
     entries["rbd"]["mae"] += 0.02
     entries["mr"]["s"] -= 0.02
     assert [(name, metric) for name, metric, _ in saliency.worse(entries)] == [("rbd", "mae"), ("mr", "s")]
+
+
+def test_extraction_beside_the_bare_network(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for index in range(5):
+        cv2.imwrite(str(tmp_path / "images" / "a" / f"{index}.jpg"), rng.integers(0, 256, (40, 50, 3), np.uint8))
+    out, readme, images = tmp_path / "bench" / "evaluate.json", tmp_path / "README.md", str(tmp_path / "images")
+    readme.write_text("<!-- bench-evaluate:begin -->\n<!-- bench-evaluate:end -->")
+    monkeypatch.setattr(evaluate, "CASES", (("resnet10", 32, "imagenet", 4), ("resnet10", 32, "imagenette", 9)))
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--imagenet", images, "--imagenette", images, "--rounds", "3",
+                                      "--batch", "2", "--queries", "0", "--json", str(out), "--readme", str(readme)])
+    assert evaluate.main() == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["count"] for row in rows] == [4, 5]
+    for row in rows:
+        ratios = sorted(bare / extracted for bare, extracted in row["seconds"])
+        assert row["ratio"] == ratios[1] and row["bare"] == row["count"] / sorted(s[0] for s in row["seconds"])[1]
+        assert row["cpu_ratio"] == sorted(bare / extracted for bare, extracted in row["cpu_seconds"])[1]
+    assert "| resnet10, 32 px | 4 of imagenet |" in readme.read_text()
+
+
+@pytest.mark.slow
+def test_memory_of_neighbours_counts_the_queries():
+    """Twice 200 MB more queries, once as given and once normalised, are seen in the peak."""
+    few, many = evaluate.knn_memory(8, rows=64), evaluate.knn_memory(25_000, rows=64)
+    assert 0.35 < many - few < 1.2
+
+
+def test_datapath(images, tmp_path, monkeypatch, capsys):
+    """Every background and both readers on a tiny set; where nothing is pasted the share is 0 by definition."""
+    monkeypatch.setattr(sys, "argv", ["datapath", "--images", str(images / "train"), "--small", str(images / "train"),
+                                      "--textures", str(images / "masks"), "--size", "32", "--repeats", "1", "--json",
+                                      str(tmp_path / "d.json"), "--readme", str(tmp_path / "none.md")])
+    assert datapath.main() == 0 and "| swap |" in capsys.readouterr().out
+    result = json.loads((tmp_path / "d.json").read_text())
+    assert set(result["samples"]) == set(datapath.KINDS) and result["samples"]["none"]["share"] == 0
+    assert result["samples"]["random"]["donors"] > result["samples"]["swap"]["donors"] > 0
+    reading = result["reading"]["photographs"]
+    assert reading["images"] == 80 and reading["bytes"] == sum(f.stat().st_size for f in images.glob("train/*/*.png"))

@@ -1,11 +1,13 @@
 """kNN and the linear probe against independent answers, and the evaluations end to end on a tiny run."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize
 
 from data.cli import UsageError
@@ -88,6 +90,34 @@ def test_an_untrained_network_is_the_one_that_training_began_with(trained, data)
     assert np.bincount(labels).tolist() == [40, 40] and not np.allclose(features, untrained)
     again, _, _ = extract(load_encoder(trained, untrained=True), data + "/val", batch=7)
     assert np.allclose(untrained, again, atol=1e-5)
+
+
+def test_seeds_repeat_over_runs_or_first_weights(trained, data, tmp_path):
+    """Against the single evaluations; a second run's convolutions are redrawn, so that it is another network."""
+    for seed in range(2):
+        shutil.copytree(trained, tmp_path / f"run-s{seed}")
+    state = torch.load(tmp_path / "run-s1" / "backbone.pt", weights_only=True)
+    noise = torch.Generator().manual_seed(0)
+    other = {k: torch.randn(v.shape, generator=noise) if k.endswith("conv1.weight") else v for k, v in state.items()}
+    torch.save(other, tmp_path / "run-s1" / "backbone.pt")
+    both = knn.run(f"{tmp_path}/run-s{{seed}}", data, k=(20,), seeds=2)
+    each = [knn.run(f"{tmp_path}/run-s{seed}", data, k=(20,))["accuracy"]["20"] for seed in range(2)]
+    assert each[0] != each[1] and both["protocol"]["seeds_over"] == "runs" and both["protocol"]["seeds"] == 2
+    assert both["accuracy"]["20"] == pytest.approx(np.mean(each))
+    assert both["deviation"]["20"] == pytest.approx(np.std(each, ddof=1))
+    assert [found["20"] for found in both["per_seed"]] == each
+    args = knn.Arguments(f"{tmp_path}/run-s{{seed}}", data, seeds=2)
+    assert args.output("knn") == tmp_path / "run-s0-1" / "knn.json"
+
+    fresh = backgrounds.run(trained, data, untrained=True, seeds=3)
+    first = backgrounds.run(trained, data, untrained=True)
+    assert fresh["per_seed"][0] == first["accuracy"] and fresh["protocol"]["seeds_over"] == "first weights"
+    assert len({found["biased"]["original"] for found in fresh["per_seed"]}) > 1
+    same = knn.run(trained, data, k=(20,), seeds=3)
+    assert same["deviation"] == {"20": 0, "head 20": 0} or same["deviation"] == {"20": 0}
+    assert same["protocol"]["seeds_over"] == "nothing that a seed changes"
+    with pytest.raises(UsageError, match="--seeds 0"):
+        knn.run(trained, data, seeds=0)
 
 
 def test_labels_are_places_in_the_probes_classes(images):

@@ -69,6 +69,16 @@ def test_soft_masks_blend_and_are_never_thresholded():
     assert np.abs(paste(image, alpha, background)[0, :, 0] - expected).max() <= 0.51
 
 
+def test_every_blend_is_rounded_exactly():
+    """All 256^3 triples; no tie is possible, 255 being odd."""
+    image, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    for level in range(256):
+        background = np.full((256, 256, 3), level, np.uint8)
+        got = paste(np.repeat(image[..., None], 3, 2), alpha, background)
+        twice = 2 * (alpha.astype(np.int32) * image + (255 - alpha.astype(np.int32)) * level)
+        assert np.array_equal(got, np.repeat(((twice + 255) // 510)[..., None], 3, 2))
+
+
 def test_crop_of_a_mask_is_sub_pixel():
     """A crop by a fraction of a mask pixel moves a linear ramp by that fraction, whatever the crop's size."""
     ramp = np.tile(np.arange(128, dtype=np.uint8), (128, 1))

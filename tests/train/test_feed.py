@@ -1,0 +1,114 @@
+"""Batches to the device: prefetching, the tensors' life on two streams, precision and torch.compile."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.runs import config, losses
+from train import feed
+from train.checkpoint import newest
+from train.feed import Feed
+from train.loop import train
+from train.methods import make_method
+from train.views import PARAMETERS
+
+CPU = torch.device("cpu")
+
+
+def raw(number: int, negative: bool = False) -> dict:
+    batch = {"views": torch.full((2, 3, 8, 8, 3), number, dtype=torch.uint8),
+             "parameters": torch.zeros(2, 3, PARAMETERS), "index": torch.full((3,), number)}
+    batch["parameters"][..., feed.PASTED] = number
+    if negative:
+        batch |= {"negative": batch["views"][0], "negative_parameters": batch["parameters"][0],
+                  "counts": torch.tensor([True, False, True])}
+    return batch
+
+
+def test_a_cpu_takes_batches_as_they_come():
+    asked = []
+    made = Feed((asked.append(i) or raw(i) for i in range(3)), CPU)
+    for i in range(3):
+        batch = made.next()
+        made.ahead()
+        assert asked == list(range(i + 1)) and batch.index.tolist() == [i] * 3
+        assert len(batch.views) == 2 and batch.views[0].shape == (3, 3, 8, 8) and batch.negative is None
+    with pytest.raises(StopIteration):
+        made.next()
+    assert made.waited > 0
+
+
+def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch):
+    """A stand-in for the copy stream: what is ordered when, and which tensors the step's stream holds on to."""
+    said, held = [], []
+
+    class Stream:
+        def wait_stream(self, other):
+            said.append(("waits for", other))
+
+    copies, steps = Stream(), Stream()
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: said.append(("copies on", stream)) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: steps)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: held.append((id(tensor), stream)))
+    asked = []
+    made = Feed((asked.append(i) or raw(i, negative=True) for i in range(3)), CPU)
+    made.stream = copies
+    for i in range(3):
+        batch = made.next()
+        assert said[-1] == ("waits for", copies) and ("copies on", copies) in said
+        handed = {id(t) for t in (*batch.views, batch.index, batch.negative, batch.counts)}
+        assert {t for t, stream in held if stream is steps} >= handed
+        made.ahead()
+        assert asked == list(range(min(i + 2, 3)))  # the next one is under way before it is asked for
+        made.ahead()  # and only one
+        assert asked == list(range(min(i + 2, 3))) and batch.index.tolist() == [i] * 3
+    with pytest.raises(StopIteration):
+        made.next()
+
+
+def test_what_is_shown_of_a_batch():
+    views, pasted = Feed([raw(1)], CPU).next().shown()
+    assert len(views) == 2 and pasted.tolist() == [[1] * 3] * 2
+    views, pasted = Feed([raw(0, negative=True)], CPU).next().shown()
+    assert len(views) == 3 and pasted.tolist() == [[0] * 3, [0] * 3, [1, 0, 1]]
+
+
+@pytest.mark.parametrize("method", ["moco", "simclr", "byol", "instdisc"])
+def test_bfloat16_networks_have_float32_losses_near_float32s(method):
+    made = config(Path(), "none", Path(), method=method, splits=1, width=8, negatives=16)
+    images = torch.randn(2, 16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = [i.contiguous(memory_format=torch.channels_last) for i in images]
+    found = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        model = make_method(made, 64).to(memory_format=torch.channels_last)
+        assert model.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss, _ = model(images[:model.VIEWS], 0, torch.arange(16))
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+        found.append(loss.item())
+    assert found[0] != found[1] and found[1] == pytest.approx(found[0], rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_run_and_may_go_on_without(images, truth_cache, tmp_path):
+    one = {"epochs": 1, "method": "instdisc", "negatives": 16}  # a single network: compiling one takes a minute
+    runs = {n: config(images, truth_cache, tmp_path / n, compile=n != "plain", **one) for n in ("plain", "compiled")}
+    train(runs["plain"])
+    train(runs["compiled"], stop_at=3)
+    assert set(newest(tmp_path / "compiled")["model"]) == set(newest(tmp_path / "plain")["model"])
+    train(config(images, truth_cache, tmp_path / "compiled", **one))
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=2e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("background", ["grey", "swap"])
+def test_on_a_gpu(images, truth_cache, tmp_path, background):
+    """Pinned batches copied ahead, bfloat16: the losses of a CPU within what bfloat16 costs."""
+    for device in ("cpu", "cuda"):
+        train(config(images, truth_cache, tmp_path / device, epochs=1, device=device, background=background, workers=2))
+    assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), rel=0.05)
