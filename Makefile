@@ -46,9 +46,10 @@ $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 $(call need,detection,$(if $(WEIGHTS),,RUN) DATA,make detection RUN=runs/rbd DATA=/data/VOCdevkit GPUS=8)
 $(call need,export,$(if $(WEIGHTS),,RUN) OUT,make export RUN=runs/rbd TO=timm OUT=resnet50.safetensors)
+$(call need,diagnose,RUNS DATA,make diagnose RUNS="runs/moco_v2 runs/moco_v2-rbd" DATA=/data/imagenet ARGS="--masks caches/val-rbd")
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds detection export report \
+.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds detection export diagnose report \
 	bench bench-saliency bench-datapath bench-scale bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
@@ -116,6 +117,9 @@ detection: $(READY)  ## stage 3: RUN=folder or WEIGHTS=file, DATA=folder [DATASE
 
 export: $(READY)  ## weights for other tools: RUN=folder or WEIGHTS=file, OUT=file [TO=torchvision|timm|detectron2]
 	$(PY) -m evaluate export --to $(TO) $(SOURCE) --out "$(OUT)" $(ARGS)
+
+diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" DATA=folder [ARGS="--masks CACHE --bank-masks CACHE"]: runs/diagnose.json
+	$(PY) -m evaluate diagnose --runs $(RUNS) --data "$(DATA)" --workers $(WORKERS) $(ARGS)
 
 report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
 	$(PY) -m evaluate report $(RUNS) --out "$(or $(OUT),report.html)" $(ARGS)
