@@ -50,7 +50,7 @@ $(call need,diagnose,RUNS DATA,make diagnose RUNS="runs/moco_v2 runs/moco_v2-rbd
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
 .PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds detection export diagnose report \
-	bench bench-saliency bench-datapath bench-scale bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
+	bench bench-saliency bench-datapath bench-scale bench-train bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -143,6 +143,9 @@ bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a 
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)
+
+bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and the README, 5 minutes
+	$(PY) -m benchmarks.train --data $(DILO_SHARED)/data $(ARGS)
 
 notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html
 	$(PY) -m evaluate.notebooks $(ARGS)
