@@ -73,6 +73,16 @@ def test_a_run_from_a_pack_is_the_run_from_the_folder(images, packed, truth_cach
         assert losses(out) == losses(tmp_path / "folder")
 
 
+def test_a_run_does_not_go_on_from_a_pack_that_reduces(images, truth_cache, tmp_path):
+    made = config(images, truth_cache, tmp_path / "run", epochs=1)
+    train(made, stop_at=2)
+    for side in (0, 16):
+        pack(str(images / "train"), str(tmp_path / f"pack{side}"), side=side)
+    with pytest.raises(UsageError, match=r"images: 80 images, .* -> 80 images, .*, short side 16 px at most, JPEG"):
+        train(dataclasses.replace(made, images=str(tmp_path / "pack16")))
+    assert train(dataclasses.replace(made, images=str(tmp_path / "pack0")))  # the same bytes
+
+
 def test_masks_from_a_pack_are_those_from_the_folder(images, packed, tmp_path):
     for root, name in ((images / "train", "folder"), (packed, "pack")):
         build(str(root), str(tmp_path / name), Recipe("centre", (), 32), shard_size=30)
