@@ -42,10 +42,11 @@ $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
 
+$(call need,diagnose,RUNS DATA,make diagnose RUNS="runs/moco_v2 runs/moco_v2-rbd" DATA=/data/imagenet ARGS="--masks caches/val-rbd")
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds report \
-	bench bench-saliency bench-datapath bench-scale bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
+.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds diagnose report \
+	bench bench-saliency bench-datapath bench-scale bench-train bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -102,6 +103,9 @@ $(RUN)/%.json: $(RUN)/backbone.pt | $(READY)
 $(RUN)/backbone.pt:
 	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
 
+diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" DATA=folder [ARGS="--masks CACHE --bank-masks CACHE"]: runs/diagnose.json
+	$(PY) -m evaluate diagnose --runs $(RUNS) --data "$(DATA)" --workers $(WORKERS) $(ARGS)
+
 report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
 	$(PY) -m evaluate report $(RUNS) --out "$(or $(OUT),report.html)" $(ARGS)
 
@@ -124,6 +128,9 @@ bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a 
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale $(ARGS)
+
+bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and the README, 5 minutes
+	$(PY) -m benchmarks.train --data $(DILO_SHARED)/data $(ARGS)
 
 notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html
 	$(PY) -m evaluate.notebooks $(ARGS)

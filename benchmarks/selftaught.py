@@ -81,10 +81,10 @@ def entry(args: Arguments, folder: Path) -> dict:
 
 
 def odd(args: Arguments, name: str) -> dict:
-    """Scores of an estimator on ECSSD's odd numbers, as evaluate.saliency's."""
+    """Scores of an estimator on ECSSD's odd numbers, as evaluate.saliency's, and its milliseconds."""
     root = Path(args.ecssd)
-    return score(str(root / "images"), str(root / "masks"), [name], half="odd",
-                 workers=args.workers)["estimators"][name]
+    found = score(str(root / "images"), str(root / "masks"), [name], half="odd", workers=args.workers)
+    return {metric: found["estimators"][name][metric] for metric in (*METRICS, "iou", "ms")}
 
 
 def table(result: dict) -> str:

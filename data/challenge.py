@@ -10,6 +10,7 @@ training images of the same classes. Its numbers compare with each other, never 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zlib
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from data.cache import Cache
 from data.cli import UsageError
-from data.files import replace, temporary_name, write_bytes, write_text
+from data.files import replace, temporary_name, write_text
 from data.images import ImageError, Images, class_names, decode, open_images
 from data.variants import MIXED, VARIANTS, binary, box, compose, tiled
 
@@ -150,14 +151,19 @@ def _write_block(images: Images, masks: Cache, jobs: list[tuple[int, dict[str, i
         backgrounds["only_bg_t"] = _background(image, foreground, str(path))
         for name, picture in compose(image, foreground, backgrounds).items():
             file = Path(out, name, "val", path).with_suffix(".JPEG")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1])
-        last.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_name(last)
-        with open(temporary, "wb") as file:
-            np.save(file, foreground)
-        replace(temporary, last)
+            _write(file, cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes())
+        content = io.BytesIO()
+        np.save(content, foreground)
+        _write(last, content.getvalue())
     return len(jobs)
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Whole or not at all for a killed process; not brought to the disk, which would take ten times as long."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(file)
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
 
 
 def _background(image: np.ndarray, foreground: np.ndarray, name: str) -> np.ndarray:

@@ -43,6 +43,18 @@ def _kind(name: str, bias: float, rng: np.random.Generator) -> str:
     return str(rng.choice([kind for kind in BACKGROUNDS if kind != OWN_KIND[name]]))
 
 
+def background_kinds(part: str, index: int, *, seed: int = 0, bias: float = 0.9) -> dict[str, str | None]:
+    """The kind of background that scene `index` of a part shows in each split; None where it shows none (only_fg)."""
+    name = list(CLASSES)[index % len(CLASSES)]
+    rng = _rng(seed, ("train", "probe", "test").index(part), index, 1)
+    uniform = 1 / len(BACKGROUNDS)
+    if part != "test":
+        return {part: _kind(name, bias if part == "train" else uniform, rng)}
+    own = OWN_KIND[name]
+    return {"original": _kind(name, bias, rng), "mixed_same": own, "mixed_rand": _kind(name, uniform, rng),
+            "only_fg": None, "only_bg": own}
+
+
 def draw(part: str, index: int, *, seed: int = 0, size: int = 64, bias: float = 0.9) -> dict[str, tuple]:
     """Scene `index` of "train", "probe" or "test": a pure function of its arguments.
 
@@ -54,8 +66,7 @@ def draw(part: str, index: int, *, seed: int = 0, size: int = 64, bias: float = 
     key = (("train", "probe", "test").index(part), index)
     colours, alpha = draw_object(name, _rng(seed, *key, 0), size)
     mean = (colours * alpha[..., None]).sum((0, 1)) / max(float(alpha.sum()), 1.0)
-    rng = _rng(seed, *key, 1)
-    uniform = 1 / len(BACKGROUNDS)
+    kinds = background_kinds(part, index, seed=seed, bias=bias)
 
     def background(kind: str, stream: int) -> np.ndarray:
         return draw_background(kind, _rng(seed, *key, stream), size, mean)
@@ -68,13 +79,12 @@ def draw(part: str, index: int, *, seed: int = 0, size: int = 64, bias: float = 
         return np.rint(soft * colours + (1 - soft) * back).astype(np.uint8)
 
     if part != "test":
-        kind = _kind(name, bias if part == "train" else uniform, rng)
-        return {part: (paste(background(kind, 2)), mask)}
-    same = background(OWN_KIND[name], 3)
+        return {part: (paste(background(kinds[part], 2)), mask)}
+    same = background(kinds["mixed_same"], 3)
     return {
-        "original": (paste(background(_kind(name, bias, rng), 2)), mask),
+        "original": (paste(background(kinds["original"], 2)), mask),
         "mixed_same": (paste(same), mask),
-        "mixed_rand": (paste(background(_kind(name, uniform, rng), 4)), mask),
+        "mixed_rand": (paste(background(kinds["mixed_rand"], 4)), mask),
         "only_fg": (paste(0.0), mask),
         "only_bg": (np.rint(same).astype(np.uint8), np.zeros_like(mask)),
     }

@@ -90,11 +90,15 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     Returns:
         (size, size, 3) uint8.
     """
-    height, width = image.shape[:2]
+    left, top, side = centre_square(*image.shape[:2])
+    return _resize(image[top:top + side, left:left + side], size)
+
+
+def centre_square(height: int, width: int) -> tuple[int, int, int]:
+    """Left, top and side of what centre_crop shows of an image, in its pixels."""
     short = min(height, width)
     side = short if short <= 64 else max(1, round(short * 224 / 256))
-    top, left = (height - side) // 2, (width - side) // 2
-    return _resize(image[top:top + side, left:left + side], size)
+    return (width - side) // 2, (height - side) // 2, side
 
 
 def whole_image(image: np.ndarray, size: int) -> np.ndarray:

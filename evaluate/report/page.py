@@ -22,7 +22,7 @@ TITLES = {"knn": "Nearest neighbours: top-1, %", "linear": "Linear classificatio
           "linear-optimum": "Linear classification, optimum on cached features: top-1, %",
           "few": "Few labels: %", "in9": "ImageNet-9: %",
           "backgrounds": "Changed backgrounds, embedded data set: top-1, %",
-          "saliency": "Saliency", "detection": "Detection: AP, %", "diagnose": "Does it look at the object?"}
+          "saliency": "Saliency", "detection": "Detection: AP, %", "diagnose": "Does it look at the object? %"}
 COLUMNS = {"mae": "MAE", "max_f_a": "maxF (a)", "max_f_b": "maxF (b)", "mean_f": "mean F", "adaptive_f": "adaptive F",
            "weighted_f": "weighted F", "s": "S", "mean_e": "mean E", "max_e": "max E", "adaptive_e": "adaptive E",
            "ms": "ms/image", "iou": "IoU", "adaptive_iou": "adaptive IoU", "max_iou": "max IoU"}
@@ -36,7 +36,7 @@ def page(runs: list[Run], notes: list[str], title: str, masks: int = 6, pictures
         masks: of every cache.  pictures: of every run, at most.
     """
     parts: list[tuple[str, Markup]] = [("Runs", _runs(runs))]
-    parts += [(TITLES.get(section.evaluation, section.evaluation), _section(section)) for section in sections(runs)]
+    parts += [(_title(section.evaluation), _section(section)) for section in sections(runs)]
     parts.append(("Precision and recall", _precision_recall(runs)))
     parts.append(("Pretraining", curves(runs)))
     parts.append(("Pictures", figures(runs, pictures, notes)))
@@ -56,6 +56,13 @@ def page(runs: list[Run], notes: list[str], title: str, masks: int = 6, pictures
                *[tag("section", tag("h2", heading), content, id=f"part-{i}")
                  for i, (heading, content) in enumerate(parts)], tag("script", script))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _title(evaluation: str) -> str:
+    stem, *rest = evaluation.split("-")
+    if stem == "detection" and rest:
+        return f"Detection, {' '.join(rest)}: AP, %"
+    return TITLES.get(evaluation, evaluation)
 
 
 def _notes(notes: list[str]) -> Markup:
@@ -133,7 +140,7 @@ def _column(name: str, evaluation: str) -> str:
 
 def decimals(values: list[float], evaluation: str) -> int:
     """Digits after the point: percent have two, shares and scores between -1 and 1 four."""
-    small = max(map(abs, values), default=0) <= 1 and evaluation.split("-")[0] in ("saliency", "diagnose")
+    small = max(map(abs, values), default=0) <= 1 and evaluation.split("-")[0] == "saliency"
     return 4 if small else 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, stdev
 
 from evaluate.report.collect import Result, Run
@@ -12,7 +13,8 @@ from evaluate.report.collect import Result, Run
 # settings in which runs of one experiment may differ
 FREE = {"seed", "out", "workers", "threads", "device", "keep", "log_every", "checkpoint_every", "compile"}
 ABOUT = {"evaluation", "run", "data", "untrained", "protocol", "deviation", "per_seed", "published", "paths", "seeds",
-         "count", "images", "truth", "maps", "refine", "half", "version", "parameters", "curves"}
+         "count", "images", "truth", "refine", "half", "version", "parameters", "curves"}
+DETAILS = ("per_class", "maps", "neighbours")  # of a result, beside its main numbers
 FOUND = {"chosen_lr"}  # in a protocol, but a result
 LESS = {"mae", "ms"}  # measures of which less is better
 NEITHER = {"gap", "bg_gap", "lr", "only_bg", "only_bg_b", "only_bg_t", "no_fg"}  # neither more nor less is better
@@ -101,7 +103,9 @@ def sections(runs: list[Run]) -> list[Section]:
 
 def _section(evaluation: str, results: list[Result], runs: list[Run]) -> Section:
     main, details, protocols = Table(), {}, {}
-    for result in results:
+    chance = [Row("chance", "", _cells(first.content["chance"], {})[0], "published") for first in results[:1]
+              if isinstance(first.content.get("chance"), dict)]
+    for result in (one for file in results for one in _single(file, runs)):
         content = result.content
         protocol = content.get("protocol")
         if isinstance(protocol, dict):
@@ -114,8 +118,19 @@ def _section(evaluation: str, results: list[Result], runs: list[Run]) -> Section
                 _detail(details.setdefault(f"{part} {name}".strip(), Table()), result.name, cells)
     main.rows += _means(main.rows, runs)
     order = list(dict.fromkeys(row.part for row in main.rows))  # the same part of all runs stands together
-    main.rows = sorted(main.rows, key=lambda row: order.index(row.part)) + _published(results)
+    main.rows = sorted(main.rows, key=lambda row: order.index(row.part)) + _published(results) + chance
     return Section(evaluation, main, {name: table for name, table in details.items() if table.rows}, protocols)
+
+
+def _single(result: Result, runs: list[Run]) -> list[Result]:
+    """The result by itself, or one a run of those in it, by the report's name where the run is in the report."""
+    inside = result.content.get("runs")
+    if not isinstance(inside, dict):
+        return [result]
+    known = {str(run.path.resolve()): run.name for run in runs}
+    about = {key: result.content.get(key) for key in ("protocol", "published")}
+    return [Result(result.evaluation, known.get(str(Path(run).resolve()), Path(run).name), {**about, **content})
+            for run, content in inside.items() if isinstance(content, dict) and "\0" not in run]
 
 
 def _values(content: dict) -> tuple[dict, dict]:
@@ -124,7 +139,7 @@ def _values(content: dict) -> tuple[dict, dict]:
         return content["estimators"], {}
     deviations = content.get("deviation") if isinstance(content.get("deviation"), dict) else {}
     if isinstance(content.get("accuracy"), dict):
-        more = {k: v for k, v in content.items() if k == "per_class" and isinstance(v, dict)}
+        more = {k: v for k, v in content.items() if k in DETAILS and isinstance(v, dict)}
         return {**content["accuracy"], **more}, deviations
     return {k: v for k, v in content.items() if k not in ABOUT}, deviations
 
@@ -132,7 +147,7 @@ def _values(content: dict) -> tuple[dict, dict]:
 def _parts(values: dict, deviations: dict):
     """(part, its numbers by column, its dictionaries of numbers by name) of each part: one, or one for each key where
     everything is a dictionary."""
-    inner = {k: v for k, v in values.items() if isinstance(v, dict) and k not in ABOUT | {"per_class"}}
+    inner = {k: v for k, v in values.items() if isinstance(v, dict) and k not in ABOUT | {*DETAILS}}
     if inner and all(isinstance(v, dict) for v in values.values()):
         for key, value in inner.items():
             below = deviations.get(key) if isinstance(deviations.get(key), dict) else {}

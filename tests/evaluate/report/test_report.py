@@ -134,6 +134,24 @@ def test_saliency_has_a_row_an_estimator_and_a_curve(tmp_path):
         f"{LEFT}.0,10.0 {WIDTH - RIGHT}.0,{10 + (HEIGHT - 44) / 2}"]
 
 
+def test_results_of_several_runs_and_of_several_parts(runs, tmp_path):
+    """As `evaluate diagnose` and `evaluate detection` write them."""
+    numbers = {run: {"accuracy": {"share": 40.0 + i, "knn": 12.345}, "maps": {"knn": {"gradcam": {"iou": 33.0 + i}}},
+                     "neighbours": {"wrong": 7}} for i, run in enumerate((runs[2], "/elsewhere/x"))}
+    (tmp_path / "diagnose.json").write_text(json.dumps({"evaluation": "diagnose", "protocol": {"maps": "gradcam"},
+                                                        "chance": {"share": 25.0}, "runs": numbers}))
+    write(tmp_path / "dilo", detection_voc_c4={
+        "accuracy": {"box": {"AP": 50.5, "AP50": 80.0, "per_class": {"cat": 9.0}}, "voc07": {"AP": 51.0}},
+        "deviation": {"box": {"AP": 0.25, "AP50": 0.5, "per_class": {"cat": 1.0}}, "voc07": {"AP": 0.1}}})
+    found = made([*runs, str(tmp_path / "diagnose.json")])
+    assert found.table("Does it look at the object? %") == {
+        ("dilo",): ["40.00", "12.35"], ("x",): ["41.00", "12.35"], ("chance",): ["25.00", "–"]}
+    assert found.table("maps")["knn / gradcam / iou",] == ["33.00", "34.00"]
+    assert found.table("Detection, voc c4: AP, %") == {("dilo", "box"): ["50.50 ± 0.25", "80.00 ± 0.50"],
+                                                       ("dilo", "voc07"): ["51.00 ± 0.10", "–"]}
+    assert found.table("box per class")["cat",] == ["9.00 ± 1.00"]
+
+
 def test_nothing_is_loaded(runs):
     found = made(runs)
     for name, attributes in found.elements:
