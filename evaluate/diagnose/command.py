@@ -197,7 +197,7 @@ def _one(args: Arguments, encoder: Encoder, bank: _Split, asked: _Split, stage: 
         if embedded:
             split |= neighbours.known([_kind(asked, i, embedded) for i in wrong.tolist()],
                                       [_kind(bank, i, embedded) for i in range(len(bank.rows))], chosen,
-                                      by["background"])
+                                      by["background"], asked.labels[wrong], bank.labels)
     main = numbers["knn"]["gradcam"]
     accuracy = {**{name: main[name] for name in ("share", "pointing", "iou")},
                 **{name: split[name] for name in ("same_background", "background_rather", "known_same_background")

@@ -49,16 +49,18 @@ def split(background: np.ndarray, objects: np.ndarray) -> dict[str, float]:
 
 
 def known(own: list[str | None], bank: list[str | None], chosen: np.ndarray,
-          background: np.ndarray) -> dict[str, float]:
+          background: np.ndarray, own_labels: np.ndarray, bank_labels: np.ndarray) -> dict[str, float]:
     """What is exactly known on the embedded data, whose backgrounds are of known kinds.
 
     Args:
         own: kind of background of each query.  bank: of each bank image.  chosen: (M,) the neighbours' rows.
         background: (M,) their ranks by background features: the estimate, which this tests.
+        own_labels, bank_labels: (M,), (N,) classes: a wrong neighbour can only be of another one.
 
     Returns:
-        `known_same_background`: percent of the neighbours of the query's kind; `known_chance`: percent of the bank that
-        is; `estimate_auc`: how well the rank tells the two apart, 0.5 = not at all, 1 = always (nan where all are one).
+        `known_same_background`: percent of the neighbours of the query's kind; `known_chance`: percent of the
+        bank's images of other classes that are (in a biased bank far fewer than of all); `estimate_auc`:
+        how well the rank tells the two apart, 0.5 = not at all, 1 = always (nan where all are one).
     """
     bank = np.array(bank, object)
     same = np.array([bank[row] == kind for kind, row in zip(own, chosen.tolist(), strict=True)], bool)
@@ -68,5 +70,6 @@ def known(own: list[str | None], bank: list[str | None], chosen: np.ndarray,
     smaller = (hits[:, None] < others).mean() + (hits[:, None] == others).mean() / 2 if len(hits) and len(others) \
         else float("nan")
     return {"known_same_background": 100 * float(same.mean()),
-            "known_chance": 100 * float(np.mean([(bank == kind).mean() for kind in own])),
+            "known_chance": 100 * float(np.mean([(bank == kind)[bank_labels != label].mean()
+                                                  for kind, label in zip(own, own_labels, strict=True)])),
             "estimate_auc": float(smaller)}

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from train.copy_paste import Box
+from train.copy_paste import Box, paste
 from train.resample import area
 from train.views import resize_crop
 
@@ -49,3 +49,12 @@ def test_a_crop_is_opencvs_whatever_grows_or_shrinks(picture, w, h):
     odd = picture[:, ::-1]  # not contiguous
     assert np.abs(resize_crop(odd, box, 32).astype(int)
                   - resize_crop(np.ascontiguousarray(odd), box, 32)).max() <= 1
+
+
+def test_blending_is_exact_for_every_alpha_and_level():
+    alpha = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, 1)
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, 0)
+    image = np.concatenate([levels, 255 - levels, levels // 2], 2)
+    for background in (0, 77, 254):
+        exact = (alpha[..., None].astype(int) * image + (255 - alpha[..., None].astype(int)) * background) / 255
+        assert np.array_equal(paste(image, alpha, np.full_like(image, background)), np.floor(exact + 0.5))

@@ -7,7 +7,7 @@ import operator
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import ColorJitter, GaussianBlur, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
 from data.cache import Cache
@@ -120,16 +120,16 @@ def test_shuffled_control_is_a_derangement():
 
 
 def test_crops_follow_torchvisions_law():
-    """Area, aspect and place over 4,000 draws, within four standard errors of torchvision's."""
+    """Area, aspect and place over 10,000 draws, within four standard errors of torchvision's."""
     torch.manual_seed(0)
     picture = torch.zeros(3, 375, 500)
-    theirs = np.array([RandomResizedCrop.get_params(picture, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)], float)
-    boxes = [random_box(stream(VIEW, 0, 0, i), 500, 375, (0.2, 1.0)) for i in range(4000)]
+    theirs = np.array([RandomResizedCrop.get_params(picture, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(10_000)], float)
+    boxes = [random_box(stream(VIEW, 0, 0, i), 500, 375, (0.2, 1.0)) for i in range(10_000)]
     ours = np.array([(b.y, b.x, b.h, b.w) for b in boxes], float)
     for law in (lambda b: b[:, 2] * b[:, 3], lambda b: np.log(b[:, 3] / b[:, 2]), lambda b: b[:, 0], lambda b: b[:, 1]):
         a, b = law(ours), law(theirs)
-        assert abs(a.mean() - b.mean()) < 4 * np.sqrt((a.var() + b.var()) / 4000)
-        assert abs(a.std() - b.std()) < 0.06 * b.std()
+        assert abs(a.mean() - b.mean()) < 4 * np.sqrt((a.var() + b.var()) / 10_000)
+        assert abs(a.std() - b.std()) < 0.04 * b.std()
     assert all(0 <= b.x and b.x + b.w <= 500 and 0 <= b.y and b.y + b.h <= 375 for b in boxes)
     for width, height in ((1, 1), (3000, 2), (2, 3000)):
         box = random_box(stream(VIEW, 0), width, height, (0.2, 1.0))
@@ -174,3 +174,33 @@ def test_a_batch_gets_each_samples_own_parameters_in_its_own_order():
         if parameters[i, SIGMA]:
             picture = tv.gaussian_blur(picture, [15, 15], [parameters[i, SIGMA].item()])
         assert (ours[i] - tv.normalize(picture, MEAN, STD)).abs().max() < 5e-3, i
+
+
+def same_law(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Two samples of 10,000 from one law: the Kolmogorov-Smirnov distance stays below its 1-in-10,000 bound."""
+    at = np.sort(np.concatenate([ours, theirs]))
+    below = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (ours, theirs)]
+    return bool(np.abs(below[0] - below[1]).max() < 2.23 * np.sqrt(1 / len(ours) + 1 / len(theirs)))
+
+
+def test_jitter_and_blur_follow_torchvisions_law():
+    """Factors, order and sigma of 10,000 draws; how often each happens, within four standard errors."""
+    torch.manual_seed(0)
+    makes = Views.of(dataclasses.replace(CONFIG, jitter=(0.4, 0.3, 0.9, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5))
+    rows = np.zeros((10_000, PARAMETERS), np.float32)
+    for i, row in enumerate(rows):
+        makes._photometric(stream(VIEW, 0, 0, i), row)
+    jitter = ColorJitter(0.4, 0.3, 0.9, 0.1)
+    drawn = [ColorJitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+             for _ in range(10_000)]
+    for column, factor in ((BRIGHTNESS, 1), (CONTRAST, 2), (SATURATION, 3), (HUE, 4)):
+        assert same_law(rows[:, column], np.array([d[factor] for d in drawn])), column
+    orders = rows[rows[:, ORDER] >= 0, ORDER].astype(int)
+    counts = np.bincount(orders, minlength=24)  # chi-squared, 23 degrees of freedom: above 60 once in 30,000
+    assert len(counts) == 24 and ((counts - len(orders) / 24) ** 2).sum() / (len(orders) / 24) < 60
+    sigma = rows[rows[:, SIGMA] > 0, SIGMA]
+    low, high = CONFIG.blur_sigma
+    assert same_law(sigma, np.array([GaussianBlur.get_params(low, high) for _ in range(10_000)]))
+    for happened, p in ((rows[:, ORDER] >= 0, 0.8), (rows[:, GREY] > 0, 0.2), (rows[:, SIGMA] > 0, 0.5)):
+        assert abs(happened.mean() - p) < 4 * np.sqrt(p * (1 - p) / 10_000)
+    assert not same_law(rows[:, BRIGHTNESS], rows[:, BRIGHTNESS] * 0.97 + 0.01)  # the test does see a change
