@@ -22,6 +22,9 @@ RUN       ?=
 DATA      ?=
 RUNS      ?=
 GPUS      ?=
+MODEL     ?= c4
+SCHEDULE  ?=
+TO        ?= torchvision
 DATASET   ?= embedded
 SEEDS     ?= 3
 OUT       ?=
@@ -41,11 +44,12 @@ $(call need,bench-selftaught,IMAGES,make bench-selftaught IMAGES="../shared/data
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
-
+$(call need,detection,$(if $(WEIGHTS),,RUN) DATA,make detection RUN=runs/rbd DATA=/data/VOCdevkit GPUS=8)
+$(call need,export,$(if $(WEIGHTS),,RUN) OUT,make export RUN=runs/rbd TO=timm OUT=resnet50.safetensors)
 $(call need,diagnose,RUNS DATA,make diagnose RUNS="runs/moco_v2 runs/moco_v2-rbd" DATA=/data/imagenet ARGS="--masks caches/val-rbd")
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds diagnose report \
+.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds detection export diagnose report \
 	bench bench-saliency bench-datapath bench-scale bench-train bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
 .DEFAULT_GOAL := help
 
@@ -102,6 +106,17 @@ $(RUN)/%.json: $(RUN)/backbone.pt | $(READY)
 
 $(RUN)/backbone.pt:
 	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
+
+# a run, or anybody's weights
+SOURCE = $(if $(WEIGHTS),--weights "$(WEIGHTS)",--run "$(RUN)")
+
+detection: $(READY)  ## stage 3: RUN=folder or WEIGHTS=file, DATA=folder [DATASET=voc|coco MODEL=c4|fpn|mask SCHEDULE=voc_24k|coco_1x GPUS=8 ARGS="--seeds 5"]
+	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m evaluate detection $(SOURCE) \
+		--data "$(DATA)" $(if $(filter voc coco,$(DATASET)),--dataset $(DATASET)) --model $(MODEL) \
+		$(if $(SCHEDULE),--schedule $(SCHEDULE)) --workers $(WORKERS) $(ARGS)
+
+export: $(READY)  ## weights for other tools: RUN=folder or WEIGHTS=file, OUT=file [TO=torchvision|timm|detectron2]
+	$(PY) -m evaluate export --to $(TO) $(SOURCE) --out "$(OUT)" $(ARGS)
 
 diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" DATA=folder [ARGS="--masks CACHE --bank-masks CACHE"]: runs/diagnose.json
 	$(PY) -m evaluate diagnose --runs $(RUNS) --data "$(DATA)" --workers $(WORKERS) $(ARGS)

@@ -21,7 +21,7 @@ from pathlib import Path  # noqa: E402
 import tyro  # noqa: E402
 
 from benchmarks.readme import fill  # noqa: E402
-from benchmarks.saliency import METRICS, TITLES, number  # noqa: E402
+from benchmarks.saliency import METRICS, OTHERS, TITLES, number  # noqa: E402
 from data.cli import UsageError, run  # noqa: E402
 from data.files import write_text  # noqa: E402
 from evaluate.saliency import run as score  # noqa: E402
@@ -84,7 +84,7 @@ def odd(args: Arguments, name: str) -> dict:
     """Scores of an estimator on ECSSD's odd numbers, as evaluate.saliency's, and its milliseconds."""
     root = Path(args.ecssd)
     found = score(str(root / "images"), str(root / "masks"), [name], half="odd", workers=args.workers)
-    return {metric: found["estimators"][name][metric] for metric in (*METRICS, "iou", "ms")}
+    return {metric: found["estimators"][name][metric] for metric in (*METRICS, *OTHERS, "ms")}
 
 
 def table(result: dict) -> str:
@@ -92,7 +92,7 @@ def table(result: dict) -> str:
     lines = ["| trained on | " + " | ".join(TITLES) + " | ms | steps |", "|---" * (len(TITLES) + 3) + "|"]
     rows = [(f"{r['images']:,} images", r, f"{r['steps']:,}") for r in result["runs"]]
     for name, found, steps in [*rows, ("`fusion`, for comparison", result["fusion"], "")]:
-        lines.append(f"| {name} | " + " | ".join(number(found[m], m) for m in METRICS)
+        lines.append(f"| {name} | " + " | ".join(number(found[m], m) for m in (*METRICS, *OTHERS))
                      + f" | {found['ms']:.1f} | {steps} |")
     return "\n".join(lines)
 

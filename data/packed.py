@@ -107,6 +107,12 @@ class Packed(Images):
 
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def altered(self) -> str:
+        """The reduction that the pack was made with; empty with side 0."""
+        made = describe(self.root)
+        return f"short side {made['side']} px at most, JPEG quality {made['quality']}" if made["side"] else ""
+
     def take(self, rows) -> Packed:
         """The images of `rows` (a slice or an index array)."""
         return Packed(self.root, self.paths[rows], self.spans[rows])

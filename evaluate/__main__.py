@@ -6,6 +6,7 @@
     python -m evaluate in9         --run RUN --data DATA
     python -m evaluate backgrounds --run RUN --data DATA
     python -m evaluate detection   --run RUN --data DIR --dataset voc|coco --model c4|fpn|mask
+    python -m evaluate export      --to torchvision|timm|detectron2 --run RUN --out FILE
     python -m evaluate diagnose    --runs RUN RUN --data DATA --masks CACHE
     python -m evaluate saliency    --images DIR --truth DIR --estimator NAME[,NAME...]
     python -m evaluate report      RUN [RUN ...] --out report.html
@@ -27,6 +28,7 @@ EVALUATIONS = {
     "in9": "evaluate.in9",
     "backgrounds": "evaluate.backgrounds",
     "detection": "evaluate.detection.command",
+    "export": "evaluate.export",
     "diagnose": "evaluate.diagnose.command",
     "saliency": "evaluate.saliency",
     "report": "evaluate.report",

@@ -29,6 +29,7 @@ def test_make_alone_prints_every_target_with_one_line():
 @pytest.mark.parametrize(("arguments", "missing"), [
     (["masks"], "masks needs IMAGES=..."), (["masks", "IMAGES=x"], "masks needs CACHE=..."),
     (["pretrain", "IMAGES=x"], "pretrain needs RUN=..."),
+    (["detection", "WEIGHTS=x"], "detection needs DATA=..."), (["export", "OUT=x"], "export needs RUN=..."),
     (["selftaught", "IMAGES=x"], "selftaught needs OUT=..."), (["knn", "RUN=x"], "knn needs DATA=..."),
 ])
 def test_a_missing_variable_is_one_line_and_exit_code_2(arguments, missing):
@@ -45,6 +46,10 @@ def test_variables_reach_the_commands():
     assert re.search(r'--weights "u2 net.pth"\s+--device cuda\s+--batch 64\s+--precision bf16', printed)
     printed = make("-n", "pretrain", "IMAGES=x", "CACHE=c", "RUN=r", "PRESET=moco_v2_small", "ARGS=--epochs 3").stdout
     assert '--masks "c" --preset moco_v2_small --out "r"' in printed and "--epochs 3" in printed
+    printed = make("-n", "detection", "WEIGHTS=w.pth", "DATA=d", "DATASET=coco", "MODEL=mask", "GPUS=8").stdout
+    assert '--nproc-per-node 8 -m evaluate detection --weights "w.pth"' in printed
+    assert '--data "d" --dataset coco --model mask' in printed
+    assert '--to timm --run "r" --out "o"' in make("-n", "export", "RUN=r", "OUT=o", "TO=timm").stdout
 
 
 def test_clean_leaves_caches_and_runs_alone():

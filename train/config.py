@@ -249,16 +249,20 @@ def defaults() -> dict:
             if f.default is not dataclasses.MISSING and f.name not in RUNTIME}
 
 
-def identity(config: Config, paths: np.ndarray, masks: str, textures: np.ndarray | None = None) -> dict:
+def identity(config: Config, paths: np.ndarray, masks: str, textures: np.ndarray | None = None,
+             altered: str = "") -> dict:
     """What makes two runs the same run: JSON-able.
 
     Args:
         paths: (N,) bytes, the run's images.  masks: the cache's identity hash, or "none".
         textures: (P,) bytes, the pictures of --background texture.
+        altered: how a pack reduced the images, see Images.altered.
     """
     fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in RUNTIME}
     fields = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
     found = {"images": paths} if textures is None else {"images": paths, "textures": textures}
     digests = {k: hashlib.blake2b(b"\n".join(v.tolist()), digest_size=8).hexdigest() for k, v in found.items()}
     lists = {k: f"{len(v)} images, list {digests[k]}" for k, v in found.items()}
+    if altered:
+        lists["images"] += f", {altered}"
     return fields | lists | {"masks": masks}

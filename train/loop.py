@@ -83,7 +83,7 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
         distributed.barrier()  # the writer makes it first
     textures = donors.images.paths if config.background == "texture" else None
     checkpoint.prepare_run(out, identity(config, paths, cache.description["identity_hash"] if cache else "none",
-                                         textures), dataclasses.asdict(config), defaults())
+                                         textures, images.altered), dataclasses.asdict(config), defaults())
     if writer:
         distributed.barrier()
     if (out / checkpoint.BACKBONE).exists():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.figure import Figure
 
 from evaluate.diagnose.looks import HALF
 from evaluate.style import axes_grid, picture
@@ -28,8 +30,20 @@ def over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def draw(pictures: dict[str, dict], file: Path) -> None:
-    """Draw the pictures of evaluate.diagnose.command.run to a PNG: an image a row; a map's frame is green where the
-    decision is right, else red; the object's outline in white."""
+    """Write `sheet` to a PNG file."""
+    sheet(pictures).savefig(file, dpi=110)
+
+
+def heat_maps(runs: Sequence[str], data: str, masks: str | None = None, examples: int = 6) -> Figure:
+    """The sheet of several runs on a few images of a data set, for notebooks; see evaluate.diagnose.command."""
+    from evaluate.diagnose.command import run  # which draws with this file
+
+    return sheet(run(runs, data, keep_maps=True, masks=masks, limit=max(50, examples), examples=examples)["pictures"])
+
+
+def sheet(pictures: dict[str, dict]) -> Figure:
+    """The pictures of evaluate.diagnose.command.run: an image a row; a map's frame is green where the decision is
+    right, else red; the object's outline in white."""
     first = next(iter(pictures.values()))
     kinds = list(first["maps"])
     figure, axes = axes_grid(len(first["images"]), 2 + len(kinds) * len(pictures), 1.5, 1.5,
@@ -51,4 +65,4 @@ def draw(pictures: dict[str, dict], file: Path) -> None:
                     side.set_linewidth(2)
                     side.set_color("#009E73" if shown["right"][kind][i] else "#D55E00")
                 column += 1
-    figure.savefig(file, dpi=110)
+    return figure

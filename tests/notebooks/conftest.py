@@ -35,4 +35,5 @@ def notebook_inputs(images: Path, truth_cache: Path, tmp_path_factory: pytest.Te
         publish(knn.run(**vars(args)), args)
     return {"IMAGES": str(tree), "CACHE": str(out / "rbd"), "CACHES": f"{out / 'rbd'}:{out / 'centre'}",
             "TRUTH": str(truth_cache), "OUT": str(out / "caches"), "EXCLUDE": str(out / "exclude.txt"),
+            "DATA": str(out / "data"), "MASKS": str(images / "masks"),
             "RUNS": f"{out / 'baseline'}:{out / 'dilo'}"}
