@@ -24,6 +24,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 
+from benchmarks.pages import forget  # noqa: E402
 from benchmarks.readme import fill  # noqa: E402
 from data.cache import Cache  # noqa: E402
 from data.cli import run  # noqa: E402
@@ -120,15 +121,6 @@ def reading(folder: str, out: str, repeats: int) -> dict:
                 count = sum(len(fresh.read(int(row))) for row in order)
                 best[label] = max(best[label], len(order) / (time.perf_counter() - began))
     return best | {"images": len(loose), "bytes": count}
-
-
-def forget(files: list[Path]) -> None:
-    """Drop the pages of files from the page cache; those of a map that is still open stay."""
-    for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
 
 
 def table(result: dict) -> str:

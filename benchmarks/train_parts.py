@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
+from benchmarks.pages import forget
 from data.cache import Cache
 from data.images import Images, open_images
 from data.pack import pack
@@ -165,15 +166,6 @@ def memory(folder: Path, taken: int) -> dict:
             seen.append(max(private_mb(pid) for pid in workers))
     batches._shutdown_workers()
     return {"paths": IMAGENET, "read": steps * config.batch, "after_a_tenth_mb": seen[0], "at_the_end_mb": seen[1]}
-
-
-def forget(files: list[Path]) -> None:
-    """Ask the kernel to drop the files' pages; directory entries and inodes stay cached."""
-    for file in files:
-        handle = os.open(file, os.O_RDONLY)
-        os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(handle)
 
 
 def packs(root: str, folder: Path, repeats: int, side: int, views: bool) -> dict:

@@ -1,7 +1,9 @@
-"""Files of tensors that anybody made: read without running their code, and what does not fit said in one line."""
+"""Files of tensors: written whole or not at all; anybody's read without running their code, and what does not fit said
+in one line."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -12,12 +14,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.cli import UsageError
+from data.files import replace, temporary_name
 
 if TYPE_CHECKING:  # torch is imported where it is needed: programs that use no network start without it
     import torch
 
 SHOWN = 4  # keys of each kind that an error names
 LARGEST = 8 << 30  # bytes of a file of weights
+
+
+def write_tensors(path: Path, state: dict) -> None:
+    """torch.save that leaves the old file or the new one, never half, and nothing on a full disk."""
+    import torch
+
+    temporary = temporary_name(path)
+    try:
+        torch.save(state, temporary)
+        replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def read_tensors(path: Path) -> tuple[object, str]:

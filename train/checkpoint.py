@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -12,21 +11,10 @@ import torch
 from torch import nn
 
 from data.cli import UsageError
-from data.files import replace, temporary_name, write_text
+from data.files import write_text
+from data.tensors import write_tensors as save
 
 CHECKPOINTS, BACKBONE, CONFIG = "checkpoints", "backbone.pt", "config.json"
-
-
-def save(path: Path, state: dict) -> None:
-    """torch.save that leaves the old file or the new one, never half, and nothing on a full disk."""
-    temporary = temporary_name(path)
-    try:
-        torch.save(state, temporary)
-        replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def load(path: Path) -> dict:

@@ -18,7 +18,6 @@ from train.copy_paste import Box, crop_mask
 from train.photometric import MEAN
 
 GREY = np.rint(255 * np.array(MEAN)).astype(np.float32)  # ImageNet's mean: zero to the network
-CUTS = ("image", "object", "background")
 
 
 class Masks:

@@ -8,26 +8,16 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from data.cli import UsageError
-from data.files import replace, temporary_name, write_text
-from data.tensors import read_tensors
+from data.files import write_text
+from data.tensors import read_tensors, write_tensors
 
 CONFIG, LOG, CHECKPOINT, LOCK = "config.json", "log.jsonl", "checkpoint.pt", ".lock"
 
 
 def save(folder: Path, state: dict, name: str = CHECKPOINT) -> None:
-    """torch.save that leaves the old file or the new one, never half."""
-    path = folder / name
-    temporary = temporary_name(path)
-    try:
-        torch.save(state, temporary)
-        replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    """data.tensors.write_tensors into the run's folder."""
+    write_tensors(folder / name, state)
 
 
 def resume(folder: Path, state) -> None:
