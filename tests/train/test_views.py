@@ -103,6 +103,14 @@ def test_the_parts_of_all_processes_are_the_batch_of_one():
         Order(103, 10, 2, 5, 0, 0, 3)
 
 
+@pytest.mark.parametrize("draw", [(0, 0, 0, 0, 0), (5, 7, 3, 2**40, 9), (255, 2**32 - 1, 2**32 - 1, 2**52 - 1, 15)])
+def test_a_stream_is_numpys_philox_with_this_key(draw):
+    purpose, seed, epoch, index, view = draw
+    key = [seed << 32 | epoch, index << 12 | view << 8 | purpose]
+    expected = np.random.Generator(np.random.Philox(key=key)).integers(0, 2**63, 9)
+    assert (stream(*draw).integers(0, 2**63, 9) == expected).all()
+
+
 def test_one_view_is_the_first_of_two(images, truth_cache):
     two = pairs(images, Cache(truth_cache))
     one = Pairs(two.images, two.views, two.masks, count=1)
