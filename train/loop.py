@@ -19,6 +19,7 @@ from tqdm import tqdm
 from data.cache import Cache
 from data.cli import UsageError
 from data.images import open_images
+from data.stopping import Stopping
 from train import checkpoint, distributed
 from train.backgrounds import make_donors
 from train.batch_norm import spread_batch_norm
@@ -114,12 +115,13 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     loader = make_loader(config, images, masks, step, pin_memory=device.type == "cuda", views=method.VIEWS,
                          rank=distributed.rank(), world=distributed.world(), donors=donors)
     log = Log(out, step) if writer else NoLog()
-    signals = Signals()
-    feed, clock = Feed(loader, device), Clock(config.batch)
     half = device.type == "cuda" and config.precision != "fp32"
     model.train()
-    with tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05, disable=not writer) as bar:
-        while step < last and not distributed.anybody(signals.received or step == stop_at):
+    # SIGUSR1 is Slurm's warning before a requeue; the loader's workers start within, so that none dies of a signal
+    with Stopping(signal.SIGUSR1) as stop, \
+            tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05, disable=not writer) as bar:
+        feed, clock = Feed(loader, device), Clock(config.batch)
+        while step < last and not distributed.anybody(stop.received or step == stop_at):
             batch = feed.next()
             if step == 0 and writer:
                 preview(*batch.shown(), out / "first_batch.png")
@@ -154,11 +156,10 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
             if epoch_ends and step // steps_per_epoch % config.checkpoint_every == 0 and step < last and writer:
                 _save(out, method, optimizer, step, config.keep)
     log.close()
-    signals.restore()
     if writer:
         _save(out, method, optimizer, step, config.keep)
     if step < last:
-        received = distributed.anybody(signals.received)
+        received = distributed.anybody(stop.received)
         if received:
             _say(f"stopped at step {step} of {last} and saved; the same command continues")
             raise SystemExit(130 if received == signal.SIGINT else 0)
@@ -177,20 +178,3 @@ def _say(text: str) -> None:
 
 def _save(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer, step: int, keep: int) -> None:
     checkpoint.save_step(out, {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, keep)
-
-
-class Signals:
-    """Notes SIGINT, SIGTERM and SIGUSR1 (Slurm's warning before a requeue) instead of dying, so that the loop can save
-    after its step; a second one kills."""
-
-    def __init__(self):
-        self.received = 0
-        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-
-    def _note(self, number: int, _) -> None:
-        self.received = number
-        self.restore()
-
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
