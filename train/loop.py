@@ -22,7 +22,7 @@ from data.images import open_images
 from data.stopping import Stopping
 from train import checkpoint, distributed
 from train.backgrounds import make_donors
-from train.batch_norm import spread_batch_norm
+from train.batch_norm import average_statistics, spread_batch_norm
 from train.config import Config, defaults, identity
 from train.feed import Feed
 from train.knn import OnlineKnn
@@ -137,6 +137,8 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
             clock.steps += 1
             bar.update()
             epoch_ends = step % steps_per_epoch == 0
+            if epoch_ends:
+                average_statistics(method)
             if step % config.log_every == 0 or step == last:
                 values = {"loss": distributed.mean(loss).item(), "accuracy": distributed.mean(accuracy).item()}
                 if not math.isfinite(values["loss"]):
@@ -156,6 +158,7 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
             if epoch_ends and step // steps_per_epoch % config.checkpoint_every == 0 and step < last and writer:
                 _save(out, method, optimizer, step, config.keep)
     log.close()
+    average_statistics(method)
     if writer:
         _save(out, method, optimizer, step, config.keep)
     if step < last:
