@@ -117,6 +117,7 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     log = Log(out, step) if writer else NoLog()
     half = device.type == "cuda" and config.precision != "fp32"
     model.train()
+    values: dict[str, float] = {}
     # SIGUSR1 is Slurm's warning before a requeue; the loader's workers start within, so that none dies of a signal
     with Stopping(signal.SIGUSR1) as stop, \
             tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05, disable=not writer) as bar:
@@ -170,7 +171,9 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     if writer:
         checkpoint.export_backbone(method.encoder, out / checkpoint.BACKBONE)
     distributed.barrier()
-    _say(f"{out}: finished, final loss {values['loss']:.3f}; weights in {out / checkpoint.BACKBONE}")
+    # no step was left where a run was killed between its last checkpoint and its weights
+    final = f", final loss {values['loss']:.3f}" if values else ""
+    _say(f"{out}: finished{final}; weights in {out / checkpoint.BACKBONE}")
     return True
 
 

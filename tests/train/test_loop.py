@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,23 @@ def test_damaged_checkpoints_alone_are_one_clear_line(images, truth_cache, tmp_p
     (out / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config.json: damaged or foreign"):
         train(config(images, truth_cache, out))
+
+
+def test_a_run_killed_before_its_weights_were_written_only_writes_them(images, truth_cache, finished, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "backbone.pt").unlink()
+    assert train(config(images, truth_cache, out)) is True
+    assert losses(out) == losses(finished)
+    one, other = (checkpoint.load(folder / "backbone.pt") for folder in (finished, out))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_damaged_later_checkpoint_never_outlives_a_new_one(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.step_file(tmp_path, 9).write_bytes(b"damaged")
+    checkpoint.save_step(tmp_path, {"step": 7}, keep=1)  # the run went on from step 5, and was stopped again
+    assert checkpoint.newest(tmp_path) == {"step": 7}
 
 
 def test_a_full_disk_leaves_the_checkpoints_that_there_were(tmp_path, monkeypatch):
