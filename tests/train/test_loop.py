@@ -207,6 +207,14 @@ def test_checkpoints_never_run_code(tmp_path):
     ({"control": "shuffled", "masks": "none"}, "--control shuffled needs --masks"),
     ({"device": "abacus"}, "--device abacus"),
     ({"warmup": -1.0}, "--warmup -1.0"),
+    ({"seed": -1}, r"--seed -1: must be in 0..4294967295"),
+    ({"seed": 2 ** 32}, r"--seed 4294967296: must be in"),
+    ({"soften_sigma": 0.0}, "--soften-sigma 0.0: must be above 0"),
+    ({"blur_sigma": (2.0, 0.1)}, "--blur-sigma 2.0 0.1: needs 0 < smallest <= largest"),
+    ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "--jitter 0.4 0.4 0.4 0.6: needs"),
+    ({"workers": -1}, "--workers -1: must be at least 0"),
+    ({"lr": -0.1}, "--lr -0.1: must be at least 0"),
+    ({"knn_temperature": 0.0}, "--knn-temperature 0.0: must be above 0"),
 ])
 def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):
     changes = {"masks": truth_cache} | changes
