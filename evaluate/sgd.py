@@ -22,11 +22,11 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.stopping import Stopping
 from evaluate import ranks
 from evaluate.features import Encoder, Labelled, batches, to_input
 from evaluate.schedule import Order, RandomCrops, Schedule
 from train import checkpoint
-from train.loop import Signals
 
 ASK = 20  # steps between two questions whether any process was told to stop
 
@@ -110,42 +110,39 @@ def _train(model: Classifier, optimizer: torch.optim.Optimizer, schedule: Schedu
         ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
         together = DistributedDataParallel(model.trained(), ids)
     model.train(schedule.finetune)
-    signals, stopped = Signals(), False
-    loss = torch.zeros((), device=device)
-    try:
-        with tqdm(total=last, initial=step, unit="step", desc=f"{'fine-tuning' if schedule.finetune else 'linear'}, "
-                  f"seed {schedule.seed}", disable=ranks.rank() > 0, leave=False) as bar:
-            for images, labels in batches(crops, workers, device, order=order):
-                factor = schedule.factor(step, order.steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["base"] * factor
-                images, labels = to_input(images, device), labels.to(device, non_blocking=True)
-                logits = together(images) if schedule.finetune or ranks.world() == 1 \
-                    else together(model.features(images))
-                place = step % order.steps
-                whole = min(schedule.batch, order.count - place * schedule.batch)
-                # DistributedDataParallel averages over processes: this is the mean over the global batch, however cut
-                loss = F.cross_entropy(logits, labels, reduction="sum") * (ranks.world() / whole)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                step += 1
-                bar.update()
-                if step % ASK == 0:
-                    bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{schedule.lr * factor:g}", refresh=False)
-                if step % ASK == 0 or ranks.world() == 1:
-                    stopped = ranks.any_of(bool(signals.received), device)
-                if stopped or step == stop_at or place + 1 == order.steps:
-                    _check_finite(model, file, schedule)
-                    _save(file, identity, model, None if step == last else optimizer, step)
-                if stopped or step == stop_at:
-                    break
-    finally:
-        signals.restore()
+    stopped, loss = False, torch.zeros((), device=device)
+    name = f"{'fine-tuning' if schedule.finetune else 'linear'}, seed {schedule.seed}"
+    with Stopping() as stop, \
+            tqdm(total=last, initial=step, unit="step", desc=name, disable=ranks.rank() > 0, leave=False) as bar:
+        for images, labels in batches(crops, workers, device, order=order):
+            factor = schedule.factor(step, order.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * factor
+            images, labels = to_input(images, device), labels.to(device, non_blocking=True)
+            logits = together(images) if schedule.finetune or ranks.world() == 1 \
+                else together(model.features(images))
+            place = step % order.steps
+            whole = min(schedule.batch, order.count - place * schedule.batch)
+            # DistributedDataParallel averages over processes: this is the mean over the global batch, however cut
+            loss = F.cross_entropy(logits, labels, reduction="sum") * (ranks.world() / whole)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            bar.update()
+            if step % ASK == 0:
+                bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{schedule.lr * factor:g}", refresh=False)
+            if step % ASK == 0 or ranks.world() == 1:
+                stopped = ranks.any_of(bool(stop.received), device)
+            if stopped or step == stop_at or place + 1 == order.steps:
+                _check_finite(model, file, schedule)
+                _save(file, identity, model, None if step == last else optimizer, step)
+            if stopped or step == stop_at:
+                break
     if stopped and step < last:
         if ranks.rank() == 0:
             print(f"stopped at step {step} of {last} and saved to {file}; the same command continues")
-        raise SystemExit(128 + (signals.received or signal.SIGTERM))
+        raise SystemExit(128 + (stop.received or signal.SIGTERM))
     return step
 
 

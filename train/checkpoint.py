@@ -33,12 +33,14 @@ def step_file(folder: Path, step: int) -> Path:
 
 
 def save_step(folder: Path, state: dict, keep: int) -> None:
-    """Write the checkpoint of `state["step"]`; then only the last `keep` stay."""
+    """Write the checkpoint of `state["step"]`; then only it and the `keep` - 1 before it stay."""
     path = step_file(folder, state["step"])
     path.parent.mkdir(exist_ok=True)
     save(path, state)
-    for old in steps(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    found = steps(folder)
+    here = found.index(path) + 1  # later ones are damaged, or the run would have gone on from them
+    for other in found[:max(0, here - keep)] + found[here:]:
+        other.unlink(missing_ok=True)
 
 
 def steps(folder: Path) -> list[Path]:
