@@ -96,7 +96,12 @@ pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=mo
 	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \
 		$(if $(LIST),--list "$(LIST)") $(ARGS)
 
-# stage 3: RUN/NAME.json is made where it is missing or older than the run's weights
+# stage 3: RUN/NAME.json is made where it is missing, older than the run's weights or about other DATA, and wherever ARGS
+# are given: they may ask for anything, such as another file
+stale = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $(strip $(ARGS)),ANYWAY,$(if $(shell grep -lsF '"data": "$(DATA)",' "$(RUN)/$(1).json"),,ANYWAY)))
+$(foreach name,knn linear backgrounds,$(eval $(RUN)/$(name).json: $(call stale,$(name))))
+ANYWAY:
+
 knn: $(READY) $(RUN)/knn.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
 linear: $(READY) $(RUN)/linear.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: linear probe
 backgrounds: $(READY) $(RUN)/backgrounds.json  ## stage 3: RUN=folder DATA=folder of `python -m data synthetic`
