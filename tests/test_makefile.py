@@ -57,3 +57,10 @@ def test_variables_reach_the_commands():
 def test_clean_leaves_caches_and_runs_alone():
     removed = make("-n", "clean").stdout
     assert "runs/demo" in removed and not re.search(r"\bcaches\b|runs/?\s|shared", removed)
+
+
+def test_lab_starts_for_root_too_and_takes_its_options():
+    # Jupyter refuses root, which every container is, unless told otherwise
+    printed = make("-n", "lab", "ARGS=--no-browser").stdout
+    assert "-m jupyterlab notebooks" in printed and "--no-browser" in printed
+    assert ("--allow-root" in printed) == (os.geteuid() == 0)
