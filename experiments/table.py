@@ -13,6 +13,7 @@ from tqdm import tqdm
 from benchmarks.readme import fill
 from data.cli import UsageError
 from data.files import write_text
+from experiments.challenge import challenge
 from experiments.diagnosis import diagnose
 from experiments.fidelity import fidelity
 from experiments.results import gather
@@ -68,8 +69,8 @@ def write(table: str, rows: dict[str, Row], data: Data, out: Path, images: Path,
     if table == "e5":
         lost = fidelity([row.side for label, row in rows.items() if row.masks != "none"], out)
         worth = {label: lost[row.side] for label, row in rows.items() if row.masks != "none" and row.side in lost}
-    if table == "e2" and args.data == "embedded":
-        diagnose(rows, data, out, images)
+    if table == "e2":
+        (diagnose if args.data == "embedded" else challenge)(rows, data, out, images)
     result = gather(table, rows, data, out, command, worth)
     write_text(out / f"{table}.json", json.dumps(result, indent=1) + "\n")
     told = text(result)
