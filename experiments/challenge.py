@@ -11,6 +11,7 @@ from evaluate import in9
 from evaluate.jobs import call
 from experiments.runner import RESULT
 from experiments.settings import SIDE, Data, Row
+from train import checkpoint
 
 MASKS = "fusion"  # the best of the estimators that need no weights; not what the rows were trained with
 IMAGES = 100  # of a class at most
@@ -23,7 +24,8 @@ def challenge(rows: dict[str, Row], data: Data, out: Path, images: Path) -> None
     """
     files = [file for row in rows.values() for file in sorted((out / row.folder(data)).glob(f"seed*/{RESULT}"))]
     results = {file: json.loads(file.read_text()) for file in files}
-    missing = {file: result for file, result in results.items() if "challenge" not in result["measured"]}
+    missing = {file: result for file, result in results.items() if "challenge" not in result["measured"] and
+               file.with_name(checkpoint.BACKBONE).exists()}  # numbers of another machine's run have no weights
     if not missing:
         return
     source, masks = Path(data.source, "val"), out / f"masks-{MASKS}-val"

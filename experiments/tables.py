@@ -62,10 +62,11 @@ def text(result: dict) -> str:
 
 def _made(result: dict) -> str:
     runs = [run for entry in result["rows"].values() for run in entry["runs"]]
+    machines = sorted({run["machine"] for run in runs if "machine" in run}) or [result["machine"]]
     commits = sorted({run["commit"] for run in runs}) or [result["commit"]]
     small = f"views cut from copies of {result['stored']} px, " if result["stored"] else ""
-    return (f"`{result['command']}`, {result['date']}, {result['machine']}; runs of commits {', '.join(commits)}; the "
-            f"reduced version: narrow ResNet-10 at 32 px, {small}{result['epochs']} epochs; top-1 in %.")
+    return (f"`{result['command']}`, {result['date']}, {', '.join(machines)}; runs of commits {', '.join(commits)}; "
+            f"the reduced version: narrow ResNet-10 at 32 px, {small}{result['epochs']} epochs; top-1 in %.")
 
 
 def _verdict(result: dict) -> str:
