@@ -48,7 +48,8 @@ def simclr() -> dict:
 
     torchrun --nnodes 4 --nproc-per-node 8 ... -m train /data/imagenet/train --preset simclr --out runs/simclr
 
-    (docs/pretraining.md has the rest of the line) is what the authors' batch needs (128 images a GPU of 32 GB); `python -m train ... --preset simclr --batch 256
+    (see docs/pretraining.md)
+    is what the authors' batch needs (128 images a GPU of 32 GB); `python -m train ... --preset simclr --batch 256
     --lr 0.3` fits fewer: the rate is 0.3 batch / 256. Linear top-1 at 200 epochs 66.9 (mmselfsup) and 66.6 (VISSL) with
     4096, 62.7 (mmselfsup) with 256, without DiLo; no number with DiLo is known. Hours: at the 2,970 images/s that
     FFCV-SSL reports on 8 A100, 24 h for 200 epochs (our arithmetic).
@@ -63,7 +64,8 @@ def byol() -> dict:
 
     torchrun --nnodes 4 --nproc-per-node 8 ... -m train /data/imagenet/train --preset byol --out runs/byol
 
-    (docs/pretraining.md has the rest of the line) is what the authors' batch needs; `python -m train ... --preset byol --batch 512 --lr 0.4` fits fewer: the rate is
+    (see docs/pretraining.md)
+    is what the authors' batch needs; `python -m train ... --preset byol --batch 512 --lr 0.4` fits fewer: the rate is
     0.2 batch / 256. The paper's 1000 epochs are --epochs 1000 (74.3, quoted from memory). At 200 epochs mmselfsup has
     71.8 with --lr 4.8 --weight-decay 1e-6 --momentum 0.99; what these settings give at 200 is not known to us, nor any
     number with DiLo. Hours: no published figure; a step costs a third more than SimCLR's (two target passes besides),
