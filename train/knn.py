@@ -31,14 +31,23 @@ def knn_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int,
         (M,) int64 classes.
     """
     bank, queries = (F.normalize(torch.from_numpy(x), dim=1) for x in (train, test))
-    targets = torch.from_numpy(np.asarray(labels, np.int64))
-    predicted = []
-    for chunk in queries.split(CHUNK):
-        similarity, nearest = (chunk @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(chunk), classes)
-        votes.scatter_add_(1, targets[nearest], (similarity / temperature).exp())
-        predicted.append(votes.argmax(1))
-    return torch.cat(predicted).numpy()
+    return np.concatenate([vote(*(chunk @ bank.T).topk(min(k, len(bank)), dim=1), labels, k, temperature, classes)
+                           for chunk in queries.split(CHUNK)])
+
+
+def vote(cosine: torch.Tensor, row: torch.Tensor, labels: np.ndarray, k: int, temperature: float,
+         classes: int) -> np.ndarray:
+    """The class with the largest sum of exp(cosine / T) over the first k of the nearest: (M,) int64.
+
+    Args:
+        cosine, row: (M, at least k) cosines, largest first, and rows of the training features.
+        labels: (N,) int of the training features.
+    """
+    targets = torch.from_numpy(np.asarray(labels, np.int64))[row[:, :k]]
+    votes = torch.zeros(len(row), classes)
+    # relative to the nearest: exp(1 / T) alone is too large for float32 where T is below 0.0113
+    votes.scatter_add_(1, targets, ((cosine[:, :k] - cosine[:, :1]) / temperature).exp())
+    return votes.argmax(1).numpy()
 
 
 class OnlineKnn:

@@ -36,8 +36,9 @@ from evaluate.common import describe
 from evaluate.diagnose import heat, looks, neighbours
 from evaluate.diagnose.parts import Masks, Parts
 from evaluate.features import Encoder, Labelled, batches, extract_from, load_encoder
-from evaluate.knn import nearest, vote
+from evaluate.knn import nearest
 from evaluate.linear import L2, fit_probe
+from train.knn import vote
 
 BATCH = 64
 SHOWN = ("share", "pointing", "iou", "same_background", "background_rather")

@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from data.cli import UsageError
 from evaluate import backgrounds, knn, linear
 from evaluate.features import Labelled, extract, load_encoder
+from train import knn as online
 from train.config import Config
 from train.loop import train
 from train.presets import moco_v2_demo
@@ -34,7 +35,8 @@ def test_knn_is_brute_force(k):
         nearest = np.argsort(-cosine)[:k]
         votes = [np.exp(cosine[nearest][train_y[nearest] == c] / 0.07).sum() for c in range(3)]
         expected.append(int(np.argmax(votes)))
-    assert knn.knn_predict(train_x, train_y, test_x, k, 0.07, 3).tolist() == expected
+    assert knn.vote(*knn.nearest(train_x, test_x, k), train_y, k, 0.07, 3).tolist() == expected
+    assert online.knn_predict(train_x, train_y, test_x, k, 0.07, 3).tolist() == expected
 
 
 def test_linear_probe_is_the_optimum():
