@@ -57,3 +57,30 @@ def test_variables_reach_the_commands():
 def test_clean_leaves_caches_and_runs_alone():
     removed = make("-n", "clean").stdout
     assert "runs/demo" in removed and not re.search(r"\bcaches\b|runs/?\s|shared", removed)
+
+
+def test_lab_starts_for_root_too_and_takes_its_options():
+    # Jupyter refuses root, which every container is, unless told otherwise
+    printed = make("-n", "lab", "ARGS=--no-browser").stdout
+    assert "-m jupyterlab notebooks" in printed and "--no-browser" in printed
+    assert ("--allow-root" in printed) == (os.geteuid() == 0)
+
+
+def test_an_evaluation_is_made_again_for_other_data_and_for_arguments_alone(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "backbone.pt").touch()
+    (run / "linear.json").write_text('{\n  "data": "/data/in1k",\n  "accuracy": 1\n}\n')
+
+    def evaluates(*more: str) -> bool:
+        return "-m evaluate linear" in make("-n", "linear", f"RUN={run}", *more).stdout
+
+    assert not evaluates("DATA=/data/in1k")
+    assert evaluates("DATA=/data/in10") and evaluates("DATA=/data/in1k", "ARGS=--sweep")
+    os.utime(run / "linear.json", (1, 1))
+    assert evaluates("DATA=/data/in1k")
+
+
+def test_benchmarks_look_for_real_data_where_dilo_shared_says():
+    for target in ("bench", "bench-saliency", "bench-evaluate", "bench-datapath", "bench-scale", "bench-train"):
+        assert " /elsewhere/data" in make("-n", target, "DILO_SHARED=/elsewhere").stdout, target
