@@ -149,7 +149,8 @@ def _one(args: Arguments, seed: int) -> dict:
             right = function(features) == images.labels
             accuracy[kind][variant] = 100 * float(right.mean())
             per_class[kind][variant] = {name: 100 * float(right[images.labels == i].mean())
-                                        for i, name in enumerate(images.classes)}
+                                        for i, name in enumerate(images.classes)
+                                        if (images.labels == i).any()}
     for kind, values in accuracy.items():
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         if args.challenge:
