@@ -39,7 +39,7 @@ def rows_by_quality(cache: Cache, column: str, count: int) -> np.ndarray:
     Returns:
         (count,) int64, fewer where the cache has fewer.
     """
-    order = _by_quality(cache, column)
+    order = usable_by(cache, column)
     return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
 
 
@@ -52,7 +52,7 @@ def rows_at(cache: Cache, column: str, where: str, count: int, seed: int = 0) ->
     Returns:
         (count,) int64, fewer where the cache has fewer, by rising value.
     """
-    order = _by_quality(cache, column)
+    order = usable_by(cache, column)
     count = min(count, len(order))
     if where == "random":
         return order[np.sort(np.random.default_rng(seed).permutation(len(order))[:count])]
@@ -60,7 +60,8 @@ def rows_at(cache: Cache, column: str, where: str, count: int, seed: int = 0) ->
     return order[first:first + count]
 
 
-def _by_quality(cache: Cache, column: str) -> np.ndarray:
+def usable_by(cache: Cache, column: str) -> np.ndarray:
+    """(M,) int64: the rows of all usable images, by rising quality/`column`."""
     usable = np.flatnonzero(cache.status == 0)
     return usable[np.argsort(cache.column(f"quality/{column}")[usable], kind="stable")]
 
