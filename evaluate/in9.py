@@ -23,9 +23,10 @@ import numpy as np
 from torch import nn
 
 from data.cli import UsageError
+from data.labelled import whole_image
 from evaluate.challenge import challenge
 from evaluate.common import Common, describe, parse, publish, repeat
-from evaluate.features import Encoder, Labelled, encoder_of, extract_from, project, whole_image
+from evaluate.features import Encoder, Labelled, encoder_of, extract_from, project
 from evaluate.linear import L2, fit_probe
 from evaluate.published import in9_table
 from train import checkpoint
