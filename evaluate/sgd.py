@@ -194,10 +194,10 @@ def _restore(file: Path, identity: dict, model: Classifier, optimizer: torch.opt
     state = checkpoint.load(file)
     try:
         found = json.loads(state["identity"])
-        different = [f"{k}: {_short(found.get(k))} -> {_short(v)}" for k, v in identity.items() if found.get(k) != v]
+        different = checkpoint.differences(found, identity)
         if different:
-            raise UsageError(f"{file}: holds a classifier trained otherwise ({'; '.join(different)}); delete it, or "
-                             "choose another --json")
+            raise UsageError(f"{file}: holds a classifier trained otherwise ({different}); delete it, or choose "
+                             "another --json")
         model.trained().load_state_dict(state["model"])
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
@@ -206,10 +206,6 @@ def _restore(file: Path, identity: dict, model: Classifier, optimizer: torch.opt
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{file}: not a classifier's checkpoint; delete it to begin anew") from error
-
-
-def _short(value) -> str:
-    return f"{len(value)} of them" if isinstance(value, list) else str(value)
 
 
 def _check_finite(model: Classifier, file: Path, schedule: Schedule) -> None:
