@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.cache import Cache
-from data.images import Images, decode, open_images, read_bytes
+from data.images import ImageError, Images, decode, open_images, read_bytes
 from data.packed import is_pack
 from data.shards import QUALITY
 from evaluate.style import axes_grid, picture
@@ -81,11 +81,18 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def read(cache: Cache, images: str | os.PathLike, row: int) -> np.ndarray:
-    """The image of a cache's row, (H, W, 3) uint8 RGB, from a folder or anything else that `open_images` takes."""
+    """The image of a cache's row, (H, W, 3) uint8 RGB, from a folder or anything else that `open_images` takes.
+
+    Raises:
+        ImageError: it is not there, or cannot be decoded.
+    """
     if os.path.isdir(images) and not is_pack(images):
         return decode(read_bytes(images, cache.paths[row]))
-    opened = _opened(os.fspath(images))
-    return decode(opened.read(int(np.searchsorted(opened.paths, cache.paths[row]))))
+    opened, path = _opened(os.fspath(images)), cache.paths[row]
+    place = min(int(np.searchsorted(opened.paths, path)), len(opened) - 1)
+    if opened.paths[place] != path:  # or its neighbour would be shown under its mask
+        raise ImageError("missing", f"{os.fsdecode(path)}: is not in {images}")
+    return decode(opened.read(place))
 
 
 @lru_cache(maxsize=2)
