@@ -257,6 +257,15 @@ def test_presets_are_whole(name):
     assert dataclasses.replace(parsed, epochs=3) == again
 
 
+def test_help_names_every_preset_and_so_does_the_page(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    page = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text()
+    printed = capsys.readouterr().out.split()
+    assert all(f"{name}," in printed or name in printed for name in PRESETS)
+    assert all(f"`{name}`" in page for name in PRESETS)
+
+
 def test_command_line_errors_are_one_line_and_exit_code_2(images, tmp_path):
     for arguments, message in ((["--preset", "nope", "--out", "x"], "no preset 'nope'; there are: byol"),
                                (["--masks", str(tmp_path), "--out", str(tmp_path / "run"), "--batch", "16"],
