@@ -27,6 +27,7 @@ from evaluate import ranks
 from evaluate.features import Encoder, Labelled, batches, to_input
 from evaluate.schedule import Order, RandomCrops, Schedule
 from train import checkpoint
+from train.batch_norm import spread_batch_norm
 
 ASK = 20  # steps between two questions whether any process was told to stop
 
@@ -52,7 +53,9 @@ class Classifier(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """(B, D) float32; in bf16 on a GPU up to here."""
-        if not len(images):  # this process has no part in a small last batch
+        # this process may have no part in a small last batch; a trained backbone sees even that, for gradients and
+        # statistics are gathered from every process
+        if not len(images) and not self.backbone.training:
             return torch.zeros(0, self.fc.in_features, device=self.device)
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()), \
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -105,8 +108,8 @@ def _train(model: Classifier, optimizer: torch.optim.Optimizer, schedule: Schedu
            step: int, workers: int, file: Path, identity: dict, stop_at: int | None) -> int:
     last, device, together = step + len(order), model.device, model
     if ranks.world() > 1:
-        if schedule.finetune and device.type == "cuda":
-            model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+        if schedule.finetune:
+            model.backbone = spread_batch_norm(model.backbone, 1, device)
         ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
         together = DistributedDataParallel(model.trained(), ids)
     model.train(schedule.finetune)
@@ -191,10 +194,10 @@ def _restore(file: Path, identity: dict, model: Classifier, optimizer: torch.opt
     state = checkpoint.load(file)
     try:
         found = json.loads(state["identity"])
-        different = [f"{k}: {_short(found.get(k))} -> {_short(v)}" for k, v in identity.items() if found.get(k) != v]
+        different = checkpoint.differences(found, identity)
         if different:
-            raise UsageError(f"{file}: holds a classifier trained otherwise ({'; '.join(different)}); delete it, or "
-                             "choose another --json")
+            raise UsageError(f"{file}: holds a classifier trained otherwise ({different}); delete it, or choose "
+                             "another --json")
         model.trained().load_state_dict(state["model"])
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
@@ -203,10 +206,6 @@ def _restore(file: Path, identity: dict, model: Classifier, optimizer: torch.opt
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{file}: not a classifier's checkpoint; delete it to begin anew") from error
-
-
-def _short(value) -> str:
-    return f"{len(value)} of them" if isinstance(value, list) else str(value)
 
 
 def _check_finite(model: Classifier, file: Path, schedule: Schedule) -> None:

@@ -90,6 +90,17 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
     write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
 
 
+def differences(found: dict, wanted: dict) -> str:
+    """What of `wanted` is otherwise in `found`, as "lr: 1.0 -> 2.0; ..."; empty where nothing is. Of a long list
+    its length is told."""
+
+    def short(value) -> str:
+        return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else str(value)
+
+    return "; ".join(f"{key}: {short(found.get(key))} -> {short(value)}" for key, value in wanted.items()
+                     if found.get(key) != value)
+
+
 def export_backbone(encoder: nn.Module, path: Path) -> None:
     """Write the encoder without its head, in torchvision's keys."""
     save(path, {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items() if not k.startswith("fc.")})

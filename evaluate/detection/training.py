@@ -159,18 +159,13 @@ def _read(file: Path, identity: dict) -> dict:
     state = checkpoint.load(file)
     try:
         found = json.loads(state["identity"])
-        different = [f"{key}: {_short(found.get(key))} -> {_short(value)}" for key, value in identity.items()
-                     if found.get(key) != value]
+        different = checkpoint.differences(found, identity)
         if different:
-            raise UsageError(f"{file}: holds a detector trained otherwise ({'; '.join(different)}); delete it, or "
-                             "choose another --json")
+            raise UsageError(f"{file}: holds a detector trained otherwise ({different}); delete it, or choose another "
+                             "--json")
         return {"step": int(state["step"]), "model": dict(state["model"])} | (
             {"optimizer": state["optimizer"]} if "optimizer" in state else {})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{file}: not a detector's checkpoint; delete it to begin anew") from error
-
-
-def _short(value) -> str:
-    return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else str(value)
