@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -26,6 +24,7 @@ from evaluate.common import Common
 from evaluate.weights import load_run_weights, load_weights
 from train.distributed import choose_device
 from train.photometric import MEAN, STD
+from train.workers import as_is, start_worker
 
 LARGE = 2 << 30  # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's 1.28 M x 2048: 5.2 GB)
 FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
@@ -117,7 +116,7 @@ def batches(images: Dataset, workers: int, device: torch.device, batch: int | No
         order: a sampler of lists of items, which images.__getitems__ takes.
     """
     chosen = {"batch_size": batch} if order is None else {"batch_sampler": order}
-    return DataLoader(images, **chosen, num_workers=workers, collate_fn=_as_is, worker_init_fn=_start_worker,
+    return DataLoader(images, **chosen, num_workers=workers, collate_fn=as_is, worker_init_fn=start_worker,
                       pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None)
 
 
@@ -208,13 +207,3 @@ def _allocate(shape: tuple[int, int], file: Path | None) -> np.ndarray:
         return np.empty(shape, np.float32)
     # without a name, so that it is gone with the process; not in /tmp, which may itself be memory
     return np.memmap(tempfile.TemporaryFile(dir="."), np.float16, "w+", shape=shape)
-
-
-def _as_is(batch: torch.Tensor) -> torch.Tensor:
-    return batch
-
-
-def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from data.images import ImageError
 from data.labelled import Labelled
 from train.distributed import gather, rank, world
 from train.photometric import normalise
+from train.workers import start_worker
 
 CHUNK = 1024  # queries at a time: ImageNet's similarity matrix would not fit in memory
 
@@ -78,12 +79,16 @@ class OnlineKnn:
         predicted = knn_predict(bank, labels, queries, self.k, self.temperature, len(self.bank.classes))
         return float((predicted == truth).mean())
 
+    def loader(self, images: Labelled, rows: np.ndarray) -> DataLoader:
+        """Of some of the images: (B, s, s, 3) uint8 each."""
+        return DataLoader(Subset(images, rows.tolist()), self.batch, num_workers=self.workers, collate_fn=_stack,
+                          worker_init_fn=start_worker)
+
     def _features(self, encoder: nn.Module, images: Labelled, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
         rows = np.linspace(0, len(images) - 1, min(self.limit, len(images))).round().astype(int)
         share = -(-len(rows) // world())  # every process the same number, or gathering would wait for ever
         mine = np.resize(rows, share * world())[rank() * share:(rank() + 1) * share]
-        loader = DataLoader(Subset(images, mine.tolist()), self.batch, num_workers=self.workers,
-                            collate_fn=lambda crops: torch.from_numpy(np.stack(crops)))
+        loader = self.loader(images, mine)
         head, encoder.fc = encoder.fc, nn.Identity()
         features = []
         try:
@@ -97,3 +102,7 @@ class OnlineKnn:
             encoder.fc = head
         whole = gather(torch.cat(features).clone())[:len(rows)]
         return whole.cpu().numpy(), images.labels[rows]
+
+
+def _stack(crops: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(crops))
