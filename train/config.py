@@ -21,7 +21,7 @@ RUNTIME = ("images", "list", "exclude", "masks", "out", "preset", "workers", "de
 class Config:
     """Pretrain with contrastive learning and DiLo copy-paste. Defaults are those of the chosen preset."""
 
-    images: Annotated[str, tyro.conf.Positional]
+    images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder of training images, any depth, or a tar (ImageNet's tar of tars too); labels are not used."""
     out: str
     """Run folder; the same command continues the run in it."""
