@@ -153,7 +153,8 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
                 bar.set_postfix(loss=f"{values['loss']:.3f}", img_s=f"{speed['images_per_second']:.0f}",
                                 wait=f"{speed['waiting']:.0%}", refresh=False)
             if watch and epoch_ends and (step // steps_per_epoch % config.knn_every == 0 or step == last):
-                accuracy = watch(method.encoder, device)
+                with clock.paused():
+                    accuracy = watch(method.encoder, device)
                 log.write(step, epoch=step / steps_per_epoch, knn=accuracy)
                 bar.write(f"epoch {step // steps_per_epoch}: online kNN {accuracy:.1%}")
             if epoch_ends and step // steps_per_epoch % config.checkpoint_every == 0 and step < last and writer:

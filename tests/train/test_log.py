@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.train.runs import config
-from train.log import Log
+from train.log import Clock, Log
 from train.loop import train
 
 
@@ -32,6 +32,19 @@ def test_a_runs_curves_are_its_log(images, truth_cache, tmp_path):
     found = scalars_of(tmp_path / "run")
     assert {"loss", "lr", "pasted", "waiting"} <= set(found) and len(found["loss"]) == 5
     assert found == lines_of(tmp_path / "run")
+
+
+def test_the_clock_counts_training_alone(monkeypatch):
+    now = [10.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = Clock(batch=8)
+    clock.steps, now[0] = 6, 12.0
+    with clock.paused():
+        now[0] = 99.0  # the online kNN
+    now[0] += 1
+    assert clock.read(waited=1.5) == {"images_per_second": 16.0, "waiting": 0.5}
+    clock.steps, now[0] = 1, 101.0
+    assert clock.read(waited=0.0) == {"images_per_second": 8.0, "waiting": 0.0}
 
 
 def test_what_a_killed_run_logged_past_its_checkpoint_is_gone_from_both(tmp_path):
