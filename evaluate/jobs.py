@@ -34,7 +34,7 @@ def start(log: Path, module: str, *arguments: str) -> subprocess.Popen:
 def wait(process: subprocess.Popen, log: Path) -> None:
     """Wait for a command; UsageError with the last line of its output where it fails."""
     if process.wait():
-        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        last = (log.read_text().strip().splitlines() or ["no output"])[-1].removeprefix("error: ")
         raise UsageError(f"{last} (exit code {process.returncode}; the whole output is in {log})")
 
 

@@ -59,8 +59,9 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
         found = _in(place, source)
         if found is not None:
             return found
-    raise UsageError(f"no weights for {name}: give --weights FILE, or put {' or '.join(source.files)} into "
-                     f"$DILO_WEIGHTS ({variable or 'not set'}) or {hub_folder()}; get it from {source}")
+    raise UsageError(f"no weights for {name}: put {' or '.join(source.files)} into $DILO_WEIGHTS "
+                     f"({variable or 'not set'}) or {hub_folder()}, or give --weights FILE to the command that has it "
+                     f"(python -m preprocess); get it from {source}")
 
 
 def unpublished(path: Path, source: Source) -> str | None:

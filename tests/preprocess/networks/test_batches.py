@@ -255,7 +255,7 @@ def test_halves_of_a_block_keep_what_is_prepared(few, recipe, monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--estimator", "u2net"], "no weights for u2net: give --weights FILE"),
+    (["--estimator", "u2net"], "no weights for u2net: put u2net.pth into $DILO_WEIGHTS"),
     (["--estimator", "u2netp", "--weights", "{few}/0.png"], "0.png: not a file of weights that can be loaded"),
     (["--estimator", "rbd", "--device", "cuda"], "--device is for networks (basnet"),
     (["--estimator", "u2netp", "--weights", "{weights}", "--batch", "0"], "--batch 0: must be 1 to"),
