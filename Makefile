@@ -36,7 +36,7 @@ PY    := $(VENV)/bin/python
 
 # stop with one line, before anything is set up, where a variable that a target needs was not given
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $($(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
-$(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd)
+$(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd ESTIMATOR=rbd)
 $(call need,pack,IMAGES OUT,make pack IMAGES=/data/imagenet/train OUT=/data/imagenet-256)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
 $(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
@@ -49,8 +49,8 @@ $(call need,export,$(if $(WEIGHTS),,RUN) OUT,make export RUN=runs/rbd TO=timm OU
 $(call need,diagnose,RUNS DATA,make diagnose RUNS="runs/moco_v2 runs/moco_v2-rbd" DATA=/data/imagenet ARGS="--masks caches/val-rbd")
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
-.PHONY: help setup demo test test-all lint masks pack pretrain knn linear backgrounds detection export diagnose report \
-	bench bench-saliency bench-datapath bench-scale bench-train bench-evaluate bench-selftaught selftaught notebooks lab experiments e1 e2 e3 e4 e5 e6 clean
+# a target with a plain name is a command, not a file; listed by hand, two branches that each add one always conflict
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' $(MAKEFILE_LIST))
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -96,7 +96,12 @@ pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=mo
 	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \
 		$(if $(LIST),--list "$(LIST)") $(ARGS)
 
-# stage 3: RUN/NAME.json is made where it is missing or older than the run's weights
+# stage 3: RUN/NAME.json is made where it is missing, older than the run's weights or about other DATA, and wherever ARGS
+# are given: they may ask for anything, such as another file
+stale = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $(strip $(ARGS)),ANYWAY,$(if $(shell grep -lsF '"data": "$(DATA)",' "$(RUN)/$(1).json"),,ANYWAY)))
+$(foreach name,knn linear backgrounds,$(eval $(RUN)/$(name).json: $(call stale,$(name))))
+ANYWAY:
+
 knn: $(READY) $(RUN)/knn.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
 linear: $(READY) $(RUN)/linear.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: linear probe
 backgrounds: $(READY) $(RUN)/backgrounds.json  ## stage 3: RUN=folder DATA=folder of `python -m data synthetic`
@@ -142,7 +147,7 @@ bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a 
 		--small $(DILO_SHARED)/data/imagenette_128/train $(ARGS)
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
-	$(PY) -m benchmarks.scale $(ARGS)
+	$(PY) -m benchmarks.scale --sample $(DILO_SHARED)/data/imagenet_sample $(ARGS)
 
 bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and the README, 5 minutes
 	$(PY) -m benchmarks.train --data $(DILO_SHARED)/data $(ARGS)
@@ -150,9 +155,9 @@ bench-train: $(READY)  ## speed of the trainer against torchvision's transforms:
 notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html
 	$(PY) -m evaluate.notebooks $(ARGS)
 
-lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use)
+lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use) [ARGS="--no-browser --port 8888"]
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
-	$(PY) -m jupyterlab notebooks $(ARGS)
+	$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 experiments: e1 e2 e3 e4 e5 e6  ## every table of the evidence [DATASET=embedded|imagenette SEEDS=3]; hours on 2 cores
 

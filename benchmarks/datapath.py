@@ -9,34 +9,32 @@ images' bytes, one by one, in an epoch's order; the files' pages are dropped fro
 
 from __future__ import annotations
 
+import benchmarks.one_core  # noqa: F401 - before numpy is imported
+
+# isort: split
 import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy is imported
+import cv2
+import numpy as np
+import tyro
 
-import json  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-
-from benchmarks.pages import forget  # noqa: E402
-from benchmarks.readme import fill  # noqa: E402
-from data.cache import Cache  # noqa: E402
-from data.cli import run  # noqa: E402
-from data.images import open_images  # noqa: E402
-from data.pack import pack  # noqa: E402
-from preprocess.blocks import Recipe  # noqa: E402
-from preprocess.build import build  # noqa: E402
-from train.backgrounds import make_donors  # noqa: E402
-from train.config import Config  # noqa: E402
-from train.loader import Pairs  # noqa: E402
-from train.masks import make_masks  # noqa: E402
-from train.views import PASTED, Views  # noqa: E402
+from benchmarks.pages import forget
+from benchmarks.publish import publish
+from data.cache import Cache
+from data.cli import run
+from data.images import open_images
+from data.pack import pack
+from preprocess.blocks import Recipe
+from preprocess.build import build
+from train.backgrounds import make_donors
+from train.config import Config
+from train.loader import Pairs
+from train.masks import make_masks
+from train.views import PASTED, Views
 
 KINDS = ("none", "grey", "texture", "image", "random", "swap")
 TARGETS = {"grey": 0.08, "image": 0.40, "swap": 0.40}
@@ -70,12 +68,7 @@ def main() -> int:
         result = {"samples": backgrounds(args, scratch), "reading": {
             name: reading(folder, f"{scratch}/{name}", args.repeats)
             for name, folder in (("photographs", args.images), ("small images", args.small))}}
-    path = Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    text = table(result)
-    print(text)
-    fill(args.readme, "bench-datapath", text)
+    publish(result, table(result), args.json, args.readme, "bench-datapath")
     return 0
 
 

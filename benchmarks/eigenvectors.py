@@ -8,23 +8,19 @@ The two take turns and the fastest of each counts.
 
 from __future__ import annotations
 
-import os
+import benchmarks.one_core  # noqa: F401 - before numpy is imported
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy is imported
+# isort: split
+from dataclasses import dataclass
 
-import json  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
+import numpy as np
+import tyro
+from scipy.linalg import eigh
 
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-from scipy.linalg import eigh  # noqa: E402
-
-from benchmarks.readme import fill  # noqa: E402
-from benchmarks.speed import timed  # noqa: E402
-from data.cli import run  # noqa: E402
-from preprocess.networks.tokencut import affinity, second_vector  # noqa: E402
+from benchmarks.publish import publish
+from benchmarks.speed import timed
+from data.cli import run
+from preprocess.networks.tokencut import affinity, second_vector
 
 TOKENS = {16: 21 * 21, 14: 24 * 24, 8: 42 * 42}  # patch side in px -> tokens of 336 x 336 px
 
@@ -46,12 +42,7 @@ class Arguments:
 def main() -> int:
     args = tyro.cli(Arguments, prog="python -m benchmarks.eigenvectors", description=__doc__)
     result = {patch: measure(TOKENS[patch], args.repeats) for patch in args.patches}
-    path = Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    text = table(result)
-    print(text)
-    fill(args.readme, "bench-eigenvectors", text)
+    publish(result, table(result), args.json, args.readme, "bench-eigenvectors")
     return 0
 
 

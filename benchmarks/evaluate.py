@@ -16,25 +16,20 @@ are too slow, for which there is the column of images that a worker decodes a se
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks.readme import fill
+from benchmarks.publish import about, publish
 from data.cli import UsageError, run
-from data.files import write_text
 from evaluate.features import Encoder, Labelled, extract_from, to_input
 from evaluate.knn import BANK, nearest
 from train.distributed import choose_device
@@ -82,18 +77,12 @@ def main() -> int:
     rows = [{"network": network, "size": size, "images": images,
              **measure(network, size, folders[images], min(count, args.limit or count), device, args)}
             for network, size, images, count in CASES]
-    result = {"device": str(device), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "batch": args.batch,
+    result = {"device": str(device), **about(), "batch": args.batch,
               "workers": args.workers, "rounds": args.rounds, "rows": rows}
     if args.queries:
         result["knn"] = {"queries": args.queries, "dimensions": DIMENSIONS, "k": NEIGHBOURS,
                          "peak_gb": knn_memory(args.queries)}
-    path = Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(result, indent=2) + "\n")
-    text = table(result)
-    print(text)
-    written = fill(args.readme, "bench-evaluate", text)
-    print(f"written: {path}" + (f", {args.readme}" if written else ""))
+    publish(result, table(result), args.json, args.readme, "bench-evaluate")
     return 0
 
 

@@ -9,21 +9,18 @@ are scored where their weights are found ($DILO_WEIGHTS, or torch hub's cache fo
 
 from __future__ import annotations
 
+import benchmarks.one_core  # noqa: F401 - before numpy is imported
+
+# isort: split
 import os
+from dataclasses import dataclass
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy is imported
+import tyro
 
-import json  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import tyro  # noqa: E402
-
-from benchmarks.readme import fill  # noqa: E402
-from data.cli import run  # noqa: E402
-from evaluate.saliency import run as score  # noqa: E402
-from preprocess import estimators  # noqa: E402
+from benchmarks.publish import publish
+from data.cli import run
+from evaluate.saliency import run as score
+from preprocess import estimators
 
 NAMES = ("fusion", "rbd", "mr", "mc", "mbd", "gs", "sf", "grabcut", "ft", "centre", "spectral", "fine_grained")
 ODD = ("fusion", "selftaught")  # also reported on the half that had no part in making them
@@ -89,15 +86,9 @@ def main() -> int:
     result["absent"] = [name for name, present in networks.items() if not present]
     result["worse_than_authors"] = worse(result["estimators"])
     del result["paths"]
-    path = Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    text = table(result)
-    print(text)
+    publish(result, table(result), args.json, args.readme, "bench-saliency")
     for name, metric, by in result["worse_than_authors"]:
         print(f"{name}: {metric} is {by:.4f} worse than the authors' code; at most {MARGIN} is allowed")
-    written = fill(args.readme, "bench-saliency", text)
-    print(f"written: {path}" + (f", {args.readme}" if written else ""))
     return 1 if result["worse_than_authors"] else 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -25,11 +24,10 @@ import numpy as np
 import tyro
 
 from benchmarks.growth import IMAGENET, fit, table
-from benchmarks.readme import fill
+from benchmarks.publish import about, publish
 from benchmarks.sparse import sparse_cache
 from data.cache import Cache
 from data.cli import UsageError, run
-from data.files import write_text
 from data.images import list_images, open_images
 from preprocess.blocks import Recipe, compute_block
 
@@ -200,7 +198,7 @@ def measure(args: Arguments) -> dict:
             shutil.rmtree(cache)
     results = {"rows": rows, "side": SIDE, "shard_size": SHARD,
                "overhead": overhead(work / "images", work), "million": million(work),
-               "listing_mb": listing_memory(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+               "listing_mb": listing_memory(), **about()}
     if Path(args.sample).is_dir():
         results["workers"] = two_workers(Path(args.sample), work, args.estimator)
         results["sample_images"] = len(list_images(args.sample))
@@ -266,10 +264,7 @@ def listing_memory() -> float:
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.scale", description=__doc__)
     results = measure(args)
-    write_text(Path(args.out) / "scale.json", json.dumps(results, indent=2) + "\n")
-    text = table(results)
-    fill(args.readme, "bench-scale", text)
-    print(f"\n{text}\n\nwritten to {args.out}/scale.json")
+    publish(results, table(results), Path(args.out) / "scale.json", args.readme, "bench-scale")
 
 
 if __name__ == "__main__":

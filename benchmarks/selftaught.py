@@ -7,24 +7,23 @@ Every run takes the same number of steps. Nothing is chosen with the scores; the
 
 from __future__ import annotations
 
+import benchmarks.one_core  # noqa: F401 - before numpy is imported
+
+# isort: split
+import json
 import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy is imported
+import tyro
 
-import json  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import tyro  # noqa: E402
-
-from benchmarks.readme import fill  # noqa: E402
-from benchmarks.saliency import METRICS, OTHERS, TITLES, number  # noqa: E402
-from data.cli import UsageError, run  # noqa: E402
-from data.files import write_text  # noqa: E402
-from evaluate.saliency import run as score  # noqa: E402
+from benchmarks.publish import publish
+from benchmarks.saliency import METRICS, OTHERS, TITLES, number
+from data.cli import UsageError, run
+from data.files import write_text
+from evaluate.saliency import run as score
 
 CARD, WEIGHTS = "card.json", "selftaught.pt"
 
@@ -65,10 +64,7 @@ def main() -> int:
             return done.returncode
         result["runs"].append(entry(args, folder))
         write_text(Path(args.json), json.dumps(result, indent=2) + "\n")
-    text = table(result)
-    print(text)
-    written = fill(args.docs, "bench-selftaught", text)
-    print(f"written: {args.json}" + (f", {args.docs}" if written else ""))
+    publish(result, table(result), args.json, args.docs, "bench-selftaught")
     return 0
 
 

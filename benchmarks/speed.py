@@ -9,33 +9,30 @@ weights are found; with --untrained also without, for random weights take as lon
 
 from __future__ import annotations
 
+import benchmarks.one_core  # noqa: F401 - before numpy is imported
+
+# isort: split
+import importlib
 import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy is imported
+import cv2
+import numpy as np
+import tyro
+from tqdm import tqdm
 
-import importlib  # noqa: E402
-import json  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from benchmarks.readme import fill  # noqa: E402
-from data.cli import UsageError, run  # noqa: E402
-from data.images import ImageError, decode, list_images, read_bytes  # noqa: E402
-from preprocess import estimators  # noqa: E402
-from preprocess import regions as graph  # noqa: E402
-from preprocess.estimators import rbd  # noqa: E402
-from preprocess.frames import inner_box  # noqa: E402
-from preprocess.pixels import lab_planes, working_image  # noqa: E402
-from preprocess.superpixels import slic  # noqa: E402
+from benchmarks.publish import publish
+from data.cli import UsageError, run
+from data.images import ImageError, decode, list_images, read_bytes
+from preprocess import estimators
+from preprocess import regions as graph
+from preprocess.estimators import rbd
+from preprocess.frames import inner_box
+from preprocess.pixels import lab_planes, working_image
+from preprocess.superpixels import slic
 
 TARGETS = {"rbd": 6, "gs": 8, "mr": 8, "mc": 8, "mbd": 4, "fusion": 20, "ft": 1.5, "spectral": 1.5}  # times decoding
 SIDE = 128
@@ -76,13 +73,7 @@ def main() -> int:
     paths = [paths[i * len(paths) // args.limit] for i in range(args.limit)] if len(paths) > args.limit else paths
     result = measure([read_bytes(args.images, p) for p in paths], functions, args.repeats)
     result["absent"] = [] if args.untrained else absent
-    path = Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"images": args.images, "repeats": args.repeats, **result}, indent=2) + "\n")
-    text = table(result)
-    print(text)
-    written = fill(args.readme, "bench", text)
-    print(f"written: {path}" + (f", {args.readme}" if written else ""))
+    publish({"images": args.images, "repeats": args.repeats, **result}, table(result), args.json, args.readme, "bench")
     return 0
 
 

@@ -8,30 +8,25 @@ the machine disturbs both alike. What needs a GPU is left out, and says so, wher
 
 from __future__ import annotations
 
-import os
+import benchmarks.one_core  # noqa: F401 - before numpy is imported
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy is imported
+# isort: split
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
-import datetime  # noqa: E402
-import json  # noqa: E402
-import platform  # noqa: E402
-import tempfile  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
+import cv2
+import torch
+import tyro
+from tqdm import tqdm
 
-import cv2  # noqa: E402
-import torch  # noqa: E402
-import tyro  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from benchmarks import train_parts as parts  # noqa: E402
-from benchmarks.readme import fill  # noqa: E402
-from data.cache import Cache  # noqa: E402
-from data.cli import UsageError, run  # noqa: E402
-from data.images import open_images  # noqa: E402
-from preprocess.blocks import Recipe  # noqa: E402
-from preprocess.build import build  # noqa: E402
+from benchmarks import train_parts as parts
+from benchmarks.publish import about, publish
+from data.cache import Cache
+from data.cli import UsageError, run
+from data.images import open_images
+from preprocess.blocks import Recipe
+from preprocess.build import build
 
 
 @dataclass(frozen=True)
@@ -71,20 +66,13 @@ def main() -> int:
             loader = parts.loader(images, Cache(folder / "masks"), str(root / "dtd"), args.repeats,
                                   lambda _: bar.update())
         result = {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "machine": platform.machine(),
-            "cores": os.cpu_count(), "images": len(images), "repeats": args.repeats, "loader": loader,
+            **about(), "images": len(images), "repeats": args.repeats, "loader": loader,
             "step": parts.steps(args.batch, args.repeats, parts.CPU),
             "gpu": parts.steps(64 * args.batch, 10, torch.device("cuda")) if torch.cuda.is_available() else None,
             "memory": parts.memory(folder, args.taken),
             "pack_read": parts.packs(str(root / "imagenette_128" / "train"), folder / "same", args.repeats, 0, False),
             "pack_views": parts.packs(str(root / "imagenet_sample"), folder / "small", args.repeats, 256, True)}
-    path = Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    text = table(result)
-    print(text)
-    written = fill(args.readme, "bench-train", text)
-    print(f"written: {path}" + (f", {args.readme}" if written else ""))
+    publish(result, table(result), args.json, args.readme, "bench-train")
     return 0
 
 
@@ -131,7 +119,7 @@ def table(result: dict) -> str:
         row(f"a pack against loose files, page cache dropped: {entry['images']:,} images, {what}",
             f"{entry['ratio']:.2f} ×", target)
     lines += ["", f"{result['images']} images of ImageNet at 224 px, medians of {result['repeats']}, {result['date']}, "
-              f"{result['machine']}, {result['cores']} cores, in part busy with other work; times are CPU time of one "
+              f"{result['machine']}, in part busy with other work; times are CPU time of one "
               "core where not said otherwise. Pages were dropped by `posix_fadvise`; directory entries stay cached, so "
               "a disk that was never read would favour packs more."]
     return "\n".join(lines)

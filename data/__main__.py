@@ -35,7 +35,7 @@ from data.shards import QUALITY, REPAIR, STATUS_NAMES
 class Info:
     """What is in a cache: identity, counts by status, failed paths, what it took, percentiles of the quality."""
 
-    cache: Annotated[str, tyro.conf.Positional]
+    cache: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
     """Folder of the cache."""
     failed: int = 20
     """Failed paths shown at most."""
@@ -75,7 +75,7 @@ class Info:
 class Verify:
     """Check every shard of a mask cache or of a pack against CHECKSUMS; exit code 1 where any is damaged."""
 
-    cache: Annotated[str, tyro.conf.Positional]
+    cache: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
     """Folder of the cache or pack."""
 
     def __call__(self) -> int:
@@ -97,7 +97,7 @@ class Verify:
 class List:
     """List the images of a folder or tar, and make a tar's index before many processes need it."""
 
-    images: Annotated[str, tyro.conf.Positional]
+    images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder, tar, or tar of tars."""
     out: str | None = None
     """Text file to write the paths to, one a line: what --list takes."""
@@ -118,9 +118,9 @@ class Pack:
     """Pack images: their files, made smaller where they are larger than needed, one after the other in a few large
     files that are memory-mapped. Run it again and it continues, or says that there is nothing to do."""
 
-    images: Annotated[str, tyro.conf.Positional]
+    images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder, tar, or tar of tars."""
-    out: Annotated[str, tyro.conf.Positional]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder of the pack; every stage takes it where it takes a folder of images."""
     side: int = 256
     """Short side that larger images are reduced to, in pixels; smaller ones stay byte for byte. 0 reduces none."""
@@ -153,7 +153,7 @@ class Pack:
 class Synthetic:
     """Make the embedded data set: scenes of ten object classes on ten kinds of background, with true masks."""
 
-    out: Annotated[str, tyro.conf.Positional]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to make."""
     seed: int = 0
     """Seed; the same seed gives the same files."""
@@ -187,11 +187,11 @@ class Challenge:
     """Make a set like the Backgrounds Challenge's (ImageNet-9) from labelled images and their masks: eight variants of
     every image, as OUT/VARIANT/val/CLASS/NAME.JPEG, for `python -m evaluate in9 --data OUT --train DIR`."""
 
-    images: Annotated[str, tyro.conf.Positional]
+    images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder or tar of validation images, CLASS/image."""
-    cache: Annotated[str, tyro.conf.Positional]
+    cache: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
     """Cache of their masks, made by `python -m preprocess IMAGES CACHE`."""
-    out: Annotated[str, tyro.conf.Positional]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to make; the same command continues an interrupted one."""
     limit: int | None = None
     """Images a class at most, evenly spaced (default: all)."""

@@ -60,7 +60,7 @@ def grid(rows: dict[str, Config], row: int, count: int = 10, colours: bool = Fal
     figure, axes = axes_grid(len(rows), count + 1, 1.1, 1.1, title)
     for line, (name, config) in zip(axes, rows.items(), strict=True):
         images = open_images(config.images, config.list)
-        picture(line[0], decode(images.read(row)), "image" if line is axes[0] else "")
+        picture(line[0], decode(images.read(row)), "image" if line[0] is axes[0, 0] else "")
         line[0].set_ylabel(name)
         for axis, view in zip(line[1:], views(config, row, count, colours), strict=True):
             picture(axis, view)

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from data.cli import UsageError
 from data.images import ImageError, decode, read_bytes
-from evaluate.features import Encoder, Labelled, batches, forward, whole_image
+from data.labelled import whole_image
+from evaluate.features import Encoder, Labelled, batches, forward
 
 BATCH = 256
 ENDINGS = (".JPEG", ".jpg", ".jpeg", ".png")

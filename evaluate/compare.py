@@ -55,10 +55,11 @@ def side_by_side(caches: dict[str, Cache], images: str | os.PathLike, paths: np.
     first = next(iter(caches.values()))
     for line, row in zip(axes, first.require(paths).tolist(), strict=True):
         image = read(first, images, row)
-        picture(line[0], image, "image" if line is axes[0] else "")
+        top = line[0] is axes[0, 0]  # the lines themselves are new arrays at every look
+        picture(line[0], image, "image" if top else "")
         for axis, name in zip(line[1:], names, strict=True):
             mask = caches[name].mask(caches[name].require(first.paths[row:row + 1])[0])
-            picture(axis, cv2.resize(mask, image.shape[1::-1]), name if line is axes[0] else "")
+            picture(axis, cv2.resize(mask, image.shape[1::-1]), name if top else "")
     return figure
 
 

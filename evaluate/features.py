@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from data import labelled
 from data.cli import UsageError
 from data.files import replace, temporary_name
-from data.images import ImageError, class_names, decode, open_images
+from data.images import ImageError
+from data.labelled import centre_crop
 from evaluate.common import Common
 from evaluate.weights import load_run_weights, load_weights
 from train.distributed import choose_device
 from train.photometric import MEAN, STD
+from train.workers import as_is, start_worker
 
 LARGE = 2 << 30  # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's 1.28 M x 2048: 5.2 GB)
 FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
@@ -79,74 +80,16 @@ def encoder_of(args: Common, seed: int = 0) -> Encoder:
     return load_encoder(args.run, args.device, args.untrained, args.weights, args.stem, args.size, seed)
 
 
-def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The test crop: short side to size * 256 / 224, then the centre (MoCo's protocol at any size).
-
-    Images of 64 px or less are resized whole: cutting their border away would cut objects.
-
-    Args:
-        image: (H, W, 3) uint8.
-
-    Returns:
-        (size, size, 3) uint8.
-    """
-    left, top, side = centre_square(*image.shape[:2])
-    return _resize(image[top:top + side, left:left + side], size)
-
-
-def centre_square(height: int, width: int) -> tuple[int, int, int]:
-    """Left, top and side of what centre_crop shows of an image, in its pixels."""
-    short = min(height, width)
-    side = short if short <= 64 else max(1, round(short * 224 / 256))
-    return (width - side) // 2, (height - side) // 2, side
-
-
-def whole_image(image: np.ndarray, size: int) -> np.ndarray:
-    """The whole image at (size, size, 3) uint8, for data sets that come cropped."""
-    return image if image.shape[:2] == (size, size) else _resize(image, size)
-
-
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    shrinks = image.shape[0] * image.shape[1] > size * size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-class Labelled(Dataset):
-    """ROOT/CLASS/... (a folder, a tar, or ROOT.tar): crops, (s, s, 3) uint8, and labels: places in `classes`, or in its
-    own sorted names.
-
-    Args:
-        crop: (image, size) -> the crop.
-    """
-
-    def __init__(self, root: str, size: int, classes: list[str] | None = None,
-                 crop: Callable[[np.ndarray, int], np.ndarray] = centre_crop):
-        self.root, self.size, self.crop = root, size, crop
-        self.images = open_images(f"{root}.tar" if not os.path.exists(root) and os.path.exists(f"{root}.tar") else root)
-        self.paths = self.images.paths
-        found = class_names(self.paths)
-        if not found or any(b"/" not in p for p in self.paths.tolist()):
-            raise UsageError(f"{root}: needs one folder a class (ROOT/CLASS/image), to know the labels")
-        self.classes = classes or found
-        unknown = sorted(set(found) - set(self.classes))
-        if unknown:
-            raise UsageError(f"{root}: class {unknown[0]} (of {len(unknown)}) is not one that the probe was trained on")
-        index = {os.fsencode(name): i for i, name in enumerate(self.classes)}
-        self.labels = np.array([index[p.split(b"/", 1)[0]] for p in self.paths.tolist()])
-
-    def __len__(self) -> int:
-        return len(self.paths)
+class Labelled(labelled.Labelled, Dataset):
+    """data.labelled.Labelled for a loader of whole batches; an image that cannot be decoded is one clear line."""
 
     def read(self, i: int) -> np.ndarray:
         """Image i, (H, W, 3) uint8. UsageError, with its name, where it cannot be decoded."""
         try:
-            return decode(self.images.read(i))
+            return super().read(i)
         except ImageError as error:
             name = os.path.join(self.root, os.fsdecode(self.paths[i]))
             raise BadImage(f"{name}: {error}; remove or repair that image") from None
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.crop(self.read(i), self.size)
 
     def __getitems__(self, rows: list[int]) -> torch.Tensor:
         """(B, s, s, 3) uint8: a batch in one piece, which a worker hands over without another copy."""
@@ -173,7 +116,7 @@ def batches(images: Dataset, workers: int, device: torch.device, batch: int | No
         order: a sampler of lists of items, which images.__getitems__ takes.
     """
     chosen = {"batch_size": batch} if order is None else {"batch_sampler": order}
-    return DataLoader(images, **chosen, num_workers=workers, collate_fn=_as_is, worker_init_fn=_start_worker,
+    return DataLoader(images, **chosen, num_workers=workers, collate_fn=as_is, worker_init_fn=start_worker,
                       pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None)
 
 
@@ -264,13 +207,3 @@ def _allocate(shape: tuple[int, int], file: Path | None) -> np.ndarray:
         return np.empty(shape, np.float32)
     # without a name, so that it is gone with the process; not in /tmp, which may itself be memory
     return np.memmap(tempfile.TemporaryFile(dir="."), np.float16, "w+", shape=shape)
-
-
-def _as_is(batch: torch.Tensor) -> torch.Tensor:
-    return batch
-
-
-def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.cache import Cache
-from data.images import Images, decode, open_images, read_bytes
+from data.images import ImageError, Images, decode, open_images, read_bytes
 from data.packed import is_pack
 from data.shards import QUALITY
 from evaluate.style import axes_grid, picture
@@ -39,7 +39,7 @@ def rows_by_quality(cache: Cache, column: str, count: int) -> np.ndarray:
     Returns:
         (count,) int64, fewer where the cache has fewer.
     """
-    order = _by_quality(cache, column)
+    order = usable_by(cache, column)
     return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
 
 
@@ -52,7 +52,7 @@ def rows_at(cache: Cache, column: str, where: str, count: int, seed: int = 0) ->
     Returns:
         (count,) int64, fewer where the cache has fewer, by rising value.
     """
-    order = _by_quality(cache, column)
+    order = usable_by(cache, column)
     count = min(count, len(order))
     if where == "random":
         return order[np.sort(np.random.default_rng(seed).permutation(len(order))[:count])]
@@ -60,7 +60,8 @@ def rows_at(cache: Cache, column: str, where: str, count: int, seed: int = 0) ->
     return order[first:first + count]
 
 
-def _by_quality(cache: Cache, column: str) -> np.ndarray:
+def usable_by(cache: Cache, column: str) -> np.ndarray:
+    """(M,) int64: the rows of all usable images, by rising quality/`column`."""
     usable = np.flatnonzero(cache.status == 0)
     return usable[np.argsort(cache.column(f"quality/{column}")[usable], kind="stable")]
 
@@ -80,11 +81,18 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def read(cache: Cache, images: str | os.PathLike, row: int) -> np.ndarray:
-    """The image of a cache's row, (H, W, 3) uint8 RGB, from a folder or anything else that `open_images` takes."""
+    """The image of a cache's row, (H, W, 3) uint8 RGB, from a folder or anything else that `open_images` takes.
+
+    Raises:
+        ImageError: it is not there, or cannot be decoded.
+    """
     if os.path.isdir(images) and not is_pack(images):
         return decode(read_bytes(images, cache.paths[row]))
-    opened = _opened(os.fspath(images))
-    return decode(opened.read(int(np.searchsorted(opened.paths, cache.paths[row]))))
+    opened, path = _opened(os.fspath(images)), cache.paths[row]
+    place = min(int(np.searchsorted(opened.paths, path)), len(opened) - 1)
+    if opened.paths[place] != path:  # or its neighbour would be shown under its mask
+        raise ImageError("missing", f"{os.fsdecode(path)}: is not in {images}")
+    return decode(opened.read(place))
 
 
 @lru_cache(maxsize=2)

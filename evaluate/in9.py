@@ -23,9 +23,10 @@ import numpy as np
 from torch import nn
 
 from data.cli import UsageError
+from data.labelled import whole_image
 from evaluate.challenge import challenge
 from evaluate.common import Common, describe, parse, publish, repeat
-from evaluate.features import Encoder, Labelled, encoder_of, extract_from, project, whole_image
+from evaluate.features import Encoder, Labelled, encoder_of, extract_from, project
 from evaluate.linear import L2, fit_probe
 from evaluate.published import in9_table
 from train import checkpoint
@@ -149,7 +150,8 @@ def _one(args: Arguments, seed: int) -> dict:
             right = function(features) == images.labels
             accuracy[kind][variant] = 100 * float(right.mean())
             per_class[kind][variant] = {name: 100 * float(right[images.labels == i].mean())
-                                        for i, name in enumerate(images.classes)}
+                                        for i, name in enumerate(images.classes)
+                                        if (images.labels == i).any()}
     for kind, values in accuracy.items():
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         if args.challenge:

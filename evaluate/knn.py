@@ -23,6 +23,7 @@ from tqdm import tqdm
 from data.cli import UsageError
 from evaluate.common import Common, describe, parse, percent, publish, repeat
 from evaluate.features import encoder_of, extract, project
+from train.knn import vote
 
 BANK, QUERIES = 32768, 2048  # rows of a block
 NO_HEAD = "none: no projection head in the file or the run's checkpoint, so only backbone features are evaluated"
@@ -68,28 +69,6 @@ def nearest(bank: np.ndarray, queries: np.ndarray, k: int, device: str | torch.d
                 found[part] = row.gather(1, chosen)
                 bar.update()
     return best, found
-
-
-def vote(cosine: torch.Tensor, row: torch.Tensor, labels: np.ndarray, k: int, temperature: float,
-         classes: int) -> np.ndarray:
-    """The class with the largest sum of exp(cosine / T) over the first k of the nearest: (M,) int64."""
-    targets = torch.from_numpy(np.asarray(labels, np.int64))[row[:, :k]]
-    votes = torch.zeros(len(row), classes)
-    votes.scatter_add_(1, targets, (cosine[:, :k] / temperature).exp())
-    return votes.argmax(1).numpy()
-
-
-def knn_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int, temperature: float,
-                classes: int) -> np.ndarray:
-    """The class with the largest sum of exp(cosine / T) over the k nearest training features.
-
-    Args:
-        train: (N, D) float32.  labels: (N,) int.  test: (M, D) float32.
-
-    Returns:
-        (M,) int64 classes.
-    """
-    return vote(*nearest(train, test, k), labels, k, temperature, classes)
 
 
 def run(run: str | None = None, data: str = "", **options) -> dict:

@@ -22,11 +22,12 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.stopping import Stopping
 from evaluate import ranks
 from evaluate.features import Encoder, Labelled, batches, to_input
 from evaluate.schedule import Order, RandomCrops, Schedule
 from train import checkpoint
-from train.loop import Signals
+from train.batch_norm import spread_batch_norm
 
 ASK = 20  # steps between two questions whether any process was told to stop
 
@@ -52,7 +53,9 @@ class Classifier(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """(B, D) float32; in bf16 on a GPU up to here."""
-        if not len(images):  # this process has no part in a small last batch
+        # this process may have no part in a small last batch; a trained backbone sees even that, for gradients and
+        # statistics are gathered from every process
+        if not len(images) and not self.backbone.training:
             return torch.zeros(0, self.fc.in_features, device=self.device)
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()), \
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -105,47 +108,44 @@ def _train(model: Classifier, optimizer: torch.optim.Optimizer, schedule: Schedu
            step: int, workers: int, file: Path, identity: dict, stop_at: int | None) -> int:
     last, device, together = step + len(order), model.device, model
     if ranks.world() > 1:
-        if schedule.finetune and device.type == "cuda":
-            model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+        if schedule.finetune:
+            model.backbone = spread_batch_norm(model.backbone, 1, device)
         ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
         together = DistributedDataParallel(model.trained(), ids)
     model.train(schedule.finetune)
-    signals, stopped = Signals(), False
-    loss = torch.zeros((), device=device)
-    try:
-        with tqdm(total=last, initial=step, unit="step", desc=f"{'fine-tuning' if schedule.finetune else 'linear'}, "
-                  f"seed {schedule.seed}", disable=ranks.rank() > 0, leave=False) as bar:
-            for images, labels in batches(crops, workers, device, order=order):
-                factor = schedule.factor(step, order.steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["base"] * factor
-                images, labels = to_input(images, device), labels.to(device, non_blocking=True)
-                logits = together(images) if schedule.finetune or ranks.world() == 1 \
-                    else together(model.features(images))
-                place = step % order.steps
-                whole = min(schedule.batch, order.count - place * schedule.batch)
-                # DistributedDataParallel averages over processes: this is the mean over the global batch, however cut
-                loss = F.cross_entropy(logits, labels, reduction="sum") * (ranks.world() / whole)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                step += 1
-                bar.update()
-                if step % ASK == 0:
-                    bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{schedule.lr * factor:g}", refresh=False)
-                if step % ASK == 0 or ranks.world() == 1:
-                    stopped = ranks.any_of(bool(signals.received), device)
-                if stopped or step == stop_at or place + 1 == order.steps:
-                    _check_finite(model, file, schedule)
-                    _save(file, identity, model, None if step == last else optimizer, step)
-                if stopped or step == stop_at:
-                    break
-    finally:
-        signals.restore()
+    stopped, loss = False, torch.zeros((), device=device)
+    name = f"{'fine-tuning' if schedule.finetune else 'linear'}, seed {schedule.seed}"
+    with Stopping() as stop, \
+            tqdm(total=last, initial=step, unit="step", desc=name, disable=ranks.rank() > 0, leave=False) as bar:
+        for images, labels in batches(crops, workers, device, order=order):
+            factor = schedule.factor(step, order.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * factor
+            images, labels = to_input(images, device), labels.to(device, non_blocking=True)
+            logits = together(images) if schedule.finetune or ranks.world() == 1 \
+                else together(model.features(images))
+            place = step % order.steps
+            whole = min(schedule.batch, order.count - place * schedule.batch)
+            # DistributedDataParallel averages over processes: this is the mean over the global batch, however cut
+            loss = F.cross_entropy(logits, labels, reduction="sum") * (ranks.world() / whole)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            bar.update()
+            if step % ASK == 0:
+                bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{schedule.lr * factor:g}", refresh=False)
+            if step % ASK == 0 or ranks.world() == 1:
+                stopped = ranks.any_of(bool(stop.received), device)
+            if stopped or step == stop_at or place + 1 == order.steps:
+                _check_finite(model, file, schedule)
+                _save(file, identity, model, None if step == last else optimizer, step)
+            if stopped or step == stop_at:
+                break
     if stopped and step < last:
         if ranks.rank() == 0:
             print(f"stopped at step {step} of {last} and saved to {file}; the same command continues")
-        raise SystemExit(128 + (signals.received or signal.SIGTERM))
+        raise SystemExit(128 + (stop.received or signal.SIGTERM))
     return step
 
 
@@ -194,10 +194,10 @@ def _restore(file: Path, identity: dict, model: Classifier, optimizer: torch.opt
     state = checkpoint.load(file)
     try:
         found = json.loads(state["identity"])
-        different = [f"{k}: {_short(found.get(k))} -> {_short(v)}" for k, v in identity.items() if found.get(k) != v]
+        different = checkpoint.differences(found, identity)
         if different:
-            raise UsageError(f"{file}: holds a classifier trained otherwise ({'; '.join(different)}); delete it, or "
-                             "choose another --json")
+            raise UsageError(f"{file}: holds a classifier trained otherwise ({different}); delete it, or choose "
+                             "another --json")
         model.trained().load_state_dict(state["model"])
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
@@ -206,10 +206,6 @@ def _restore(file: Path, identity: dict, model: Classifier, optimizer: torch.opt
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{file}: not a classifier's checkpoint; delete it to begin anew") from error
-
-
-def _short(value) -> str:
-    return f"{len(value)} of them" if isinstance(value, list) else str(value)
 
 
 def _check_finite(model: Classifier, file: Path, schedule: Schedule) -> None:

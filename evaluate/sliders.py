@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from data.cache import Cache
 from data.shards import QUALITY
-from evaluate.gallery import _by_quality, gallery, overlay, read
+from evaluate.gallery import gallery, overlay, read, usable_by
 from evaluate.style import axes_grid, picture
 
 
@@ -27,7 +27,7 @@ def at_threshold(cache: Cache, images: str | os.PathLike, rows: np.ndarray, thre
 
 def at_quantile(cache: Cache, images: str | os.PathLike, column: str, quantile: float, count: int = 8) -> Figure:
     """`count` masks around a quantile (0..1) of quality/`column`."""
-    order = _by_quality(cache, column)
+    order = usable_by(cache, column)
     middle = round(quantile * (len(order) - 1))
     first = max(0, min(middle - count // 2, len(order) - count))
     return gallery(cache, images, order[first:first + count], f"around the {quantile:.0%} quantile of {column}")

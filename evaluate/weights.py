@@ -24,7 +24,6 @@ from train.network import backbone
 # (blocks a stage, bottleneck) -> network
 NETWORKS = {((1, 1, 1, 1), False): "resnet10", ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34",
             ((3, 4, 6, 3), True): "resnet50", ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152"}
-STEMS = ("imagenet", "small", "small_stride2")
 CLASSES = 1000  # of ImageNet: an `fc` of so many outputs is a classifier, any other is a projection head
 DEPTH = 4  # dictionaries in dictionaries that are looked through
 # copies of the encoder that are not the one to evaluate; DINO's teacher is

@@ -9,6 +9,7 @@ from data.files import write_text
 from evaluate.diagnose.command import run
 from experiments.runner import RESULT
 from experiments.settings import Data, Row
+from train import checkpoint
 
 QUERIES = 500  # of the embedded data's `original`
 KEPT = ("pointing", "share", "iou", "same_background", "background_rather")
@@ -22,9 +23,10 @@ def diagnose(rows: dict[str, Row], data: Data, out: Path, images: Path, base: st
     seeds = sorted((out / rows[base].folder(data)).glob(f"seed*/{RESULT}"))
     for seed in (file.parent.name for file in seeds):
         files = {label: out / row.folder(data) / seed / RESULT for label, row in rows.items()}
-        files = {label: file for label, file in files.items() if file.exists()}
+        files = {label: file for label, file in files.items() if file.exists() and
+                 file.with_name(checkpoint.BACKBONE).exists()}  # numbers of another machine's run have no weights
         results = {label: json.loads(file.read_text()) for label, file in files.items()}
-        if all("diagnosis" in result["measured"] for result in results.values()):
+        if base not in results or all("diagnosis" in result["measured"] for result in results.values()):
             continue
         names = {label: str(file.parent) for label, file in files.items()}
         order = [names[base], *(name for label, name in names.items() if label != base)]

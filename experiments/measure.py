@@ -8,9 +8,10 @@ import numpy as np
 
 from evaluate.backgrounds import PROBES, SPLITS
 from evaluate.features import Encoder, extract, load_encoder
-from evaluate.knn import nearest, vote
+from evaluate.knn import nearest
 from evaluate.linear import fit_probe
 from experiments.settings import Data
+from train.knn import vote
 
 K, TEMPERATURE = 200, 0.07  # kNN of the field
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from experiments.rows import base_of
-from experiments.runner import RESULT, commit
+from experiments.runner import RESULT, commit, machine
 from experiments.settings import Data, Row
 from experiments.verdict import difference, passes
 
@@ -50,16 +49,6 @@ def why_not(runs: list[dict], base: list[dict]) -> str:
     knn = float(np.mean([run["measured"]["knn"] for run in base]))
     return "" if passes(knn, float(np.mean(untrained))) else \
         f"too small to tell: the baseline's kNN is {knn:.1f}, the untrained network's {np.mean(untrained):.1f}"
-
-
-def machine() -> str:
-    """The processor's name, and how many there are."""
-    try:
-        names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                 if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{len(names) or '?'} x {names[0] if names else platform.machine()}"
 
 
 def by_seed(entry: dict, *keys: str) -> dict[int, float]:

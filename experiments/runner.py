@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,16 @@ def commit() -> str:
         return subprocess.run(["git", "-C", str(ORIGIN), *arguments], capture_output=True, text=True).stdout.strip()
 
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "-uno") else "")
+
+
+def machine() -> str:
+    """The processor's name, and how many there are."""
+    try:
+        names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                 if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{len(names) or '?'} x {names[0] if names else platform.machine()}"
 
 
 def prepare(data: Data, out: Path) -> Path:
@@ -74,7 +85,7 @@ def run_row(row: Row, data: Data, seed: int, out: Path, images: Path) -> dict | 
 
     Returns:
         "measured" (see experiments.measure), "untrained" likewise (of rows without DiLo only), "seed", "command",
-        "commit", "date"; also written to the run's folder as result.json. None where it cannot be run here.
+        "commit", "date", "machine"; also written to the run's folder as result.json. None where it cannot be run here.
     """
     folder = out / row.folder(data) / f"seed{seed}"
     if (folder / RESULT).exists():
@@ -92,7 +103,7 @@ def run_row(row: Row, data: Data, seed: int, out: Path, images: Path) -> dict | 
                    str(data.epochs), "--seed", str(seed), *flags(data.common), *flags(row.options), "--threads", "1",
                    "--workers", "0", "--out", str(folder))
     found = {"seed": seed, "command": command, "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
-             "measured": measure(folder, data, images)}
+             "machine": machine(), "measured": measure(folder, data, images)}
     if row.masks == "none":
         found["untrained"] = measure(folder, data, images, untrained=True)
     write_text(folder / RESULT, json.dumps(found, indent=1) + "\n")

@@ -13,8 +13,10 @@ from tqdm import tqdm
 from benchmarks.readme import fill
 from data.cli import UsageError
 from data.files import write_text
+from experiments.challenge import challenge
 from experiments.diagnosis import diagnose
 from experiments.fidelity import fidelity
+from experiments.known import unpack
 from experiments.results import gather
 from experiments.rows import rows_of
 from experiments.runner import prepare, run_row
@@ -37,6 +39,9 @@ class Arguments:
     """Passes over the images (default: the reduced version's, 14 on the embedded data and 30 on Imagenette)."""
     out: str = "runs/experiments"
     """Folder of runs and numbers."""
+    known: str | None = None
+    """Folder of numbers of earlier runs, on any machine: they count as run, and the new ones are added; the
+    repository's own is experiments/measured (default: none, everything is run here)."""
     readme: str = "README.md"
     """File whose block of the table is written, where it has one."""
 
@@ -51,6 +56,7 @@ def main(table: str, description: str) -> None:
     if unknown:
         raise UsageError(f"--rows {unknown[0]}: {table} on {args.data} has {', '.join(rows)}")
     out = Path(args.out, args.data)
+    worth = unpack(Path(args.known), table, rows, data, out) if args.known else {}
     images = prepare(data, out)
     jobs = [(name, seed) for seed in range(args.seeds) for name in args.rows or rows]
     for name, seed in tqdm(jobs, desc=f"{table} on {args.data}", unit="run"):
@@ -58,20 +64,28 @@ def main(table: str, description: str) -> None:
         if found:
             tqdm.write(f"{name}, seed {seed}: kNN {found['measured']['knn']:.1f}, linear "
                        f"{found['measured']['linear']:.1f}")
-    write(table, rows, data, out, images, args)
+    write(table, rows, data, out, images, args, worth)
 
 
-def write(table: str, rows: dict[str, Row], data: Data, out: Path, images: Path, args: Arguments) -> None:
-    """Gather what there is, write it as JSON and as the README's table, and print that."""
+def write(table: str, rows: dict[str, Row], data: Data, out: Path, images: Path, args: Arguments,
+          worth: dict[str, dict]) -> None:
+    """Gather what there is, write it as JSON and as the README's table, and print that.
+
+    Args:
+        worth: label -> what its masks are worth, as far as it is known; computed anew where the masks are here.
+    """
     command = f"python -m experiments.{table} --data {args.data}" + (f" --epochs {args.epochs}" if args.epochs else "")
-    worth = scores(rows, data, out) if table == "e1" else {}
+    if table == "e1":
+        worth = worth | scores(rows, data, out)
     if table == "e5":
         lost = fidelity([row.side for label, row in rows.items() if row.masks != "none"], out)
         worth = {label: lost[row.side] for label, row in rows.items() if row.masks != "none" and row.side in lost}
-    if table == "e2" and args.data == "embedded":
-        diagnose(rows, data, out, images)
+    if table == "e2":
+        (diagnose if args.data == "embedded" else challenge)(rows, data, out, images)
     result = gather(table, rows, data, out, command, worth)
-    write_text(out / f"{table}.json", json.dumps(result, indent=1) + "\n")
+    for folder in (out, *([Path(args.known, args.data)] if args.known else [])):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{table}.json", json.dumps(result, indent=1) + "\n")
     told = text(result)
     print(f"\n{told}\n\nnumbers: {out / f'{table}.json'}")
     if not fill(args.readme, f"{table}-{args.data}", told):

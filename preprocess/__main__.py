@@ -46,9 +46,9 @@ LARGEST_BATCH = 1024
 class Arguments:
     """Compute a foreground saliency mask for every image of a folder or tar into a cache of HDF5 shards."""
 
-    images: Annotated[str, tyro.conf.Positional]
+    images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder of images (JPEG, PNG, WebP, BMP), any depth; or a tar of them, or of tars of them (ImageNet's own)."""
-    cache: Annotated[str, tyro.conf.Positional]
+    cache: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
     """Folder of the cache to make, continue or bring up to date."""
     list: str | None = None
     """Text file of relative paths, one a line: these images only."""

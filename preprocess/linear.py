@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
@@ -20,12 +22,31 @@ def solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:
     return columns.reshape(right.shape)
 
 
-def inverse(system: np.ndarray) -> np.ndarray:
-    """The (n, n) float64 inverse of a symmetric positive definite matrix; only its lower triangle is read."""
-    factors = np.array(system, np.float64, order="C")
-    _factorise(factors)
-    triangle = _invert_triangle(factors)
-    return triangle.T @ (triangle / np.diag(factors)[:, None])
+@dataclass(frozen=True)
+class Inverse:
+    """The inverse of a symmetric positive definite (n, n) matrix as T' diag(1 / D) T, which is not multiplied out.
+
+    Attributes:
+        triangle: (n, n) float64 T, lower with a unit diagonal.  pivots: (n,) float64 D > 0.
+    """
+
+    triangle: np.ndarray
+    pivots: np.ndarray
+
+    @classmethod
+    def of(cls, system: np.ndarray) -> Inverse:
+        """Of an (n, n) float64 matrix; only its lower triangle is read."""
+        factors = np.array(system, np.float64, order="C")
+        _factorise(factors)
+        return cls(_invert_triangle(factors), np.diag(factors).copy())
+
+    def __matmul__(self, right: np.ndarray) -> np.ndarray:
+        """Its product with (n,) or (n, k) float64."""
+        return self.triangle.T @ ((self.triangle @ right).T / self.pivots).T
+
+    def diagonal(self) -> np.ndarray:
+        """(n,) float64."""
+        return (1 / self.pivots) @ (self.triangle * self.triangle)
 
 
 @njit("void(float64[:, ::1])", cache=True, nogil=True)

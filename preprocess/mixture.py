@@ -20,15 +20,8 @@ def fit(colours: np.ndarray, weight: np.ndarray, components: int = COMPONENTS, s
     Returns:
         (k, 13) float64, a row a component: log weight minus half the log determinant, mean (3), inverse covariance (9).
     """
-    mean = np.average(colours, axis=0, weights=weight)
-    centred = colours - mean
-    axis = np.linalg.eigh((centred * weight[:, None]).T @ centred)[1][:, -1]
-    along = centred @ axis
-    order = np.argsort(along, kind="stable")
-    quantile = np.cumsum(weight[order]) - 0.5 * weight[order]
-    first = np.empty(len(weight), np.int64)
-    first[order] = np.clip(quantile / weight.sum() * components, 0, components - 1).astype(np.int64)
-    return _fit(np.ascontiguousarray(colours), np.ascontiguousarray(weight), first, components, steps)
+    held = weight > 0  # the others would only cost time
+    return _fit(np.ascontiguousarray(colours[held]), np.ascontiguousarray(weight[held], np.float64), components, steps)
 
 
 def log_likelihood(colours: np.ndarray, mixture: np.ndarray) -> np.ndarray:
@@ -91,10 +84,35 @@ def _maximise(colours, weight, share):
     return mixture
 
 
-@njit("float64[:, ::1](float64[:, ::1], float64[::1], int64[::1], int64, int64)", cache=True, nogil=True)
-def _fit(colours, weight, first, components, steps):
+@njit("int64[::1](float64[:, ::1], float64[::1], int64)", cache=True, nogil=True)
+def _quantiles(colours, weight, components):
+    """(n,) the quantile, 0 to components - 1, of each colour along the main axis."""
+    n, total = colours.shape[0], weight.sum()
+    mean, second = np.zeros(3), np.zeros((3, 3))
+    for i in range(n):
+        mean += weight[i] * colours[i]
+    mean /= total
+    for i in range(n):
+        for a in range(3):
+            for b in range(3):
+                second[a, b] += weight[i] * (colours[i, a] - mean[a]) * (colours[i, b] - mean[b])
+    axis = np.linalg.eigh(second)[1][:, 2]
+    along = np.empty(n)
+    for i in range(n):
+        along[i] = 0.0
+        for a in range(3):
+            along[i] += (colours[i, a] - mean[a]) * axis[a]
+    owner, before = np.empty(n, np.int64), 0.0
+    for i in np.argsort(along, kind="mergesort"):  # stable
+        owner[i] = min(max(int((before + 0.5 * weight[i]) / total * components), 0), components - 1)
+        before += weight[i]
+    return owner
+
+
+@njit("float64[:, ::1](float64[:, ::1], float64[::1], int64, int64)", cache=True, nogil=True)
+def _fit(colours, weight, components, steps):
     n = colours.shape[0]
-    owner = first
+    owner = _quantiles(colours, weight, components)
     for _ in range(4):  # k-means
         centre, mass = np.zeros((components, 3)), np.zeros(components)
         for i in range(n):

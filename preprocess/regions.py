@@ -14,6 +14,7 @@ from preprocess.pixels import lab_planes, working_image
 from preprocess.superpixels import slic
 
 PARAMETERS = {"superpixels": 200, "max_side": 256, "compactness": 20.0, "iterations": 10, "frame": True}
+CUT = 3.0  # sigmas beyond which a gaussian weight is 0 (the authors' code)
 
 
 @dataclass(frozen=True)
@@ -173,14 +174,14 @@ def _euclidean(points):
 
 
 def gaussian(distance: np.ndarray, sigma: float) -> np.ndarray:
-    """exp(-d^2 / 2 sigma^2), cut to 0 beyond 3 sigma (the authors' weight); sigma 0 leaves only d = 0 at 1.
+    """exp(-d^2 / 2 sigma^2), cut to 0 beyond CUT sigma; sigma 0 leaves only d = 0 at 1.
 
     The type of `distance`, float32 or float64, is kept.
     """
     if sigma <= 0:
         return (distance == 0).astype(distance.dtype)
     weight = np.exp(distance * distance * distance.dtype.type(-0.5 / (sigma * sigma)))
-    return weight * (distance <= 3 * sigma)
+    return weight * (distance <= CUT * sigma)
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -224,24 +225,28 @@ def _nearest(distance, linked):
     return total / max(count, 1)
 
 
-def shortest_paths(edge: np.ndarray) -> np.ndarray:
+def shortest_paths(edge: np.ndarray, limit: float = np.inf) -> np.ndarray:
     """All-pairs shortest path lengths of a symmetric graph (Floyd–Warshall).
 
     Args:
         edge: (n, n) edge costs >= 0, symmetric; np.inf where there is no edge. A cost of 0 is an edge.
+        limit: longer paths need only be known to be longer, which saves most of the time where parts lie far apart.
 
     Returns:
-        (n, n) float32; np.inf between unconnected parts, 0 on the diagonal.
+        (n, n) float32; np.inf between unconnected parts, 0 on the diagonal; beyond `limit` any length beyond it.
     """
     paths = np.array(edge, np.float32, order="C")
     np.fill_diagonal(paths, 0)
-    _floyd_warshall(paths)
+    _floyd_warshall(paths, np.float32(min(limit, np.finfo(np.float32).max)))
     return paths
 
 
-@njit("void(float32[:, ::1])", cache=True, nogil=True)
-def _floyd_warshall(paths):
-    """In place; only the lower triangle is worked on, for the graph is symmetric."""
+@njit("void(float32[:, ::1], float32)", cache=True, nogil=True)
+def _floyd_warshall(paths, limit):
+    """In place; only the lower triangle is worked on, for the graph is symmetric.
+
+    No path within the limit leads through a node that is farther away, so rows for which node k is are left alone.
+    """
     n = paths.shape[0]
     through = np.empty(n, np.float32)
     for k in range(n):
@@ -249,7 +254,7 @@ def _floyd_warshall(paths):
             through[i] = paths[k, i] if i <= k else paths[i, k]
         for i in range(n):
             via = through[i]
-            if via < np.inf:
+            if via <= limit:
                 row = paths[i, :i + 1]
                 for j in range(row.shape[0]):
                     candidate = via + through[j]

@@ -18,12 +18,14 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=clean)
 
 
-def test_make_alone_prints_every_target_with_one_line():
-    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    targets = set(re.search(r"\.PHONY: (.*)", makefile)[1].split())
+def test_make_alone_prints_every_command_with_one_line():
+    rules = {line.split(":")[0]: line for line in (ROOT / "Makefile").read_text().splitlines()
+             if re.match(r"[a-z0-9-]+:", line)}
     printed = make().stdout.splitlines()
-    assert {line.split()[1] for line in printed} == targets
+    assert [line.split()[1] for line in printed] == list(rules) and "pretrain" in rules
     assert all(len(line.split(maxsplit=2)) == 3 for line in printed)
+    phony = re.search(r"^\.PHONY: (.*)", make("-pn", "help").stdout, re.M)[1].split()
+    assert sorted(phony) == sorted(rules)  # a file of that name would keep any other from running
 
 
 @pytest.mark.parametrize(("arguments", "missing"), [
@@ -55,3 +57,30 @@ def test_variables_reach_the_commands():
 def test_clean_leaves_caches_and_runs_alone():
     removed = make("-n", "clean").stdout
     assert "runs/demo" in removed and not re.search(r"\bcaches\b|runs/?\s|shared", removed)
+
+
+def test_lab_starts_for_root_too_and_takes_its_options():
+    # Jupyter refuses root, which every container is, unless told otherwise
+    printed = make("-n", "lab", "ARGS=--no-browser").stdout
+    assert "-m jupyterlab notebooks" in printed and "--no-browser" in printed
+    assert ("--allow-root" in printed) == (os.geteuid() == 0)
+
+
+def test_an_evaluation_is_made_again_for_other_data_and_for_arguments_alone(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "backbone.pt").touch()
+    (run / "linear.json").write_text('{\n  "data": "/data/in1k",\n  "accuracy": 1\n}\n')
+
+    def evaluates(*more: str) -> bool:
+        return "-m evaluate linear" in make("-n", "linear", f"RUN={run}", *more).stdout
+
+    assert not evaluates("DATA=/data/in1k")
+    assert evaluates("DATA=/data/in10") and evaluates("DATA=/data/in1k", "ARGS=--sweep")
+    os.utime(run / "linear.json", (1, 1))
+    assert evaluates("DATA=/data/in1k")
+
+
+def test_benchmarks_look_for_real_data_where_dilo_shared_says():
+    for target in ("bench", "bench-saliency", "bench-evaluate", "bench-datapath", "bench-scale", "bench-train"):
+        assert " /elsewhere/data" in make("-n", target, "DILO_SHARED=/elsewhere").stdout, target

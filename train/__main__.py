@@ -28,7 +28,8 @@ def parse(argv: list[str]) -> Config:
     if name not in PRESETS:
         raise UsageError(f"no preset {name!r}; there are: {', '.join(sorted(PRESETS))}")
     default = Config(images=tyro.MISSING, out=tyro.MISSING, **{"preset": name, **PRESETS[name]()})
-    return tyro.cli(Config, args=argv, default=default, prog="python -m train", description=__doc__)
+    return tyro.cli(Config, args=argv, default=default, prog="python -m train",
+                    description=f"{__doc__}\nPresets: {', '.join(PRESETS)} (what for: docs/pretraining.md).")
 
 
 def main() -> None:

@@ -44,6 +44,17 @@ def _synchronised(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
+@torch.no_grad()
+def average_statistics(method: nn.Module) -> None:
+    """Running statistics become the mean over all processes', which is what one process would have; every process calls
+    it. Training does not use them, evaluations do."""
+    if world() > 1:
+        for module in method.modules():
+            if isinstance(module, SplitBatchNorm2d):  # the others' are synchronised already
+                for statistic in (module.running_mean, module.running_var):
+                    _summed(statistic).div_(world())
+
+
 class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the batches of all processes, for CPUs (torch.nn.SyncBatchNorm wants a GPU)."""
 

@@ -33,12 +33,14 @@ def step_file(folder: Path, step: int) -> Path:
 
 
 def save_step(folder: Path, state: dict, keep: int) -> None:
-    """Write the checkpoint of `state["step"]`; then only the last `keep` stay."""
+    """Write the checkpoint of `state["step"]`; then only it and the `keep` - 1 before it stay."""
     path = step_file(folder, state["step"])
     path.parent.mkdir(exist_ok=True)
     save(path, state)
-    for old in steps(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    found = steps(folder)
+    here = found.index(path) + 1  # later ones are damaged, or the run would have gone on from them
+    for other in found[:max(0, here - keep)] + found[here:]:
+        other.unlink(missing_ok=True)
 
 
 def steps(folder: Path) -> list[Path]:
@@ -86,6 +88,17 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
         raise UsageError(f"{folder}: is not empty and holds no run; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
+
+
+def differences(found: dict, wanted: dict) -> str:
+    """What of `wanted` is otherwise in `found`, as "lr: 1.0 -> 2.0; ..."; empty where nothing is. Of a long list
+    its length is told."""
+
+    def short(value) -> str:
+        return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else str(value)
+
+    return "; ".join(f"{key}: {short(found.get(key))} -> {short(value)}" for key, value in wanted.items()
+                     if found.get(key) != value)
 
 
 def export_backbone(encoder: nn.Module, path: Path) -> None:

@@ -21,7 +21,7 @@ RUNTIME = ("images", "list", "exclude", "masks", "out", "preset", "workers", "de
 class Config:
     """Pretrain with contrastive learning and DiLo copy-paste. Defaults are those of the chosen preset."""
 
-    images: Annotated[str, tyro.conf.Positional]
+    images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder of training images, any depth, or a tar (ImageNet's tar of tars too); labels are not used."""
     out: str
     """Run folder; the same command continues the run in it."""
@@ -174,15 +174,20 @@ class Config:
         for name in ("jitter_p", "grey_p", "blur_p", "flip_p", "paste_p", "soften_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: a probability is in 0..1")
-        for name in ("epochs", "batch", "queue", "size", "dim", "splits", "log_every", "checkpoint_every",
+        for name in ("epochs", "batch", "queue", "size", "dim", "width", "splits", "log_every", "checkpoint_every",
                      "keep", "knn_every", "knn_k", "knn_limit"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        if self.warmup < 0:
-            raise UsageError(f"--warmup {self.warmup}: must be at least 0 epochs")
+        for name in ("warmup", "lr", "weight_decay", "workers", "threads"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 0")
+        for name in ("temperature", "soften_sigma", "knn_temperature"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
+        if not 0 <= self.seed < 2 ** 32:
+            raise UsageError(f"--seed {self.seed}: must be in 0..{2 ** 32 - 1}")  # train/streams.py's keys
         self._check_method()
-        if not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise UsageError(f"--crop {self.crop[0]} {self.crop[1]}: needs 0 < smallest <= largest <= 1")
+        self._check_views()
         self._check_pasting()
 
     def pasted_views(self) -> Literal["both", "query", "key"]:
@@ -190,6 +195,18 @@ class Config:
         if self.paste_views == "auto":
             return "key" if self.background == "swap" else "both"
         return self.paste_views
+
+    def _check_views(self) -> None:
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise UsageError(f"--crop {self.crop[0]} {self.crop[1]}: needs 0 < smallest <= largest <= 1")
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise UsageError(f"--blur-sigma {self.blur_sigma[0]} {self.blur_sigma[1]}: needs 0 < smallest <= largest")
+        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
+            raise UsageError(f"--jitter {' '.join(map(str, self.jitter))}: needs strengths of at least 0, the hue's at "
+                             "most 0.5")
+        for p in (*self.solarise_p, *([] if self.second_blur_p is None else [self.second_blur_p])):
+            if not 0 <= p <= 1:
+                raise UsageError(f"--solarise-p and --second-blur-p are probabilities, in 0..1: {p}")
 
     def _check_pasting(self) -> None:
         if self.control != "none" and self.masks == "none":
@@ -231,14 +248,9 @@ class Config:
             raise UsageError(f"--hidden {self.hidden}: must be at least 0")
         if self.negatives < 1:
             raise UsageError(f"--negatives {self.negatives}: must be at least 1")
-        if self.temperature <= 0:
-            raise UsageError(f"--temperature {self.temperature}: must be above 0")
         for name in ("momentum", "bank_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: is in 0..1")
-        for p in (*self.solarise_p, *([] if self.second_blur_p is None else [self.second_blur_p])):
-            if not 0 <= p <= 1:
-                raise UsageError(f"--solarise-p and --second-blur-p are probabilities, in 0..1: {p}")
         if any(m < 1 for m in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
             raise UsageError(f"--milestones {' '.join(map(str, self.milestones))}: epochs from 1 on, rising")
 

@@ -16,6 +16,7 @@ from data.images import ImageError
 from data.labelled import Labelled
 from train.distributed import gather, rank, world
 from train.photometric import normalise
+from train.workers import start_worker
 
 CHUNK = 1024  # queries at a time: ImageNet's similarity matrix would not fit in memory
 
@@ -31,14 +32,23 @@ def knn_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int,
         (M,) int64 classes.
     """
     bank, queries = (F.normalize(torch.from_numpy(x), dim=1) for x in (train, test))
-    targets = torch.from_numpy(np.asarray(labels, np.int64))
-    predicted = []
-    for chunk in queries.split(CHUNK):
-        similarity, nearest = (chunk @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(chunk), classes)
-        votes.scatter_add_(1, targets[nearest], (similarity / temperature).exp())
-        predicted.append(votes.argmax(1))
-    return torch.cat(predicted).numpy()
+    return np.concatenate([vote(*(chunk @ bank.T).topk(min(k, len(bank)), dim=1), labels, k, temperature, classes)
+                           for chunk in queries.split(CHUNK)])
+
+
+def vote(cosine: torch.Tensor, row: torch.Tensor, labels: np.ndarray, k: int, temperature: float,
+         classes: int) -> np.ndarray:
+    """The class with the largest sum of exp(cosine / T) over the first k of the nearest: (M,) int64.
+
+    Args:
+        cosine, row: (M, at least k) cosines, largest first, and rows of the training features.
+        labels: (N,) int of the training features.
+    """
+    targets = torch.from_numpy(np.asarray(labels, np.int64))[row[:, :k]]
+    votes = torch.zeros(len(row), classes)
+    # relative to the nearest: exp(1 / T) alone is too large for float32 where T is below 0.0113
+    votes.scatter_add_(1, targets, ((cosine[:, :k] - cosine[:, :1]) / temperature).exp())
+    return votes.argmax(1).numpy()
 
 
 class OnlineKnn:
@@ -69,12 +79,16 @@ class OnlineKnn:
         predicted = knn_predict(bank, labels, queries, self.k, self.temperature, len(self.bank.classes))
         return float((predicted == truth).mean())
 
+    def loader(self, images: Labelled, rows: np.ndarray) -> DataLoader:
+        """Of some of the images: (B, s, s, 3) uint8 each."""
+        return DataLoader(Subset(images, rows.tolist()), self.batch, num_workers=self.workers, collate_fn=_stack,
+                          worker_init_fn=start_worker)
+
     def _features(self, encoder: nn.Module, images: Labelled, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
         rows = np.linspace(0, len(images) - 1, min(self.limit, len(images))).round().astype(int)
         share = -(-len(rows) // world())  # every process the same number, or gathering would wait for ever
         mine = np.resize(rows, share * world())[rank() * share:(rank() + 1) * share]
-        loader = DataLoader(Subset(images, mine.tolist()), self.batch, num_workers=self.workers,
-                            collate_fn=lambda crops: torch.from_numpy(np.stack(crops)))
+        loader = self.loader(images, mine)
         head, encoder.fc = encoder.fc, nn.Identity()
         features = []
         try:
@@ -88,3 +102,7 @@ class OnlineKnn:
             encoder.fc = head
         whole = gather(torch.cat(features).clone())[:len(rows)]
         return whole.cpu().numpy(), images.labels[rows]
+
+
+def _stack(crops: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(crops))

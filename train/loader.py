@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -17,6 +15,7 @@ from train.config import Config
 from train.masks import Masks
 from train.streams import ORDER, stream
 from train.views import NEGATIVE, PARAMETERS, PASTED, Views
+from train.workers import as_is, start_worker
 
 TRIES = 100  # broken images in a row before the run gives up
 
@@ -106,16 +105,6 @@ def make_loader(config: Config, images: Images, masks: Masks | None, start: int,
     """
     pairs = Pairs(images, Views.of(config), masks, views, donors, config.background == "swap" and donors is not None)
     order = Order(len(images), config.batch, config.epochs, config.seed, start, rank, world)
-    return DataLoader(pairs, batch_sampler=order, num_workers=config.workers, collate_fn=_as_is,
-                      worker_init_fn=_start_worker, pin_memory=pin_memory,
+    return DataLoader(pairs, batch_sampler=order, num_workers=config.workers, collate_fn=as_is,
+                      worker_init_fn=start_worker, pin_memory=pin_memory,
                       prefetch_factor=4 if config.workers else None)
-
-
-def _as_is(batch: dict) -> dict:
-    return batch
-
-
-def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's to answer, after its step
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

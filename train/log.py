@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -63,6 +65,13 @@ class Clock:
         values = {"images_per_second": self.batch * self.steps / seconds, "waiting": min(1.0, waited / seconds)}
         self.steps, self.start = 0, now
         return values
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within is no training: its time does not count."""
+        began = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - began
 
 
 def memory_gb(device: torch.device) -> float:

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from data.cache import Cache
 from data.cli import UsageError
 from data.images import open_images
+from data.stopping import Stopping
 from train import checkpoint, distributed
 from train.backgrounds import make_donors
-from train.batch_norm import spread_batch_norm
+from train.batch_norm import average_statistics, spread_batch_norm
 from train.config import Config, defaults, identity
 from train.feed import Feed
 from train.knn import OnlineKnn
@@ -114,12 +115,14 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     loader = make_loader(config, images, masks, step, pin_memory=device.type == "cuda", views=method.VIEWS,
                          rank=distributed.rank(), world=distributed.world(), donors=donors)
     log = Log(out, step) if writer else NoLog()
-    signals = Signals()
-    feed, clock = Feed(loader, device), Clock(config.batch)
     half = device.type == "cuda" and config.precision != "fp32"
     model.train()
-    with tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05, disable=not writer) as bar:
-        while step < last and not distributed.anybody(signals.received or step == stop_at):
+    values: dict[str, float] = {}
+    # SIGUSR1 is Slurm's warning before a requeue; the loader's workers start within, so that none dies of a signal
+    with Stopping(signal.SIGUSR1) as stop, \
+            tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05, disable=not writer) as bar:
+        feed, clock = Feed(loader, device), Clock(config.batch)
+        while step < last and not distributed.anybody(stop.received or step == stop_at):
             batch = feed.next()
             if step == 0 and writer:
                 preview(*batch.shown(), out / "first_batch.png")
@@ -135,6 +138,8 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
             clock.steps += 1
             bar.update()
             epoch_ends = step % steps_per_epoch == 0
+            if epoch_ends:
+                average_statistics(method)
             if step % config.log_every == 0 or step == last:
                 values = {"loss": distributed.mean(loss).item(), "accuracy": distributed.mean(accuracy).item()}
                 if not math.isfinite(values["loss"]):
@@ -148,17 +153,18 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
                 bar.set_postfix(loss=f"{values['loss']:.3f}", img_s=f"{speed['images_per_second']:.0f}",
                                 wait=f"{speed['waiting']:.0%}", refresh=False)
             if watch and epoch_ends and (step // steps_per_epoch % config.knn_every == 0 or step == last):
-                accuracy = watch(method.encoder, device)
+                with clock.paused():
+                    accuracy = watch(method.encoder, device)
                 log.write(step, epoch=step / steps_per_epoch, knn=accuracy)
                 bar.write(f"epoch {step // steps_per_epoch}: online kNN {accuracy:.1%}")
             if epoch_ends and step // steps_per_epoch % config.checkpoint_every == 0 and step < last and writer:
                 _save(out, method, optimizer, step, config.keep)
     log.close()
-    signals.restore()
+    average_statistics(method)
     if writer:
         _save(out, method, optimizer, step, config.keep)
     if step < last:
-        received = distributed.anybody(signals.received)
+        received = distributed.anybody(stop.received)
         if received:
             _say(f"stopped at step {step} of {last} and saved; the same command continues")
             raise SystemExit(130 if received == signal.SIGINT else 0)
@@ -166,7 +172,9 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     if writer:
         checkpoint.export_backbone(method.encoder, out / checkpoint.BACKBONE)
     distributed.barrier()
-    _say(f"{out}: finished, final loss {values['loss']:.3f}; weights in {out / checkpoint.BACKBONE}")
+    # no step was left where a run was killed between its last checkpoint and its weights
+    final = f", final loss {values['loss']:.3f}" if values else ""
+    _say(f"{out}: finished{final}; weights in {out / checkpoint.BACKBONE}")
     return True
 
 
@@ -177,20 +185,3 @@ def _say(text: str) -> None:
 
 def _save(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer, step: int, keep: int) -> None:
     checkpoint.save_step(out, {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, keep)
-
-
-class Signals:
-    """Notes SIGINT, SIGTERM and SIGUSR1 (Slurm's warning before a requeue) instead of dying, so that the loop can save
-    after its step; a second one kills."""
-
-    def __init__(self):
-        self.received = 0
-        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-
-    def _note(self, number: int, _) -> None:
-        self.received = number
-        self.restore()
-
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

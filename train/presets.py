@@ -46,12 +46,12 @@ def instdisc() -> dict:
 def simclr() -> dict:
     """SimCLR on ImageNet, ResNet-50, batch 4096, 200 epochs (Chen et al., ICML 2020).
 
-    torchrun --nproc-per-node 32 -m train /data/imagenet/train --masks none --preset simclr --out runs/simclr
+    torchrun --nnodes 4 --nproc-per-node 8 ... -m train /data/imagenet/train --preset simclr --out runs/simclr
 
-    is what the authors' batch needs (128 images a GPU of 32 GB); `python -m train ... --preset simclr --batch 256
-    --lr 0.3` fits fewer: the rate is 0.3 batch / 256. Linear top-1 at 200 epochs 66.9 (mmselfsup) and 66.6 (VISSL) with
-    4096, 62.7 (mmselfsup) with 256, without DiLo; no number with DiLo is known. Hours: at the 2,970 images/s that
-    FFCV-SSL reports on 8 A100, 24 h for 200 epochs (our arithmetic).
+    is what the authors' batch needs (docs/pretraining.md; 128 images a GPU of 32 GB); `python -m train ... --preset
+    simclr --batch 256 --lr 0.3` fits fewer: the rate is 0.3 batch / 256. Linear top-1 at 200 epochs 66.9 (mmselfsup)
+    and 66.6 (VISSL) with 4096, 62.7 (mmselfsup) with 256, without DiLo; no number with DiLo is known. Hours: at the
+    2,970 images/s that FFCV-SSL reports on 8 A100, 24 h for 200 epochs (our arithmetic).
     """
     return {"method": "simclr", "batch": 4096, "head_norm": True, "temperature": 0.1, "crop": (0.08, 1.0),
             "jitter": (0.8, 0.8, 0.8, 0.2), "optimizer": "lars", "lr": 4.8, "weight_decay": 1e-6, "warmup": 10.0,
@@ -61,7 +61,7 @@ def simclr() -> dict:
 def byol() -> dict:
     """BYOL on ImageNet, ResNet-50, batch 4096, 200 epochs (Grill et al., NeurIPS 2020; settings of the 1000-epoch run).
 
-    torchrun --nproc-per-node 32 -m train /data/imagenet/train --masks none --preset byol --out runs/byol
+    torchrun --nnodes 4 --nproc-per-node 8 ... -m train /data/imagenet/train --preset byol --out runs/byol
 
     is what the authors' batch needs; `python -m train ... --preset byol --batch 512 --lr 0.4` fits fewer: the rate is
     0.2 batch / 256. The paper's 1000 epochs are --epochs 1000 (74.3, quoted from memory). At 200 epochs mmselfsup has

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.stopping import Stopping
 from evaluate import ranks
 from evaluate.detection.annotations import Annotated
 from evaluate.detection.models import pixels
@@ -26,7 +27,6 @@ from evaluate.detection.views import Order, View, Views
 from evaluate.features import batches
 from train import checkpoint
 from train.batch_norm import spread_batch_norm
-from train.loop import Signals
 
 ASK = 20  # steps between two looks at the loss and at whether any process was told to stop
 
@@ -95,37 +95,34 @@ class _Trainer:
                                  [v.target(self.device) for v in views])
 
     def train(self, step: int, save_every: int, stop_at: int | None) -> int:
-        schedule, last, signals, stopped = self.schedule, self.schedule.iterations, Signals(), False
-        try:
-            with tqdm(total=last, initial=step, unit="step", desc=f"detector, seed {schedule.seed}",
-                      disable=ranks.rank() > 0, leave=False) as bar:
-                for views in self.views(step, last):
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = schedule.lr * schedule.factor(step)
-                    loss = sum(self.losses(views, step).values())
-                    self.optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    self.optimizer.step()
-                    step += 1
-                    bar.update()
-                    ends = step in (last, stop_at)
-                    if step % ASK == 0 or ends:
-                        value = ranks.total(loss.detach().clone()).item() / ranks.world()
-                        if not value < float("inf"):  # not a number is not less either
-                            raise UsageError(f"{self.file.stem}: the loss is {value} at step {step}; lower --lr")
-                        bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-                    if step % ASK == 0 or ranks.world() == 1:
-                        stopped = ranks.any_of(bool(signals.received), self.device)
-                    if stopped or ends or step % save_every == 0:
-                        self.save(step)
-                    if stopped or step == stop_at:
-                        break
-        finally:
-            signals.restore()
+        schedule, last, stopped = self.schedule, self.schedule.iterations, False
+        with Stopping() as stop, tqdm(total=last, initial=step, unit="step", desc=f"detector, seed {schedule.seed}",
+                                      disable=ranks.rank() > 0, leave=False) as bar:
+            for views in self.views(step, last):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = schedule.lr * schedule.factor(step)
+                loss = sum(self.losses(views, step).values())
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.optimizer.step()
+                step += 1
+                bar.update()
+                ends = step in (last, stop_at)
+                if step % ASK == 0 or ends:
+                    value = ranks.total(loss.detach().clone()).item() / ranks.world()
+                    if not value < float("inf"):  # not a number is not less either
+                        raise UsageError(f"{self.file.stem}: the loss is {value} at step {step}; lower --lr")
+                    bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+                if step % ASK == 0 or ranks.world() == 1:
+                    stopped = ranks.any_of(bool(stop.received), self.device)
+                if stopped or ends or step % save_every == 0:
+                    self.save(step)
+                if stopped or step == stop_at:
+                    break
         if stopped and step < last:
             if ranks.rank() == 0:
                 print(f"stopped at step {step} of {last} and saved to {self.file}; the same command continues")
-            raise SystemExit(128 + (signals.received or signal.SIGTERM))
+            raise SystemExit(128 + (stop.received or signal.SIGTERM))
         return step
 
     def precise_bn(self) -> None:
@@ -162,18 +159,13 @@ def _read(file: Path, identity: dict) -> dict:
     state = checkpoint.load(file)
     try:
         found = json.loads(state["identity"])
-        different = [f"{key}: {_short(found.get(key))} -> {_short(value)}" for key, value in identity.items()
-                     if found.get(key) != value]
+        different = checkpoint.differences(found, identity)
         if different:
-            raise UsageError(f"{file}: holds a detector trained otherwise ({'; '.join(different)}); delete it, or "
-                             "choose another --json")
+            raise UsageError(f"{file}: holds a detector trained otherwise ({different}); delete it, or choose another "
+                             "--json")
         return {"step": int(state["step"]), "model": dict(state["model"])} | (
             {"optimizer": state["optimizer"]} if "optimizer" in state else {})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{file}: not a detector's checkpoint; delete it to begin anew") from error
-
-
-def _short(value) -> str:
-    return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else str(value)

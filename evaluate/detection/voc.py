@@ -45,7 +45,7 @@ def read_voc(root: str | os.PathLike) -> tuple[Annotated, Annotated]:
         missing = [folder for folder in ("VOC2007", "VOC2012") if not (root / folder).is_dir()]
         if missing:
             raise UsageError(f"{root}: no folder {missing[0]}; VOC07+12 needs VOC2007 and VOC2012 there, each with "
-                             "JPEGImages, Annotations and ImageSets/Main")
+                             "JPEGImages, Annotations and ImageSets/Main; a set of your own, these three themselves")
     parts = [[record for folder, split in chosen for record in _read_set(root, folder, split)] for chosen in sets]
     found = {label for part in parts for record in part for label, *_ in record[3]}
     classes = list(CLASSES) if found <= set(CLASSES) else sorted(found)

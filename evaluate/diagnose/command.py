@@ -29,15 +29,15 @@ import torch.nn.functional as F
 import tyro
 from tqdm import tqdm
 
-from data import synthetic
 from data.cli import UsageError
 from data.files import write_text
 from evaluate.common import describe
-from evaluate.diagnose import heat, looks, neighbours
-from evaluate.diagnose.parts import Masks, Parts
-from evaluate.features import Encoder, Labelled, batches, extract_from, load_encoder
-from evaluate.knn import nearest, vote
+from evaluate.diagnose import heat, looks, neighbours, splits
+from evaluate.diagnose.splits import Split
+from evaluate.features import Encoder, batches, extract_from, load_encoder
+from evaluate.knn import nearest
 from evaluate.linear import L2, fit_probe
+from train.knn import vote
 
 BATCH = 64
 SHOWN = ("share", "pointing", "iou", "same_background", "background_rather")
@@ -91,22 +91,6 @@ class Arguments:
             raise UsageError("--k and --limit must be at least 1, --temperature above 0, the others not negative")
 
 
-@dataclass
-class _Split:
-    """A split at one size: its images, the rows used, their masks (None: not known)."""
-
-    images: Labelled
-    rows: np.ndarray
-    masks: list | None
-
-    def parts(self, cut: str = "image") -> Parts:
-        return Parts(self.images, self.rows, self.masks, cut)
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.images.labels[self.rows]
-
-
 def run(runs: Sequence[str] = (), data: str = "", keep_maps: bool = False, **options) -> dict:
     """Diagnose several networks on the same images.
 
@@ -126,17 +110,17 @@ def run(runs: Sequence[str] = (), data: str = "", keep_maps: bool = False, **opt
     """
     args = Arguments(tuple(runs), data, **options)
     args.check()
-    embedded = _embedded(args.data)
+    embedded = splits.embedded_description(args.data)
     queries = args.queries or ("original" if embedded and not os.path.isdir(os.path.join(args.data, "val")) else "val")
-    args = replace(args, queries=queries, masks=_masks(args.masks, args.data), bank_masks=_masks(args.bank_masks,
-                                                                                                  args.data))
+    args = replace(args, queries=queries, masks=splits.masks_of(args.masks, args.data),
+                   bank_masks=splits.masks_of(args.bank_masks, args.data))
     if args.masks is None:
         raise UsageError("give --masks CACHE: the masks of the queries, made by `python -m preprocess "
                          f"{os.path.join(args.data, queries)} CACHE`")
     ruler, found, pictures, protocol = None, {}, {}, {}
     for name in args.runs:
         encoder = _encoder(name, args)
-        bank, asked = _splits(args, encoder.size)
+        bank, asked = splits.bank_and_queries(args, encoder.size)
         if args.bank_masks and ruler is None:
             ruler = {cut: [np.asarray(extract_from(encoder, part.parts(cut), workers=args.workers))
                            for part in (bank, asked)] for cut in ("background", "object")}
@@ -145,7 +129,7 @@ def run(runs: Sequence[str] = (), data: str = "", keep_maps: bool = False, **opt
         masks = shown.pop("masks")
         pictures[name] = shown
         protocol.setdefault("maps_at", {})[name] = f"{stage}, {side}x{side}, of {encoder.size} px"
-    protocol = {"queries": queries, "query_images": len(asked.rows), "without_mask": _missing(args, asked),
+    protocol = {"queries": queries, "query_images": len(asked.rows), "without_mask": splits.without_mask(args, asked),
                 "bank": args.bank, "bank_images": len(bank.rows), "classes": len(bank.images.classes), "k": args.k,
                 "temperature": args.temperature, "knn_map": "log of the decided class's vote",
                 "linear_map": "decided logit less the mean, L-BFGS on standardised features", "l2": args.l2,
@@ -157,7 +141,7 @@ def run(runs: Sequence[str] = (), data: str = "", keep_maps: bool = False, **opt
     return {**result, "pictures": pictures} if keep_maps else result
 
 
-def _one(args: Arguments, encoder: Encoder, bank: _Split, asked: _Split, stage: str, ruler: dict | None,
+def _one(args: Arguments, encoder: Encoder, bank: Split, asked: Split, stage: str, ruler: dict | None,
          embedded: dict | None) -> tuple[dict, dict]:
     """One run's numbers, and what its columns of the figure show."""
     features, tests = (np.asarray(extract_from(encoder, part.parts(), workers=args.workers), np.float32)
@@ -195,9 +179,9 @@ def _one(args: Arguments, encoder: Encoder, bank: _Split, asked: _Split, stage: 
         by = {cut: neighbours.ranks(values[0], values[1][wrong], chosen) for cut, values in ruler.items()}
         split |= neighbours.split(by["background"], by["object"])
         if embedded:
-            split |= neighbours.known([_kind(asked, i, embedded) for i in wrong.tolist()],
-                                      [_kind(bank, i, embedded) for i in range(len(bank.rows))], chosen,
-                                      by["background"], asked.labels[wrong], bank.labels)
+            own, others = ([splits.background_kind(which, i, embedded) for i in some]
+                           for which, some in ((asked, wrong.tolist()), (bank, range(len(bank.rows)))))
+            split |= neighbours.known(own, others, chosen, by["background"], asked.labels[wrong], bank.labels)
     main = numbers["knn"]["gradcam"]
     accuracy = {**{name: main[name] for name in ("share", "pointing", "iou")},
                 **{name: split[name] for name in ("same_background", "background_rather", "known_same_background")
@@ -215,50 +199,6 @@ def _encoder(name: str, args: Arguments) -> Encoder:
     weights = os.path.isfile(place)
     return load_encoder(None if weights else place, args.device, name != place, place if weights else None,
                         size=args.size)
-
-
-def _splits(args: Arguments, size: int) -> tuple[_Split, _Split]:
-    """The bank and the queries: those with a usable mask."""
-    bank = Labelled(os.path.join(args.data, args.bank), size)
-    asked = Labelled(os.path.join(args.data, args.queries), size, bank.classes)
-    rows = np.linspace(0, len(asked) - 1, min(args.limit, len(asked))).round().astype(int)
-    kept = []
-    for images, some, source, name in ((bank, np.arange(len(bank)), args.bank_masks, args.bank),
-                                       (asked, rows, args.masks, args.queries)):
-        if source is None:
-            kept.append(_Split(images, some, None))
-            continue
-        masks = Masks(source, name).find(images.paths[some])
-        have = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
-        if not have:
-            raise UsageError(f"{source}: has no usable mask of any image in {images.root}")
-        kept.append(_Split(images, some[have], [masks[i] for i in have]))
-    return kept[0], kept[1]
-
-
-def _missing(args: Arguments, asked: _Split) -> int:
-    return min(args.limit, len(asked.images)) - len(asked.rows)
-
-
-def _masks(given: str | None, data: str) -> str | None:
-    default = os.path.join(data, "masks")
-    return given if given is not None else default if os.path.isdir(default) else None
-
-
-def _embedded(data: str) -> dict | None:
-    """dataset.json of the embedded data set; None for any other data."""
-    try:
-        found = json.loads(Path(data, "dataset.json").read_bytes())
-        return found if found["name"] == synthetic.NAME and found["version"] == synthetic.VERSION else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _kind(split: _Split, i: int, embedded: dict) -> str | None:
-    folder = os.path.basename(split.images.root.rstrip("/"))
-    index = int(Path(os.fsdecode(split.images.paths[split.rows[i]])).stem)
-    part = folder if folder in ("train", "probe") else "test"
-    return synthetic.background_kinds(part, index, seed=embedded["seed"], bias=embedded["bias"])[folder]
 
 
 def _plain(values):

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from data.cache import Cache
 from data.cli import UsageError
-from evaluate.features import Labelled, centre_square
+from data.labelled import centre_square
+from evaluate.features import Labelled
 from train.backgrounds import remove
 from train.copy_paste import Box, crop_mask
 from train.photometric import MEAN

@@ -27,7 +27,7 @@ from evaluate.report.page import page
 class Arguments:
     """Options of the report."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run folders, or JSON files of evaluations."""
     out: str = "report.html"
     """The page."""

@@ -55,9 +55,10 @@ def affinity(parts: Regions) -> np.ndarray:
     links = graph.two_ring(linked)
     if not links.any():
         return np.eye(len(links))
-    colour = parts.colour
-    low, high = colour[links].min(), colour[links].max()
-    weight = np.where(links, np.exp(-THETA * (colour - low) / max(high - low, 1e-9)) + FLOOR, 0)
+    distance = parts.colour[links]
+    low, high = distance.min(), distance.max()
+    weight = np.zeros(links.shape)
+    weight[links] = np.exp(-THETA * (distance - low) / max(high - low, 1e-9)) + FLOOR
     np.fill_diagonal(weight, 1)
     return weight
 

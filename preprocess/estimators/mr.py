@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from preprocess import linear
@@ -22,11 +24,11 @@ def saliency(image: np.ndarray, **parameters) -> np.ndarray:
 
 def solve(parts: Regions) -> np.ndarray:
     """(n,) float64 saliency in [0, 1]: unlike each of the four sides, then like what that finds (section 4)."""
-    ranking = learnt_affinity(affinity(parts))
+    rank = ranking(affinity(parts))
     first = np.ones(len(parts.size))
-    for side in parts.sides:
-        first *= 1 - unit(ranking @ side)
-    return unit(ranking @ (first >= first.mean()))
+    for side in rank(parts.sides.T.astype(np.float64)).T:
+        first *= 1 - unit(side)
+    return unit(rank((first >= first.mean()).astype(np.float64)[:, None])[:, 0])
 
 
 def affinity(parts: Regions) -> np.ndarray:
@@ -38,14 +40,19 @@ def affinity(parts: Regions) -> np.ndarray:
     links = graph.two_ring(linked)
     if not links.any():
         return np.zeros(links.shape)
-    colour = parts.colour
-    low, high = colour[links].min(), colour[links].max()
-    return np.where(links, np.exp(-THETA * (colour - low) / max(high - low, 1e-9)), 0)
+    distance = parts.colour[links]
+    low, high = distance.min(), distance.max()
+    weight = np.zeros(links.shape)
+    weight[links] = np.exp(-THETA * (distance - low) / max(high - low, 1e-9))
+    return weight
 
 
-def learnt_affinity(weight: np.ndarray) -> np.ndarray:
-    """(D - alpha W)^-1 with its diagonal at 0, so that a query does not rank itself (equation 3)."""
+def ranking(weight: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Of (n, n) weights: (n, k) float64 queries to their ranks, (D - alpha W)^-1 times them (equation 3).
+
+    The learnt affinity's diagonal is 0, so that a query does not rank itself.
+    """
     degree = np.maximum(weight.sum(1), 1e-9)
-    ranking = linear.inverse(np.diag(degree) - ALPHA * weight)
-    np.fill_diagonal(ranking, 0)
-    return ranking
+    inverse = linear.Inverse.of(np.diag(degree) - ALPHA * weight)
+    own = inverse.diagonal()[:, None]
+    return lambda queries: inverse @ queries - own * queries

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import eigh, eigh_tridiagonal
 from scipy.ndimage import label
-from scipy.sparse.linalg import eigsh
 
 TAU = 0.2  # cosine similarity above which two tokens are linked (section 3.2 of the paper)
 EPSILON = 1e-5  # weight of all other pairs, so that the graph hangs together
+RESIDUAL = 1e-8  # of an eigenvector of a matrix whose eigenvalues lie in -1..1
+STEPS = 200  # of Lanczos; some dozen are usual
 SAME = 1e-9  # a graph whose weights all differ by less has nothing to cut
 
 
@@ -20,13 +22,29 @@ def affinity(features: np.ndarray, tau: float = TAU) -> np.ndarray:
 def second_vector(weight: np.ndarray) -> np.ndarray:
     """(n,) second smallest generalised eigenvector of (D - W) v = l D v, W (n, n) symmetric and positive, n > 2.
 
-    The authors solve that densely. With y = D^1/2 v it is the second largest eigenvector of D^-1/2 W D^-1/2, for which
-    Lanczos needs dozens of products with W: the same vector up to sign and length, many times faster.
+    The authors solve that densely. With y = D^1/2 v it is the second largest eigenvector of D^-1/2 W D^-1/2, whose
+    largest, D^1/2 1, is known: Lanczos (Parlett, The Symmetric Eigenvalue Problem, ch. 13) among the vectors orthogonal
+    to it needs some dozen products with W for the same vector, up to sign and length.
     """
-    root = 1 / np.sqrt(weight.sum(1))
-    start = np.random.default_rng(0).standard_normal(len(weight))  # the same image must give the same map
-    values, vectors = eigsh(root[:, None] * weight * root, k=2, which="LA", v0=start, tol=1e-7)
-    return root * vectors[:, np.argmin(values)]
+    degree = weight.sum(1)
+    root, first = 1 / np.sqrt(degree), np.sqrt(degree / degree.sum())
+    basis = np.empty((min(STEPS, len(weight) - 1) + 1, len(weight)))
+    basis[0] = first
+    vector = np.random.default_rng(0).standard_normal(len(weight))  # the same image must give the same map
+    diagonal, beside = [], []
+    for step in range(1, len(basis)):
+        for _ in range(2):  # rounding leaves a rest of the earlier vectors, of which the second pass leaves nothing
+            vector -= (basis[:step] @ vector) @ basis[:step]
+        length = np.linalg.norm(vector)
+        beside.append(length)
+        if step > 1 and (step % 4 == 0 or length < RESIDUAL or step == len(basis) - 1):
+            _, top = eigh_tridiagonal(diagonal, beside[1:-1], select="i", select_range=(step - 2, step - 2))
+            if length * abs(top[-1, 0]) < RESIDUAL:
+                return root * (top[:, 0] @ basis[1:step])
+        basis[step] = vector / length
+        vector = root * (weight @ (root * basis[step]))
+        diagonal.append(basis[step] @ vector)
+    return eigh(np.diag(degree) - weight, np.diag(degree), subset_by_index=[1, 1])[1][:, 0]
 
 
 def cut(features: np.ndarray, height: int, width: int, tau: float = TAU) -> np.ndarray:

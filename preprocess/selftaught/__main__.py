@@ -36,7 +36,7 @@ WEIGHTS, CARD = "selftaught.pt", "card.json"
 class Arguments:
     """Train `selftaught` from images alone."""
 
-    images: Annotated[list[str], tyro.conf.Positional]
+    images: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES [IMAGES ...]")]
     """Folders of images (JPEG, PNG, WebP, BMP), any depth."""
     out: str
     """Folder of the run, new, or one to continue; about 0.2 MB an image at 128 px."""

@@ -77,7 +77,9 @@ def test_eigenvectors(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["eigenvectors", "--patches", "16", "--repeats", "1", "--json",
                                       str(tmp_path / "e.json"), "--readme", str(tmp_path / "none.md")])
     assert eigenvectors.main() == 0 and "| 16 | 441 |" in capsys.readouterr().out
-    assert json.loads((tmp_path / "e.json").read_text())["16"]["correlation"] > 1 - 1e-9
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert result["16"]["correlation"] > 1 - 1e-9 and {"date", "machine"} <= set(result)
+    assert result["command"].startswith("python -m benchmarks.eigenvectors --patches 16 --repeats 1 --json ")
 
 
 def test_losses_against_the_authors_are_listed():

@@ -156,6 +156,19 @@ def test_a_kept_classifier_of_imagenet_is_a_head(root, network, tmp_path):
             in9.read_head(tmp_path / "y.pt", encoder)
 
 
+def test_a_class_that_a_variant_has_no_image_of_is_left_out(root, network, tmp_path):
+    _, options = network
+    (tmp_path / "challenge.json").write_text(json.dumps({"name": "dilo-challenge", "classes": ["a", "b"]}))
+    for variant, source, folders in (("mixed_same", "mixed_same", {"a": "00_dog", "b": "01_bird"}),
+                                     ("mixed_rand", "mixed_rand", {"a": "00_dog"}),
+                                     ("training", "original", {"a": "00_dog", "b": "01_bird"})):
+        (tmp_path / variant / "val").mkdir(parents=True)
+        for name, folder in folders.items():
+            (tmp_path / variant / "val" / name).symlink_to(root / source / "val" / folder)
+    found = in9.run(data=str(tmp_path), train=str(tmp_path / "training" / "val"), **options)["per_class"]["probe"]
+    assert set(found["mixed_same"]) == {"a", "b"} and set(found["mixed_rand"]) == {"a"}  # no NaN, which is no JSON
+
+
 def test_bad_input_is_one_line(root, network, tmp_path):
     _, options = network
     with pytest.raises(UsageError, match="needs at least mixed_same/val and mixed_rand/val"):

@@ -7,6 +7,7 @@ from torch import nn
 
 from evaluate import features, knn
 from evaluate.features import Encoder, extract, load_encoder, project
+from train import knn as online
 from train.network import backbone
 
 
@@ -36,6 +37,19 @@ def test_a_vote_is_the_sum_of_weights():
                  for c, o in zip(cosine, order, strict=True)]
         found = knn.vote(*knn.nearest(bank, queries, 200), labels, k, 0.07, 4)
         assert found.tolist() == np.argmax(votes, axis=1).tolist()
+
+
+def test_a_small_temperature_is_the_nearest_neighbour():
+    """exp(cosine / T) is past float32 there, and the first class that had such a neighbour won."""
+    rng = np.random.default_rng(1)
+    bank, queries = (rng.normal(size=(n, 8)).astype(np.float32) + 3 for n in (300, 60))
+    labels = rng.integers(0, 4, 300)
+    nearest = labels[plain_neighbours(bank, queries, 1)[1][:, 0]]
+    for temperature in (0.01, 1e-6):
+        found = knn.vote(*knn.nearest(bank, queries, 1), labels, 20, temperature, 4)
+        assert found.tolist() == nearest.tolist()
+    assert knn.vote(*knn.nearest(bank, queries, 20), labels, 20, 1e-6, 4).tolist() == nearest.tolist()
+    assert online.knn_predict(bank, labels, queries, 20, 1e-6, 4).tolist() == nearest.tolist()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -222,6 +223,27 @@ def test_seeds_give_mean_and_deviation(colours, network, tmp_path):
     assert len(fast["protocol"]["chosen_lr"]) == 2 and set(fast["deviation"]["by_lr"]) == {"0.1", "1"}
     with pytest.raises(UsageError, match="--seeds 0"):
         linear.run(data=colours, seeds=0, **options)
+
+
+def fine_tune(rank: int, processes: int, folder: str, network: str, colours: str) -> None:
+    """One of some processes: 17 images in batches of 16, so that all but the first have no part in each second one."""
+    torch.set_num_threads(1)
+    if processes > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank,
+                                             world_size=processes)
+    schedule = Schedule(epochs=2, batch=16, lr=0.5, backbone_lr=0.05, finetune=True, decay="cosine")
+    encoder = load_encoder(weights=network, stem="small_stride2", size=32, device="cpu")
+    sgd.fit(encoder, Labelled(f"{colours}/train", 32), schedule, Path(folder, f"{processes}.pt"), {}, np.arange(17))
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_what_one_does(colours, network, tmp_path):
+    fine_tune(0, 1, str(tmp_path), network, colours)
+    torch.multiprocessing.spawn(fine_tune, (2, str(tmp_path), network, colours), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True)["model"] for n in (1, 2))
+    assert all(torch.allclose(value.double(), two[name].double(), rtol=1e-2, atol=1e-3) for name, value in one.items())
 
 
 @pytest.mark.slow

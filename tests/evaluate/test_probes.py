@@ -1,6 +1,7 @@
 """kNN and the linear probe against independent answers, and the evaluations end to end on a tiny run."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from scipy.optimize import minimize
 from data.cli import UsageError
 from evaluate import backgrounds, knn, linear
 from evaluate.features import Labelled, extract, load_encoder
+from train import knn as online
 from train.config import Config
 from train.loop import train
 from train.presets import moco_v2_demo
@@ -34,7 +36,18 @@ def test_knn_is_brute_force(k):
         nearest = np.argsort(-cosine)[:k]
         votes = [np.exp(cosine[nearest][train_y[nearest] == c] / 0.07).sum() for c in range(3)]
         expected.append(int(np.argmax(votes)))
-    assert knn.knn_predict(train_x, train_y, test_x, k, 0.07, 3).tolist() == expected
+    assert knn.vote(*knn.nearest(train_x, test_x, k), train_y, k, 0.07, 3).tolist() == expected
+    assert online.knn_predict(train_x, train_y, test_x, k, 0.07, 3).tolist() == expected
+
+
+def test_the_online_workers_need_no_fork(images, tmp_path):
+    """From Python 3.14 on they are not forked: what they are given is pickled."""
+    for part in ("train", "val"):
+        (tmp_path / part).symlink_to(images / "train")
+    loader = online.OnlineKnn(str(tmp_path), 16, 1, 0.07, 8, 1, 4)
+    loader = loader.loader(loader.bank, np.arange(8))
+    given, collate, _ = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn)))
+    assert torch.equal(collate([given[0], given[1]]), next(iter(loader))[:2])
 
 
 def test_linear_probe_is_the_optimum():

@@ -1,16 +1,22 @@
 """One row for real, on a tiny data set: trained, measured, kept, and the same folder the second time."""
 
+import json
+import shutil
 import sys
 
 import pytest
 
 from data.cli import UsageError
 from data.files import write_text
+from data.variants import VARIANTS
 from experiments import runner
+from experiments.challenge import challenge
 from experiments.measure import measure
-from experiments.rows import BASE, DILO
+from experiments.results import gather
+from experiments.rows import BASE, DILO, rows_of
 from experiments.settings import Data, imagenette, row
 from experiments.table import main
+from experiments.tables import text
 
 TINY = Data("embedded", 1, images=(140, 40, 40))
 
@@ -54,6 +60,26 @@ def test_small_copies_keep_paths_and_are_made_once(images, tmp_path):
     assert len(list(small.rglob("*.png"))) == len(list(images.rglob("*.png")))
     write_text(small / "done", "as it was")
     assert runner.prepare(data, tmp_path) == small and (small / "done").read_text() == "as it was"
+
+
+def test_photographs_are_given_other_backgrounds(out, tmp_path):
+    scenes = runner.prepare(TINY, out)
+    for ours, theirs in (("train", "train"), ("val", "original")):
+        shutil.copytree(scenes / theirs, tmp_path / "source" / ours)
+    data = Data("imagenette", 1, stored=24, source=str(tmp_path / "source"))
+    out = tmp_path / "photographs"
+    copies = runner.prepare(data, out)
+    runner.run_row(BASE, data, 0, out, copies)
+    challenge({"none": BASE, "rbd": DILO}, data, out, copies)
+    told = text(gather("e2", rows_of("e2", "imagenette"), data, out, "x"))
+    file = out / BASE.folder(data) / "seed0" / "result.json"
+    found = json.loads(file.read_text())["measured"]["challenge"]
+    assert set(found) == {*VARIANTS, "bg_gap"} and all(0 <= found[v] <= 100 for v in VARIANTS)
+    assert found["bg_gap"] == pytest.approx(found["mixed_same"] - found["mixed_rand"])
+    assert "mixed_next" in told
+    before = file.stat().st_mtime_ns
+    challenge({"none": BASE, "rbd": DILO}, data, out, copies)
+    assert file.stat().st_mtime_ns == before
 
 
 def test_bad_options_are_one_line(tmp_path, monkeypatch):

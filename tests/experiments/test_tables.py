@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from data.cli import UsageError
 from experiments.fidelity import round_trip
+from experiments.known import unpack
 from experiments.results import by_seed, gather, why_not
 from experiments.rows import BASE, DILO, TABLES, base_of, rows_of
 from experiments.settings import embedded, flags, imagenette, row
@@ -85,6 +87,27 @@ def test_table_has_its_numbers_the_papers_and_how_it_was_made(tmp_path):
     assert "`python -m experiments.e4 --seeds 2`" in told and "abc1234" in told
     assert by_seed(result["rows"]["0.3"], "linear") == {0: 60.0, 1: 62.0}
     assert cell({0: 50.0}) == "50.0" and cell({}) == "–"
+
+
+def test_numbers_of_another_machine_count_as_run(tmp_path):
+    data, rows = embedded(), rows_of("e4", "embedded")
+    store(tmp_path / "there", data, BASE, [run(0, 40.0, 50.0, 10.0), run(1, 42.0, 54.0, 10.0)])
+    store(tmp_path / "there", data, DILO, [run(0, 50.0, 60.0)])
+    there = gather("e4", rows, data, tmp_path / "there", "x", {"0.3": {"MAE": 0.25}})
+    known = tmp_path / "known" / "embedded"
+    known.mkdir(parents=True)
+    (known / "e4.json").write_text(json.dumps(there))
+    store(tmp_path / "here", data, BASE, [run(0, 99.0, 99.0, 10.0)])
+    assert unpack(tmp_path / "known", "e4", rows, data, tmp_path / "here") == {"0.3": {"MAE": 0.25}}
+    here = gather("e4", rows, data, tmp_path / "here", "x")["rows"]
+    assert by_seed(here["0"], "knn") == {0: 99.0, 1: 42.0} and by_seed(here["0.3"], "knn") == {0: 50.0}
+    unpack(tmp_path / "known", "e4", rows, embedded(3), tmp_path / "other")
+    assert not list((tmp_path / "other").rglob("result.json"))
+    assert unpack(tmp_path / "known", "e5", rows, data, tmp_path / "here") == {}
+    for broken in ("{", "[]", '{"rows": 3}'):
+        (known / "e4.json").write_text(broken)
+        with pytest.raises(UsageError, match="not the numbers of a table"):
+            unpack(tmp_path / "known", "e4", rows, data, tmp_path / "here")
 
 
 def test_a_table_whose_baseline_did_not_learn_shows_no_numbers(tmp_path):

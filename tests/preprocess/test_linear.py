@@ -15,5 +15,8 @@ def test_equals_numpys_solve(n):
     before = system.copy()
     for right in (rng.random(n), rng.random((n, 3))):
         assert linear.solve(system, right) == pytest.approx(np.linalg.solve(system, right), rel=1e-8)
-    assert linear.inverse(system) == pytest.approx(np.linalg.inv(system), rel=1e-7)
+    inverse, expected = linear.Inverse.of(system), np.linalg.inv(system)
+    assert inverse @ np.eye(n) == pytest.approx(expected, rel=1e-7)
+    assert inverse @ right[:, 0] == pytest.approx(expected @ right[:, 0], rel=1e-7)
+    assert inverse.diagonal() == pytest.approx(np.diag(expected), rel=1e-7)
     assert np.array_equal(system, before)

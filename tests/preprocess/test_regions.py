@@ -46,6 +46,18 @@ def test_a_graph_in_two_parts():
     assert np.isinf(graph.distance_to(edge, np.array([True, False, False, False]))[3])
 
 
+def test_paths_within_the_limit_are_exact_and_the_others_beyond_it():
+    rng = np.random.default_rng(5)
+    weight = rng.random((60, 60)).astype(np.float32)
+    weight = np.where(rng.random((60, 60)) < 0.1, weight, np.inf)
+    edge = np.minimum(weight, weight.T)
+    full = graph.shortest_paths(edge)
+    for limit in (0.0, 0.2, 0.4):
+        found = graph.shortest_paths(edge, limit)
+        assert np.array_equal(found[full <= limit], full[full <= limit]) and (found[full > limit] > limit).all()
+        assert (found != full).any() and np.array_equal(found, found.T)
+
+
 def test_two_ring_of_a_chain():
     chain = np.eye(5, k=1, dtype=bool) | np.eye(5, k=-1, dtype=bool)
     near = graph.two_ring(chain)

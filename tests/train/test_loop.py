@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,23 @@ def test_damaged_checkpoints_alone_are_one_clear_line(images, truth_cache, tmp_p
         train(config(images, truth_cache, out))
 
 
+def test_a_run_killed_before_its_weights_were_written_only_writes_them(images, truth_cache, finished, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "backbone.pt").unlink()
+    assert train(config(images, truth_cache, out)) is True
+    assert losses(out) == losses(finished)
+    one, other = (checkpoint.load(folder / "backbone.pt") for folder in (finished, out))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_damaged_later_checkpoint_never_outlives_a_new_one(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.step_file(tmp_path, 9).write_bytes(b"damaged")
+    checkpoint.save_step(tmp_path, {"step": 7}, keep=1)  # the run went on from step 5, and was stopped again
+    assert checkpoint.newest(tmp_path) == {"step": 7}
+
+
 def test_a_full_disk_leaves_the_checkpoints_that_there_were(tmp_path, monkeypatch):
     checkpoint.save_step(tmp_path, {"step": 1}, keep=2)
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -189,6 +207,14 @@ def test_checkpoints_never_run_code(tmp_path):
     ({"control": "shuffled", "masks": "none"}, "--control shuffled needs --masks"),
     ({"device": "abacus"}, "--device abacus"),
     ({"warmup": -1.0}, "--warmup -1.0"),
+    ({"seed": -1}, r"--seed -1: must be in 0..4294967295"),
+    ({"seed": 2 ** 32}, r"--seed 4294967296: must be in"),
+    ({"soften_sigma": 0.0}, "--soften-sigma 0.0: must be above 0"),
+    ({"blur_sigma": (2.0, 0.1)}, "--blur-sigma 2.0 0.1: needs 0 < smallest <= largest"),
+    ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "--jitter 0.4 0.4 0.4 0.6: needs"),
+    ({"workers": -1}, "--workers -1: must be at least 0"),
+    ({"lr": -0.1}, "--lr -0.1: must be at least 0"),
+    ({"knn_temperature": 0.0}, "--knn-temperature 0.0: must be above 0"),
 ])
 def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):
     changes = {"masks": truth_cache} | changes
@@ -229,6 +255,15 @@ def test_presets_are_whole(name):
     assert parsed.preset == name and PRESETS[name].__doc__.count("python -m train") == 1
     again = parse(["IMAGES", "--out", "RUN", f"--preset={name}", "--epochs", "3"])
     assert dataclasses.replace(parsed, epochs=3) == again
+
+
+def test_help_names_every_preset_and_so_does_the_page(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    page = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text()
+    printed = capsys.readouterr().out.split()
+    assert all(f"{name}," in printed or name in printed for name in PRESETS)
+    assert all(f"`{name}`" in page for name in PRESETS)
 
 
 def test_command_line_errors_are_one_line_and_exit_code_2(images, tmp_path):

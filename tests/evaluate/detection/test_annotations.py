@@ -61,6 +61,7 @@ def test_the_official_folders_and_difficult_objects(tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda r: (r / "VOC2012/ImageSets/Main/trainval.txt").write_text("../../secret\n"), "secret"),
+    (lambda r: (r / "VOC2007").rename(r / "images"), "no folder VOC2007; .*; a set of your own, these three"),
     (lambda r: (r / "VOC2007/ImageSets/Main/test.txt").write_text("\n"), "names no image"),
     (lambda r: (r / "VOC2007/ImageSets/Main/test.txt").unlink(), "no such list"),
     (lambda r: (r / "VOC2007/JPEGImages/VOC2007_test.jpg").unlink(), "no such image"),
