@@ -16,8 +16,8 @@ from preprocess.selftaught.cues import cues, squashed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-VERSION = 1
-PARAMETERS = {"side": 96}
+VERSION = 2
+PARAMETERS = {"side": 128}
 WEIGHTS = Source(("selftaught.pt",), "`make selftaught IMAGES=... OUT=...`")
 
 
@@ -26,7 +26,7 @@ def prepare(image: np.ndarray, side: int) -> np.ndarray:
     return np.concatenate([squashed(image, side).transpose(2, 0, 1), cues(image, side)])
 
 
-def build(state: dict | None = None, side: int = 96) -> nn.Module:
+def build(state: dict | None = None, side: int = 128) -> nn.Module:
     from preprocess.selftaught.network import Net
 
     return Net()

@@ -45,14 +45,14 @@ class Arguments:
     limit: int | None = None
     """Train on at most so many images of each folder, spread evenly."""
     steps: int = 9000
-    """Steps in all; 16 images each take 0.1 to 0.2 s on one core."""
+    """Steps in all; 16 images each take 0.2 to 0.4 s on one core."""
     rounds: int = 3
     """Rounds of labels: the first are cuts of the maps, the others the network's own."""
     batch: int = 16
     """Images a step."""
     side: int = 128
     """Side of the stored pictures, labels and maps, px."""
-    sides: tuple[int, ...] = (64, 96, 96)
+    sides: tuple[int, ...] = (96, 128, 128)
     """Sides at which the network trains, px: multiples of 32, one drawn a step; masks are made at the largest."""
     lr: float = 2e-3
     """Largest learning rate (AdamW)."""
@@ -121,7 +121,7 @@ def card(out: Path, schedule: loop.Schedule, folders: dict, listed: str, samples
             "schedule": loop.identity(schedule, folders), "images": len(samples), "list": listed,
             "held_out": int((np.arange(len(samples)) % loop.HELD_OUT == loop.HELD_OUT - 1).sum()),
             "cues": {name: dict(parameters) for name, parameters in cues.RECIPES.items()},
-            "cut": {"side": cut.SIDE, "slope": cut.SLOPE, "certain": cut.CERTAIN},
+            "cut": {"iterations": cut.ITERATIONS, "rough": cut.ROUGH, "slope": cut.SLOPE, "certain": cut.CERTAIN},
             "augmentation": {"drop": augment.DROP, "blind": augment.BLIND, "smallest": augment.SMALLEST,
                              "grey": augment.GREY},
             "history": refine.MOMENTUM, "average": loop.AVERAGE, "consistency": loop.CONSISTENCY,

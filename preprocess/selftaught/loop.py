@@ -46,7 +46,7 @@ class Schedule:
     rounds: int = 3
     batch: int = 16
     side: int = 128
-    sides: tuple[int, ...] = (64, 96, 96)
+    sides: tuple[int, ...] = (96, 128, 128)
     lr: float = 2e-3
     seed: int = 0
 
@@ -210,5 +210,5 @@ def _stopping() -> Iterator[_Stop]:
 
 def identity(schedule: Schedule, images: dict) -> dict:
     """JSON-able: what makes two runs the same run."""
-    return {"program": "selftaught", "version": 1, **dataclasses.asdict(schedule), "sides": list(schedule.sides),
+    return {"program": "selftaught", "version": 2, **dataclasses.asdict(schedule), "sides": list(schedule.sides),
             "images": images}

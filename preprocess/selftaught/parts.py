@@ -74,7 +74,7 @@ def rows_of(sources: list[tuple[str, list[Cache]]], limit: int | None = None) ->
 
 def first(sources: list[tuple[str, list[Cache]]], folder: Path, side: int, workers: int,
           rows: list[tuple[int, int]], listed: str) -> Samples:
-    """Pictures, cues and the first labels (the mean of five cuts) of `rows`, made where they are missing.
+    """Pictures, cues and the first labels of `rows`, made where they are missing.
 
     Args:
         listed: digest of the images, kept beside the files.
@@ -105,10 +105,9 @@ def _first(sources, rows, side: int) -> dict[str, np.ndarray]:
             continue  # changed since its maps were made: trust 0
         image = squashed(image, side)
         cues = np.stack([cache.mask(row) for cache in caches])
-        cuts = cut.candidates(image, cues)
-        label = np.rint(cuts.mean(0)).astype(np.uint8)
+        label, agreed = cut.first_label(image, cues)
         made["image"][i], made["cues"][i], made["label"][i] = image, cues, label
-        made["trust"][i] = trust(cut.agreement(cuts, label), label)
+        made["trust"][i] = trust(agreed, label)
     return made
 
 

@@ -41,7 +41,7 @@ def refine(network: nn.Module, samples: Samples, sides: tuple[int, ...], workers
 
 def _cuts(images: np.ndarray, priors: np.ndarray) -> np.ndarray:
     cv2.setNumThreads(0)
-    return np.stack([cut.cut(image, prior) for image, prior in zip(images, priors, strict=True)])
+    return np.stack([cut.cut(image, prior, iterations=1) for image, prior in zip(images, priors, strict=True)])
 
 
 def stacked(images: np.ndarray, cues: np.ndarray) -> np.ndarray:

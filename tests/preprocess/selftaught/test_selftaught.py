@@ -74,6 +74,20 @@ def test_a_cut_finds_a_disc_from_a_crude_prior():
     assert np.array_equal(cut.cut(image, flat), flat)
 
 
+def test_the_first_label_is_the_mean_cues_cut_weighed_by_the_votes():
+    truth = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.circle(truth, (32, 32), 15, 255, -1)
+    image = np.where((truth > 0)[..., None], np.uint8([190, 110, 70]), np.uint8(70))
+    crude, astray = cv2.GaussianBlur(truth, (31, 31), 6), cv2.GaussianBlur(255 - truth, (31, 31), 6)
+    label, agreed = cut.first_label(image, np.stack([crude] * 4))
+    assert set(np.unique(label)) == {0, 255} and agreed == 1
+    assert np.mean((label == 255) == (truth > 0)) > 0.98
+    label, agreed = cut.first_label(image, np.stack([crude] * 3 + [astray]))
+    inside = label >= 128
+    assert np.mean(inside == (truth > 0)) > 0.98 and agreed < 0.8
+    assert np.median(label[inside]) == 223 and np.median(label[~inside]) == 32  # three of four agree
+
+
 def test_agreement_and_trust_by_hand():
     a, b = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
     a[:2], b[:1] = 255, 255
