@@ -72,11 +72,9 @@ def _made(result: dict) -> str:
 def _verdict(result: dict) -> str:
     name = result["table"]
     what, figures = PAPER[name]
-    reasons = sorted({e["counts"] for e in result["rows"].values() if e["counts"].startswith("too small")})
-    if reasons:
-        seen = [f"{label} {cell(by_seed(e, 'knn'))}" for label, e in result["rows"].items() if e["runs"]]
-        return (f"{reasons[0]}; {GATE:.0f} points are needed, so no row whose baseline is below counts. Measured, and "
-                f"worth no more than that: kNN {', '.join(seen)}.")
+    small = _too_small(result["rows"])
+    if not any(entry["runs"] and not entry["counts"] for entry in result["rows"].values()):
+        return small
     asked = other_backgrounds(result)["mixed_rand"] if name == "e2" else COMMON["linear"]
     differences = against_base(result, *asked)
     theirs = {label: value - figures[base_of(name, label)][0] for label, (value, _) in figures.items()
@@ -99,7 +97,19 @@ def _verdict(result: dict) -> str:
                 if figures else "The paper has no such table.")
     if any(len(entry["runs"]) == 1 for entry in result["rows"].values()):
         said.append(f"One seed does not tell differences below {MARGIN:.0f} points from noise.")
-    return " ".join(filter(None, said))
+    return " ".join(filter(None, [*said, small]))
+
+
+def _too_small(rows: dict[str, dict]) -> str:
+    """What is not counted because its baseline learned too little, and its kNN all the same; "" where all counts."""
+    told: dict[str, list[str]] = {}
+    for label, entry in rows.items():
+        if entry["counts"].startswith("too small"):
+            told.setdefault(entry["counts"], []).append(f"{label} {cell(by_seed(entry, 'knn'))}")
+    if not told:
+        return ""
+    parts = [f"{', '.join(seen)} ({why})" for why, seen in told.items()]
+    return f"Rows that do not count, with their kNN: {'; '.join(parts)}; {GATE:.0f} points above untrained are needed."
 
 
 def _controls(result: dict) -> str:

@@ -62,8 +62,10 @@ def test_a_row_counts_only_where_the_baseline_learned():
 
 def test_differences_are_paired_by_seed():
     ours = difference({0: 51.0, 1: 41.0, 7: 90.0}, {0: 50.0, 1: 38.0})
-    assert (ours.mean, ours.seeds) == (2.0, 2) and ours.margin == pytest.approx(2.0) and ours.sign == 0
-    assert difference({0: 51.0, 1: 41.2}, {0: 50.0, 1: 40.0}).sign == 1
+    assert (ours.mean, ours.seeds) == (2.0, 2) and ours.margin == pytest.approx(12.706, abs=1e-3)  # t of 0.975, 1
+    assert ours.sign == 0 and difference({0: 51.0, 1: 41.01}, {0: 50.0, 1: 40.0}).sign == 1
+    three = difference({0: 51.0, 1: 52.0, 2: 56.0}, dict.fromkeys(range(3), 50.0))
+    assert (three.mean, three.sign) == (3.0, 0) and three.margin == pytest.approx(4.303 * 7 ** 0.5 / 3 ** 0.5, abs=1e-2)
     assert difference({0: 50.0 - MARGIN - 1}, {0: 50.0}).sign == -1 and difference({1: 50.0}, {0: 50.0}) is None
 
 
@@ -77,15 +79,15 @@ def test_direction_says_what_agrees_and_what_does_not():
 def test_table_has_its_numbers_the_papers_and_how_it_was_made(tmp_path):
     data = embedded()
     store(tmp_path, data, BASE, [run(0, 40.0, 50.0, 10.0), run(1, 42.0, 54.0, 10.0)])
-    store(tmp_path, data, DILO, [run(0, 50.0, 60.0), run(1, 54.0, 62.0)])
+    store(tmp_path, data, DILO, [run(0, 50.0, 60.0), run(1, 54.0, 59.0)])
     result = gather("e4", rows_of("e4", "embedded"), data, tmp_path, "python -m experiments.e4")
     told = text(result)
     assert "| 0 | 2 | 41.0 ± 1.4 | 52.0 ± 2.8 | 60.6 |" in told
-    assert "| 0.3 | 2 | 52.0 ± 2.8 | 61.0 ± 1.4 | 62.8† |" in told
+    assert "| 0.3 | 2 | 52.0 ± 2.8 | 59.5 ± 0.7 | 62.8† |" in told
     assert "| 1.0 | 0 | not run | – | 47.6† |" in told
-    assert "agrees for 0.3 (+9.0 here, +2.2 there)" in told and "second-hand" in told
+    assert "too small to tell for 0.3 (+7.5 here, +2.2 there)" in told and "second-hand" in told
     assert "`python -m experiments.e4 --seeds 2`" in told and "abc1234" in told
-    assert by_seed(result["rows"]["0.3"], "linear") == {0: 60.0, 1: 62.0}
+    assert by_seed(result["rows"]["0.3"], "linear") == {0: 60.0, 1: 59.0}
     assert cell({0: 50.0}) == "50.0" and cell({}) == "–"
 
 
@@ -115,8 +117,17 @@ def test_a_table_whose_baseline_did_not_learn_shows_no_numbers(tmp_path):
     store(tmp_path, data, BASE, [run(0, 30.0, 50.0, 20.0)])
     store(tmp_path, data, DILO, [run(0, 77.7, 88.8)])
     told = text(gather("e2", rows_of("e2", "embedded"), data, tmp_path, "x"))
-    assert "88.8" not in told and "kNN none 30.0, rbd 77.7." in told
+    assert "88.8" not in told and "their kNN: none 30.0, rbd 77.7 (" in told and "direction" not in told
     assert "kNN is 30.0, the untrained network's 20.0" in told and "15 points" in told
+
+
+def test_a_method_that_did_not_learn_takes_no_other_row_with_it(tmp_path):
+    data, rows = embedded(), rows_of("e6", "embedded")
+    for label, knn in (("moco_v2", 60.0), ("moco_v2+dilo", 80.0), ("byol", 21.0), ("byol+dilo", 22.0)):
+        store(tmp_path, data, rows[label], [run(0, knn, knn, 20.0)])
+    told = text(gather("e6", rows, data, tmp_path, "x"))
+    assert "agrees for moco_v2+dilo (+20.0 here" in told and "| byol | 1 | too small to tell | – |" in told
+    assert "their kNN: byol 21.0, byol+dilo 22.0 (" in told
 
 
 def test_a_finer_mask_loses_less_and_a_flat_one_nothing():
