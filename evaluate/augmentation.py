@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from data.cache import Cache
 from data.images import Images, decode, open_images
-from evaluate.style import axes_grid, picture
+from evaluate.style import axes_grid, picture, styled
 from train.backgrounds import make_donors
 from train.config import Config
 from train.loader import make_loader
@@ -55,6 +55,7 @@ def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndar
     return np.clip(np.rint((shown * np.array(STD) + np.array(MEAN)) * 255), 0, 255).astype(np.uint8)
 
 
+@styled
 def grid(rows: dict[str, Config], row: int, count: int = 10, colours: bool = False, title: str = "") -> Figure:
     """A line of views for each configuration, of the same image with the same crops; its name at the left."""
     figure, axes = axes_grid(len(rows), count + 1, 1.1, 1.1, title)

@@ -14,7 +14,7 @@ from data.cache import Cache
 from data.cli import UsageError
 from evaluate.gallery import read
 from evaluate.metrics import score, summarise
-from evaluate.style import axes_grid, picture
+from evaluate.style import axes_grid, picture, styled
 
 METRICS = ("mae", "max_f_a", "max_f_b", "mean_f", "s", "mean_e")
 
@@ -48,6 +48,7 @@ def common_paths(caches: dict[str, Cache], limit: int | None = None, seed: int =
     return paths
 
 
+@styled
 def side_by_side(caches: dict[str, Cache], images: str | os.PathLike, paths: np.ndarray) -> Figure:
     """A row an image, a column a cache."""
     names = list(caches)
@@ -85,6 +86,7 @@ def agreement(caches: dict[str, Cache], paths: np.ndarray) -> tuple[np.ndarray, 
     return difference / len(paths), overlap / len(paths)
 
 
+@styled
 def agreement_figure(caches: dict[str, Cache], paths: np.ndarray) -> Figure:
     """Both matrices of `agreement` with their numbers."""
     figure, axes = axes_grid(1, 2, 1.6 + 0.8 * len(caches), 1.2 + 0.6 * len(caches),

@@ -13,12 +13,13 @@ from data.cache import Cache
 from data.images import ImageError, Images, decode, open_images, read_bytes
 from data.packed import is_pack
 from data.shards import QUALITY
-from evaluate.style import axes_grid, picture
+from evaluate.style import axes_grid, picture, styled
 
 UNITS = {"coverage": "coverage, share of the image", "border": "border, share of it covered",
          "contrast": "contrast, share of the largest", "entropy": "entropy, bits"}
 
 
+@styled
 def distributions(cache: Cache) -> Figure:
     """A histogram of every quality column over the usable masks, with its median."""
     title = f"{cache.identity['estimator']}: {(cache.status == 0).sum():,} usable masks"
@@ -100,6 +101,7 @@ def _opened(images: str) -> Images:
     return open_images(images)
 
 
+@styled
 def gallery(cache: Cache, images: str | os.PathLike, rows: np.ndarray, title: str = "") -> Figure:
     """One column an image: the picture, its mask, the overlay; coverage above."""
     figure, axes = axes_grid(3, max(1, len(rows)), 1.4, 1.4, title if len(rows) else f"{title}: none")

@@ -63,11 +63,14 @@ def main() -> None:
             raise UsageError(f"no notebook {unknown[0]}; there are: {', '.join(file.stem for file in files)}")
         files = [file for file in files if file.stem in chosen]
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
+    page_of = HTMLExporter(embed_images=True)
+    page_of.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # every step of a bar is an output
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     for file in tqdm(files, desc="notebooks", unit="notebook"):
-        page, _ = HTMLExporter(embed_images=True).from_notebook_node(execute(file, args.timeout))
+        page, _ = page_of.from_notebook_node(execute(file, args.timeout))
         write_text(out / f"{file.stem}.html", page)
     print(f"written: {', '.join(str(out / (file.stem + '.html')) for file in files)}")
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.cli import UsageError
-from evaluate.style import axes_grid
+from evaluate.style import axes_grid, styled
 
 CURVES = {"loss": "loss", "accuracy": "accuracy of the contrastive task, share", "lr": "learning rate",
           "pasted": "views pasted, share"}
@@ -39,6 +39,7 @@ def read_log(run: str | os.PathLike) -> dict[str, np.ndarray]:
     return {name: np.array(pairs, float) for name, pairs in points.items()}
 
 
+@styled
 def curves(runs: Sequence[str | os.PathLike], names: Sequence[str] = tuple(CURVES)) -> Figure:
     """One panel a quantity, one line a run."""
     logs = {Path(run).name: read_log(run) for run in runs}
@@ -93,8 +94,9 @@ def results_table(found: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+@styled
 def bars(found: dict[str, dict[str, float]], prefix: str, title: str) -> Figure:
-    """Bars of every number whose name begins with `prefix`, a group each, a colour a run."""
+    """Bars of every number whose name begins with `prefix`, a group each, a colour a run; or that there is none."""
     chosen = {key.removeprefix(prefix).strip(): values for key, values in found.items() if key.startswith(prefix)}
     names = list(dict.fromkeys(name for values in chosen.values() for name in values))
     figure, axes = axes_grid(1, 1, max(5, 1.3 * len(chosen)), 3, title)
@@ -106,5 +108,9 @@ def bars(found: dict[str, dict[str, float]], prefix: str, title: str) -> Figure:
         axis.bar_label(drawn, fmt="%.0f", fontsize=7)
     axis.set_xticks(range(len(chosen)), list(chosen))
     axis.set_ylabel("top-1, %")
-    axis.legend(loc="upper right")
+    if chosen:
+        figure.legend(loc="outside right upper")
+    else:
+        axis.text(0.5, 0.5, "not measured yet", transform=axis.transAxes, ha="center")
+        axis.set_yticks([])
     return figure

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from evaluate.saliency import predict, read_grey, read_image
-from evaluate.style import axes_grid
+from evaluate.style import axes_grid, styled
 
 
 def draw(result: dict, file: Path, rows: int) -> None:
@@ -40,6 +40,7 @@ def draw(result: dict, file: Path, rows: int) -> None:
     plt.close(figure)
 
 
+@styled
 def draw_curves(result: dict, file: Path) -> None:
     """Draw precision over recall, F and E over the threshold, an estimator a line, to a PNG file."""
     figure, (axes,) = axes_grid(1, 3, 3.6, 3.2, f"{os.path.basename(result['truth'].rstrip('/'))}, "

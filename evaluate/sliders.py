@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from data.cache import Cache
 from data.shards import QUALITY
 from evaluate.gallery import gallery, overlay, read, usable_by
-from evaluate.style import axes_grid, picture
+from evaluate.style import axes_grid, picture, styled
 
 
+@styled
 def at_threshold(cache: Cache, images: str | os.PathLike, rows: np.ndarray, threshold: int) -> Figure:
     """Images above, and below what a mask cut at `threshold` (0..255) keeps of them."""
     figure, axes = axes_grid(2, max(1, len(rows)), 1.4, 1.4, f"masks at or above {threshold} of 255")

@@ -16,6 +16,7 @@ STYLE = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.faceco
          "axes.labelcolor": "#222222", "axes.edgecolor": "#666666", "xtick.color": "#444444", "ytick.color": "#444444",
          "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
          "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+styled = rc_context(STYLE)  # decorates what draws a figure: titles and legends take their style when they are set
 
 
 class Page(Figure):
@@ -27,6 +28,7 @@ class Page(Figure):
         return out.getvalue()
 
 
+@styled
 def axes_grid(rows: int, columns: int, width: float, height: float, title: str = "", **options
               ) -> tuple[Figure, np.ndarray]:
     """A figure in the common style and its (rows, columns) axes, each `width` x `height` inches.
@@ -34,12 +36,11 @@ def axes_grid(rows: int, columns: int, width: float, height: float, title: str =
     Args:
         options: of Figure.subplots (sharey=True, ...).
     """
-    with rc_context(STYLE):
-        figure = Page(figsize=(width * columns, height * rows + 0.4 * bool(title)), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **options)
-        for axis in axes.flat:  # a cycle of their own: rcParams are back to the user's when the caller draws
-            axis.set_prop_cycle(color=COLOURS)
-        figure.suptitle(title)
+    figure = Page(figsize=(width * columns, height * rows + 0.4 * bool(title)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for axis in axes.flat:
+        axis.set_prop_cycle(color=COLOURS)
+    figure.suptitle(title)
     return figure, axes
 
 

@@ -14,7 +14,7 @@ from data.files import write_text
 from data.images import decode, list_images, read_bytes
 from evaluate.agreement import agreement
 from evaluate.saliency import run as score
-from experiments.settings import Data, Row
+from experiments.settings import Data, Row, selftaught
 from train.masks import ellipse_like, shuffled_rows
 
 SEED = 0  # of the shuffling that is scored
@@ -55,6 +55,8 @@ def on_ecssd(estimator: str, out: Path) -> dict[str, float]:
     file = out / f"ecssd-{estimator}.json"
     if not file.exists():
         small = small_ecssd(out)
+        if estimator == "selftaught":
+            os.environ["DILO_WEIGHTS"] = selftaught()  # the weights that its row's masks are from
         found = score(str(small / "images"), str(small / "masks"), (estimator,), half="odd")["estimators"][estimator]
         write_text(file, json.dumps({"MAE": found["mae"], "maxF": found["max_f_a"]}) + "\n")
     return json.loads(file.read_text())

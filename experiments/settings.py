@@ -46,7 +46,7 @@ def embedded(epochs: int | None = None) -> Data:
 def imagenette(epochs: int | None = None) -> Data:
     """Imagenette, squashed to 128 px; masks are made at that size, the views come from copies of 48 px."""
     source = Path(os.environ.get("DILO_SHARED", "../shared"), "data", "imagenette_128")
-    return Data("imagenette", epochs or 30, stored=48, source=str(source))
+    return Data("imagenette", epochs or 50, stored=48, source=str(source))
 
 
 DATA = {"embedded": embedded, "imagenette": imagenette}

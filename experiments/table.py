@@ -36,7 +36,7 @@ class Arguments:
     rows: tuple[str, ...] = ()
     """Rows to run, by name (default: all)."""
     epochs: int | None = None
-    """Passes over the images (default: the reduced version's, 14 on the embedded data and 30 on Imagenette)."""
+    """Passes over the images (default: the reduced version's, 14 on the embedded data and 50 on Imagenette)."""
     out: str = "runs/experiments"
     """Folder of runs and numbers."""
     known: str | None = None

@@ -65,7 +65,8 @@ def _made(result: dict) -> str:
     machines = sorted({run["machine"] for run in runs if "machine" in run}) or [result["machine"]]
     commits = sorted({run["commit"] for run in runs}) or [result["commit"]]
     small = f"views cut from copies of {result['stored']} px, " if result["stored"] else ""
-    return (f"`{result['command']}`, {result['date']}, {', '.join(machines)}; runs of commits {', '.join(commits)}; "
+    commits = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    return (f"`{result['command']}`, {result['date']}, {', '.join(machines)}; runs of {commits}; "
             f"the reduced version: narrow ResNet-10 at 32 px, {small}{result['epochs']} epochs; top-1 in %.")
 
 

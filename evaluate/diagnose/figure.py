@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluate.diagnose.looks import HALF
-from evaluate.style import axes_grid, picture
+from evaluate.style import axes_grid, picture, styled
 
 
 def over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -41,6 +41,7 @@ def heat_maps(runs: Sequence[str], data: str, masks: str | None = None, examples
     return sheet(run(runs, data, keep_maps=True, masks=masks, limit=max(50, examples), examples=examples)["pictures"])
 
 
+@styled
 def sheet(pictures: dict[str, dict]) -> Figure:
     """The pictures of evaluate.diagnose.command.run: an image a row; a map's frame is green where the decision is
     right, else red; the object's outline in white."""
