@@ -45,6 +45,7 @@ def test_two_processes_make_the_run_of_one(images, truth_cache, tmp_path, splits
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_saves_and_the_same_command_continues(images, truth_cache, tmp_path):
     whole = config(images, truth_cache, tmp_path / "whole", epochs=8)
     assert together(whole).returncode == 0

@@ -79,7 +79,7 @@ def test_a_finished_run_has_nothing_to_do(images, truth_cache, finished, capsys)
     assert checkpoint.steps(finished)[-1].stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_continues(images, truth_cache, finished, tmp_path, number):
     out = tmp_path / "run"
     command = command_line(config(images, truth_cache, out))
