@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 # colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -15,7 +16,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLE = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white", "text.color": "#222222",
          "axes.labelcolor": "#222222", "axes.edgecolor": "#666666", "xtick.color": "#444444", "ytick.color": "#444444",
          "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
-         "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+         "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+         "axes.prop_cycle": cycler(color=COLOURS)}
 styled = rc_context(STYLE)  # decorates what draws a figure: titles and legends take their style when they are set
 
 
@@ -38,8 +40,6 @@ def axes_grid(rows: int, columns: int, width: float, height: float, title: str =
     """
     figure = Page(figsize=(width * columns, height * rows + 0.4 * bool(title)), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
-    for axis in axes.flat:
-        axis.set_prop_cycle(color=COLOURS)
     figure.suptitle(title)
     return figure, axes
 

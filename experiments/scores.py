@@ -14,6 +14,7 @@ from data.files import write_text
 from data.images import decode, list_images, read_bytes
 from evaluate.agreement import agreement
 from evaluate.saliency import run as score
+from experiments.runner import impossible
 from experiments.settings import Data, Row, selftaught
 from train.masks import ellipse_like, shuffled_rows
 
@@ -35,7 +36,7 @@ def scores(rows: dict[str, Row], data: Data, out: Path) -> dict[str, dict[str, f
             truth = out / "masks-truth-128"
             if (truth / "cache.json").exists() and row.side == 128:
                 found[label] = against_truth(Cache(cache), Cache(truth), control)
-        elif control == "none":
+        elif control == "none" and not impossible(row):
             found[label] = on_ecssd(row.masks, out)
     return found
 

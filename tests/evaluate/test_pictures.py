@@ -5,10 +5,13 @@ import tarfile
 import cv2
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
 from data.cache import Cache
 from data.images import ImageError
 from evaluate import augmentation, compare, gallery
+from evaluate.results import bars
+from evaluate.style import COLOURS, STYLE
 
 
 def titles(figure, columns: int) -> list[list[str]]:
@@ -22,6 +25,15 @@ def test_the_first_line_names_the_columns(images, truth_cache):
     assert titles(figure, 3) == [["image", "mine", "yours"], ["", "", ""]]
     config = augmentation.settings(str(images / "train"), str(truth_cache))
     assert [line[0] for line in titles(augmentation.grid({"a": config, "b": config}, 0, 1), 2)] == ["image", ""]
+
+
+def test_bars_have_the_common_style_whatever_the_users():
+    figure = bars({"knn top-1": {"a": 50.0, "b": 60.0}}, "", "probes")
+    assert [bar.get_facecolor() for bar in figure.axes[0].patches] == [to_rgba(colour) for colour in COLOURS[:2]]
+    texts = figure.legends[0].get_texts()
+    assert [text.get_text() for text in texts] == ["a", "b"] and texts[0].get_fontsize() == STYLE["legend.fontsize"]
+    empty = bars({}, "", "probes")
+    assert [text.get_text() for text in empty.axes[0].texts] == ["not measured yet"] and not empty.legends
 
 
 def test_an_image_that_an_archive_lacks_is_not_replaced_by_another(images, truth_cache, tmp_path):

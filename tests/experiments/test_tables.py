@@ -1,6 +1,7 @@
 """Rows, the gate and the text of tables, from numbers that are known."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from experiments.fidelity import round_trip
 from experiments.known import unpack
 from experiments.results import by_seed, gather, why_not
 from experiments.rows import BASE, DILO, TABLES, base_of, rows_of
+from experiments.scores import scores
 from experiments.settings import embedded, flags, imagenette, row
 from experiments.tables import cell, text
 from experiments.verdict import MARGIN, difference, direction, passes
@@ -79,15 +81,15 @@ def test_direction_says_what_agrees_and_what_does_not():
 def test_table_has_its_numbers_the_papers_and_how_it_was_made(tmp_path):
     data = embedded()
     store(tmp_path, data, BASE, [run(0, 40.0, 50.0, 10.0), run(1, 42.0, 54.0, 10.0)])
-    store(tmp_path, data, DILO, [run(0, 50.0, 60.0), run(1, 54.0, 59.0)])
+    store(tmp_path, data, DILO, [run(0, 50.0, 60.0), run(1, 54.0, 62.0)])
     result = gather("e4", rows_of("e4", "embedded"), data, tmp_path, "python -m experiments.e4")
     told = text(result)
     assert "| 0 | 2 | 41.0 ± 1.4 | 52.0 ± 2.8 | 60.6 |" in told
-    assert "| 0.3 | 2 | 52.0 ± 2.8 | 59.5 ± 0.7 | 62.8† |" in told
+    assert "| 0.3 | 2 | 52.0 ± 2.8 | 61.0 ± 1.4 | 62.8† |" in told
     assert "| 1.0 | 0 | not run | – | 47.6† |" in told
-    assert "too small to tell for 0.3 (+7.5 here, +2.2 there)" in told and "second-hand" in told
+    assert "too small to tell for 0.3 (+9.0 here, +2.2 there)" in told and "second-hand" in told
     assert "`python -m experiments.e4 --seeds 2`" in told and "abc1234" in told
-    assert by_seed(result["rows"]["0.3"], "linear") == {0: 60.0, 1: 59.0}
+    assert by_seed(result["rows"]["0.3"], "linear") == {0: 60.0, 1: 62.0}
     assert cell({0: 50.0}) == "50.0" and cell({}) == "–"
 
 
@@ -119,6 +121,30 @@ def test_a_table_whose_baseline_did_not_learn_shows_no_numbers(tmp_path):
     told = text(gather("e2", rows_of("e2", "embedded"), data, tmp_path, "x"))
     assert "88.8" not in told and "their kNN: none 30.0, rbd 77.7 (" in told and "direction" not in told
     assert "kNN is 30.0, the untrained network's 20.0" in told and "15 points" in told
+
+
+def test_a_table_without_runs_says_so(tmp_path):
+    told = text(gather("e4", rows_of("e4", "embedded"), embedded(), tmp_path, "x"))
+    assert "No row to compare with the paper yet." in told
+
+
+def test_selftaught_is_scored_with_the_weights_of_its_row(tmp_path, monkeypatch):
+    def score(images, truth, names, half):
+        used.append(os.environ["DILO_WEIGHTS"])
+        return {"estimators": {names[0]: {"mae": 0.25, "max_f_a": 0.5}}}
+
+    used, weights = [], tmp_path / "selftaught.pt"
+    monkeypatch.setattr("experiments.scores.score", score)
+    monkeypatch.setattr("experiments.scores.small_ecssd", lambda out: out)
+    monkeypatch.setenv("DILO_WEIGHTS", "another")
+    monkeypatch.setenv("DILO_SELFTAUGHT", str(weights))
+    (tmp_path / "masks-selftaught-128").mkdir()
+    (tmp_path / "masks-selftaught-128" / "cache.json").touch()
+    rows = rows_of("e1", "imagenette")
+    assert scores(rows, imagenette(), tmp_path) == {}  # without weights there is nothing to score
+    weights.touch()
+    assert scores(rows, imagenette(), tmp_path) == {"selftaught": {"MAE": 0.25, "maxF": 0.5}}
+    assert used == [str(weights)]
 
 
 def test_a_method_that_did_not_learn_takes_no_other_row_with_it(tmp_path):
