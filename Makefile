@@ -149,6 +149,9 @@ bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
 	$(PY) -m benchmarks.scale --sample $(DILO_SHARED)/data/imagenet_sample $(ARGS)
 
+bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and the README, 3 minutes
+	$(PY) -m benchmarks.gpu --images $(DILO_SHARED)/data/imagenet_sample --workers $(WORKERS) $(ARGS)
+
 bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and the README, 5 minutes
 	$(PY) -m benchmarks.train --data $(DILO_SHARED)/data $(ARGS)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.train                      # `make bench-train`: JSON in runs/bench, the table in the README
 
 CPU time of one core, ours and the baseline in turn on the same images, the median of the repetitions: other work on
-the machine disturbs both alike. What needs a GPU is left out, and says so, where there is none.
+the machine disturbs both alike. On a GPU: benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Arguments:
     repeats: int = 3
     """Times each part is done; the median counts."""
     batch: int = 4
-    """Images of the ResNet-50 step (on a GPU: 64 times as many)."""
+    """Images of the ResNet-50 step."""
     taken: int = 100_000
     """Images that the workers read while their memory is watched."""
     readme: str = "README.md"
@@ -68,7 +68,6 @@ def main() -> int:
         result = {
             **about(), "images": len(images), "repeats": args.repeats, "loader": loader,
             "step": parts.steps(args.batch, args.repeats, parts.CPU),
-            "gpu": parts.steps(64 * args.batch, 10, torch.device("cuda")) if torch.cuda.is_available() else None,
             "memory": parts.memory(folder, args.taken),
             "pack_read": parts.packs(str(root / "imagenette_128" / "train"), folder / "same", args.repeats, 0, False),
             "pack_views": parts.packs(str(root / "imagenet_sample"), folder / "small", args.repeats, 256, True)}
@@ -107,9 +106,6 @@ def table(result: dict) -> str:
     for name in ("grey", "texture"):
         row(f"a step with DiLo, `{name}`, against none, the loader on the same core",
             f"{100 * (cpu[name] - off) / (whole + off):+.2f} %", "≤ 2 %")
-    gpu = result["gpu"]
-    row("images/s of a ResNet-50 on random tensors on a GPU",
-        f"{gpu['batch'] / gpu['step_s']:.0f}" if gpu else "not run: no GPU", "" if gpu else "ours ≥ 85 % of it")
     memory = result["memory"]
     row(f"a worker's private memory, {memory['read']:,} images read of a list of {memory['paths']:,}",
         f"{memory['after_a_tenth_mb']:.0f} MB after a tenth, {memory['at_the_end_mb']:.0f} MB at the end", "flat")

@@ -23,6 +23,7 @@ from data.pack import pack
 from preprocess.blocks import Recipe
 from preprocess.build import build
 from train import backgrounds
+from train.batch_norm import spread_batch_norm
 from train.colours import MEAN, STD
 from train.config import Config
 from train.loader import Pairs, make_loader
@@ -35,6 +36,7 @@ from train.views import Views
 CPU = torch.device("cpu")
 IMAGENET = 1_281_167
 CHUNK = 10  # images timed together
+WARM = 5  # steps on a GPU that are not timed: cudnn tries its kernels
 
 
 def moco_v2_transform() -> Callable:
@@ -112,28 +114,47 @@ def timed(took: dict, key: int, function: Callable) -> None:
     took.setdefault(key, []).append((time.process_time() - cpu, time.perf_counter() - wall))
 
 
-def steps(batch: int, repeats: int, device: torch.device) -> dict:
-    """Median CPU seconds (GPU: wall) of a MoCo v2 step with ResNet-50 at 224 px, without and with swap's negative."""
-    config = Config(images="", out="", batch=batch, splits=1)
+def steps(batch: int, repeats: int, device: torch.device, splits: int = 1, compiled: bool = False) -> dict:
+    """Seconds of a MoCo v2 step with ResNet-50 at 224 px, without and with swap's negative.
+
+    On a CPU the median of CPU seconds; on a GPU the mean of wall seconds of steps that are queued without waiting, as
+    the trainer queues them.
+    """
+    config = Config(images="", out="", batch=batch, splits=splits)
     torch.manual_seed(0)
     method = make_method(config, 1000).to(device, memory_format=torch.channels_last).train()
+    spread_batch_norm(method, splits, device)
+    if compiled:
+        for network in (m for m in method.children() if hasattr(m, "fc")):
+            network.compile()
     optimizer = make_optimizer(config, method)
     views = [torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
              for _ in range(3)]
     index, took = torch.arange(batch, device=device), {False: [], True: []}
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    for repeat in range(repeats + 1):
-        for extra in (False, True):
-            began = clock()
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss, _ = method(views[:2], repeat, index, views[2] if extra else None)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            if device.type == "cuda":
+
+    def step(number: int, extra: bool) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss, _ = method(views[:2], number, index, views[2] if extra else None)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    if device.type == "cuda":
+        for extra, times in took.items():
+            for count in (WARM, repeats):
                 torch.cuda.synchronize()
-            if repeat:  # the first allocates
-                took[extra].append(clock() - began)
+                began = time.perf_counter()
+                for number in range(count):
+                    step(number, extra)
+                torch.cuda.synchronize()
+            times.append((time.perf_counter() - began) / repeats)
+    else:
+        for number in range(repeats + 1):
+            for extra, times in took.items():
+                began = time.process_time()
+                step(number, extra)
+                if number:  # the first allocates
+                    times.append(time.process_time() - began)
     return {"batch": batch, "step_s": statistics.median(took[False]), "with_negative_s": statistics.median(took[True])}
 
 

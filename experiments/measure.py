@@ -16,17 +16,17 @@ from train.knn import vote
 K, TEMPERATURE = 200, 0.07  # kNN of the field
 
 
-def measure(run: Path, data: Data, images: Path, untrained: bool = False) -> dict:
+def measure(run: Path, data: Data, images: Path, workers: int = 0, untrained: bool = False) -> dict:
     """Numbers of one run, top-1 in percent.
 
     Returns:
         "knn" (k = 200) and "linear": bank or probe on `train`, asked about `val` (the embedded data: `original`);
         on the embedded data also "backgrounds": {probe: {split or "gap": percent}} as evaluate.backgrounds has it.
     """
-    encoder = load_encoder(str(run), "cpu", untrained)
-    train, labels, classes = extract(encoder, str(images / "train"))
-    if data.name != "embedded":
-        test, truth, _ = extract(encoder, str(images / "val"), classes=classes)
+    encoder = load_encoder(str(run), "auto", untrained)
+    train, labels, classes = extract(encoder, str(images / "train"), workers=workers)
+    if data.source:
+        test, truth, _ = extract(encoder, str(images / "val"), workers=workers, classes=classes)
         return {"knn": knn(train, labels, test, truth, len(classes)),
                 "linear": fit_probe(train, labels, len(classes)).accuracy(test, truth)}
     splits = {s: extract(encoder, str(images / s), classes=classes)[:2] for s in SPLITS}

@@ -32,7 +32,8 @@ def gather(table: str, rows: dict[str, Row], data: Data, out: Path, command: str
     for label, entry in found.items():
         entry["counts"] = why_not(entry["runs"], found[base_of(table, label)]["runs"])
     command += f" --seeds {max(len(entry['runs']) for entry in found.values())}"
-    return {"table": table, "data": data.name, "epochs": data.epochs, "stored": data.stored, "command": command,
+    return {"table": table, "data": data.name, "epochs": data.epochs, "stored": data.stored,
+            "network": data.network, "command": command,
             "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "rows": found}
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
+import torch
 from tqdm import tqdm
 
 from data.files import write_text
@@ -30,7 +31,9 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """The processor's name, and how many there are."""
+    """The GPU's name, or else the processor's and how many there are."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
     try:
         names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                  if line.startswith("model name")]
@@ -46,6 +49,8 @@ def prepare(data: Data, out: Path) -> Path:
         train, probe, test = map(str, data.images)
         call("data", "synthetic", str(images), "--train", train, "--probe", probe, "--test", test)
         return images
+    if not data.stored:
+        return Path(data.source)
     images = out / f"images-{data.stored}"
     if not (images / "done").exists():
         for path in tqdm(list_images(data.source).tolist(), desc=f"copies of {data.stored} px", unit="image"):
@@ -80,8 +85,11 @@ def impossible(row: Row) -> str:
     return ""
 
 
-def run_row(row: Row, data: Data, seed: int, out: Path, images: Path) -> dict | None:
+def run_row(row: Row, data: Data, seed: int, out: Path, images: Path, workers: int = 0) -> dict | None:
     """Train and measure one row with one seed, or read what was measured before.
+
+    Args:
+        workers: processes that decode for it.
 
     Returns:
         "measured" (see experiments.measure), "untrained" likewise (of rows without DiLo only), "seed", "command",
@@ -91,7 +99,7 @@ def run_row(row: Row, data: Data, seed: int, out: Path, images: Path) -> dict | 
     if (folder / RESULT).exists():
         found = json.loads((folder / RESULT).read_text())
         if row.masks == "none" and "untrained" not in found:  # without it the gate cannot be asked
-            found["untrained"] = measure(folder, data, images, untrained=True)
+            found["untrained"] = measure(folder, data, images, workers, untrained=True)
             write_text(folder / RESULT, json.dumps(found, indent=1) + "\n")
         return found
     why = impossible(row)
@@ -101,10 +109,10 @@ def run_row(row: Row, data: Data, seed: int, out: Path, images: Path) -> dict | 
     masks = masks_of(row, data, out, images)
     command = call("train", str(images / "train"), "--masks", masks, "--preset", data.preset, "--epochs",
                    str(data.epochs), "--seed", str(seed), *flags(data.common), *flags(row.options), "--threads", "1",
-                   "--workers", "0", "--out", str(folder))
+                   "--workers", str(workers), "--out", str(folder))
     found = {"seed": seed, "command": command, "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
-             "machine": machine(), "measured": measure(folder, data, images)}
+             "machine": machine(), "measured": measure(folder, data, images, workers)}
     if row.masks == "none":
-        found["untrained"] = measure(folder, data, images, untrained=True)
+        found["untrained"] = measure(folder, data, images, workers, untrained=True)
     write_text(folder / RESULT, json.dumps(found, indent=1) + "\n")
     return found

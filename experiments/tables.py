@@ -67,7 +67,7 @@ def _made(result: dict) -> str:
     small = f"views cut from copies of {result['stored']} px, " if result["stored"] else ""
     commits = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
     return (f"`{result['command']}`, {result['date']}, {', '.join(machines)}; runs of {commits}; "
-            f"the reduced version: narrow ResNet-10 at 32 px, {small}{result['epochs']} epochs; top-1 in %.")
+            f"{result['network']}, {small}{result['epochs']} epochs; top-1 in %.")
 
 
 def _verdict(result: dict) -> str:

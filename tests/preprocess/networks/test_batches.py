@@ -278,3 +278,17 @@ def test_no_gpu_is_one_line(few, recipe, tmp_path):
                            "--weights", recipe.weights, "--device", "cuda"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: --device cuda: "), done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_masks_on_a_gpu(few, recipe, cache, tmp_path, precision):
+    """Workers decode ahead, the driver computes; float32 masks are a CPU's within two levels."""
+    gpu = replace(recipe, device="cuda", precision=precision)
+    for workers in (1, 3):
+        build(str(few), str(tmp_path / f"{workers}"), gpu, shard_size=4, workers=workers)
+    assert content(tmp_path / "1") == content(tmp_path / "3")
+    here, there = (np.stack([c.mask(i) for i in range(len(c))]).astype(int)
+                   for c in (Cache(cache), Cache(tmp_path / "1")))
+    apart = np.abs(here - there)
+    assert apart.max() <= 2 if precision == "fp32" else apart.mean() < 4
