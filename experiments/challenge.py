@@ -17,7 +17,7 @@ MASKS = "fusion"  # the best of the estimators that need no weights; not what th
 IMAGES = 100  # of a class at most
 
 
-def challenge(rows: dict[str, Row], data: Data, out: Path, images: Path) -> None:
+def challenge(rows: dict[str, Row], data: Data, out: Path, images: Path, workers: int = 0) -> None:
     """Add "challenge" (percent by variant, and "bg_gap") to what the finished runs measured; those with it are kept.
 
     The probe is trained on `images`/train. The set lies in `out`/challenge, its masks in `out`/masks-MASKS-val.
@@ -32,6 +32,7 @@ def challenge(rows: dict[str, Row], data: Data, out: Path, images: Path) -> None
     call("preprocess", str(source), str(masks), "--estimator", MASKS, "--side", str(SIDE), "--workers", "1")
     make(source, masks, out / "challenge", limit=IMAGES)
     for file, result in missing.items():
-        found = in9.run(run=str(file.parent), data=str(out / "challenge"), train=str(images / "train"))
+        found = in9.run(run=str(file.parent), data=str(out / "challenge"), train=str(images / "train"),
+                        workers=workers)
         result["measured"]["challenge"] = found["accuracy"]["probe"]
         write_text(file, json.dumps(result, indent=1) + "\n")

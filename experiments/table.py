@@ -36,7 +36,7 @@ class Arguments:
     rows: tuple[str, ...] = ()
     """Rows to run, by name (default: all)."""
     epochs: int | None = None
-    """Passes over the images (default: 14 on the embedded data, 50 on imagenette, 100 on imagenette64)."""
+    """Passes over the images (default: 14 on the embedded data, 50 on imagenette, 60 on imagenette64)."""
     workers: int = 0
     """Processes that decode, a training; several where it runs on a GPU. Does not change the numbers."""
     out: str = "runs/experiments"
@@ -83,7 +83,10 @@ def write(table: str, rows: dict[str, Row], data: Data, out: Path, images: Path,
         lost = fidelity([row.side for label, row in rows.items() if row.masks != "none"], out)
         worth = {label: lost[row.side] for label, row in rows.items() if row.masks != "none" and row.side in lost}
     if table == "e2":
-        (challenge if data.source else diagnose)(rows, data, out, images)
+        if data.source:
+            challenge(rows, data, out, images, args.workers)
+        else:
+            diagnose(rows, data, out, images)
     result = gather(table, rows, data, out, command, worth)
     numbers = Path(args.out, args.data)
     for folder in (numbers, *([Path(args.known, args.data)] if args.known else [])):

@@ -65,8 +65,8 @@ def test_diagnosis_and_backgrounds(tmp_path):
     for device in ("cpu", "cuda"):
         told = diagnose.run([run.out], str(scenes), device=device, examples=0, json=str(tmp_path / "d.json"))
         found[device] = told["runs"][run.out]["accuracy"]
-    for name, value in found["cpu"].items():
-        assert found["cuda"][name] == pytest.approx(value, abs=12), name
+    for name, value in found["cpu"].items():  # 40 queries: one is 2.5 points
+        assert found["cuda"][name] == pytest.approx(value, abs=8 if name in ("knn", "linear") else 20), name
 
 
 def test_a_detector_learns(shared, tmp_path):

@@ -12,7 +12,7 @@ from experiments.known import unpack
 from experiments.results import by_seed, gather, why_not
 from experiments.rows import BASE, DILO, TABLES, base_of, rows_of
 from experiments.scores import scores
-from experiments.settings import embedded, flags, imagenette, row
+from experiments.settings import embedded, flags, imagenette, imagenette64, row
 from experiments.tables import cell, text
 from experiments.verdict import MARGIN, difference, direction, passes
 from train.__main__ import parse
@@ -43,7 +43,7 @@ def test_rows_that_tables_share_are_one_folder_and_others_are_not():
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_is_a_command_line_that_the_trainer_takes(table):
-    for data in (embedded(), imagenette()):
+    for data in (embedded(), imagenette(), imagenette64()):
         for r in rows_of(table, data.name).values():
             config = parse(["x", "--out", "y", "--masks", r.masks, "--preset", data.preset, *flags(data.common),
                             *flags(r.options)])

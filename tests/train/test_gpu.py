@@ -45,7 +45,7 @@ def test_stopped_and_continued_is_the_run(images, truth_cache, tmp_path):
     assert train(runs["parts"]) is True
     lines = {name: [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
              for name in runs}
-    for key, tolerance in (("loss", 0.02), ("knn", 0.2)):
+    for key, tolerance in (("loss", 0.1), ("knn", 0.2)):
         whole, parts = ([line[key] for line in lines[name] if key in line] for name in runs)
         assert len(whole) == len(parts) and parts == pytest.approx(whole, abs=tolerance)
     assert all(0 < line["memory_gb"] < 2 for line in lines["whole"] if "memory_gb" in line)
