@@ -162,7 +162,7 @@ lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first u
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
 	$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-experiments: e1 e2 e3 e4 e5 e6  ## every table of the evidence [DATASET=embedded|imagenette SEEDS=3]; hours on 2 cores
+experiments: e1 e2 e3 e4 e5 e6  ## every table of the evidence [DATASET=embedded|imagenette|imagenette64 (a GPU) SEEDS=3]; hours on 2 cores
 
 TABLE = $(PY) -m experiments.$@ --data $(DATASET) --seeds $(SEEDS) $(ARGS)
 

@@ -76,8 +76,6 @@ def main() -> int:
 def repeat(source: Path, to: Path, count: int) -> None:
     """`count` files from the images of `source` in turn. UsageError where it has none."""
     names = [name.decode() for name in list_images(str(source)).tolist()]
-    if not names:
-        raise UsageError(f"{source}: no images in it")
     to.mkdir()
     for i in range(count):
         name = names[i % len(names)]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import datapath, eigenvectors, evaluate, saliency, speed
+from benchmarks import datapath, eigenvectors, evaluate, gpu, saliency, speed
 from benchmarks.readme import fill
+from data.cli import UsageError
 from preprocess.estimators import u2netp
 
 
@@ -128,3 +129,19 @@ def test_datapath(images, tmp_path, monkeypatch, capsys):
     assert result["samples"]["random"]["donors"] > result["samples"]["swap"]["donors"] > 0
     reading = result["reading"]["photographs"]
     assert reading["images"] == 80 and reading["bytes"] == sum(f.stat().st_size for f in images.glob("train/*/*.png"))
+
+
+def test_speed_on_a_gpu_needs_one_and_is_told_as_a_ratio(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--images", str(tmp_path)])
+    with pytest.raises(UsageError, match="no GPU that torch can use"):
+        gpu.main()
+    told = gpu.table({"ours_per_s": 900.0, "alone_per_s": 1000.0, "waiting": 0.04, "memory_gb": 14.1,
+                      "with_negative": 1.3, "batch": 256, "background": "grey", "workers": 14, "cpus": 16, "gpu": "G", "torch": "2",
+                      "date": "today", "compile": False})
+    assert "| **90 %** | ≥ 85 % |" in told and "| 1000 |" in told and "14 workers on 16 CPUs, G" in told
+    with pytest.raises(UsageError, match="no images"):
+        gpu.repeat(tmp_path, tmp_path / "to", 4)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    gpu.repeat(tmp_path, tmp_path / "to", 3)
+    assert sorted(p.name for p in (tmp_path / "to").iterdir()) == ["000000.png", "000001.png", "000002.png"]
