@@ -137,8 +137,8 @@ def test_speed_on_a_gpu_needs_one_and_is_told_as_a_ratio(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="no GPU that torch can use"):
         gpu.main()
     told = gpu.table({"ours_per_s": 900.0, "alone_per_s": 1000.0, "waiting": 0.04, "memory_gb": 14.1,
-                      "with_negative": 1.3, "batch": 256, "background": "grey", "workers": 14, "cpus": 16, "gpu": "G", "torch": "2",
-                      "date": "today", "compile": False})
+                      "with_negative": 1.3, "batch": 256, "background": "grey", "workers": 14, "cpus": 16, "gpu": "G",
+                      "torch": "2", "date": "today", "compile": False})
     assert "| **90 %** | ≥ 85 % |" in told and "| 1000 |" in told and "14 workers on 16 CPUs, G" in told
     with pytest.raises(UsageError, match="no images"):
         gpu.repeat(tmp_path, tmp_path / "to", 4)
