@@ -29,6 +29,7 @@ from train.config import Config
 from train.loader import Pairs, make_loader
 from train.masks import Masks, make_masks
 from train.methods import make_method
+from train.network import compile_networks
 from train.optimise import make_optimizer
 from train.photometric import photometric
 from train.views import Views
@@ -125,8 +126,7 @@ def steps(batch: int, repeats: int, device: torch.device, splits: int = 1, compi
     method = make_method(config, 1000).to(device, memory_format=torch.channels_last).train()
     spread_batch_norm(method, splits, device)
     if compiled:
-        for network in (m for m in method.children() if hasattr(m, "fc")):
-            network.compile()
+        compile_networks(method)
     optimizer = make_optimizer(config, method)
     views = [torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
              for _ in range(3)]

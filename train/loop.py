@@ -30,6 +30,7 @@ from train.loader import make_loader
 from train.log import Clock, Log, NoLog, memory_gb
 from train.masks import make_masks
 from train.methods import make_method
+from train.network import compile_networks
 from train.optimise import learning_rate, make_optimizer
 from train.preview import preview
 from train.views import COVERAGE, PASTED
@@ -104,8 +105,7 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
         step = state["step"]
         _say(f"continuing {out} at step {step} of {last}")
     if config.compile:
-        for network in (m for m in method.children() if hasattr(m, "fc")):
-            network.compile()
+        compile_networks(method)
     model = method
     if distributed.world() > 1:
         # memories are gathered and so are equal everywhere; broadcasting a 33 MB queue every step would be waste

@@ -1,6 +1,5 @@
 """Evaluations on a GPU give what they give on a CPU, within what bfloat16 features cost."""
 
-
 import cv2
 import numpy as np
 import pytest
