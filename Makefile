@@ -39,8 +39,6 @@ need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $($(v)),,$(erro
 $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd ESTIMATOR=rbd)
 $(call need,pack,IMAGES OUT,make pack IMAGES=/data/imagenet/train OUT=/data/imagenet-256)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
-$(call need,selftaught,IMAGES OUT,make selftaught IMAGES="/data/imagenet/train /data/more" OUT=runs/selftaught)
-$(call need,bench-selftaught,IMAGES,make bench-selftaught IMAGES="../shared/data/imagenette_128")
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
@@ -67,27 +65,27 @@ $(READY): requirements.txt
 	@touch $@
 
 demo: $(READY)  ## the whole job on the embedded data, under 10 minutes on 2 cores: runs/demo/
-	$(PY) -m evaluate.demo $(ARGS)
+	$(PY) -m experiments.demo $(ARGS)
 
 test: $(READY)  ## lint and the tests, without the slow ones
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
 test-all: $(READY)  ## every test, the slow ones too
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m pytest $(ARGS)
 
 lint: $(READY)  ## ruff alone
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N; a network: WEIGHTS=file DEVICE=cuda BATCH=32 PRECISION=bf16]
 	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
 		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) \
 		$(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
 		$(if $(BATCH),--batch $(BATCH)) $(if $(filter-out fp32,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
-
-selftaught: $(READY)  ## train the label-free mask network: IMAGES="folder folder" OUT=folder [WORKERS=n ARGS="--steps 9000"]
-	$(PY) -m preprocess.selftaught $(IMAGES) --out "$(OUT)" --workers $(WORKERS) $(ARGS)
 
 pack: $(READY)  ## a million small files into a few large ones: IMAGES=folder-or-tar OUT=folder [WORKERS=n LIST=file ARGS="--side 256 --quality 90"]
 	$(PY) -m data pack "$(IMAGES)" "$(OUT)" --workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(ARGS)
@@ -135,9 +133,6 @@ bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.
 bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and the README
 	$(PY) -m benchmarks.saliency --ecssd $(DILO_SHARED)/data/ecssd $(ARGS)
 
-bench-selftaught: $(READY)  ## selftaught by number of training images: IMAGES="folder folder" [ARGS="--steps 900"], hours: docs/selftaught.md
-	$(PY) -m benchmarks.selftaught --images $(IMAGES) --ecssd $(DILO_SHARED)/data/ecssd --workers $(WORKERS) $(ARGS)
-
 bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/bench/evaluate.json and the README, 15 minutes
 	$(PY) -m benchmarks.evaluate --imagenet $(DILO_SHARED)/data/imagenet_sample \
 		--imagenette $(DILO_SHARED)/data/imagenette_128/val $(ARGS)
@@ -156,7 +151,7 @@ bench-train: $(READY)  ## speed of the trainer against torchvision's transforms:
 	$(PY) -m benchmarks.train --data $(DILO_SHARED)/data $(ARGS)
 
 notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html
-	$(PY) -m evaluate.notebooks $(ARGS)
+	$(PY) -m notebooks $(ARGS)
 
 lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use) [ARGS="--no-browser --port 8888"]
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6

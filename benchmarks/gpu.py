@@ -1,9 +1,11 @@
-"""The trainer's speed on a GPU: MoCo v2, ResNet-50 at 224 px, real images with DiLo against random tensors.
+"""The trainer's speed on a GPU: MoCo v2, ResNet-50 at 224 px, real images with DiLo against random
+tensors.
 
-    python -m benchmarks.gpu --workers 14           # `make bench-gpu`: JSON in runs/bench, the table in the README
+    python -m benchmarks.gpu --workers 14           # `make bench-gpu`: JSON in runs/bench, the
+    table in the README
 
-One run measures both: the trainer as it is (decode, crop, paste, copy, colours, step), and the same step on tensors
-that lie on the GPU already. What the loader cannot hide is the difference.
+One run measures both: the trainer as it is (decode, crop, paste, copy, colours, step), and the same
+step on tensors that lie on the GPU already. What the loader cannot hide is the difference.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import tyro
 from benchmarks import train_parts as parts
 from benchmarks.publish import about, publish
 from data.cli import UsageError, run
-from data.images import list_images
-from preprocess.blocks import Recipe
+from data.sources.images import list_images
 from preprocess.build import build
+from preprocess.recipe import Recipe
 from train.config import Config
 from train.loop import train
 
@@ -62,13 +64,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as scratch:
         folder = Path(scratch)
         repeat(Path(args.images), folder / "images", 8 * args.batch)
-        build(str(folder / "images"), str(folder / "masks"), Recipe("centre", (), 128), workers=args.workers)
+        build(
+            str(folder / "images"),
+            str(folder / "masks"),
+            Recipe("centre", (), 128),
+            workers=args.workers,
+        )
         ours = trainer(args, folder)
     alone = parts.steps(args.batch, 30, torch.device("cuda"), Config.splits, args.compile)
-    result = {**about(), "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "batch": args.batch,
-              "workers": args.workers, "cpus": os.cpu_count(), "background": args.background,
-              "compile": args.compile, **ours, "alone_per_s": args.batch / alone["step_s"],
-              "with_negative": alone["with_negative_s"] / alone["step_s"]}
+    result = {
+        **about(),
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "batch": args.batch,
+        "workers": args.workers,
+        "cpus": os.cpu_count(),
+        "background": args.background,
+        "compile": args.compile,
+        **ours,
+        "alone_per_s": args.batch / alone["step_s"],
+        "with_negative": alone["with_negative_s"] / alone["step_s"],
+    }
     publish(result, table(result), args.json, args.readme, "bench-gpu")
     return 0
 
@@ -83,33 +99,64 @@ def repeat(source: Path, to: Path, count: int) -> None:
 
 
 def trainer(args: Arguments, folder: Path) -> dict:
-    """Images a second, share of waiting for images and GB of memory: medians of the log's lines after a third."""
+    """Images a second, share of waiting for images and GB of memory: medians of the log's lines
+    after a third."""
     every = max(1, args.steps // 12)
-    config = Config(images=str(folder / "images"), masks=str(folder / "masks"), out=str(folder / "run"),
-                    batch=args.batch, workers=args.workers, epochs=args.steps // 8 + 1, log_every=every,
-                    checkpoint_every=10 ** 6, background=args.background, compile=args.compile)
+    config = Config(
+        images=str(folder / "images"),
+        masks=str(folder / "masks"),
+        out=str(folder / "run"),
+        batch=args.batch,
+        workers=args.workers,
+        epochs=args.steps // 8 + 1,
+        log_every=every,
+        checkpoint_every=10**6,
+        background=args.background,
+        compile=args.compile,
+    )
     train(config, stop_at=args.steps)
     lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    counted = lines[max(WARM, len(lines) // 3):]
-    return {key: statistics.median(line[name] for line in counted)
-            for key, name in (("ours_per_s", "images_per_second"), ("waiting", "waiting"), ("memory_gb", "memory_gb"))}
+    counted = lines[max(WARM, len(lines) // 3) :]
+    return {
+        key: statistics.median(line[name] for line in counted)
+        for key, name in (
+            ("ours_per_s", "images_per_second"),
+            ("waiting", "waiting"),
+            ("memory_gb", "memory_gb"),
+        )
+    }
 
 
 def table(result: dict) -> str:
     """The result as Markdown."""
     ratio = 100 * result["ours_per_s"] / result["alone_per_s"]
-    rows = [("images/s of the trainer, DiLo on", f"{result['ours_per_s']:.0f}", ""),
-            ("images/s of its steps on random tensors", f"{result['alone_per_s']:.0f}", ""),
-            ("the trainer against its steps alone", f"**{ratio:.0f} %**", "≥ 85 %"),
-            ("share of the time that the trainer waited for images", f"{result['waiting']:.0%}", ""),
-            ("memory of the GPU", f"{result['memory_gb']:.1f} GB", ""),
-            ("a step with `swap`'s extra negative, against one without", f"{result['with_negative']:.2f} ×", "")]
-    lines = ["| what | measured | target |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
-    return "\n".join([*lines, "",
-                      f"MoCo v2, ResNet-50 at 224 px, batch {result['batch']}, bfloat16"
-                      f"{', compiled' if result['compile'] else ''}, background `{result['background']}`, "
-                      f"{result['workers']} workers on {result['cpus']} CPUs, {result['gpu']}, "
-                      f"torch {result['torch']}, {result['date']}."])
+    rows = [
+        ("images/s of the trainer, DiLo on", f"{result['ours_per_s']:.0f}", ""),
+        ("images/s of its steps on random tensors", f"{result['alone_per_s']:.0f}", ""),
+        ("the trainer against its steps alone", f"**{ratio:.0f} %**", "≥ 85 %"),
+        ("share of the time that the trainer waited for images", f"{result['waiting']:.0%}", ""),
+        ("memory of the GPU", f"{result['memory_gb']:.1f} GB", ""),
+        (
+            "a step with `swap`'s extra negative, against one without",
+            f"{result['with_negative']:.2f} ×",
+            "",
+        ),
+    ]
+    lines = [
+        "| what | measured | target |",
+        "|---|---|---|",
+        *(f"| {a} | {b} | {c} |" for a, b, c in rows),
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"MoCo v2, ResNet-50 at 224 px, batch {result['batch']}, bfloat16"
+            f"{', compiled' if result['compile'] else ''}, background `{result['background']}`, "
+            f"{result['workers']} workers on {result['cpus']} CPUs, {result['gpu']}, "
+            f"torch {result['torch']}, {result['date']}.",
+        ]
+    )
 
 
 if __name__ == "__main__":

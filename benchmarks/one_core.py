@@ -1,4 +1,5 @@
-"""One thread for every library: imported before numpy, which reads these when it is loaded, and never again."""
+"""One thread for every library: imported before numpy, which reads these when it is loaded, and
+never again."""
 
 import os
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def forget(files: list[Path]) -> None:
-    """Drop the pages of files from the page cache; those of a map that is still open stay, and so do directory entries
-    and inodes."""
+    """Drop the pages of files from the page cache; those of a map that is still open stay, and so
+    do directory entries and inodes."""
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)

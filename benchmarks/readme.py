@@ -1,4 +1,5 @@
-"""Write a table between a pair of HTML comment markers of a Markdown file, so that its numbers are never typed in."""
+"""Write a table between a pair of HTML comment markers of a Markdown file, so that its numbers are
+never typed in."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.saliency --ecssd ../shared/data/ecssd --json runs/bench/saliency.json
 
-Numbers of the authors' code: run on all 1,000 images, scored with pysodmetrics. `fusion` was chosen on the even
-numbers and is reported on the odd ones too, as is `selftaught`, which was trained on the even ones' images. Networks
-are scored where their weights are found ($DILO_WEIGHTS, or torch hub's cache folder); else their rows say so.
+Numbers of the authors' code: run on all 1,000 images, scored with pysodmetrics. `fusion` was chosen
+on the even numbers and is reported on the odd ones too. Networks are scored where their weights are
+found ($DILO_WEIGHTS, or torch hub's cache folder); else their rows say so.
 """
 
 from __future__ import annotations
@@ -19,42 +19,79 @@ import tyro
 
 from benchmarks.publish import publish
 from data.cli import run
-from evaluate.saliency import run as score
+from evaluate.masks.saliency import run as score
 from preprocess import estimators
 
-NAMES = ("fusion", "rbd", "mr", "mc", "mbd", "gs", "sf", "grabcut", "ft", "centre", "spectral", "fine_grained")
-ODD = ("fusion", "selftaught")  # also reported on the half that had no part in making them
+NAMES = (
+    "fusion",
+    "rbd",
+    "mr",
+    "mc",
+    "mbd",
+    "gs",
+    "sf",
+    "grabcut",
+    "ft",
+    "centre",
+    "spectral",
+    "fine_grained",
+)
+ODD = ("fusion",)  # also reported on the half that had no part in making them
 ABSENT = "no weights here"
 METRICS = ("mae", "max_f_a", "max_f_b", "mean_f", "adaptive_f", "s", "mean_e")
 OTHERS = ("weighted_f", "iou", "adaptive_iou")  # the authors' code was not scored by these
-TITLES = ("MAE ↓", "maxF a", "maxF b", "mean F", "adaptive F", "S", "mean E", "weighted F", "IoU", "adaptive IoU")
+TITLES = (
+    "MAE ↓",
+    "maxF a",
+    "maxF b",
+    "mean F",
+    "adaptive F",
+    "S",
+    "mean E",
+    "weighted F",
+    "IoU",
+    "adaptive IoU",
+)
 AUTHORS = {  # the authors' own code on all of ECSSD, measured by us, in METRICS' order
-    "rbd": (.1714, .672, .716, .562, .676, .688, .654),
-    "mr": (.1893, .670, .736, .570, .689, .689, .636),
-    "mc": (.2025, .671, .739, .538, .699, .692, .611),
-    "mbd": (.1936, .683, .735, .608, .674, .714, .686),
-    "gs": (.2058, .623, .661, .509, .608, .660, .626),
-    "sf": (.2188, .510, .548, .303, .492, .479, .452),
+    "rbd": (0.1714, 0.672, 0.716, 0.562, 0.676, 0.688, 0.654),
+    "mr": (0.1893, 0.670, 0.736, 0.570, 0.689, 0.689, 0.636),
+    "mc": (0.2025, 0.671, 0.739, 0.538, 0.699, 0.692, 0.611),
+    "mbd": (0.1936, 0.683, 0.735, 0.608, 0.674, 0.714, 0.686),
+    "gs": (0.2058, 0.623, 0.661, 0.509, 0.608, 0.660, 0.626),
+    "sf": (0.2188, 0.510, 0.548, 0.303, 0.492, 0.479, 0.452),
 }
 ABOUT = {  # when to choose which, and where it comes from
-    "fusion": ("the default (`auto`): the best masks, at three to four times the time of `rbd`",
-               "ours: RBD + MR + MC + MB+, then minimum cuts"),
+    "fusion": (
+        "the default (`auto`): the best masks, at three to four times the time of `rbd`",
+        "ours: RBD + MR + MC + MB+, then minimum cuts",
+    ),
     "rbd": ("the choice of the paper: good background, fast", "Zhu et al., CVPR 2014"),
     "mr": ("objects away from the border; ranks well", "Yang et al., CVPR 2013"),
     "mc": ("whole objects, a grey background; the best prior for a cut", "Jiang et al., ICCV 2013"),
     "mbd": ("fastest good map; smooth backgrounds", "Zhang et al., ICCV 2015 (MB+)"),
     "gs": ("the paper's second choice; plain backgrounds", "Wei et al., ECCV 2012"),
     "sf": ("small objects of a rare colour", "Perazzi et al., CVPR 2012"),
-    "grabcut": ("nearly binary masks from any prior; fusion is better and faster", "Rother et al., SIGGRAPH 2004"),
+    "grabcut": (
+        "nearly binary masks from any prior; fusion is better and faster",
+        "Rother et al., SIGGRAPH 2004",
+    ),
     "ft": ("a baseline of colour alone", "Achanta et al., CVPR 2009"),
     "centre": ("a control: knows nothing of the image", "-"),
     "spectral": ("a smoke test; worse than `centre`", "Hou and Zhang, CVPR 2007 (OpenCV)"),
     "fine_grained": ("a smoke test; worse than `centre`", "Montabone and Soto, 2010 (OpenCV)"),
-    "u2net": ("the best masks of these, on a GPU; learnt from human masks", "Qin et al., Pattern Recognition 2020"),
+    "u2net": (
+        "the best masks of these, on a GPU; learnt from human masks",
+        "Qin et al., Pattern Recognition 2020",
+    ),
     "u2netp": ("nearly as good and a tenth of the work; learnt from human masks", "as `u2net`"),
-    "dino": ("no human label at all; whole objects, coarse edges", "TokenCut, Wang et al., CVPR 2022"),
-    "selftaught": ("no human label at all; trained by you, on your images", "ours: docs/selftaught.md"),
-    "basnet": ("the paper's best rows (`basnet_scratch.pth`); learnt from human masks", "Qin et al., CVPR 2019"),
+    "dino": (
+        "no human label at all; whole objects, coarse edges",
+        "TokenCut, Wang et al., CVPR 2022",
+    ),
+    "basnet": (
+        "the paper's best rows (`basnet_scratch.pth`); learnt from human masks",
+        "Qin et al., CVPR 2019",
+    ),
 }
 MARGIN = 0.015  # how much worse a metric may be
 
@@ -82,13 +119,17 @@ def main() -> int:
     names = (*NAMES, *(name for name, present in networks.items() if present))
     result = score(images, truth, names, limit=args.limit, workers=args.workers)
     odd = [name for name in ODD if name in names]
-    result["odd"] = score(images, truth, odd, half="odd", limit=args.limit, workers=args.workers)["estimators"]
+    result["odd"] = score(images, truth, odd, half="odd", limit=args.limit, workers=args.workers)[
+        "estimators"
+    ]
     result["absent"] = [name for name, present in networks.items() if not present]
     result["worse_than_authors"] = worse(result["estimators"])
     del result["paths"]
     publish(result, table(result), args.json, args.readme, "bench-saliency")
     for name, metric, by in result["worse_than_authors"]:
-        print(f"{name}: {metric} is {by:.4f} worse than the authors' code; at most {MARGIN} is allowed")
+        print(
+            f"{name}: {metric} is {by:.4f} worse than the authors' code; at most {MARGIN} is allowed"
+        )
     return 1 if result["worse_than_authors"] else 0
 
 
@@ -104,18 +145,31 @@ def worse(entries: dict[str, dict]) -> list[tuple[str, str, float]]:
 
 
 def table(result: dict) -> str:
-    """Markdown: ours, the authors' in brackets, what ODD has on the other half, and networks without weights."""
-    lines = [f"ECSSD, {result['count']} images; in brackets the authors' own code on all 1,000.", "",
-             "| estimator | " + " | ".join(TITLES) + " | ms |", "|---" * (len(TITLES) + 2) + "|"]
-    rows = {**result["estimators"], **{f"{name}, odd numbers": entry for name, entry in result["odd"].items()}}
+    """Markdown: ours, the authors' in brackets, what ODD has on the other half, and networks
+    without weights."""
+    lines = [
+        f"ECSSD, {result['count']} images; in brackets the authors' own code on all 1,000.",
+        "",
+        "| estimator | " + " | ".join(TITLES) + " | ms |",
+        "|---" * (len(TITLES) + 2) + "|",
+    ]
+    rows = {
+        **result["estimators"],
+        **{f"{name}, odd numbers": entry for name, entry in result["odd"].items()},
+    }
     for name, entry in rows.items():
-        cells = [number(entry[m], m) + (f" ({number(AUTHORS[name][i], m)})" if name in AUTHORS else "")
-                 for i, m in enumerate(METRICS)] + [number(entry[m], m) for m in OTHERS]
+        cells = [
+            number(entry[m], m) + (f" ({number(AUTHORS[name][i], m)})" if name in AUTHORS else "")
+            for i, m in enumerate(METRICS)
+        ] + [number(entry[m], m) for m in OTHERS]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {entry['ms']:.1f} |")
     lines += [f"| {name} | {ABSENT} |" + " |" * len(TITLES) for name in result["absent"]]
     lines += ["", "| estimator | choose it for | origin |", "|---|---|---|"]
-    lines += [f"| `{name}` | {when} | {origin} |" for name, (when, origin) in ABOUT.items()
-              if name in result["estimators"] or name in result["absent"]]
+    lines += [
+        f"| `{name}` | {when} | {origin} |"
+        for name, (when, origin) in ABOUT.items()
+        if name in result["estimators"] or name in result["absent"]
+    ]
     return "\n".join(lines)
 
 

@@ -1,9 +1,12 @@
-"""How the batch stage grows: 10^3, 10^4 and 10^5 images, a fitted line, and what 1.28 million would take.
+"""How the batch stage grows: 10^3, 10^4 and 10^5 images, a fitted line, and what 1.28 million would
+take.
 
-    python -m benchmarks.scale                      # `make bench-scale`: a few minutes, JSON in runs/bench/scale.json
+    python -m benchmarks.scale                      # `make bench-scale`: a few minutes, JSON in
+    runs/bench/scale.json
 
-Tiny PNGs and the `centre` estimator, so that what is measured is the engine; the time of a real estimator comes from
-real images (--sample), where there are any. Every run is a process of its own, so that peaks of memory are its own.
+Tiny PNGs and the `centre` estimator, so that what is measured is the engine; the time of a real
+estimator comes from real images (--sample), where there are any. Every run is a process of its own,
+so that peaks of memory are its own.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ import tyro
 from benchmarks.growth import IMAGENET, fit, table
 from benchmarks.publish import about, publish
 from benchmarks.sparse import sparse_cache
-from data.cache import Cache
+from data.cache.reader import Cache
 from data.cli import UsageError, run
-from data.images import list_images, open_images
-from preprocess.blocks import Recipe, compute_block
+from data.sources.images import list_images, open_images
+from preprocess.recipe import Recipe, compute_block
 
 SIDE = 128
 SHARD = 1000  # as many as the smallest set has: the driver's memory is a few times a shard
@@ -63,9 +66,20 @@ def make_images(root: Path, count: int) -> None:
 
 
 def timed(root: Path, cache: Path, workers: int, *options: str) -> dict[str, float]:
-    """One `python -m preprocess`: seconds, CPU seconds of the driver, peak memory (resident MB) of it and workers."""
-    command = [sys.executable, "-m", "preprocess", str(root), str(cache), "--side", str(SIDE), "--workers",
-               str(workers), *options]
+    """One `python -m preprocess`: seconds, CPU seconds of the driver, peak memory (resident MB) of
+    it and workers."""
+    command = [
+        sys.executable,
+        "-m",
+        "preprocess",
+        str(root),
+        str(cache),
+        "--side",
+        str(SIDE),
+        "--workers",
+        str(workers),
+        *options,
+    ]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     peaks: dict[int, float] = {}
@@ -79,9 +93,16 @@ def timed(root: Path, cache: Path, workers: int, *options: str) -> dict[str, flo
     if process.returncode:
         raise UsageError(f"{' '.join(command)} failed: {process.stderr.read().decode()[-500:]}")
     driver, (busy, _) = peaks.pop(process.pid, 0.0), scheduled.pop(process.pid, (0.0, 0.0))
-    waited = [wait for ran, wait in scheduled.values() if ran > 0.3 * max(scheduled.values())[0]]  # workers, no helpers
-    return {"seconds": seconds, "driver_seconds": busy, "driver_mb": driver,
-            "waited": sum(waited) / max(1, len(waited)), "worker_mb": max(peaks.values(), default=0.0)}
+    waited = [
+        wait for ran, wait in scheduled.values() if ran > 0.3 * max(scheduled.values())[0]
+    ]  # workers, no helpers
+    return {
+        "seconds": seconds,
+        "driver_seconds": busy,
+        "driver_mb": driver,
+        "waited": sum(waited) / max(1, len(waited)),
+        "worker_mb": max(peaks.values(), default=0.0),
+    }
 
 
 def _descendants(pid: int) -> list[int]:
@@ -104,7 +125,8 @@ def _peak(pid: int) -> float:
 
 
 def _scheduled(pid: int) -> tuple[float, float]:
-    """Seconds that a process ran, and that it could have run but other processes had the cores; all its threads."""
+    """Seconds that a process ran, and that it could have run but other processes had the cores; all
+    its threads."""
     ran = waited = 0.0
     for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         try:
@@ -128,7 +150,8 @@ def read_speed(cache: Cache, reads: int = 200_000) -> float:
 
 
 def overhead(root: Path, folder: Path) -> dict[str, float]:
-    """Milliseconds an image that are neither decoding nor the estimator: a run in one process, less those two."""
+    """Milliseconds an image that are neither decoding nor the estimator: a run in one process, less
+    those two."""
     images = open_images(root).take(slice(4096))
     recipe = Recipe("centre", (), SIDE)
     compute_block(images.take(slice(64)), recipe)  # imports and first calls
@@ -139,12 +162,15 @@ def overhead(root: Path, folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     build(str(root), str(folder / "overhead"), recipe, listed=str(folder / "list.txt"))
     whole = time.perf_counter() - start
-    return {"whole_ms": 1e3 * whole / len(images), "inner_ms": 1e3 * spent / len(images),
-            "overhead_ms": 1e3 * (whole - spent) / len(images)}
+    return {
+        "whole_ms": 1e3 * whole / len(images),
+        "inner_ms": 1e3 * spent / len(images),
+        "overhead_ms": 1e3 * (whole - spent) / len(images),
+    }
 
 
 def _inner_seconds(images, recipe: Recipe) -> float:
-    from data.images import decode
+    from data.sources.images import decode
     from preprocess.estimators import resize_map
 
     estimator = recipe.load()
@@ -155,8 +181,9 @@ def _inner_seconds(images, recipe: Recipe) -> float:
 
 
 def two_workers(sample: Path, folder: Path, estimator: str) -> dict[str, float]:
-    """Images a second of one and of two workers on real images: from what a longer run takes more than a shorter one,
-    so that starting and ending do not count. `free_*` leave out the time that workers waited for a core which other
+    """Images a second of one and of two workers on real images: from what a longer run takes more
+    than a shorter one, so that starting and ending do not count. `free_*` leave out the time that
+    workers waited for a core which other
     programs held: what an idle machine would show."""
     roots = {}
     for copies in (4, 16):
@@ -164,17 +191,27 @@ def two_workers(sample: Path, folder: Path, estimator: str) -> dict[str, float]:
         roots[copies].mkdir()
         for copy in range(copies):
             os.symlink(sample.resolve(), roots[copies] / str(copy))
-    timed(roots[4], folder / "warm", 1, "--estimator", estimator)  # compiles kernels, brings the files to memory
+    timed(
+        roots[4], folder / "warm", 1, "--estimator", estimator
+    )  # compiles kernels, brings the files to memory
     more = 12 * len(list_images(sample))
     speeds, free = {}, {}
     for workers in (1, 2):
-        short, long = [timed(root, folder / f"workers-{workers}-{copies}", workers, "--estimator", estimator)
-                       for copies, root in roots.items()]
+        short, long = [
+            timed(root, folder / f"workers-{workers}-{copies}", workers, "--estimator", estimator)
+            for copies, root in roots.items()
+        ]
         seconds = long["seconds"] - short["seconds"]
         speeds[workers] = more / seconds
         free[workers] = more / (seconds - (long["waited"] - short["waited"]))
-    return {"one": speeds[1], "two": speeds[2], "ratio": speeds[2] / speeds[1], "free_one": free[1],
-            "free_two": free[2], "free_ratio": free[2] / free[1]}
+    return {
+        "one": speeds[1],
+        "two": speeds[2],
+        "ratio": speeds[2] / speeds[1],
+        "free_one": free[1],
+        "free_two": free[2],
+        "free_ratio": free[2] / free[1],
+    }
 
 
 def measure(args: Arguments) -> dict:
@@ -191,14 +228,28 @@ def measure(args: Arguments) -> dict:
         start = time.perf_counter()
         reader = Cache(cache)
         opened = time.perf_counter() - start
-        rows.append({"images": count, **first, "bytes": sum(f.stat().st_size for f in cache.iterdir()),
-                     "again_seconds": again["seconds"], "open_seconds": opened, "reads": read_speed(reader)})
+        rows.append(
+            {
+                "images": count,
+                **first,
+                "bytes": sum(f.stat().st_size for f in cache.iterdir()),
+                "again_seconds": again["seconds"],
+                "open_seconds": opened,
+                "reads": read_speed(reader),
+            }
+        )
         print(json.dumps(rows[-1]), flush=True)
         if count != max(args.counts):
             shutil.rmtree(cache)
-    results = {"rows": rows, "side": SIDE, "shard_size": SHARD,
-               "overhead": overhead(work / "images", work), "million": million(work),
-               "listing_mb": listing_memory(), **about()}
+    results = {
+        "rows": rows,
+        "side": SIDE,
+        "shard_size": SHARD,
+        "overhead": overhead(work / "images", work),
+        "million": million(work),
+        "listing_mb": listing_memory(),
+        **about(),
+    }
     if Path(args.sample).is_dir():
         results["workers"] = two_workers(Path(args.sample), work, args.estimator)
         results["sample_images"] = len(list_images(args.sample))
@@ -208,8 +259,8 @@ def measure(args: Arguments) -> dict:
 
 
 def million(folder: Path) -> dict[str, float]:
-    """Time to open a cache of ImageNet's 1,281,167 rows (its index; the shards are sparse files), and of random reads
-    over 3,000 shards."""
+    """Time to open a cache of ImageNet's 1,281,167 rows (its index; the shards are sparse files),
+    and of random reads over 3,000 shards."""
     sparse_cache(folder / "million", IMAGENET, 4096)
     start = time.perf_counter()
     reader = Cache(folder / "million")
@@ -230,7 +281,8 @@ def million(folder: Path) -> dict[str, float]:
 
 LISTING = """
 import os, types
-from data import images, listing
+from data.sources import images
+from data.sources import listing
 folder = types.SimpleNamespace(st_dev=0, st_ino=0)
 
 class Entries(list):
@@ -257,8 +309,13 @@ print(int(status["VmHWM"].split()[0]) / 1024)
 
 
 def listing_memory() -> float:
-    """Peak resident MB of a process that lists ImageNet's 1,281,167 paths from a folder that only seems to be there."""
-    return float(subprocess.run([sys.executable, "-c", LISTING], check=True, capture_output=True, text=True).stdout)
+    """Peak resident MB of a process that lists ImageNet's 1,281,167 paths from a folder that only
+    seems to be there."""
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", LISTING], check=True, capture_output=True, text=True
+        ).stdout
+    )
 
 
 def main() -> None:

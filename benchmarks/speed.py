@@ -1,10 +1,12 @@
-"""How long estimators take, from a JPEG's bytes to the 128 x 128 uint8 row, as a ratio to decoding alone.
+"""How long estimators take, from a JPEG's bytes to the 128 x 128 uint8 row, as a ratio to decoding
+alone.
 
     python -m benchmarks.speed --images ../shared/data/imagenet_sample --json runs/bench/speed.json
 
-One core, CPU time. Every image is decoded and estimated in turn `repeats` times and the fastest counts, so that other
-work on the machine disturbs all columns alike; the ratio is of the sums over all images. Networks are timed where their
-weights are found; with --untrained also without, for random weights take as long.
+One core, CPU time. Every image is decoded and estimated in turn `repeats` times and the fastest
+counts, so that other work on the machine disturbs all columns alike; the ratio is of the sums over
+all images. Networks are timed where their weights are found; with --untrained also without, for
+random weights take as long.
 """
 
 from __future__ import annotations
@@ -26,15 +28,24 @@ from tqdm import tqdm
 
 from benchmarks.publish import publish
 from data.cli import UsageError, run
-from data.images import ImageError, decode, list_images, read_bytes
+from data.sources.images import ImageError, decode, list_images, read_bytes
 from preprocess import estimators
-from preprocess import regions as graph
 from preprocess.estimators import rbd
-from preprocess.frames import inner_box
-from preprocess.pixels import lab_planes, working_image
-from preprocess.superpixels import slic
+from preprocess.vision import regions as graph
+from preprocess.vision.frames import inner_box
+from preprocess.vision.pixels import lab_planes, working_image
+from preprocess.vision.superpixels import slic
 
-TARGETS = {"rbd": 6, "gs": 8, "mr": 8, "mc": 8, "mbd": 4, "fusion": 20, "ft": 1.5, "spectral": 1.5}  # times decoding
+TARGETS = {
+    "rbd": 6,
+    "gs": 8,
+    "mr": 8,
+    "mc": 8,
+    "mbd": 4,
+    "fusion": 20,
+    "ft": 1.5,
+    "spectral": 1.5,
+}  # times decoding
 SIDE = 128
 
 
@@ -62,7 +73,9 @@ def main() -> int:
     args = tyro.cli(Arguments, prog="python -m benchmarks.speed", description=__doc__)
     known = sorted(estimators.ESTIMATORS | estimators.NETWORKS)
     names = known if args.estimator == "all" else args.estimator.split(",")
-    absent = [name for name in names if name in estimators.NETWORKS and not estimators.has_weights(name)]
+    absent = [
+        name for name in names if name in estimators.NETWORKS and not estimators.has_weights(name)
+    ]
     try:
         paths = list_images(args.images).tolist()
         functions = {name: estimators.load(name).working for name in names if name not in absent}
@@ -70,15 +83,26 @@ def main() -> int:
             functions |= {f"{name} (random weights)": untrained(name).working for name in absent}
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
-    paths = [paths[i * len(paths) // args.limit] for i in range(args.limit)] if len(paths) > args.limit else paths
+    paths = (
+        [paths[i * len(paths) // args.limit] for i in range(args.limit)]
+        if len(paths) > args.limit
+        else paths
+    )
     result = measure([read_bytes(args.images, p) for p in paths], functions, args.repeats)
     result["absent"] = [] if args.untrained else absent
-    publish({"images": args.images, "repeats": args.repeats, **result}, table(result), args.json, args.readme, "bench")
+    publish(
+        {"images": args.images, "repeats": args.repeats, **result},
+        table(result),
+        args.json,
+        args.readme,
+        "bench",
+    )
     return 0
 
 
 def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int) -> dict:
-    """Milliseconds an image: {"count", "decode_ms", "estimators": {name: {"ms", "ratio"}}, "stages": {stage: ms}}."""
+    """Milliseconds an image: {"count", "decode_ms", "estimators": {name: {"ms", "ratio"}},
+    "stages": {stage: ms}}."""
     cv2.setNumThreads(0)
     warm = np.zeros((60, 80, 3), np.uint8)
     for function in functions.values():
@@ -94,9 +118,14 @@ def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int)
         best = dict.fromkeys(["decode", *functions], np.inf)
         parts: dict[str, float] = {}
         for _ in range(repeats):
-            best["decode"] = min(best["decode"], timed(lambda raw=raw: cv2.imdecode(raw, cv2.IMREAD_COLOR)))
+            best["decode"] = min(
+                best["decode"], timed(lambda raw=raw: cv2.imdecode(raw, cv2.IMREAD_COLOR))
+            )
             for name, function in functions.items():
-                best[name] = min(best[name], timed(lambda content=content, function=function: row(content, function)))
+                best[name] = min(
+                    best[name],
+                    timed(lambda content=content, function=function: row(content, function)),
+                )
             for stage, took in rbd_stages(content).items():
                 parts[stage] = min(parts.get(stage, np.inf), took)
         rows.append(best)
@@ -104,9 +133,15 @@ def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int)
     if not rows:
         raise UsageError("none of the images can be decoded")
     means = {name: 1e3 * float(np.mean([r[name] for r in rows])) for name in rows[0]}
-    return {"count": len(rows), "failed": failed, "decode_ms": means["decode"],
-            "estimators": {name: {"ms": means[name], "ratio": means[name] / means["decode"]} for name in functions},
-            "stages": {stage: 1e3 * float(np.mean([s[stage] for s in stages])) for stage in stages[0]}}
+    return {
+        "count": len(rows),
+        "failed": failed,
+        "decode_ms": means["decode"],
+        "estimators": {
+            name: {"ms": means[name], "ratio": means[name] / means["decode"]} for name in functions
+        },
+        "stages": {stage: 1e3 * float(np.mean([s[stage] for s in stages])) for stage in stages[0]},
+    }
 
 
 def untrained(name: str) -> estimators.Estimator:
@@ -162,15 +197,22 @@ def timed(function: Callable) -> float:
 
 def table(result: dict) -> str:
     """The result as Markdown: estimators by ratio, then RBD's stages."""
-    lines = [f"{result['count']} images, one core; decoding alone (`cv2.imdecode`, full size) takes "
-             f"{result['decode_ms']:.2f} ms.", "",
-             "| estimator | ms/image | × decoding | target |", "|---|---|---|---|"]
+    lines = [
+        f"{result['count']} images, one core; decoding alone (`cv2.imdecode`, full size) takes "
+        f"{result['decode_ms']:.2f} ms.",
+        "",
+        "| estimator | ms/image | × decoding | target |",
+        "|---|---|---|---|",
+    ]
     for name, entry in sorted(result["estimators"].items(), key=lambda item: item[1]["ms"]):
         target = f"≤ {TARGETS[name]}" if name in TARGETS else ""
         lines.append(f"| `{name}` | {entry['ms']:.2f} | {entry['ratio']:.2f} | {target} |")
     lines += [f"| `{name}` | no weights here | | |" for name in result.get("absent", [])]
     stages = result["stages"]
-    lines += ["", "RBD by stage, ms: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + "."]
+    lines += [
+        "",
+        "RBD by stage, ms: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + ".",
+    ]
     return "\n".join(lines)
 
 

@@ -1,9 +1,11 @@
-"""Speed of the trainer as ratios in one run: pairs of views, copy-paste, colours, a step, memory and packs.
+"""Speed of the trainer as ratios in one run: pairs of views, copy-paste, colours, a step, memory
+and packs.
 
-    python -m benchmarks.train                      # `make bench-train`: JSON in runs/bench, the table in the README
+    python -m benchmarks.train                      # `make bench-train`: JSON in runs/bench, the
+    table in the README
 
-CPU time of one core, ours and the baseline in turn on the same images, the median of the repetitions: other work on
-the machine disturbs both alike. On a GPU: benchmarks/gpu.py.
+CPU time of one core, ours and the baseline in turn on the same images, the median of the
+repetitions: other work on the machine disturbs both alike. On a GPU: benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from tqdm import tqdm
 
 from benchmarks import train_parts as parts
 from benchmarks.publish import about, publish
-from data.cache import Cache
+from data.cache.reader import Cache
 from data.cli import UsageError, run
-from data.images import open_images
-from preprocess.blocks import Recipe
+from data.sources.images import open_images
 from preprocess.build import build
+from preprocess.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,27 @@ def main() -> int:
         folder = Path(scratch)
         build(str(root / "imagenet_sample"), str(folder / "masks"), Recipe("rbd", (), 128))
         with tqdm(total=args.repeats, desc="loader", unit="pass") as bar:
-            loader = parts.loader(images, Cache(folder / "masks"), str(root / "dtd"), args.repeats,
-                                  lambda _: bar.update())
+            loader = parts.loader(
+                images,
+                Cache(folder / "masks"),
+                str(root / "dtd"),
+                args.repeats,
+                lambda _: bar.update(),
+            )
         result = {
-            **about(), "images": len(images), "repeats": args.repeats, "loader": loader,
+            **about(),
+            "images": len(images),
+            "repeats": args.repeats,
+            "loader": loader,
             "step": parts.steps(args.batch, args.repeats, parts.CPU),
             "memory": parts.memory(folder, args.taken),
-            "pack_read": parts.packs(str(root / "imagenette_128" / "train"), folder / "same", args.repeats, 0, False),
-            "pack_views": parts.packs(str(root / "imagenet_sample"), folder / "small", args.repeats, 256, True)}
+            "pack_read": parts.packs(
+                str(root / "imagenette_128" / "train"), folder / "same", args.repeats, 0, False
+            ),
+            "pack_views": parts.packs(
+                str(root / "imagenet_sample"), folder / "small", args.repeats, 256, True
+            ),
+        }
     publish(result, table(result), args.json, args.readme, "bench-train")
     return 0
 
@@ -87,37 +102,76 @@ def table(result: dict) -> str:
         lines.append(f"| {what} | {measured} | {target} |")
 
     row("Pillow and torchvision, MoCo v2's transforms, no copy-paste, ms a pair", f"{baseline:.2f}")
-    row("ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair", f"{grey:.2f} + {colours:.2f}")
-    row("pairs a second a core, ours with colours against torchvision's",
-        f"{1e3 / (grey + colours):.0f} / {1e3 / baseline:.0f} = **{baseline / (grey + colours):.2f} ×**", "≥ 4 ×")
-    row("the same, our loader alone", f"{1e3 / grey:.0f} / {1e3 / baseline:.0f} = {baseline / grey:.2f} ×")
+    row(
+        "ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair",
+        f"{grey:.2f} + {colours:.2f}",
+    )
+    row(
+        "pairs a second a core, ours with colours against torchvision's",
+        f"{1e3 / (grey + colours):.0f} / {1e3 / baseline:.0f} = **{baseline / (grey + colours):.2f} ×**",
+        "≥ 4 ×",
+    )
+    row(
+        "the same, our loader alone",
+        f"{1e3 / grey:.0f} / {1e3 / baseline:.0f} = {baseline / grey:.2f} ×",
+    )
     wall = {name: loader[name]["wall_ms"] for name in cpu}
-    row("the same with colours, by wall time",
-        f"{wall['torchvision'] / (wall['grey'] + wall['photometric']):.2f} ×")
-    for name, target in (("grey", 8), ("texture", None), ("image", 40), ("random", None), ("swap", 40)):
+    row(
+        "the same with colours, by wall time",
+        f"{wall['torchvision'] / (wall['grey'] + wall['photometric']):.2f} ×",
+    )
+    for name, target in (
+        ("grey", 8),
+        ("texture", None),
+        ("image", 40),
+        ("random", None),
+        ("swap", 40),
+    ):
         share = 100 * (cpu[name] - off) / cpu[name]
-        row(f"copy-paste's share of a pair's time in the loader, `{name}`", f"{share:.1f} % of {cpu[name]:.2f} ms",
-            f"≤ {target} %" if target else "")
+        row(
+            f"copy-paste's share of a pair's time in the loader, `{name}`",
+            f"{share:.1f} % of {cpu[name]:.2f} ms",
+            f"≤ {target} %" if target else "",
+        )
     row("`swap`: donors' decoding, ms a pair", f"{loader['donors_decoding_ms']:.2f}")
-    row("`swap`: its negative's forward pass, share of a ResNet-50 step",
-        f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more")
-    row(f"colours' share of a MoCo v2 step (ResNet-50, 224 px, CPU, batch {step['batch']})",
-        f"{100 * colours / whole:.2f} %", "≤ 4 %")
+    row(
+        "`swap`: its negative's forward pass, share of a ResNet-50 step",
+        f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more",
+    )
+    row(
+        f"colours' share of a MoCo v2 step (ResNet-50, 224 px, CPU, batch {step['batch']})",
+        f"{100 * colours / whole:.2f} %",
+        "≤ 4 %",
+    )
     for name in ("grey", "texture"):
-        row(f"a step with DiLo, `{name}`, against none, the loader on the same core",
-            f"{100 * (cpu[name] - off) / (whole + off):+.2f} %", "≤ 2 %")
+        row(
+            f"a step with DiLo, `{name}`, against none, the loader on the same core",
+            f"{100 * (cpu[name] - off) / (whole + off):+.2f} %",
+            "≤ 2 %",
+        )
     memory = result["memory"]
-    row(f"a worker's private memory, {memory['read']:,} images read of a list of {memory['paths']:,}",
-        f"{memory['after_a_tenth_mb']:.0f} MB after a tenth, {memory['at_the_end_mb']:.0f} MB at the end", "flat")
-    for name, what, target in (("pack_read", "the same bytes, read alone", "≥ 1.5 ×"),
-                               ("pack_views", "shrunk to 256 px when packed, read and made into pairs", "≥ 1.5 ×")):
+    row(
+        f"a worker's private memory, {memory['read']:,} images read of a list of {memory['paths']:,}",
+        f"{memory['after_a_tenth_mb']:.0f} MB after a tenth, {memory['at_the_end_mb']:.0f} MB at the end",
+        "flat",
+    )
+    for name, what, target in (
+        ("pack_read", "the same bytes, read alone", "≥ 1.5 ×"),
+        ("pack_views", "shrunk to 256 px when packed, read and made into pairs", "≥ 1.5 ×"),
+    ):
         entry = result[name]
-        row(f"a pack against loose files, page cache dropped: {entry['images']:,} images, {what}",
-            f"{entry['ratio']:.2f} ×", target)
-    lines += ["", f"{result['images']} images of ImageNet at 224 px, medians of {result['repeats']}, {result['date']}, "
-              f"{result['machine']}, in part busy with other work; times are CPU time of one "
-              "core where not said otherwise. Pages were dropped by `posix_fadvise`; directory entries stay cached, so "
-              "a disk that was never read would favour packs more."]
+        row(
+            f"a pack against loose files, page cache dropped: {entry['images']:,} images, {what}",
+            f"{entry['ratio']:.2f} ×",
+            target,
+        )
+    lines += [
+        "",
+        f"{result['images']} images of ImageNet at 224 px, medians of {result['repeats']}, {result['date']}, "
+        f"{result['machine']}, in part busy with other work; times are CPU time of one "
+        "core where not said otherwise. Pages were dropped by `posix_fadvise`; directory entries stay cached, so "
+        "a disk that was never read would favour packs more.",
+    ]
     return "\n".join(lines)
 
 

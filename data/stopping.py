@@ -1,4 +1,5 @@
-"""Being told to stop while a step is under way: the signal is noted, the step ends, its state is saved."""
+"""Being told to stop while a step is under way: the signal is noted, the step ends, its state is
+saved."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import threading
 
 
 class Stopping:
-    """Within it, SIGINT, SIGTERM and `more` signals are noted in `received` (0: none) instead of killing; a second one
-    kills. Outside of the main thread, where Python hears no signals, nothing changes.
+    """Within it, SIGINT, SIGTERM and `more` signals are noted in `received` (0: none) instead of
+    killing; a second one kills. Outside of the main thread, where Python hears no signals, nothing
+    changes.
 
         with Stopping() as stop:
             while more_to_do and not stop.received:

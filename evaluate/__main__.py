@@ -11,7 +11,8 @@
     python -m evaluate saliency    --images DIR --truth DIR --estimator NAME[,NAME...]
     python -m evaluate report      RUN [RUN ...] --out report.html
 
-Each prints its numbers with the protocol's parameters and writes them as JSON; `python -m evaluate NAME --help`.
+Each prints its numbers with the protocol's parameters and writes them as JSON; `python -m evaluate
+NAME --help`.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import sys
 from data.cli import UsageError, run
 
 EVALUATIONS = {
-    "knn": "evaluate.knn",
-    "linear": "evaluate.linear",
-    "few": "evaluate.few",
-    "in9": "evaluate.in9",
-    "backgrounds": "evaluate.backgrounds",
+    "knn": "evaluate.probes.knn",
+    "linear": "evaluate.probes.linear",
+    "few": "evaluate.probes.few",
+    "in9": "evaluate.backgrounds.in9",
+    "backgrounds": "evaluate.backgrounds.variants",
     "detection": "evaluate.detection.command",
     "export": "evaluate.export",
     "diagnose": "evaluate.diagnose.command",
-    "saliency": "evaluate.saliency",
+    "saliency": "evaluate.masks.saliency",
     "report": "evaluate.report",
 }
 

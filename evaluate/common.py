@@ -1,4 +1,5 @@
-"""What the evaluations share on the command line, and how a result is shown, repeated over seeds, and written."""
+"""What the evaluations share on the command line, and how a result is shown, repeated over seeds,
+and written."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import numpy as np
 import tyro
 
 from data.cli import UsageError
-from data.files import write_text
+from data.io import write_text
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,14 @@ class Common:
     data: str = ""
     """Folder of the data set; which folders it needs below it is said above."""
     weights: str | None = None
-    """Anybody's ResNet weights instead of a run: MoCo's .pth.tar, torchvision's, timm's, DINO's, a plain state dict, or
-    .safetensors; recognised by its keys."""
+    """Anybody's ResNet weights instead of a run: MoCo's .pth.tar, torchvision's, timm's, DINO's, a
+    plain state dict, or .safetensors; recognised by its keys."""
     stem: Literal["imagenet", "small", "small_stride2"] | None = None
-    """First layer of --weights: 7x7 is told by its shape; a 3x3 one is taken as small (stride 1) unless you say so."""
+    """First layer of --weights: 7x7 is told by its shape; a 3x3 one is taken as small (stride 1)
+    unless you say so."""
     size: int | None = None
-    """Side of the images given to the network, in pixels (default: the run's; 224 for --weights, or 32 if its first
-    layer is 3x3)."""
+    """Side of the images given to the network, in pixels (default: the run's; 224 for --weights, or
+    32 if its first layer is 3x3)."""
     untrained: bool = False
     """Evaluate the network with random first weights instead: what a number is worth."""
     device: str = "auto"
@@ -38,10 +40,12 @@ class Common:
     workers: int = 0
     """Processes that decode; 0 does it in this one, and then nothing overlaps."""
     seeds: int = 1
-    """Repeat with seeds 0, 1, ... and report mean and deviation. Where the evaluation itself draws nothing: over runs,
-    named by their seed (--run "runs/rbd-s{seed}"), or with --untrained over first weights."""
+    """Repeat with seeds 0, 1, ... and report mean and deviation. Where the evaluation itself draws
+    nothing: over runs, named by their seed (--run "runs/rbd-s{seed}"), or with --untrained over
+        first weights."""
     json: str | None = None
-    """File to write the result to (default: RUN/NAME.json, or runs/evaluate/FILE/NAME.json for --weights)."""
+    """File to write the result to (default: RUN/NAME.json, or runs/evaluate/FILE/NAME.json for
+    --weights)."""
 
     def check(self) -> None:
         """UsageError where options are missing or do not fit together."""
@@ -61,13 +65,22 @@ class Common:
 
     def at(self, seed: int):
         """The same with the run or the weights of a seed."""
-        return replace(self, run=self.run and self.run.replace("{seed}", str(seed)),
-                       weights=self.weights and self.weights.replace("{seed}", str(seed)))
+        return replace(
+            self,
+            run=self.run and self.run.replace("{seed}", str(seed)),
+            weights=self.weights and self.weights.replace("{seed}", str(seed)),
+        )
 
     def result(self, name: str, protocol: dict, **values) -> dict:
         """What every evaluation's JSON begins with."""
-        return {"evaluation": name, "run": self.run or self.weights, "data": self.data, "untrained": self.untrained,
-                "protocol": protocol, **values}
+        return {
+            "evaluation": name,
+            "run": self.run or self.weights,
+            "data": self.data,
+            "untrained": self.untrained,
+            "protocol": protocol,
+            **values,
+        }
 
     def output(self, name: str) -> Path:
         """Where the result of the evaluation `name` is written."""
@@ -78,7 +91,9 @@ class Common:
 
 
 def parse(arguments: type, argv: list[str], name: str, description: str):
-    return tyro.cli(arguments, args=argv, prog=f"python -m evaluate {name}", description=description)
+    return tyro.cli(
+        arguments, args=argv, prog=f"python -m evaluate {name}", description=description
+    )
 
 
 def publish(result: dict, args: Common) -> None:
@@ -101,44 +116,66 @@ def over_seeds(evaluate: Callable[[int], dict], seeds: int) -> dict:
         evaluate: seed -> {name: number, list of numbers, or such a dictionary again}.
 
     Returns:
-        "accuracy": the means; with several seeds also "deviation": the sample deviations (divisor n - 1), and
-        "per_seed": each seed's values.
+        "accuracy": the means; with several seeds also "deviation": the sample deviations (divisor n
+        - 1), and "per_seed": each seed's values.
     """
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: must be at least 1")
     values = [evaluate(seed) for seed in range(seeds)]
     if seeds == 1:
         return {"accuracy": values[0]}
-    return {"accuracy": _merge(values, np.mean), "deviation": _merge(values, lambda v, axis: np.std(v, axis, ddof=1)),
-            "per_seed": values}
+    return {
+        "accuracy": _merge(values, np.mean),
+        "deviation": _merge(values, lambda v, axis: np.std(v, axis, ddof=1)),
+        "per_seed": values,
+    }
 
 
 def repeat(evaluate: Callable, args: Common) -> dict:
     """Repeat an evaluation that draws nothing itself over the networks of several seeds.
 
     Args:
-        evaluate: (args with the run of a seed, seed) -> a whole result: "accuracy", "protocol", perhaps "per_class".
+        evaluate: (args with the run of a seed, seed) -> a whole result: "accuracy", "protocol",
+            perhaps "per_class".
 
     Returns:
-        the first seed's result with the means in place of its numbers; see over_seeds. Where all seeds have the same
-        network, one is evaluated, and the deviation is 0, which the protocol says.
+        the first seed's result with the means in place of its numbers; see over_seeds. Where all
+        seeds have the same network, one is evaluated, and the deviation is 0, which the protocol
+        says.
     """
     if args.seeds == 1:
         return evaluate(args.at(0), 0)
     args.check()
-    results = [evaluate(args.at(seed), seed) for seed in range(args.seeds)] if args.differs else \
-        [evaluate(args, 0)] * args.seeds
-    over = "first weights" if args.untrained else "runs" if args.differs else "nothing that a seed changes"
+    results = (
+        [evaluate(args.at(seed), seed) for seed in range(args.seeds)]
+        if args.differs
+        else [evaluate(args, 0)] * args.seeds
+    )
+    over = (
+        "first weights"
+        if args.untrained
+        else "runs"
+        if args.differs
+        else "nothing that a seed changes"
+    )
     found = over_seeds(lambda seed: results[seed]["accuracy"], args.seeds)
     if "per_class" in results[0]:
         found["per_class"] = _merge([result["per_class"] for result in results], np.mean)
-    return {**results[0], "run": args.run or args.weights,
-            "protocol": {**results[0]["protocol"], "seeds": args.seeds, "seeds_over": over}, **found}
+    return {
+        **results[0],
+        "run": args.run or args.weights,
+        "protocol": {**results[0]["protocol"], "seeds": args.seeds, "seeds_over": over},
+        **found,
+    }
 
 
 def _merge(values: list, reduce: Callable):
     if isinstance(values[0], dict):
-        return {key: _merge([v[key] for v in values], reduce) for key in values[0] if all(key in v for v in values)}
+        return {
+            key: _merge([v[key] for v in values], reduce)
+            for key in values[0]
+            if all(key in v for v in values)
+        }
     if isinstance(values[0], list):
         return np.asarray(reduce(np.array(values, float), axis=0)).tolist()
     return float(reduce(np.array(values, float), axis=0))

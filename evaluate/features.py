@@ -1,4 +1,5 @@
-"""Features of a frozen backbone: load a run or weights, go through a labelled folder, give arrays."""
+"""Features of a frozen backbone: load a run or weights, go through a labelled folder, give
+arrays."""
 
 from __future__ import annotations
 
@@ -15,18 +16,20 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data import labelled
 from data.cli import UsageError
-from data.files import replace, temporary_name
-from data.images import ImageError
-from data.labelled import centre_crop
+from data.io import replace, temporary_name
+from data.sources import labelled
+from data.sources.images import ImageError
+from data.sources.labelled import centre_crop
 from evaluate.common import Common
 from evaluate.weights import load_run_weights, load_weights
 from train.distributed import choose_device
 from train.photometric import MEAN, STD
 from train.workers import as_is, start_worker
 
-LARGE = 2 << 30  # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's 1.28 M x 2048: 5.2 GB)
+LARGE = (
+    2 << 30
+)  # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's 1.28 M x 2048: 5.2 GB)
 FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
 
 
@@ -53,12 +56,20 @@ class Encoder:
         return f"centre, {self.size} px"
 
 
-def load_encoder(run: str | None = None, device: str = "auto", untrained: bool = False, weights: str | None = None,
-                 stem: str | None = None, size: int | None = None, seed: int = 0) -> Encoder:
+def load_encoder(
+    run: str | None = None,
+    device: str = "auto",
+    untrained: bool = False,
+    weights: str | None = None,
+    stem: str | None = None,
+    size: int | None = None,
+    seed: int = 0,
+) -> Encoder:
     """The backbone of a run folder, or of anybody's weights.
 
     Args:
-        untrained: the same network with the weights it began with: what a number is worth. It has no head.
+        untrained: the same network with the weights it began with: what a number is worth. It has
+            no head.
         stem, size: see evaluate.common.Common.
         seed: untrained: 0 gives the first weights of the run, others other ones.
 
@@ -67,21 +78,36 @@ def load_encoder(run: str | None = None, device: str = "auto", untrained: bool =
     """
     found = load_run_weights(run) if run is not None else load_weights(weights or "", stem)
     chosen = choose_device(device)
-    model = found.build(untrained, seed).requires_grad_(False).eval().to(chosen, memory_format=torch.channels_last)
+    model = (
+        found.build(untrained, seed)
+        .requires_grad_(False)
+        .eval()
+        .to(chosen, memory_format=torch.channels_last)
+    )
     head, classifier = (None, None) if untrained else (found.head, found.classifier)
     which = f"-untrained{seed or ''}" if untrained else ""
-    return Encoder(model, size or found.size, chosen, found.digest() + which,
-                   head.to(chosen) if head else None, classifier.to(chosen) if classifier else None)
+    return Encoder(
+        model,
+        size or found.size,
+        chosen,
+        found.digest() + which,
+        head.to(chosen) if head else None,
+        classifier.to(chosen) if classifier else None,
+    )
 
 
 def encoder_of(args: Common, seed: int = 0) -> Encoder:
-    """The network that an evaluation's command line names. UsageError as load_encoder, or for its options."""
+    """The network that an evaluation's command line names. UsageError as load_encoder, or for its
+    options."""
     args.check()
-    return load_encoder(args.run, args.device, args.untrained, args.weights, args.stem, args.size, seed)
+    return load_encoder(
+        args.run, args.device, args.untrained, args.weights, args.stem, args.size, seed
+    )
 
 
 class Labelled(labelled.Labelled, Dataset):
-    """data.labelled.Labelled for a loader of whole batches; an image that cannot be decoded is one clear line."""
+    """data.sources.labelled.Labelled for a loader of whole batches; an image that cannot be decoded
+    is one clear line."""
 
     def read(self, i: int) -> np.ndarray:
         """Image i, (H, W, 3) uint8. UsageError, with its name, where it cannot be decoded."""
@@ -92,7 +118,8 @@ class Labelled(labelled.Labelled, Dataset):
             raise BadImage(f"{name}: {error}; remove or repair that image") from None
 
     def __getitems__(self, rows: list[int]) -> torch.Tensor:
-        """(B, s, s, 3) uint8: a batch in one piece, which a worker hands over without another copy."""
+        """(B, s, s, 3) uint8: a batch in one piece, which a worker hands over without another
+        copy."""
         batch = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         for place, row in enumerate(rows):
             batch[place] = self[row]
@@ -101,14 +128,19 @@ class Labelled(labelled.Labelled, Dataset):
     def digest(self) -> str:
         """16 hex digits of the list of images and their sizes."""
         stat = np.ascontiguousarray(self.images.stat()[:, 0])
-        return hashlib.blake2b(b"\n".join(self.paths.tolist()) + stat.tobytes(), digest_size=8).hexdigest()
+        return hashlib.blake2b(
+            b"\n".join(self.paths.tolist()) + stat.tobytes(), digest_size=8
+        ).hexdigest()
 
 
 class BadImage(UsageError):
-    """An image that cannot be decoded; takes one argument, so that a worker can hand it to the main process."""
+    """An image that cannot be decoded; takes one argument, so that a worker can hand it to the main
+    process."""
 
 
-def batches(images: Dataset, workers: int, device: torch.device, batch: int | None = None, order=None) -> DataLoader:
+def batches(
+    images: Dataset, workers: int, device: torch.device, batch: int | None = None, order=None
+) -> DataLoader:
     """A loader of whole batches, decoded ahead by `workers` processes.
 
     Args:
@@ -116,12 +148,20 @@ def batches(images: Dataset, workers: int, device: torch.device, batch: int | No
         order: a sampler of lists of items, which images.__getitems__ takes.
     """
     chosen = {"batch_size": batch} if order is None else {"batch_sampler": order}
-    return DataLoader(images, **chosen, num_workers=workers, collate_fn=as_is, worker_init_fn=start_worker,
-                      pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None)
+    return DataLoader(
+        images,
+        **chosen,
+        num_workers=workers,
+        collate_fn=as_is,
+        worker_init_fn=start_worker,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
 
 
 def to_input(crops: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """(B, s, s, 3) uint8 to (B, 3, s, s) float32 on `device`, normalised, channels last; in place, so in one buffer."""
+    """(B, s, s, 3) uint8 to (B, 3, s, s) float32 on `device`, normalised, channels last; in place,
+    so in one buffer."""
     scaled = crops.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
     return scaled.sub_(mean).div_(std)
@@ -133,9 +173,15 @@ def forward(encoder: Encoder, crops: torch.Tensor) -> torch.Tensor:
         return encoder.model(to_input(crops, encoder.device)).float()
 
 
-def extract(encoder: Encoder, root: str, batch: int = 256, workers: int = 0, classes: list[str] | None = None,
-            crop: Callable[[np.ndarray, int], np.ndarray] = centre_crop,
-            keep: str | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def extract(
+    encoder: Encoder,
+    root: str,
+    batch: int = 256,
+    workers: int = 0,
+    classes: list[str] | None = None,
+    crop: Callable[[np.ndarray, int], np.ndarray] = centre_crop,
+    keep: str | None = None,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Features of every image of a labelled folder.
 
     Args:
@@ -143,8 +189,8 @@ def extract(encoder: Encoder, root: str, batch: int = 256, workers: int = 0, cla
         keep: folder where features are kept for the next evaluation of the same network and images.
 
     Returns:
-        (N, D) float32 features (the backbone's pooled output, not normalised), (N,) int64 labels, class names. More
-        than LARGE bytes, or kept ones, are a read-only float16 np.memmap instead.
+        (N, D) float32 features (the backbone's pooled output, not normalised), (N,) int64 labels,
+        class names. More than LARGE bytes, or kept ones, are a read-only float16 np.memmap instead.
 
     Raises:
         UsageError: no such folder, no images or classes, or an image that cannot be decoded.
@@ -153,7 +199,9 @@ def extract(encoder: Encoder, root: str, batch: int = 256, workers: int = 0, cla
     file = None
     if keep is not None:
         name = os.path.basename(root.rstrip("/"))
-        file = Path(keep, f"{name}-{crop.__name__}{encoder.size}-{encoder.digest}-{images.digest()}.npy")
+        file = Path(
+            keep, f"{name}-{crop.__name__}{encoder.size}-{encoder.digest}-{images.digest()}.npy"
+        )
         if file.exists():
             return np.load(file, mmap_mode="r"), images.labels, images.classes
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -161,14 +209,23 @@ def extract(encoder: Encoder, root: str, batch: int = 256, workers: int = 0, cla
     return features, images.labels, images.classes
 
 
-def extract_from(encoder: Encoder, images: Labelled, batch: int = 256, workers: int = 0,
-                 file: Path | None = None) -> np.ndarray:
-    """The (N, D) features of `images` as extract gives them, to `file` (.npy, atomically) where one is named."""
+def extract_from(
+    encoder: Encoder, images: Labelled, batch: int = 256, workers: int = 0, file: Path | None = None
+) -> np.ndarray:
+    """The (N, D) features of `images` as extract gives them, to `file` (.npy, atomically) where one
+    is named."""
     features, done, waiting = None, 0, []
     temporary = temporary_name(file) if file else None
     try:
-        with torch.inference_mode(), tqdm(total=len(images), desc=f"features {os.path.basename(images.root)}",
-                                          unit="img", leave=False) as bar:
+        with (
+            torch.inference_mode(),
+            tqdm(
+                total=len(images),
+                desc=f"features {os.path.basename(images.root)}",
+                unit="img",
+                leave=False,
+            ) as bar,
+        ):
             for crops in batches(images, workers, encoder.device, batch):
                 waiting.append(forward(encoder, crops))
                 bar.update(len(crops))
@@ -178,9 +235,14 @@ def extract_from(encoder: Encoder, images: Labelled, batch: int = 256, workers: 
                 waiting.clear()
                 if features is None:
                     features = _allocate((len(images), part.shape[1]), temporary)
-                features[done:done + len(part)] = part
-                if features.dtype == np.float16 and not np.isfinite(features[done:done + len(part)]).all():
-                    raise UsageError(f"{images.root}: features up to {np.abs(part).max():.3g} do not fit float16")
+                features[done : done + len(part)] = part
+                if (
+                    features.dtype == np.float16
+                    and not np.isfinite(features[done : done + len(part)]).all()
+                ):
+                    raise UsageError(
+                        f"{images.root}: features up to {np.abs(part).max():.3g} do not fit float16"
+                    )
                 done += len(part)
         if temporary and file:
             features.flush()
@@ -196,8 +258,15 @@ def extract_from(encoder: Encoder, images: Labelled, batch: int = 256, workers: 
 def project(head: nn.Module, features: np.ndarray, device: torch.device) -> np.ndarray:
     """(N, D) backbone features through a head: (N, d) float32, a chunk at a time."""
     with torch.inference_mode():
-        return np.concatenate([head(torch.from_numpy(np.asarray(features[i:i + 8192], np.float32)).to(device))
-                               .float().cpu().numpy() for i in range(0, len(features), 8192)])
+        return np.concatenate(
+            [
+                head(torch.from_numpy(np.asarray(features[i : i + 8192], np.float32)).to(device))
+                .float()
+                .cpu()
+                .numpy()
+                for i in range(0, len(features), 8192)
+            ]
+        )
 
 
 def _allocate(shape: tuple[int, int], file: Path | None) -> np.ndarray:

@@ -11,8 +11,8 @@ matplotlib.use("Agg")  # no screen needed
 import matplotlib.pyplot as plt
 import numpy as np
 
-from data.cache import Cache
-from data.images import class_names, decode, read_bytes
+from data.cache.reader import Cache
+from data.sources.images import class_names, decode, read_bytes
 from train.copy_paste import Box, CopyPaste
 from train.masks import shuffled_rows
 from train.streams import PASTE, stream
@@ -24,7 +24,8 @@ def demo_figure(out: Path, results: dict) -> Path:
     """Draw OUT/demo.png from OUT/images, the two caches and the results; the file's path."""
     rbd, truth = Cache(out / "masks-rbd"), Cache(out / "masks-truth")
     root = out / "images" / "train"
-    # one image a class, each the median of its class by agreement of RBD with the truth: neither picked nor lucky
+    # one image a class, each the median of its class by agreement of RBD with the truth: neither
+    # picked nor lucky
     chosen = [_median_row(rbd, truth, name) for name in class_names(truth.paths)[:EXAMPLES]]
     shuffled = shuffled_rows(np.arange(len(truth)), results["seed"])
 
@@ -34,8 +35,14 @@ def demo_figure(out: Path, results: dict) -> Path:
     titles = ("image", "RBD mask", "true mask", "pasted, RBD", "pasted, truth", "pasted, shuffled")
     for column, row in enumerate(chosen):
         image = decode(read_bytes(root, truth.paths[row]))
-        pictures = (image, rbd.mask(row), truth.mask(row), _pasted(image, rbd.mask(row), row),
-                    _pasted(image, truth.mask(row), row), _pasted(image, truth.mask(shuffled[row]), row))
+        pictures = (
+            image,
+            rbd.mask(row),
+            truth.mask(row),
+            _pasted(image, rbd.mask(row), row),
+            _pasted(image, truth.mask(row), row),
+            _pasted(image, truth.mask(shuffled[row]), row),
+        )
         for axis, picture in zip(axes[:, column], pictures, strict=True):
             axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
             axis.set_xticks([])
@@ -59,7 +66,9 @@ def _median_row(masks: Cache, truth: Cache, name: str) -> int:
 def _pasted(image: np.ndarray, mask: np.ndarray, row: int) -> np.ndarray:
     height, width = image.shape[:2]
     always = CopyPaste(probability=1.0, soften=0.0)
-    return always(stream(PASTE, 0, 0, row), image, mask, Box(0, 0, width, height, width, height), False)[0]
+    return always(
+        stream(PASTE, 0, 0, row), image, mask, Box(0, 0, width, height, width, height), False
+    )[0]
 
 
 def _bars(figure, results: dict) -> None:

@@ -1,4 +1,5 @@
-"""Published numbers to show beside ours: accuracies on ImageNet-9, and saliency scores on ECSSD that check ours.
+"""Published numbers to show beside ours: accuracies on ImageNet-9, and saliency scores on ECSSD
+that check ours.
 
 Figures not read in the authors' own repository or paper are marked second-hand.
 """
@@ -34,32 +35,54 @@ _ROWS = (
 
 def in9_table() -> list[dict]:
     """{"model", "source", and what is known of COLUMNS, percent} a row."""
-    return [{"model": model, "source": source, **{c: v for c, v in zip(COLUMNS, values, strict=True) if v is not None}}
-            for model, source, *values in _ROWS]
+    return [
+        {
+            "model": model,
+            "source": source,
+            **{c: v for c, v in zip(COLUMNS, values, strict=True) if v is not None},
+        }
+        for model, source, *values in _ROWS
+    ]
 
 
 JOURNAL = "a comparison in a journal: second-hand"
 FOUND = "Siméoni et al., CVPR 2023, tables 2 and 4"
-TOLERANCE = 0.02  # a port differs by .01 through another SLIC alone; a metric in another convention by .03 and more
+# a port differs by .01 through another SLIC alone; a metric in another convention by .03 and more
+TOLERANCE = 0.02
 # estimator -> {metric: (score on all of ECSSD, source)}, of the estimator's own authors' maps
 ECSSD = {
-    "ft": {"adaptive_f": (.379, JOURNAL), "mae": (.289, JOURNAL)},
-    "sf": {"adaptive_f": (.543, JOURNAL), "mae": (.228, JOURNAL)},
-    "mr": {"adaptive_f": (.693, JOURNAL), "mae": (.187, JOURNAL)},
-    "rbd": {"adaptive_f": (.677, JOURNAL), "mae": (.171, JOURNAL), "max_f_a": (.684, FOUND),
-            "adaptive_iou": (.517, FOUND)},
+    "ft": {"adaptive_f": (0.379, JOURNAL), "mae": (0.289, JOURNAL)},
+    "sf": {"adaptive_f": (0.543, JOURNAL), "mae": (0.228, JOURNAL)},
+    "mr": {"adaptive_f": (0.693, JOURNAL), "mae": (0.187, JOURNAL)},
+    "rbd": {
+        "adaptive_f": (0.677, JOURNAL),
+        "mae": (0.171, JOURNAL),
+        "max_f_a": (0.684, FOUND),
+        "adaptive_iou": (0.517, FOUND),
+    },
 }
 
 
 def saliency_check(result: dict) -> list[dict]:
-    """Published scores beside ours, where a result of evaluate.saliency.run is of all of ECSSD and not refined.
+    """Published scores beside ours, where a result of evaluate.masks.saliency.run is of all of
+    ECSSD and not refined.
 
     Returns:
-        {"estimator", "metric", "ours", "published", "source", "agrees": within TOLERANCE} a row; empty on other images.
+        {"estimator", "metric", "ours", "published", "source", "agrees": within TOLERANCE} a row;
+        empty on other images.
     """
     names = {PurePath(path).stem for path in result["paths"]}
     if result["refine"] != "none" or names != {f"{i:04d}" for i in range(1, 1001)}:
         return []
-    return [{"estimator": name, "metric": metric, "ours": entry[metric], "published": value, "source": source,
-             "agrees": abs(entry[metric] - value) <= TOLERANCE}
-            for name, entry in result["estimators"].items() for metric, (value, source) in ECSSD.get(name, {}).items()]
+    return [
+        {
+            "estimator": name,
+            "metric": metric,
+            "ours": entry[metric],
+            "published": value,
+            "source": source,
+            "agrees": abs(entry[metric] - value) <= TOLERANCE,
+        }
+        for name, entry in result["estimators"].items()
+        for metric, (value, source) in ECSSD.get(name, {}).items()
+    ]

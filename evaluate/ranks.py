@@ -11,14 +11,17 @@ from data.cli import UsageError
 
 
 def start(device: str) -> None:
-    """Join the processes that torchrun started: NCCL between GPUs, gloo between CPUs. Nothing where there is one."""
+    """Join the processes that torchrun started: NCCL between GPUs, gloo between CPUs. Nothing where
+    there is one."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         return
     cuda = device != "cpu" and torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if cuda and local >= torch.cuda.device_count():
-        raise UsageError(f"process {local} has no GPU of its own: this machine has {torch.cuda.device_count()}; give "
-                         "torchrun that many processes, or --device cpu")
+        raise UsageError(
+            f"process {local} has no GPU of its own: this machine has {torch.cuda.device_count()}; give "
+            "torchrun that many processes, or --device cpu"
+        )
     if cuda:
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if cuda else "gloo")

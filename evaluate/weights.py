@@ -1,7 +1,8 @@
-"""Anybody's ResNet weights in torchvision's keys: a file is recognised by its keys and shapes, never by its name.
+"""Anybody's ResNet weights in torchvision's keys: a file is recognised by its keys and shapes,
+never by its name.
 
-MoCo's `.pth.tar`, torchvision's and timm's files, DINO's, lightly's numbered layers, a plain state dict,
-`.safetensors`, or a run of `python -m train`.
+MoCo's `.pth.tar`, torchvision's and timm's files, DINO's, lightly's numbered layers, a plain state
+dict, `.safetensors`, or a run of `python -m train`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,17 @@ from train import checkpoint
 from train.network import backbone
 
 # (blocks a stage, bottleneck) -> network
-NETWORKS = {((1, 1, 1, 1), False): "resnet10", ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34",
-            ((3, 4, 6, 3), True): "resnet50", ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152"}
-CLASSES = 1000  # of ImageNet: an `fc` of so many outputs is a classifier, any other is a projection head
+NETWORKS = {
+    ((1, 1, 1, 1), False): "resnet10",
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
+CLASSES = (
+    1000  # of ImageNet: an `fc` of so many outputs is a classifier, any other is a projection head
+)
 DEPTH = 4  # dictionaries in dictionaries that are looked through
 # copies of the encoder that are not the one to evaluate; DINO's teacher is
 COPY = re.compile(r"(^|_)(k|key|momentum|target|student|ema)(_|$)")
@@ -38,9 +47,11 @@ class Weights:
     """A ResNet's weights, float32 on the CPU.
 
     Attributes:
-        network: resnet10, 18, 34, 50, 101 or 152.  stem: as train.network.backbone's.  width: of the first stage.
+        network: resnet10, 18, 34, 50, 101 or 152.  stem: as train.network.backbone's.  width: of
+            the first stage.
         state: torchvision's keys, without fc.
-        fc: what the file has in fc's place, keys below it ("weight", "0.bias" ...); empty where it has none.
+        fc: what the file has in fc's place, keys below it ("weight", "0.bias" ...); empty where it
+            has none.
         origin: which part of which file this is, for people.
         size: side of the images that it was trained on, in pixels.
         seed: of the weights that a run began with.
@@ -56,7 +67,8 @@ class Weights:
     seed: int = 0
 
     def build(self, untrained: bool = False, seed: int = 0) -> nn.Module:
-        """The network with these weights, or its random first ones; fc is the identity: it gives pooled features.
+        """The network with these weights, or its random first ones; fc is the identity: it gives
+        pooled features.
 
         Args:
             seed: untrained: 0 gives the weights that the run began with, others other ones.
@@ -94,32 +106,47 @@ def load_weights(path: str | os.PathLike, stem: str | None = None) -> Weights:
     """A ResNet's weights from a file or from a run folder.
 
     Args:
-        stem: of a network whose first layer is 3x3: shapes do not tell "small" (the default) from "small_stride2".
+        stem: of a network whose first layer is 3x3: shapes do not tell "small" (the default) from
+            "small_stride2".
 
     Raises:
-        UsageError: no such file, one that cannot be loaded without running its code, no ResNet in it, several, or one
-            whose tensors do not fit (with what is missing and what is too much).
+        UsageError: no such file, one that cannot be loaded without running its code, no ResNet in
+            it, several, or one whose tensors do not fit (with what is missing and what is too
+            much).
     """
     path = Path(path)
     if path.is_dir():
         return load_run_weights(path)
     parts = list(_encoders(read(path)))
     if not parts:
-        raise UsageError(f"{path}: no ResNet in it (no layer1.0.conv1.weight under any name); {_inventory(read(path))}")
+        raise UsageError(
+            f"{path}: no ResNet in it (no layer1.0.conv1.weight under any name); {_inventory(read(path))}"
+        )
     best = min(_rank(name) for name, _, _ in parts)
     parts = [part for part in parts if _rank(part[0]) == best]
     if len(parts) > 1:
-        raise UsageError(f"{path}: holds several ResNets ({', '.join(name for name, _, _ in parts[:SHOWN])}); save the "
-                         "one to evaluate by itself")
+        raise UsageError(
+            f"{path}: holds several ResNets ({', '.join(name for name, _, _ in parts[:SHOWN])}); save the "
+            "one to evaluate by itself"
+        )
     name, state, fc = parts[0]
     return _fit(str(path), name, state, fc, stem)
 
 
 def load_run_weights(folder: str | os.PathLike) -> Weights:
-    """The backbone of a finished run of `python -m train`, and its head where a checkpoint still has it."""
+    """The backbone of a finished run of `python -m train`, and its head where a checkpoint still
+    has it."""
     config, state = checkpoint.load_run(folder)
-    found = Weights(config["network"], config["stem"], config["width"], state, run_head(Path(folder)), f"{folder}",
-                    config["size"], config["seed"])
+    found = Weights(
+        config["network"],
+        config["stem"],
+        config["width"],
+        state,
+        run_head(Path(folder)),
+        f"{folder}",
+        config["size"],
+        config["seed"],
+    )
     try:
         found.build()
     except RuntimeError as error:
@@ -134,12 +161,14 @@ def run_head(folder: Path) -> State:
 
 
 def read(path: Path) -> object:
-    """What a file of tensors holds; its code is never run. UsageError, one line, where that cannot be."""
+    """What a file of tensors holds; its code is never run. UsageError, one line, where that cannot
+    be."""
     return read_tensors(path)[0]
 
 
 def make_head(fc: State) -> nn.Module:
-    """The layers of a head from its state: linear ones and BatchNorms, and a ReLU wherever a number has no tensors.
+    """The layers of a head from its state: linear ones and BatchNorms, and a ReLU wherever a number
+    has no tensors.
 
     Raises:
         UsageError: tensors that are neither.
@@ -149,12 +178,17 @@ def make_head(fc: State) -> nn.Module:
         place, _, name = key.rpartition(".")
         layers.setdefault(place, {})[name] = value
     if any(place and not place.isdigit() for place in layers) or ("" in layers and len(layers) > 1):
-        raise UsageError(f"a head of layers {', '.join(sorted(layers)[:SHOWN])} is not one of linear layers and norms")
+        raise UsageError(
+            f"a head of layers {', '.join(sorted(layers)[:SHOWN])} is not one of linear layers and norms"
+        )
     last = max(int(place or 0) for place in layers)
     if last > 16:
         raise UsageError(f"a head of {last + 1} layers is not one of linear layers and norms")
-    modules = [_layer(layers[str(i)]) if str(i) in layers else nn.ReLU() for i in range(last + 1)] \
-        if "" not in layers else [_layer(layers[""])]
+    modules = (
+        [_layer(layers[str(i)]) if str(i) in layers else nn.ReLU() for i in range(last + 1)]
+        if "" not in layers
+        else [_layer(layers[""])]
+    )
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
@@ -166,7 +200,9 @@ def _layer(state: State) -> nn.Module:
         layer = nn.BatchNorm1d(len(state["running_mean"]), affine=weight is not None)
         state = {"num_batches_tracked": torch.zeros((), dtype=torch.long), **state}
     else:
-        raise UsageError(f"a head with {', '.join(sorted(state)[:SHOWN])} is not one of linear layers and norms")
+        raise UsageError(
+            f"a head with {', '.join(sorted(state)[:SHOWN])} is not one of linear layers and norms"
+        )
     try:
         layer.load_state_dict(state)
     except RuntimeError as error:
@@ -174,7 +210,9 @@ def _layer(state: State) -> nn.Module:
     return layer.requires_grad_(False).eval()
 
 
-def _dictionaries(content: object, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str, dict]]:
+def _dictionaries(
+    content: object, name: str = "", depth: int = DEPTH
+) -> Iterator[tuple[str, dict]]:
     """Every dictionary in a checkpoint, with its place."""
     if isinstance(content, dict):
         yield name, content
@@ -187,8 +225,15 @@ def _dictionaries(content: object, name: str = "", depth: int = DEPTH) -> Iterat
 def _encoders(content: object) -> Iterator[tuple[str, State, State]]:
     """Every ResNet in a checkpoint: (place and prefix, its tensors without fc, fc's tensors)."""
     for place, found in _dictionaries(content):
-        tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, torch.Tensor)
-                   and v.layout == torch.strided and not v.is_quantized and not v.is_complex()}
+        tensors = {
+            k: v
+            for k, v in found.items()
+            if isinstance(k, str)
+            and isinstance(v, torch.Tensor)
+            and v.layout == torch.strided
+            and not v.is_quantized
+            and not v.is_complex()
+        }
         for key in tensors:
             # lightly and torch's own Sequential number the layers: 0 conv1, 1 bn1, then the stages
             match = re.fullmatch(r"(.*?)(layer1|\d+)\.0\.conv1\.weight", key)
@@ -197,12 +242,18 @@ def _encoders(content: object) -> Iterator[tuple[str, State, State]]:
             prefix = match[1]
             below = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             if match[2] != "layer1":
-                stages = sorted({int(m[1]) for k in below if (m := re.match(r"(\d+)\.0\.conv1\.weight$", k))})
+                stages = sorted(
+                    {int(m[1]) for k in below if (m := re.match(r"(\d+)\.0\.conv1\.weight$", k))}
+                )
                 if stages[0] != int(match[2]):
                     continue  # a later stage of the same network
-                names = {"0": "conv1", "1": "bn1"} | {str(s): f"layer{i}" for i, s in enumerate(stages, 1)}
-                below = {".".join([names.get(k.split(".")[0], k.split(".")[0]), *k.split(".")[1:]]): v
-                         for k, v in below.items()}
+                names = {"0": "conv1", "1": "bn1"} | {
+                    str(s): f"layer{i}" for i, s in enumerate(stages, 1)
+                }
+                below = {
+                    ".".join([names.get(k.split(".")[0], k.split(".")[0]), *k.split(".")[1:]]): v
+                    for k, v in below.items()
+                }
             fc = {k.removeprefix("fc."): v.float() for k, v in below.items() if k.startswith("fc.")}
             state = {k: v for k, v in below.items() if re.match(r"(conv1|bn1|layer\d+)\.", k)}
             yield f"{place}{prefix}", state, fc
@@ -216,30 +267,47 @@ def _rank(name: str) -> int:
 
 def _fit(path: str, name: str, state: State, fc: State, stem: str | None) -> Weights:
     """Infer the network from keys and shapes and check every tensor against it."""
-    blocks = tuple(len({k.split(".")[1] for k in state if k.startswith(f"layer{stage}.")}) for stage in range(1, 5))
+    blocks = tuple(
+        len({k.split(".")[1] for k in state if k.startswith(f"layer{stage}.")})
+        for stage in range(1, 5)
+    )
     bottleneck = "layer1.0.conv3.weight" in state
     network = NETWORKS.get((blocks, bottleneck))
     kind = "bottlenecks" if bottleneck else "basic blocks"
     if network is None:
-        raise UsageError(f"{path}: {name or 'its network'} has stages of {blocks} {kind}; known are ResNet-18, 34, 50, "
-                         "101, 152 and this project's resnet10")
+        raise UsageError(
+            f"{path}: {name or 'its network'} has stages of {blocks} {kind}; known are ResNet-18, 34, 50, "
+            "101, 152 and this project's resnet10"
+        )
     first = state.get("conv1.weight", torch.empty(0))
-    first = first if first.ndim == 4 else torch.empty(64, 3, 7, 7)  # what is wrong with it is said below
+    first = (
+        first if first.ndim == 4 else torch.empty(64, 3, 7, 7)
+    )  # what is wrong with it is said below
     large = tuple(first.shape[2:]) == (7, 7)
     if large and stem not in (None, "imagenet"):
         raise UsageError(f"{path}: its first layer is 7x7; --stem {stem} does not fit")
     stem = "imagenet" if large else stem or "small"
     width = len(first) if network == "resnet10" else 64
     wanted = _empty(network, stem, width, "meta").state_dict()
-    state = {**{k: torch.zeros((), dtype=torch.long) for k in wanted
-                if k.endswith("num_batches_tracked")}, **state}  # files of before torch 0.4 have none
+    state = {
+        **{
+            k: torch.zeros((), dtype=torch.long)
+            for k in wanted
+            if k.endswith("num_batches_tracked")
+        },
+        **state,
+    }  # files of before torch 0.4 have none
     wrong = misfit(state, wanted)
     if wrong:
-        raise UsageError(f"{path}: {name or 'its network'} looks like {network} but does not fit; {wrong}")
+        raise UsageError(
+            f"{path}: {name or 'its network'} looks like {network} but does not fit; {wrong}"
+        )
     state = {k: v if k.endswith("num_batches_tracked") else v.float() for k, v in state.items()}
     broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
     if broken:
-        raise UsageError(f"{path}: {len(broken)} tensors are not finite ({', '.join(broken[:SHOWN])})")
+        raise UsageError(
+            f"{path}: {len(broken)} tensors are not finite ({', '.join(broken[:SHOWN])})"
+        )
     origin = f"{path}{', ' + name if name else ''}"
     return Weights(network, stem, width, state, fc, origin, 224 if large else 32)
 
@@ -252,6 +320,10 @@ def _empty(network: str, stem: str, width: int, device: str = "cpu") -> nn.Modul
 
 
 def _inventory(content: object) -> str:
-    names = [f"{place}{key}" for place, found in _dictionaries(content) for key, value in found.items()
-             if isinstance(value, torch.Tensor)]
+    names = [
+        f"{place}{key}"
+        for place, found in _dictionaries(content)
+        for key, value in found.items()
+        if isinstance(value, torch.Tensor)
+    ]
     return f"it has {len(names)} tensors" + (f": {', '.join(names[:SHOWN])} ..." if names else "")

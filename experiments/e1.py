@@ -1,6 +1,6 @@
 """E1: does most saliency help, as the paper says? Does localization matter, or only occlusion?
 
-    python -m experiments.e1 --data imagenette --seeds 3
+python -m experiments.e1 --data imagenette --seeds 3
 """
 
 from data.cli import run

@@ -1,6 +1,6 @@
 """E2: the background benchmark: does the network with DiLo look at the object?
 
-    python -m experiments.e2 --data embedded --seeds 3
+python -m experiments.e2 --data embedded --seeds 3
 """
 
 from data.cli import run

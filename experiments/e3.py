@@ -1,6 +1,6 @@
 """E3: what the foreground is pasted onto.
 
-    python -m experiments.e3 --data embedded --seeds 3
+python -m experiments.e3 --data embedded --seeds 3
 """
 
 from data.cli import run

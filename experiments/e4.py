@@ -1,6 +1,6 @@
 """E4: how often views are pasted.
 
-    python -m experiments.e4 --data embedded --seeds 3
+python -m experiments.e4 --data embedded --seeds 3
 """
 
 from data.cli import run

@@ -1,6 +1,6 @@
 """E5: how fine the masks are stored.
 
-    python -m experiments.e5 --data embedded --seeds 3
+python -m experiments.e5 --data embedded --seeds 3
 """
 
 from data.cli import run

@@ -1,6 +1,6 @@
 """E6: other methods than MoCo v2.
 
-    python -m experiments.e6 --data embedded --seeds 3
+python -m experiments.e6 --data embedded --seeds 3
 """
 
 from data.cli import run

@@ -1,4 +1,5 @@
-"""Numbers of earlier runs, kept in a folder (the repository's own: experiments/measured), to go on elsewhere."""
+"""Numbers of earlier runs, kept in a folder (the repository's own: experiments/measured), to go on
+elsewhere."""
 
 from __future__ import annotations
 
@@ -6,16 +7,17 @@ import json
 from pathlib import Path
 
 from data.cli import UsageError
-from data.files import write_text
+from data.io import write_text
 from experiments.runner import RESULT
 from experiments.settings import Data, Row
 
 
 def unpack(known: Path, table: str, rows: dict[str, Row], data: Data, out: Path) -> dict[str, dict]:
-    """Write the runs of KNOWN/DATA/TABLE.json, as `gather` made it, beside those in `out`, which stay as they are.
+    """Write the runs of KNOWN/DATA/TABLE.json, as `gather` made it, beside those in `out`, which
+    stay as they are.
 
-    Only their numbers: what is measured later from weights (E2's diagnosis) is not measured for them. Runs of another
-    number of epochs are left out.
+    Only their numbers: what is measured later from weights (E2's diagnosis) is not measured for
+    them. Runs of another number of epochs are left out.
 
     Returns:
         label -> what its masks were worth there.
@@ -32,9 +34,15 @@ def unpack(known: Path, table: str, rows: dict[str, Row], data: Data, out: Path)
         worth = {label: entry["mask"] for label, entry in found["rows"].items() if entry["mask"]}
         same = (found["data"], found["epochs"]) == (data.name, data.epochs)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{file}: not the numbers of a table; give a folder that --known wrote before") from None
+        raise UsageError(
+            f"{file}: not the numbers of a table; give a folder that --known wrote before"
+        ) from None
     for label, run in runs if same else ():
-        place = out / rows[label].folder(data) / f"seed{run['seed']}" / RESULT if label in rows else None
+        place = (
+            out / rows[label].folder(data) / f"seed{run['seed']}" / RESULT
+            if label in rows
+            else None
+        )
         if place and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             write_text(place, json.dumps(run, indent=1) + "\n")

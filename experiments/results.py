@@ -1,4 +1,5 @@
-"""A table's numbers: what its rows' runs measured, gathered into one JSON, and which of the rows count."""
+"""A table's numbers: what its rows' runs measured, gathered into one JSON, and which of the rows
+count."""
 
 from __future__ import annotations
 
@@ -14,7 +15,14 @@ from experiments.settings import Data, Row
 from experiments.verdict import difference, passes
 
 
-def gather(table: str, rows: dict[str, Row], data: Data, out: Path, command: str, scores: dict | None = None) -> dict:
+def gather(
+    table: str,
+    rows: dict[str, Row],
+    data: Data,
+    out: Path,
+    command: str,
+    scores: dict | None = None,
+) -> dict:
     """The numbers of every row that has finished runs.
 
     Args:
@@ -22,25 +30,41 @@ def gather(table: str, rows: dict[str, Row], data: Data, out: Path, command: str
         scores: label -> what its masks are worth, see experiments.scores.
 
     Returns:
-        JSON-able: "table", "data", "epochs", "command", "commit", "date", "machine" and "rows": label -> {"runs": [what
-        the runner wrote], "counts": "" or why the row does not, "mask": scores}.
+        JSON-able: "table", "data", "epochs", "command", "commit", "date", "machine" and "rows":
+        label -> {"runs": [what the runner wrote], "counts": "" or why the row does not, "mask":
+        scores}.
     """
     found = {}
     for label, row in rows.items():
-        files = sorted((out / row.folder(data)).glob(f"seed*/{RESULT}"), key=lambda p: int(p.parent.name[4:]))
-        found[label] = {"runs": [json.loads(f.read_text()) for f in files], "mask": (scores or {}).get(label)}
+        files = sorted(
+            (out / row.folder(data)).glob(f"seed*/{RESULT}"), key=lambda p: int(p.parent.name[4:])
+        )
+        found[label] = {
+            "runs": [json.loads(f.read_text()) for f in files],
+            "mask": (scores or {}).get(label),
+        }
     for label, entry in found.items():
         entry["counts"] = why_not(entry["runs"], found[base_of(table, label)]["runs"])
     command += f" --seeds {max(len(entry['runs']) for entry in found.values())}"
-    return {"table": table, "data": data.name, "epochs": data.epochs, "stored": data.stored,
-            "network": data.network, "command": command,
-            "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "rows": found}
+    return {
+        "table": table,
+        "data": data.name,
+        "epochs": data.epochs,
+        "stored": data.stored,
+        "network": data.network,
+        "command": command,
+        "commit": commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": machine(),
+        "rows": found,
+    }
 
 
 def why_not(runs: list[dict], base: list[dict]) -> str:
     """Why a row does not count: "" where it does.
 
-    A row is worth something only where its baseline learned: beat the untrained network by verdict.GATE points of kNN.
+    A row is worth something only where its baseline learned: beat the untrained network by
+    verdict.GATE points of kNN.
     """
     if not runs:
         return "not run"
@@ -48,12 +72,16 @@ def why_not(runs: list[dict], base: list[dict]) -> str:
     if not untrained:
         return "no baseline"
     knn = float(np.mean([run["measured"]["knn"] for run in base]))
-    return "" if passes(knn, float(np.mean(untrained))) else \
-        f"too small to tell: the baseline's kNN is {knn:.1f}, the untrained network's {np.mean(untrained):.1f}"
+    return (
+        ""
+        if passes(knn, float(np.mean(untrained)))
+        else f"too small to tell: the baseline's kNN is {knn:.1f}, the untrained network's {np.mean(untrained):.1f}"
+    )
 
 
 def by_seed(entry: dict, *keys: str) -> dict[int, float]:
-    """Seed -> one number of a row, as "backgrounds", "biased", "gap"; seeds that lack it are left out."""
+    """Seed -> one number of a row, as "backgrounds", "biased", "gap"; seeds that lack it are left
+    out."""
     found = {}
     for run in entry["runs"]:
         value = run["measured"]
@@ -65,7 +93,8 @@ def by_seed(entry: dict, *keys: str) -> dict[int, float]:
 
 
 def against_base(result: dict, *keys: str) -> dict:
-    """Label -> verdict.Difference of a row that counts to its baseline (which itself is left out)."""
+    """Label -> verdict.Difference of a row that counts to its baseline (which itself is left
+    out)."""
     rows, found = result["rows"], {}
     for label, entry in rows.items():
         base = base_of(result["table"], label)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.readme import fill
 from data.cli import UsageError
-from data.files import write_text
+from data.io import write_text
 from experiments.challenge import challenge
 from experiments.diagnosis import diagnose
 from experiments.fidelity import fidelity
@@ -36,23 +36,28 @@ class Arguments:
     rows: tuple[str, ...] = ()
     """Rows to run, by name (default: all)."""
     epochs: int | None = None
-    """Passes over the images (default: 14 on the embedded data, 50 on imagenette, 60 on imagenette64)."""
+    """Passes over the images (default: 14 on the embedded data, 50 on imagenette, 60 on
+    imagenette64)."""
     workers: int = 0
-    """Processes that decode, a training; several where it runs on a GPU. Does not change the numbers."""
+    """Processes that decode, a training; several where it runs on a GPU. Does not change the
+    numbers."""
     out: str = "runs/experiments"
     """Folder of runs and numbers."""
     known: str | None = None
-    """Folder of numbers of earlier runs, on any machine: they count as run, and the new ones are added; the
-    repository's own is experiments/measured (default: none, everything is run here)."""
+    """Folder of numbers of earlier runs, on any machine: they count as run, and the new ones are
+    added; the repository's own is experiments/measured (default: none, everything is run here)."""
     readme: str = "README.md"
     """File whose block of the table is written, where it has one."""
 
 
 def main(table: str, description: str) -> None:
-    """Run what is missing of a table's rows, seed by seed; numbers to OUT/DATA/TABLE.json, the table into README."""
+    """Run what is missing of a table's rows, seed by seed; numbers to OUT/DATA/TABLE.json, the
+    table into README."""
     args = tyro.cli(Arguments, prog=f"python -m experiments.{table}", description=description)
     if args.seeds < 0:
-        raise UsageError(f"--seeds {args.seeds}: must be at least 0; 0 only writes the table of what there is")
+        raise UsageError(
+            f"--seeds {args.seeds}: must be at least 0; 0 only writes the table of what there is"
+        )
     data, rows = choose(args.data, args.epochs), rows_of(table, args.data)
     unknown = sorted(set(args.rows) - set(rows))
     if unknown:
@@ -64,24 +69,40 @@ def main(table: str, description: str) -> None:
     for name, seed in tqdm(jobs, desc=f"{table} on {args.data}", unit="run"):
         found = run_row(rows[name], data, seed, out, images, args.workers)
         if found:
-            tqdm.write(f"{name}, seed {seed}: kNN {found['measured']['knn']:.1f}, linear "
-                       f"{found['measured']['linear']:.1f}")
+            tqdm.write(
+                f"{name}, seed {seed}: kNN {found['measured']['knn']:.1f}, linear "
+                f"{found['measured']['linear']:.1f}"
+            )
     write(table, rows, data, out, images, args, worth)
 
 
-def write(table: str, rows: dict[str, Row], data: Data, out: Path, images: Path, args: Arguments,
-          worth: dict[str, dict]) -> None:
+def write(
+    table: str,
+    rows: dict[str, Row],
+    data: Data,
+    out: Path,
+    images: Path,
+    args: Arguments,
+    worth: dict[str, dict],
+) -> None:
     """Gather what there is, write it as JSON and as the README's table, and print that.
 
     Args:
-        worth: label -> what its masks are worth, as far as it is known; computed anew where the masks are here.
+        worth: label -> what its masks are worth, as far as it is known; computed anew where the
+            masks are here.
     """
-    command = f"python -m experiments.{table} --data {args.data}" + (f" --epochs {args.epochs}" if args.epochs else "")
+    command = f"python -m experiments.{table} --data {args.data}" + (
+        f" --epochs {args.epochs}" if args.epochs else ""
+    )
     if table == "e1":
         worth = worth | scores(rows, data, out)
     if table == "e5":
         lost = fidelity([row.side for label, row in rows.items() if row.masks != "none"], out)
-        worth = {label: lost[row.side] for label, row in rows.items() if row.masks != "none" and row.side in lost}
+        worth = {
+            label: lost[row.side]
+            for label, row in rows.items()
+            if row.masks != "none" and row.side in lost
+        }
     if table == "e2":
         if data.source:
             challenge(rows, data, out, images, args.workers)

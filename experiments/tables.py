@@ -11,15 +11,40 @@ from experiments.verdict import GATE, MARGIN, difference, direction
 
 # heading -> where a run's JSON has the number
 COMMON = {"kNN": ("knn",), "linear": ("linear",)}
-BACKGROUNDS = {"mixed_rand": ("backgrounds", "biased", "mixed_rand"), "gap": ("backgrounds", "biased", "gap")}
-E2 = {split: ("backgrounds", "biased", split) for split in ("original", "mixed_same", "mixed_rand", "only_fg",
-                                                             "only_bg", "gap")}
-CHALLENGE = {variant: ("challenge", variant) for variant in ("original", "mixed_same", "mixed_rand", "mixed_next",
-                                                              "only_fg", "no_fg", "only_bg_b", "only_bg_t")}
+BACKGROUNDS = {
+    "mixed_rand": ("backgrounds", "biased", "mixed_rand"),
+    "gap": ("backgrounds", "biased", "gap"),
+}
+E2 = {
+    split: ("backgrounds", "biased", split)
+    for split in ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg", "gap")
+}
+CHALLENGE = {
+    variant: ("challenge", variant)
+    for variant in (
+        "original",
+        "mixed_same",
+        "mixed_rand",
+        "mixed_next",
+        "only_fg",
+        "no_fg",
+        "only_bg_b",
+        "only_bg_t",
+    )
+}
 CHALLENGE["gap"] = ("challenge", "bg_gap")
-DIAGNOSIS = {"pointing": ("diagnosis", "pointing"), "same background": ("diagnosis", "same_background")}
-TITLES = {"e1": "E1, which masks", "e2": "E2, backgrounds", "e3": "E3, what the foreground is pasted onto",
-          "e4": "E4, probability of pasting", "e5": "E5, side of the masks", "e6": "E6, methods"}
+DIAGNOSIS = {
+    "pointing": ("diagnosis", "pointing"),
+    "same background": ("diagnosis", "same_background"),
+}
+TITLES = {
+    "e1": "E1, which masks",
+    "e2": "E2, backgrounds",
+    "e3": "E3, what the foreground is pasted onto",
+    "e4": "E4, probability of pasting",
+    "e5": "E5, side of the masks",
+    "e6": "E6, methods",
+}
 
 
 def columns(result: dict) -> dict[str, tuple[str, ...]]:
@@ -28,7 +53,11 @@ def columns(result: dict) -> dict[str, tuple[str, ...]]:
         wanted = {"kNN": ("knn",), **other_backgrounds(result), **DIAGNOSIS}
     else:
         wanted = {**COMMON, **BACKGROUNDS}
-    return {name: keys for name, keys in wanted.items() if any(by_seed(e, *keys) for e in result["rows"].values())}
+    return {
+        name: keys
+        for name, keys in wanted.items()
+        if any(by_seed(e, *keys) for e in result["rows"].values())
+    }
 
 
 def other_backgrounds(result: dict) -> dict[str, tuple[str, ...]]:
@@ -53,11 +82,25 @@ def text(result: dict) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
     for label, entry in rows.items():
         masks = [f"{entry['mask'][m]:.3f}" if entry["mask"] else "–" for m in measures]
-        numbers = [cell(by_seed(entry, *keys)) if not entry["counts"] else "–" for keys in found.values()]
+        numbers = [
+            cell(by_seed(entry, *keys)) if not entry["counts"] else "–" for keys in found.values()
+        ]
         if entry["counts"] and numbers:
             numbers[0] = entry["counts"].split(":")[0]
-        lines.append("| " + " | ".join([label, str(len(entry["runs"])), *masks, *numbers, figure(name, label)]) + " |")
-    return "\n".join([f"**{TITLES[name]}** ({result['data']}). {_made(result)}", "", *lines, "", _verdict(result)])
+        lines.append(
+            "| "
+            + " | ".join([label, str(len(entry["runs"])), *masks, *numbers, figure(name, label)])
+            + " |"
+        )
+    return "\n".join(
+        [
+            f"**{TITLES[name]}** ({result['data']}). {_made(result)}",
+            "",
+            *lines,
+            "",
+            _verdict(result),
+        ]
+    )
 
 
 def _made(result: dict) -> str:
@@ -66,8 +109,10 @@ def _made(result: dict) -> str:
     commits = sorted({run["commit"] for run in runs}) or [result["commit"]]
     small = f"views cut from copies of {result['stored']} px, " if result["stored"] else ""
     commits = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
-    return (f"`{result['command']}`, {result['date']}, {', '.join(machines)}; runs of {commits}; "
-            f"{result['network']}, {small}{result['epochs']} epochs; top-1 in %.")
+    return (
+        f"`{result['command']}`, {result['date']}, {', '.join(machines)}; runs of {commits}; "
+        f"{result['network']}, {small}{result['epochs']} epochs; top-1 in %."
+    )
 
 
 def _verdict(result: dict) -> str:
@@ -78,31 +123,49 @@ def _verdict(result: dict) -> str:
         return small
     asked = other_backgrounds(result)["mixed_rand"] if name == "e2" else COMMON["linear"]
     differences = against_base(result, *asked)
-    theirs = {label: value - figures[base_of(name, label)][0] for label, (value, _) in figures.items()
-              if label != base_of(name, label) and base_of(name, label) in figures}
+    theirs = {
+        label: value - figures[base_of(name, label)][0]
+        for label, (value, _) in figures.items()
+        if label != base_of(name, label) and base_of(name, label) in figures
+    }
     said = [direction(differences, theirs)] if figures else []
-    unlike = [f"{label} {d.mean:+.1f}" + (" (not told from noise)" if d.sign == 0 else "")
-              for label, d in differences.items() if d is not None and label not in theirs]
+    unlike = [
+        f"{label} {d.mean:+.1f}" + (" (not told from noise)" if d.sign == 0 else "")
+        for label, d in differences.items()
+        if d is not None and label not in theirs
+    ]
     if unlike:
-        said.append("Without a figure of the paper, against the row without DiLo (linear): " + ", ".join(unlike) + ".")
+        said.append(
+            "Without a figure of the paper, against the row without DiLo (linear): "
+            + ", ".join(unlike)
+            + "."
+        )
     if name == "e1":
         said.append(_controls(result))
     if name == "e2" and result["data"] != "embedded":
-        said.append("Variants of validation images, their objects cut out by fusion's masks, asked by a probe on the "
-                    "training images: they compare with each other, never with ImageNet-9's.")
+        said.append(
+            "Variants of validation images, their objects cut out by fusion's masks, asked by a probe on the "
+            "training images: they compare with each other, never with ImageNet-9's."
+        )
     if name == "e5":
-        said.append("Masks, on 250 images of ECSSD's even numbers: what RBD's maps lose on the way to that side and "
-                    "back (mean absolute difference, 0..1), and the IoU of true masks after it.")
+        said.append(
+            "Masks, on 250 images of ECSSD's even numbers: what RBD's maps lose on the way to that side and "
+            "back (mean absolute difference, 0..1), and the IoU of true masks after it."
+        )
     used = {figure(name, label)[-1:] for label in figures}
-    said.append(f"Paper: {'; '.join([what, *(told for mark, told in LEGEND.items() if mark in used)])}."
-                if figures else "The paper has no such table.")
+    said.append(
+        f"Paper: {'; '.join([what, *(told for mark, told in LEGEND.items() if mark in used)])}."
+        if figures
+        else "The paper has no such table."
+    )
     if any(len(entry["runs"]) == 1 for entry in result["rows"].values()):
         said.append(f"One seed does not tell differences below {MARGIN:.0f} points from noise.")
     return " ".join(filter(None, [*said, small]))
 
 
 def _too_small(rows: dict[str, dict]) -> str:
-    """What is not counted because its baseline learned too little, and its kNN all the same; "" where all counts."""
+    """What is not counted because its baseline learned too little, and its kNN all the same; ""
+    where all counts."""
     told: dict[str, list[str]] = {}
     for label, entry in rows.items():
         if entry["counts"].startswith("too small"):
@@ -118,7 +181,14 @@ def _controls(result: dict) -> str:
     found = []
     for control in ("shuffled", "ellipse"):
         entries = [result["rows"][label] for label in ("rbd", control)]
-        gained = None if any(e["counts"] for e in entries) else difference(*(by_seed(e, "linear") for e in entries))
+        gained = (
+            None
+            if any(e["counts"] for e in entries)
+            else difference(*(by_seed(e, "linear") for e in entries))
+        )
         if gained is not None:
-            found.append(f"{gained.mean:+.1f} over {control}" + (" (not told from noise)" if gained.sign == 0 else ""))
+            found.append(
+                f"{gained.mean:+.1f} over {control}"
+                + (" (not told from noise)" if gained.sign == 0 else "")
+            )
     return f"Localization or occlusion: rbd has {' and '.join(found)}, linear." if found else ""

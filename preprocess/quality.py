@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 
 _LEVELS = np.clip(np.arange(256) / 255, 1e-6, 1 - 1e-6)
-ENTROPY = (-(_LEVELS * np.log2(_LEVELS) + (1 - _LEVELS) * np.log2(1 - _LEVELS))).astype(np.float32)  # of a grey level
+ENTROPY = (-(_LEVELS * np.log2(_LEVELS) + (1 - _LEVELS) * np.log2(1 - _LEVELS))).astype(
+    np.float32
+)  # of a grey level
 SIDE = 64  # statistics are taken at 64x64: 0.1 ms an image, and shape is all they need
 
 
@@ -19,13 +21,20 @@ def quality(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
     Returns:
         coverage: mean of the mask, 0..1. 0 is empty, 1 covers everything.
-        border: mean of the mask over the outermost pixels, 0..1: a mask that hugs the border is often background.
-        contrast: distance between the mean RGB colours inside and outside, as a share of the largest possible, 0..1.
-        entropy: mean binary entropy of the mask as a probability, in bits, 0..1: how undecided the map is.
+        border: mean of the mask over the outermost pixels, 0..1: a mask that hugs the border is
+            often background.
+        contrast: distance between the mean RGB colours inside and outside, as a share of the
+            largest possible, 0..1.
+        entropy: mean binary entropy of the mask as a probability, in bits, 0..1: how undecided the
+            map is.
     """
     levels = cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     area = levels.astype(np.float32) / 255
-    pixels = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).reshape(-1, 3).astype(np.float32)
+    pixels = (
+        cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        .reshape(-1, 3)
+        .astype(np.float32)
+    )
     alpha = area.reshape(-1)
     inside = float(alpha.sum())
     outside = SIDE * SIDE - inside

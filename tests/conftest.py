@@ -11,11 +11,17 @@ import pytest
 
 
 def scene(seed: int, side: int = 48) -> tuple[np.ndarray, np.ndarray]:
-    """A bright disc on a noisy background: (side, side, 3) uint8 RGB and its true mask, (side, side) uint8."""
+    """A bright disc on a noisy background: (side, side, 3) uint8 RGB and its true mask, (side,
+    side) uint8."""
     rng = np.random.default_rng(seed)
-    image = np.clip(rng.normal(rng.integers(40, 110, 3), 12, (side, side, 3)), 0, 255).astype(np.uint8)
+    image = np.clip(rng.normal(rng.integers(40, 110, 3), 12, (side, side, 3)), 0, 255).astype(
+        np.uint8
+    )
     mask = np.zeros((side, side), np.uint8)
-    centre, radius = rng.integers(side // 3, side - side // 3, 2).tolist(), int(rng.integers(side // 6, side // 4))
+    centre, radius = (
+        rng.integers(side // 3, side - side // 3, 2).tolist(),
+        int(rng.integers(side // 6, side // 4)),
+    )
     cv2.circle(mask, centre, radius, 255, -1)
     image[mask > 0] = rng.integers(150, 255, 3)
     return image, mask
@@ -37,17 +43,23 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def truth_cache(images: Path) -> Path:
     """A cache of the true masks of `images`, 30 a shard."""
-    from preprocess.blocks import Recipe
     from preprocess.build import build
+    from preprocess.recipe import Recipe
 
     folder = images / "cache-truth"
-    build(str(images / "train"), str(folder), Recipe("files", (), 32, str(images / "masks")), shard_size=30)
+    build(
+        str(images / "train"),
+        str(folder),
+        Recipe("files", (), 32, str(images / "masks")),
+        shard_size=30,
+    )
     return folder
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The team's real data (DILO_SHARED, default ../shared); the test is skipped where it is absent."""
+    """The team's real data (DILO_SHARED, default ../shared); the test is skipped where it is
+    absent."""
     root = Path(os.environ.get("DILO_SHARED", Path(__file__).parents[2] / "shared"))
     if not (root / "data").is_dir():
         pytest.skip(f"no real data at {root} (set DILO_SHARED)")

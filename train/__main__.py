@@ -1,7 +1,9 @@
 """Stage 2: contrastive pretraining, with DiLo copy-paste by the masks of a cache.
 
-    python -m train /data/imagenet/train --masks caches/imagenet-rbd --preset moco_v2 --out runs/moco_v2-rbd
-    python -m train /data/imagenet/train --masks none --preset moco_v2 --out runs/moco_v2       # the baseline
+    python -m train /data/imagenet/train --masks caches/imagenet-rbd --preset moco_v2 --out
+    runs/moco_v2-rbd
+    python -m train /data/imagenet/train --masks none --preset moco_v2 --out runs/moco_v2       #
+    the baseline
 
 The same command continues a stopped run; Ctrl-C and SIGTERM save first.
 """
@@ -18,7 +20,8 @@ from train.presets import PRESETS
 
 
 def parse(argv: list[str]) -> Config:
-    """The preset's settings, overridden by the rest of the command line. UsageError where there is no such preset."""
+    """The preset's settings, overridden by the rest of the command line. UsageError where there is
+    no such preset."""
     name = "moco_v2"
     for i, argument in enumerate(argv):
         if argument == "--preset" and i + 1 < len(argv):
@@ -28,8 +31,13 @@ def parse(argv: list[str]) -> Config:
     if name not in PRESETS:
         raise UsageError(f"no preset {name!r}; there are: {', '.join(sorted(PRESETS))}")
     default = Config(images=tyro.MISSING, out=tyro.MISSING, **{"preset": name, **PRESETS[name]()})
-    return tyro.cli(Config, args=argv, default=default, prog="python -m train",
-                    description=f"{__doc__}\nPresets: {', '.join(PRESETS)} (what for: docs/pretraining.md).")
+    return tyro.cli(
+        Config,
+        args=argv,
+        default=default,
+        prog="python -m train",
+        description=f"{__doc__}\nPresets: {', '.join(PRESETS)} (what for: docs/pretraining.md).",
+    )
 
 
 def main() -> None:

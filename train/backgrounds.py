@@ -1,9 +1,11 @@
-"""What a foreground is pasted onto, besides a grey level: textures, images with little foreground, and other images
-whose own foreground is filled in (Ryali et al., arXiv 2103.12719).
+"""What a foreground is pasted onto, besides a grey level: textures, images with little foreground,
+and other images whose own foreground is filled in (Ryali et al., arXiv 2103.12719).
 
-As in the authors' loader a background picture is scaled, aspect kept, until it just covers the source image, and lies
-at a random offset on it; what a view shows is the part under the view's crop. We compute that part alone.
-NOTE: the authors draw the offset from half of the slack, so that a picture's far end is never seen; we draw from all.
+As in the authors' loader a background picture is scaled, aspect kept, until it just covers the
+source image, and lies at a random offset on it; what a view shows is the part under the view's
+crop. We compute that part alone.
+NOTE: the authors draw the offset from half of the slack, so that a picture's far end is never seen;
+    we draw from all.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.cache import Cache
+from data.cache.reader import Cache
 from data.cli import UsageError
-from data.images import ImageError, Images, decode, image_size, open_images
+from data.sources.images import ImageError, Images, decode, image_size, open_images
 from train.config import Config
 from train.copy_paste import Box, crop_mask, paste
 from train.masks import coverages
 from train.views import resize_crop
 
 FILL = 64  # side at which a donor's foreground is filled in: a smooth filling needs no more
-FILLABLE = 0.6  # largest coverage of a donor whose foreground is filled in: more leaves too little to fill it from
+# largest coverage of a donor whose foreground is filled in: more leaves too little to fill it from
+FILLABLE = 0.6
 TRIES = 100  # broken donors in a row before the run gives up
 
 
@@ -32,7 +35,8 @@ class Donor:
 
     Attributes:
         picture: (s, s, 3) uint8, as it is.
-        background: (s, s, 3) uint8, its foreground filled in; the same as `picture` where there is none to fill.
+        background: (s, s, 3) uint8, its foreground filled in; the same as `picture` where there is
+            none to fill.
     """
 
     picture: np.ndarray
@@ -40,18 +44,25 @@ class Donor:
 
 
 class Donors:
-    """Draws backgrounds; a draw depends on its stream alone, so neither on workers nor on processes.
+    """Draws backgrounds; a draw depends on its stream alone, so neither on workers nor on
+    processes.
 
     Args:
         images: pictures.
         pool: (P,) int64, those of `images` that may be drawn, P >= 2.
-        cache, rows: masks of the pictures, (len(images),) int64 rows: their foregrounds are filled in. None: they are
-            taken as they are.
+        cache, rows: masks of the pictures, (len(images),) int64 rows: their foregrounds are filled
+            in. None: they are taken as they are.
         apart: the pictures are the run's own images, so an image is never its own background.
     """
 
-    def __init__(self, images: Images, pool: np.ndarray, cache: Cache | None = None, rows: np.ndarray | None = None,
-                 apart: bool = True):
+    def __init__(
+        self,
+        images: Images,
+        pool: np.ndarray,
+        cache: Cache | None = None,
+        rows: np.ndarray | None = None,
+        apart: bool = True,
+    ):
         self.images, self.pool, self.cache, self.rows, self.apart = images, pool, cache, rows, apart
 
     def over(self, box: Box, flip: bool, size: int, own: int) -> Over:
@@ -82,12 +93,15 @@ class Donors:
             if self.cache is None:
                 return Donor(crop, crop)
             return Donor(crop, remove(picture, self.cache.mask(self.rows[donor]), crop, part))
-        raise RuntimeError(f"{TRIES} backgrounds in a row from {self.images.root} cannot be decoded")
+        raise RuntimeError(
+            f"{TRIES} backgrounds in a row from {self.images.root} cannot be decoded"
+        )
 
 
 class Over:
-    """The background of one view: called with its stream of pasting it draws a donor and gives the (s, s, 3) uint8
-    background, flipped where the view is. `donor` is that donor, None as long as none was drawn."""
+    """The background of one view: called with its stream of pasting it draws a donor and gives the
+    (s, s, 3) uint8 background, flipped where the view is. `donor` is that donor, None as long as
+    none was drawn."""
 
     def __init__(self, donors: Donors, box: Box, flip: bool, size: int, own: int):
         self.draws, self.flip, self.donor = (donors, box, size, own), flip, None
@@ -98,20 +112,28 @@ class Over:
         return cv2.flip(self.donor.background, 1) if self.flip else self.donor.background
 
 
-def under(box: Box, width: int, height: int, left: float, top: float) -> tuple[float, float, float, float]:
-    """The part of a background picture that lies under the crop `box`: x, y, w, h in pixels of that picture.
+def under(
+    box: Box, width: int, height: int, left: float, top: float
+) -> tuple[float, float, float, float]:
+    """The part of a background picture that lies under the crop `box`: x, y, w, h in pixels of that
+    picture.
 
     Args:
         width, height: of the picture.  left, top: the offset as a share of the slack, 0..1.
     """
-    scale = max(box.width / width, box.height / height)  # image pixels a picture pixel: it just covers the image
+    scale = max(
+        box.width / width, box.height / height
+    )  # image pixels a picture pixel: it just covers the image
     x = left * (width * scale - box.width) + box.x
     y = top * (height * scale - box.height) + box.y
     return x / scale, y / scale, box.w / scale, box.h / scale
 
 
-def _decode_under(content: bytes, box: Box, size: int, left: float, top: float) -> tuple[np.ndarray, Box]:
-    """A picture, decoded no finer than a view of `size` needs it, and the box in it that lies under `box`."""
+def _decode_under(
+    content: bytes, box: Box, size: int, left: float, top: float
+) -> tuple[np.ndarray, Box]:
+    """A picture, decoded no finer than a view of `size` needs it, and the box in it that lies under
+    `box`."""
     x, y, w, h = under(box, *image_size(content), left, top)
     reduce = 1
     while reduce < 8 and min(w, h) >= 2 * reduce * size:
@@ -119,12 +141,16 @@ def _decode_under(content: bytes, box: Box, size: int, left: float, top: float) 
     picture = decode(content, reduce=reduce)
     height, width = picture.shape[:2]
     x0, y0 = min(round(x / reduce), width - 1), min(round(y / reduce), height - 1)
-    x1, y1 = min(max(round((x + w) / reduce), x0 + 1), width), min(max(round((y + h) / reduce), y0 + 1), height)
+    x1, y1 = (
+        min(max(round((x + w) / reduce), x0 + 1), width),
+        min(max(round((y + h) / reduce), y0 + 1), height),
+    )
     return picture, Box(x0, y0, x1 - x0, y1 - y0, width, height)
 
 
 def remove(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray, box: Box) -> np.ndarray:
-    """The crop of a picture without the picture's foreground, which is filled in from what is around it.
+    """The crop of a picture without the picture's foreground, which is filled in from what is
+    around it.
 
     Args:
         picture: (H, W, 3) uint8.  mask: (S, S) uint8, the whole picture's.
@@ -136,26 +162,32 @@ def remove(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray, box: Box) ->
     gone = cv2.resize(mask, (FILL, FILL), interpolation=cv2.INTER_AREA)
     # half-certain pixels go wholly, and so does the rim, where a squashed mask is never exact
     gone = cv2.dilate(cv2.add(gone, gone), np.ones((3, 3), np.uint8))
-    # sampled at twice the side and halved: an area-average of the whole picture would cost three times the filling
+    # sampled at twice the side and halved: an area-average of the whole picture would cost three
+    # times the filling
     small = cv2.resize(picture, (2 * FILL, 2 * FILL), interpolation=cv2.INTER_LINEAR)
     filled = fill_in(cv2.resize(small, (FILL, FILL), interpolation=cv2.INTER_AREA), gone)
     size = crop.shape[0]
     half = -(-size // 2)  # both are smooth: they are cut out at half of the view's size
-    filled, gone = (cv2.resize(crop_mask(x, box, half), (size, size), interpolation=cv2.INTER_LINEAR)
-                    for x in (filled, gone))
+    filled, gone = (
+        cv2.resize(crop_mask(x, box, half), (size, size), interpolation=cv2.INTER_LINEAR)
+        for x in (filled, gone)
+    )
     return paste(filled, gone, crop)
 
 
 def fill_in(picture: np.ndarray, gone: np.ndarray) -> np.ndarray:
-    """Fill a part of a picture smoothly from the rest: push-pull interpolation (Gortler et al., SIGGRAPH 1996).
+    """Fill a part of a picture smoothly from the rest: push-pull interpolation (Gortler et al.,
+    SIGGRAPH 1996).
 
-    Averages of what is known go up a pyramid until nothing is unknown, and come down again into the holes.
+    Averages of what is known go up a pyramid until nothing is unknown, and come down again into the
+    holes.
 
     Args:
         picture: (n, n, 3) uint8, n a power of two.  gone: (n, n) uint8, 255 = to be filled.
 
     Returns:
-        (n, n, 3) uint8, within the range of the known colours; the mean colour where everything is gone.
+        (n, n, 3) uint8, within the range of the known colours; the mean colour where everything is
+        gone.
     """
     colour, weight = picture.astype(np.float32), 1 - gone.astype(np.float32) / 255
     levels = []
@@ -174,11 +206,14 @@ def fill_in(picture: np.ndarray, gone: np.ndarray) -> np.ndarray:
     return np.rint(colour).astype(np.uint8)
 
 
-def make_donors(config: Config, images: Images, cache: Cache | None, rows: np.ndarray | None) -> Donors | None:
+def make_donors(
+    config: Config, images: Images, cache: Cache | None, rows: np.ndarray | None
+) -> Donors | None:
     """The configured backgrounds; None for grey ones, and where nothing is pasted.
 
     - texture: every image of --textures.
-    - image: of the run's images with a usable mask, the share --pool with the least coverage (ties by path), as is.
+    - image: of the run's images with a usable mask, the share --pool with the least coverage (ties
+      by path), as is.
     - random, swap: the run's images with a usable mask of coverage at most FILLABLE, filled in.
 
     Raises:
@@ -192,13 +227,17 @@ def make_donors(config: Config, images: Images, cache: Cache | None, rows: np.nd
     usable = np.flatnonzero(cache.status[rows] == 0)
     coverage = coverages(cache, rows[usable])
     if config.background == "image":
-        pool = np.sort(usable[np.argsort(coverage, kind="stable")[:round(config.pool * len(usable))]])
+        pool = np.sort(
+            usable[np.argsort(coverage, kind="stable")[: round(config.pool * len(usable))]]
+        )
         why = f"--pool {config.pool} of {len(usable)} images with a usable mask leaves {len(pool)}"
     else:
         pool = usable[coverage <= FILLABLE]
         why = f"{len(pool)} of {len(usable)} masks cover at most {FILLABLE} of their image"
     if len(pool) < 2:
-        raise UsageError(f"--background {config.background}: {why}, and two backgrounds are the least; use another "
-                         "background, or more images")
+        raise UsageError(
+            f"--background {config.background}: {why}, and two backgrounds are the least; use another "
+            "background, or more images"
+        )
     filled = config.background != "image"
     return Donors(images, pool, cache if filled else None, rows if filled else None)

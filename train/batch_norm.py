@@ -15,8 +15,9 @@ from train.network import SplitBatchNorm2d
 def spread_batch_norm(method: nn.Module, splits: int, device: torch.device) -> nn.Module:
     """Give a method's BatchNorms the same groups of the global batch that one process would have.
 
-    `splits` groups on one process (SplitBatchNorm2d) are `splits / world` on each of several; one group, the whole
-    batch, becomes synchronised BatchNorm. A run is therefore the same on any number of processes that divides.
+    `splits` groups on one process (SplitBatchNorm2d) are `splits / world` on each of several; one
+    group, the whole batch, becomes synchronised BatchNorm. A run is therefore the same on any
+    number of processes that divides.
 
     Raises:
         UsageError: more processes than groups, or groups that do not divide among them.
@@ -24,8 +25,10 @@ def spread_batch_norm(method: nn.Module, splits: int, device: torch.device) -> n
     if world() == 1:
         return method
     if splits > 1 and splits % world():
-        raise UsageError(f"--splits {splits} BatchNorm groups do not divide among {world()} processes; use a "
-                         f"multiple of {world()}, or 1 for statistics of the whole batch (SyncBN)")
+        raise UsageError(
+            f"--splits {splits} BatchNorm groups do not divide among {world()} processes; use a "
+            f"multiple of {world()}, or 1 for statistics of the whole batch (SyncBN)"
+        )
     for module in method.modules():
         if isinstance(module, SplitBatchNorm2d):
             module.splits = splits // world()
@@ -33,7 +36,8 @@ def spread_batch_norm(method: nn.Module, splits: int, device: torch.device) -> n
 
 
 def _synchronised(module: nn.Module, device: torch.device) -> nn.Module:
-    """Every plain BatchNorm replaced by one with the statistics of all processes; torch's own has no CPU version."""
+    """Every plain BatchNorm replaced by one with the statistics of all processes; torch's own has
+    no CPU version."""
     if device.type == "cuda" and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
@@ -46,8 +50,8 @@ def _synchronised(module: nn.Module, device: torch.device) -> nn.Module:
 
 @torch.no_grad()
 def average_statistics(method: nn.Module) -> None:
-    """Running statistics become the mean over all processes', which is what one process would have; every process calls
-    it. Training does not use them, evaluations do."""
+    """Running statistics become the mean over all processes', which is what one process would have;
+    every process calls it. Training does not use them, evaluations do."""
     if world() > 1:
         for module in method.modules():
             if isinstance(module, SplitBatchNorm2d):  # the others' are synchronised already
@@ -56,7 +60,8 @@ def average_statistics(method: nn.Module) -> None:
 
 
 class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm over the batches of all processes, for CPUs (torch.nn.SyncBatchNorm wants a GPU)."""
+    """BatchNorm over the batches of all processes, for CPUs (torch.nn.SyncBatchNorm wants a
+    GPU)."""
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
         if x.dim() < 2:
@@ -75,7 +80,9 @@ class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(average, self.momentum)
             self.running_var.lerp_(variance * count / max(1, count - 1), self.momentum)
             self.num_batches_tracked += 1
-        return centred * (variance + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)
+        return centred * (variance + self.eps).rsqrt().view(shape) * self.weight.view(
+            shape
+        ) + self.bias.view(shape)
 
 
 def _sum(x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""A run folder's state: checkpoints written atomically, the configuration they belong to, and the exported backbone."""
+"""A run folder's state: checkpoints written atomically, the configuration they belong to, and the
+exported backbone."""
 
 from __future__ import annotations
 
@@ -11,21 +12,26 @@ import torch
 from torch import nn
 
 from data.cli import UsageError
-from data.files import write_text
+from data.io import write_text
 from data.tensors import write_tensors as save
 
 CHECKPOINTS, BACKBONE, CONFIG = "checkpoints", "backbone.pt", "config.json"
 
 
 def load(path: Path) -> dict:
-    """A file of tensors and plain values; never runs code from it. UsageError where it is damaged or foreign."""
+    """A file of tensors and plain values; never runs code from it. UsageError where it is damaged
+    or foreign."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except Exception as error:  # zip, pickle and torch each raise kinds of their own on damaged files
-        raise UsageError(f"{path}: not a checkpoint that can be loaded ({type(error).__name__}); delete it to begin "
-                         "anew") from error
+    except (
+        Exception
+    ) as error:  # zip, pickle and torch each raise kinds of their own on damaged files
+        raise UsageError(
+            f"{path}: not a checkpoint that can be loaded ({type(error).__name__}); delete it to begin "
+            "anew"
+        ) from error
 
 
 def step_file(folder: Path, step: int) -> Path:
@@ -39,7 +45,7 @@ def save_step(folder: Path, state: dict, keep: int) -> None:
     save(path, state)
     found = steps(folder)
     here = found.index(path) + 1  # later ones are damaged, or the run would have gone on from them
-    for other in found[:max(0, here - keep)] + found[here:]:
+    for other in found[: max(0, here - keep)] + found[here:]:
         other.unlink(missing_ok=True)
 
 
@@ -49,7 +55,8 @@ def steps(folder: Path) -> list[Path]:
 
 
 def newest(folder: Path) -> dict | None:
-    """The newest checkpoint that can be loaded, None where the run has none; damaged ones are passed over, aloud.
+    """The newest checkpoint that can be loaded, None where the run has none; damaged ones are
+    passed over, aloud.
 
     Raises:
         UsageError: there are checkpoints, and none can be loaded.
@@ -61,13 +68,16 @@ def newest(folder: Path) -> dict | None:
         except UsageError as error:
             print(f"warning: {error}; taking the one before it", file=sys.stderr)
     if found:
-        raise UsageError(f"{folder / CHECKPOINTS}: none of its {len(found)} checkpoints can be loaded; delete that "
-                         "folder to begin anew")
+        raise UsageError(
+            f"{folder / CHECKPOINTS}: none of its {len(found)} checkpoints can be loaded; delete that "
+            "folder to begin anew"
+        )
     return None
 
 
 def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | None = None) -> None:
-    """Make the run folder, or check that the run in it is this one. UsageError, with what differs, where it is not.
+    """Make the run folder, or check that the run in it is this one. UsageError, with what differs,
+    where it is not.
 
     Args:
         defaults: what settings that the run's version did not have are taken to have been.
@@ -77,12 +87,20 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
         try:
             found = (defaults or {}) | json.loads(file.read_text())["identity"]
         except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{file}: damaged or foreign; choose another --out, or delete {folder}") from None
+            raise UsageError(
+                f"{file}: damaged or foreign; choose another --out, or delete {folder}"
+            ) from None
         keys = [*found, *(k for k in identity if k not in found)]
-        different = [f"{k}: {found.get(k)} -> {identity.get(k)}" for k in keys if found.get(k) != identity.get(k)]
+        different = [
+            f"{k}: {found.get(k)} -> {identity.get(k)}"
+            for k in keys
+            if found.get(k) != identity.get(k)
+        ]
         if different:
-            raise UsageError(f"{folder}: holds a run of another configuration ({'; '.join(different)}); choose another "
-                             "--out, or delete it")
+            raise UsageError(
+                f"{folder}: holds a run of another configuration ({'; '.join(different)}); choose another "
+                "--out, or delete it"
+            )
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: is not empty and holds no run; choose another --out")
@@ -91,19 +109,29 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
 
 
 def differences(found: dict, wanted: dict) -> str:
-    """What of `wanted` is otherwise in `found`, as "lr: 1.0 -> 2.0; ..."; empty where nothing is. Of a long list
-    its length is told."""
+    """What of `wanted` is otherwise in `found`, as "lr: 1.0 -> 2.0; ..."; empty where nothing is.
+    Of a long list its length is told."""
 
     def short(value) -> str:
         return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else str(value)
 
-    return "; ".join(f"{key}: {short(found.get(key))} -> {short(value)}" for key, value in wanted.items()
-                     if found.get(key) != value)
+    return "; ".join(
+        f"{key}: {short(found.get(key))} -> {short(value)}"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    )
 
 
 def export_backbone(encoder: nn.Module, path: Path) -> None:
     """Write the encoder without its head, in torchvision's keys."""
-    save(path, {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items() if not k.startswith("fc.")})
+    save(
+        path,
+        {
+            k: v.detach().cpu().contiguous()
+            for k, v in encoder.state_dict().items()
+            if not k.startswith("fc.")
+        },
+    )
 
 
 def load_run(folder: str | os.PathLike) -> tuple[dict, dict]:
@@ -112,6 +140,8 @@ def load_run(folder: str | os.PathLike) -> tuple[dict, dict]:
     if not (folder / CONFIG).exists():
         raise UsageError(f"{folder}: no run here (no {CONFIG})")
     if not (folder / BACKBONE).exists():
-        raise UsageError(f"{folder}: the run is unfinished (no {BACKBONE}); run its `python -m train` again to "
-                         "continue it")
+        raise UsageError(
+            f"{folder}: the run is unfinished (no {BACKBONE}); run its `python -m train` again to "
+            "continue it"
+        )
     return json.loads((folder / CONFIG).read_text())["config"], load(folder / BACKBONE)

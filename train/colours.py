@@ -1,7 +1,9 @@
-"""The colours of train/photometric.py on a CPU: one compiled pass a sample instead of twenty over a batch.
+"""The colours of train/photometric.py on a CPU: one compiled pass a sample instead of twenty over a
+batch.
 
-A sample's operations are applied to a few rows at a time, which stay in the nearest cache; only contrast, which needs
-the mean of the whole picture, and blur, which needs its neighbours, divide the work in two.
+A sample's operations are applied to a few rows at a time, which stay in the nearest cache; only
+contrast, which needs the mean of the whole picture, and blur, which needs its neighbours, divide
+the work in two.
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ REACH = 5.5  # standard deviations: a Gaussian weighs 3e-7 of its middle there
 PIXELS = 2048  # at a time: 24 KB of float32
 R, G, B = (np.float32(x) for x in (0.299, 0.587, 0.114))  # ITU-R 601 luma
 ZERO, ONE, TWO, FOUR, SIX = (np.float32(x) for x in (0, 1, 2, 4, 6))
-OPTIONS = {"cache": True, "nogil": True, "fastmath": {"nsz", "arcp", "contract", "reassoc"}, "error_model": "numpy"}
+OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "fastmath": {"nsz", "arcp", "contract", "reassoc"},
+    "error_model": "numpy",
+}
 
 
 @njit("float32(float32)", inline="always", **OPTIONS)
@@ -35,10 +42,15 @@ def _channel(k, value, chroma):
 
 @njit("void(float32[::1], float32[::1], float32[::1], int64, float32, float32)", **OPTIONS)
 def _adjust(red, green, blue, operation, factor, mean):
-    """One operation of ColorJitter on a piece of the three channels, in place; `mean` is contrast's."""
+    """One operation of ColorJitter on a piece of the three channels, in place; `mean` is
+    contrast's."""
     if operation == BRIGHTNESS:
         for i in range(len(red)):
-            red[i], green[i], blue[i] = _unit(red[i] * factor), _unit(green[i] * factor), _unit(blue[i] * factor)
+            red[i], green[i], blue[i] = (
+                _unit(red[i] * factor),
+                _unit(green[i] * factor),
+                _unit(blue[i] * factor),
+            )
     elif operation == CONTRAST:
         for i in range(len(red)):
             red[i] = _unit(mean + factor * (red[i] - mean))
@@ -69,7 +81,8 @@ def _adjust(red, green, blue, operation, factor, mean):
 
 @njit("void(float32[:, ::1], int64, float32)", **OPTIONS)
 def _blur(planes, side, sigma):
-    """Gaussian blur of (3, side * side) planes in place, mirrored outside; its reach must be below `side`."""
+    """Gaussian blur of (3, side * side) planes in place, mirrored outside; its reach must be below
+    `side`."""
     reach = int(np.ceil(REACH * sigma))
     weight = np.empty(reach + 1, np.float32)
     for t in range(reach + 1):
@@ -79,12 +92,12 @@ def _blur(planes, side, sigma):
     line = np.empty(side + 2 * reach, np.float32)
     for c in range(3):
         plane = planes[c].reshape(side, side)
-        padded[reach:reach + side] = plane
+        padded[reach : reach + side] = plane
         for t in range(1, reach + 1):
             padded[reach - t] = plane[t]
             padded[reach + side - 1 + t] = plane[side - 1 - t]
         for y in range(side):
-            middle = line[reach:reach + side]
+            middle = line[reach : reach + side]
             here = padded[y + reach]
             for x in range(side):
                 middle[x] = weight[0] * here[x]
@@ -99,24 +112,38 @@ def _blur(planes, side, sigma):
             for x in range(side):
                 out[x] = weight[0] * middle[x]
             for t in range(1, reach + 1):
-                w, left, right = weight[t], line[reach - t:reach - t + side], line[reach + t:reach + t + side]
+                w, left, right = (
+                    weight[t],
+                    line[reach - t : reach - t + side],
+                    line[reach + t : reach + t + side],
+                )
                 for x in range(side):
                     out[x] += w * (left[x] + right[x])
 
 
-@njit("void(float32[::1], float32[::1], float32[::1], boolean, float32[:, ::1], float32[::1])", **OPTIONS)
+@njit(
+    "void(float32[::1], float32[::1], float32[::1], boolean, float32[:, ::1], float32[::1])",
+    **OPTIONS,
+)
 def _finish(red, green, blue, solarise, norm, out):
     """Solarisation and normalisation of a piece, into interleaved channels."""
     for i in range(len(red)):
         r, g, b = red[i], green[i], blue[i]
         if solarise:
-            r, g, b = r if r < 0.5 else ONE - r, g if g < 0.5 else ONE - g, b if b < 0.5 else ONE - b
+            r, g, b = (
+                r if r < 0.5 else ONE - r,
+                g if g < 0.5 else ONE - g,
+                b if b < 0.5 else ONE - b,
+            )
         out[3 * i] = r * norm[0, 0] + norm[0, 1]
         out[3 * i + 1] = g * norm[1, 0] + norm[1, 1]
         out[3 * i + 2] = b * norm[2, 0] + norm[2, 1]
 
 
-@njit("void(uint8[:, ::1], float32[:, ::1], int64[:, ::1], float32[:, ::1], float32[:, ::1])", **OPTIONS)
+@njit(
+    "void(uint8[:, ::1], float32[:, ::1], int64[:, ::1], float32[:, ::1], float32[:, ::1])",
+    **OPTIONS,
+)
 def _colours(views, parameters, orders, norm, out):
     pixels = views.shape[1] // 3
     side = int(np.rint(np.sqrt(pixels)))
@@ -136,7 +163,7 @@ def _colours(views, parameters, orders, norm, out):
                 high = min(low + PIXELS, pixels)
                 red, green, blue = planes[0, low:high], planes[1, low:high], planes[2, low:high]
                 if half == 0:
-                    piece = view[3 * low:3 * high]
+                    piece = view[3 * low : 3 * high]
                     for i in range(high - low):
                         red[i] = np.float32(piece[3 * i]) * scale
                         green[i] = np.float32(piece[3 * i + 1]) * scale
@@ -153,7 +180,7 @@ def _colours(views, parameters, orders, norm, out):
                     for i in range(high - low):
                         red[i] = green[i] = blue[i] = R * red[i] + G * green[i] + B * blue[i]
                 if half == 1 and row[SIGMA] <= 0:
-                    _finish(red, green, blue, row[SOLARISE] > 0, norm, out[n, 3 * low:3 * high])
+                    _finish(red, green, blue, row[SOLARISE] > 0, norm, out[n, 3 * low : 3 * high])
         if row[SIGMA] > 0:
             _blur(planes, side, row[SIGMA])
             _finish(planes[0], planes[1], planes[2], row[SOLARISE] > 0, norm, out[n])
@@ -165,7 +192,8 @@ def fits(parameters: np.ndarray, side: int) -> bool:
 
 
 def colours(views: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """Augment and normalise a batch, as train/photometric.py does with the same parameters, within rounding.
+    """Augment and normalise a batch, as train/photometric.py does with the same parameters, within
+    rounding.
 
     Args:
         views: (B, s, s, 3) uint8.  parameters: (B, PARAMETERS) float32 that fit.
@@ -176,6 +204,11 @@ def colours(views: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     norm = np.array([(1 / s, -m / s) for m, s in zip(MEAN, STD, strict=True)], np.float32)
     out = np.empty(views.shape, np.float32)
     flat = len(views), 3 * views.shape[1] ** 2
-    _colours(np.ascontiguousarray(views).reshape(flat), np.ascontiguousarray(parameters), ORDERS, norm,
-             out.reshape(flat))
+    _colours(
+        np.ascontiguousarray(views).reshape(flat),
+        np.ascontiguousarray(parameters),
+        ORDERS,
+        norm,
+        out.reshape(flat),
+    )
     return out

@@ -1,8 +1,10 @@
-"""The DiLo augmentation: paste an image's estimated foreground onto another background (Zhao et al. 2021).
+"""The DiLo augmentation: paste an image's estimated foreground onto another background (Zhao et al.
+2021).
 
-out = a * image + (1 - a) * background with a the soft mask, never thresholded. The foreground keeps its place and
-size. The authors paste first and crop then; we crop image and mask together and paste after, which gives nearly the
-same picture for a fraction of the work (tests/train/test_copy_paste.py holds the two together).
+out = a * image + (1 - a) * background with a the soft mask, never thresholded. The foreground keeps
+its place and size. The authors paste first and crop then; we crop image and mask together and paste
+after, which gives nearly the same picture for a fraction of the work
+(tests/train/test_copy_paste.py holds the two together).
 """
 
 from __future__ import annotations
@@ -43,21 +45,28 @@ class CopyPaste:
     soften: float = 0.5
     sigma: float = 5.0
 
-    def __call__(self, rng: np.random.Generator, crop: np.ndarray, mask: np.ndarray | None, box: Box,
-                 flip: bool,
-                 background: Callable[[np.random.Generator], np.ndarray] | None = None,
-                 ) -> tuple[np.ndarray, float | None]:
+    def __call__(
+        self,
+        rng: np.random.Generator,
+        crop: np.ndarray,
+        mask: np.ndarray | None,
+        box: Box,
+        flip: bool,
+        background: Callable[[np.random.Generator], np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, float | None]:
         """Perhaps paste a view.
 
         Args:
-            rng: the view's stream of pasting; it is consumed alike whether the view is pasted or not.
+            rng: the view's stream of pasting; it is consumed alike whether the view is pasted or
+                not.
             crop: (s, s, 3) uint8, the view, cropped by `box`, resized, and flipped where `flip`.
             mask: (S, S) uint8 of the whole image, or None: this image is never pasted.
-            background: draws the (s, s, 3) uint8 background from what follows in `rng`; None: one grey level.
+            background: draws the (s, s, 3) uint8 background from what follows in `rng`; None: one
+                grey level.
 
         Returns:
-            the view, (s, s, 3) uint8, and the foreground's share of it (the mean alpha, 0..1), None where it was not
-            pasted.
+            the view, (s, s, 3) uint8, and the foreground's share of it (the mean alpha, 0..1), None
+            where it was not pasted.
         """
         apply, soft, level = rng.random(3)
         if mask is None or apply >= self.probability:
@@ -68,22 +77,30 @@ class CopyPaste:
         coverage = cv2.mean(alpha)[0] / 255
         if flip:
             alpha = cv2.flip(alpha, 1)
-        behind = np.full_like(crop, int(level * GREY_LEVELS)) if background is None else background(rng)
+        behind = (
+            np.full_like(crop, int(level * GREY_LEVELS)) if background is None else background(rng)
+        )
         return paste(crop, alpha, behind), coverage
 
 
 def soften(mask: np.ndarray, sigma: float, box: Box) -> np.ndarray:
-    """Blur a squashed (S, S) mask as a Gaussian of `sigma` image pixels would: (sigma S / width, sigma S / height)."""
+    """Blur a squashed (S, S) mask as a Gaussian of `sigma` image pixels would: (sigma S / width,
+    sigma S / height)."""
     side = mask.shape[0]
-    return cv2.GaussianBlur(mask, (0, 0), sigmaX=sigma * side / box.width, sigmaY=sigma * side / box.height,
-                            borderType=cv2.BORDER_REPLICATE)
+    return cv2.GaussianBlur(
+        mask,
+        (0, 0),
+        sigmaX=sigma * side / box.width,
+        sigmaY=sigma * side / box.height,
+        borderType=cv2.BORDER_REPLICATE,
+    )
 
 
 def crop_mask(mask: np.ndarray, box: Box, size: int) -> np.ndarray:
     """The part of a squashed mask under `box`, at the view's size.
 
-    Sub-pixel: an image pixel is a fraction of a mask pixel. Where the mask is finer than the view it is sampled at a
-    whole multiple of the view's size and averaged, so that nothing is skipped.
+    Sub-pixel: an image pixel is a fraction of a mask pixel. Where the mask is finer than the view
+    it is sampled at a whole multiple of the view's size and averaged, so that nothing is skipped.
 
     Args:
         mask: (S, S) uint8 of the whole image.  size: s, the view's side.
@@ -92,25 +109,38 @@ def crop_mask(mask: np.ndarray, box: Box, size: int) -> np.ndarray:
         (s, s) uint8.
     """
     side = mask.shape[0]
-    scale_x, scale_y = box.w * side / (box.width * size), box.h * side / (box.height * size)  # mask px a view px
+    scale_x, scale_y = (
+        box.w * side / (box.width * size),
+        box.h * side / (box.height * size),
+    )  # mask px a view px
     times = max(1, int(np.ceil(max(scale_x, scale_y) - 1e-6)))
     scale_x, scale_y = scale_x / times, scale_y / times
     offset_x, offset_y = box.x * side / box.width, box.y * side / box.height
     # pixel centres: view pixel u lies at mask coordinate offset + (u + 0.5) * scale - 0.5
-    transform = np.array([[scale_x, 0, offset_x + 0.5 * scale_x - 0.5], [0, scale_y, offset_y + 0.5 * scale_y - 0.5]])
-    out = cv2.warpAffine(mask, transform, (size * times, size * times),
-                         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    transform = np.array(
+        [[scale_x, 0, offset_x + 0.5 * scale_x - 0.5], [0, scale_y, offset_y + 0.5 * scale_y - 0.5]]
+    )
+    out = cv2.warpAffine(
+        mask,
+        transform,
+        (size * times, size * times),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     return out if times == 1 else cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def paste(image: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """alpha * image + (1 - alpha) * background, rounded; alpha 255 gives the image and 0 the background, exactly.
+    """alpha * image + (1 - alpha) * background, rounded; alpha 255 gives the image and 0 the
+    background, exactly.
 
     Args:
         image, background: (h, w, 3) uint8.  alpha: (h, w) uint8.
     """
     out = np.empty(image.shape, np.uint8)
-    whole = (np.ascontiguousarray(x).reshape(-1) for x in (image, cv2.merge([alpha] * 3), background))
+    whole = (
+        np.ascontiguousarray(x).reshape(-1) for x in (image, cv2.merge([alpha] * 3), background)
+    )
     _blend(*whole, out.reshape(-1))
     return out
 
@@ -118,9 +148,19 @@ def paste(image: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.nd
 _READ = types.Array(types.uint8, 1, "C", readonly=True)
 
 
-@njit(types.void(_READ, _READ, _READ, types.uint8[::1]), cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _blend(image, alpha, background, out):  # a fifth of the time of cv2.blendLinear, and the same numbers
+@njit(
+    types.void(_READ, _READ, _READ, types.uint8[::1]),
+    cache=True,
+    nogil=True,
+    fastmath=True,
+    error_model="numpy",
+)
+def _blend(
+    image, alpha, background, out
+):  # a fifth of the time of cv2.blendLinear, and the same numbers
     share, half = np.float32(1 / 255), np.float32(0.5)
     for i in range(len(out)):
         b = np.float32(background[i])
-        out[i] = np.uint8(np.int32(b + (np.float32(image[i]) - b) * np.float32(alpha[i]) * share + half))
+        out[i] = np.uint8(
+            np.int32(b + (np.float32(image[i]) - b) * np.float32(alpha[i]) * share + half)
+        )

@@ -1,4 +1,5 @@
-"""Several processes as one: who am I, and a batch's tensors from all of them. Without torchrun, all of it is local."""
+"""Several processes as one: who am I, and a batch's tensors from all of them. Without torchrun, all
+of it is local."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ def start(device: str) -> torch.device:
     """Join the other processes where torchrun started this one, and choose its device.
 
     Args:
-        device: cuda, cpu, cuda:N, or auto (cuda where there is one). Under torchrun, cuda is the local rank's own.
+        device: cuda, cpu, cuda:N, or auto (cuda where there is one). Under torchrun, cuda is the
+            local rank's own.
 
     Raises:
         UsageError: the named device is not there.
@@ -26,18 +28,21 @@ def start(device: str) -> torch.device:
     if chosen.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
-            raise UsageError(f"process {local} of this machine has no GPU of its own (there are "
-                             f"{torch.cuda.device_count()}); lower torchrun's --nproc-per-node")
+            raise UsageError(
+                f"process {local} of this machine has no GPU of its own (there are "
+                f"{torch.cuda.device_count()}); lower torchrun's --nproc-per-node"
+            )
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        # flags of a few bytes go by gloo, so that asking "does anybody want to stop?" never waits for the GPU
+        # flags of a few bytes go by gloo, so that asking "does anybody want to stop?" never waits
+        # for the GPU
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     return chosen
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" is CUDA where there is one. UsageError where the named device is not there."""
+    """ "auto" is CUDA where there is one. UsageError where the named device is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -92,9 +97,11 @@ def mean(value: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def gather(local: torch.Tensor) -> torch.Tensor:
-    """(B, ...) of this process to (world * B, ...) of all, in the order of ranks, without gradients.
+    """(B, ...) of this process to (world * B, ...) of all, in the order of ranks, without
+    gradients.
 
-    The global batch is cut into ranks' parts in order (train/loader.py), so the result is in the global batch's order.
+    The global batch is cut into ranks' parts in order (train/loader.py), so the result is in the
+    global batch's order.
     """
     if world() == 1:
         return local

@@ -1,4 +1,5 @@
-"""Batches from the loader to the device, one ahead on a GPU; and how long the training waited for them."""
+"""Batches from the loader to the device, one ahead on a GPU; and how long the training waited for
+them."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Batch:
     counts: torch.Tensor | None = None
 
     def shown(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """What train/preview.py shows: the views, and swap's negatives below them; and what is pasted."""
+        """What train/preview.py shows: the views, and swap's negatives below them; and what is
+        pasted."""
         pasted = self.parameters[..., PASTED]
         if self.negative is None:
             return self.views, pasted
@@ -39,7 +41,8 @@ class Batch:
 
 
 class Feed:
-    """Hands out batches; on a GPU the next one is copied and coloured on a stream of its own while a step runs."""
+    """Hands out batches; on a GPU the next one is copied and coloured on a stream of its own while
+    a step runs."""
 
     def __init__(self, loader: Iterable[dict], device: torch.device):
         self.batches, self.device = iter(loader), device
@@ -57,11 +60,14 @@ class Feed:
             here.wait_stream(self.stream)
             extra = [] if batch.negative is None else [batch.negative, batch.counts]
             for tensor in (*batch.views, batch.index, *extra):
-                tensor.record_stream(here)  # or its memory could be given away while the step still reads it
+                tensor.record_stream(
+                    here
+                )  # or its memory could be given away while the step still reads it
         return batch
 
     def ahead(self) -> None:
-        """Begin with the batch after; called when a step's work has been handed to the GPU. Nothing on a CPU."""
+        """Begin with the batch after; called when a step's work has been handed to the GPU. Nothing
+        on a CPU."""
         if self.stream is not None and self.pending is None:
             try:
                 self.pending = self._fetch()
@@ -78,7 +84,10 @@ class Feed:
             return self._to_device(raw)
 
     def _to_device(self, raw: dict) -> Batch:
-        views = [photometric(*view, self.device) for view in zip(raw["views"], raw["parameters"], strict=True)]
+        views = [
+            photometric(*view, self.device)
+            for view in zip(raw["views"], raw["parameters"], strict=True)
+        ]
         index, negative, counts = raw["index"].to(self.device, non_blocking=True), None, None
         if "negative" in raw:
             negative = photometric(raw["negative"], raw["negative_parameters"], self.device)

@@ -1,4 +1,5 @@
-"""Weighted k-nearest-neighbour classification (Wu et al., CVPR 2018, section 3.4), while a run is under way."""
+"""Weighted k-nearest-neighbour classification (Wu et al., CVPR 2018, section 3.4), while a run is
+under way."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.images import ImageError
-from data.labelled import Labelled
+from data.sources.images import ImageError
+from data.sources.labelled import Labelled
 from train.distributed import gather, rank, world
 from train.photometric import normalise
 from train.workers import start_worker
@@ -21,8 +22,14 @@ from train.workers import start_worker
 CHUNK = 1024  # queries at a time: ImageNet's similarity matrix would not fit in memory
 
 
-def knn_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int, temperature: float,
-                classes: int) -> np.ndarray:
+def knn_predict(
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    k: int,
+    temperature: float,
+    classes: int,
+) -> np.ndarray:
     """The class with the largest sum of exp(cosine / T) over the k nearest training features.
 
     Args:
@@ -32,13 +39,24 @@ def knn_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int,
         (M,) int64 classes.
     """
     bank, queries = (F.normalize(torch.from_numpy(x), dim=1) for x in (train, test))
-    return np.concatenate([vote(*(chunk @ bank.T).topk(min(k, len(bank)), dim=1), labels, k, temperature, classes)
-                           for chunk in queries.split(CHUNK)])
+    return np.concatenate(
+        [
+            vote(*(chunk @ bank.T).topk(min(k, len(bank)), dim=1), labels, k, temperature, classes)
+            for chunk in queries.split(CHUNK)
+        ]
+    )
 
 
-def vote(cosine: torch.Tensor, row: torch.Tensor, labels: np.ndarray, k: int, temperature: float,
-         classes: int) -> np.ndarray:
-    """The class with the largest sum of exp(cosine / T) over the first k of the nearest: (M,) int64.
+def vote(
+    cosine: torch.Tensor,
+    row: torch.Tensor,
+    labels: np.ndarray,
+    k: int,
+    temperature: float,
+    classes: int,
+) -> np.ndarray:
+    """The class with the largest sum of exp(cosine / T) over the first k of the nearest: (M,)
+    int64.
 
     Args:
         cosine, row: (M, at least k) cosines, largest first, and rows of the training features.
@@ -52,55 +70,89 @@ def vote(cosine: torch.Tensor, row: torch.Tensor, labels: np.ndarray, k: int, te
 
 
 class OnlineKnn:
-    """kNN top-1 of the encoder's backbone on held-out labelled images, every process taking its share of them.
+    """kNN top-1 of the encoder's backbone on held-out labelled images, every process taking its
+    share of them.
 
     Args:
         folder: with train/CLASS/... (the bank) and val/CLASS/... (the queries).
-        size: side of the centre crop, in pixels.  limit: at most so many images of each, evenly spaced.
+        size: side of the centre crop, in pixels.  limit: at most so many images of each, evenly
+            spaced.
 
     Raises:
         UsageError: no such folders, or other classes in them.
     """
 
-    def __init__(self, folder: str, size: int, k: int, temperature: float, limit: int, workers: int, batch: int):
+    def __init__(
+        self,
+        folder: str,
+        size: int,
+        k: int,
+        temperature: float,
+        limit: int,
+        workers: int,
+        batch: int,
+    ):
         self.bank = Labelled(os.path.join(folder, "train"), size)
         self.queries = Labelled(os.path.join(folder, "val"), size, self.bank.classes)
-        self.k, self.temperature, self.limit, self.workers, self.batch = k, temperature, limit, workers, batch
+        self.k, self.temperature, self.limit, self.workers, self.batch = (
+            k,
+            temperature,
+            limit,
+            workers,
+            batch,
+        )
 
     def __call__(self, encoder: nn.Module, device: torch.device) -> float:
         """Top-1 accuracy in 0..1; the same on every process. Leaves the encoder as it was."""
         training = encoder.training
         encoder.eval()
         try:
-            (bank, labels), (queries, truth) = (self._features(encoder, part, device)
-                                                for part in (self.bank, self.queries))
+            (bank, labels), (queries, truth) = (
+                self._features(encoder, part, device) for part in (self.bank, self.queries)
+            )
         finally:
             encoder.train(training)
-        predicted = knn_predict(bank, labels, queries, self.k, self.temperature, len(self.bank.classes))
+        predicted = knn_predict(
+            bank, labels, queries, self.k, self.temperature, len(self.bank.classes)
+        )
         return float((predicted == truth).mean())
 
     def loader(self, images: Labelled, rows: np.ndarray) -> DataLoader:
         """Of some of the images: (B, s, s, 3) uint8 each."""
-        return DataLoader(Subset(images, rows.tolist()), self.batch, num_workers=self.workers, collate_fn=_stack,
-                          worker_init_fn=start_worker)
+        return DataLoader(
+            Subset(images, rows.tolist()),
+            self.batch,
+            num_workers=self.workers,
+            collate_fn=_stack,
+            worker_init_fn=start_worker,
+        )
 
-    def _features(self, encoder: nn.Module, images: Labelled, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    def _features(
+        self, encoder: nn.Module, images: Labelled, device: torch.device
+    ) -> tuple[np.ndarray, np.ndarray]:
         rows = np.linspace(0, len(images) - 1, min(self.limit, len(images))).round().astype(int)
-        share = -(-len(rows) // world())  # every process the same number, or gathering would wait for ever
-        mine = np.resize(rows, share * world())[rank() * share:(rank() + 1) * share]
+        share = -(
+            -len(rows) // world()
+        )  # every process the same number, or gathering would wait for ever
+        mine = np.resize(rows, share * world())[rank() * share : (rank() + 1) * share]
         loader = self.loader(images, mine)
         head, encoder.fc = encoder.fc, nn.Identity()
         features = []
         try:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                for crops in tqdm(loader, desc="online kNN", unit="batch", leave=False, disable=rank() > 0):
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
+            ):
+                for crops in tqdm(
+                    loader, desc="online kNN", unit="batch", leave=False, disable=rank() > 0
+                ):
                     scaled = crops.to(device).permute(0, 3, 1, 2).float().div_(255)
                     features.append(encoder(normalise(scaled)).float())
         except ImageError as error:
             raise UsageError(f"--knn: {error}; remove or repair that image") from error
         finally:
             encoder.fc = head
-        whole = gather(torch.cat(features).clone())[:len(rows)]
+        whole = gather(torch.cat(features).clone())[: len(rows)]
         return whole.cpu().numpy(), images.labels[rows]
 
 

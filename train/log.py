@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from data.files import write_text
+from data.io import write_text
 
 
 class Log:
-    """Appends to log.jsonl and tensorboard/ of a run folder; lines after step `start` of an interrupted run go."""
+    """Appends to log.jsonl and tensorboard/ of a run folder; lines after step `start` of an
+    interrupted run go."""
 
     def __init__(self, folder: Path, start: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
@@ -62,7 +63,10 @@ class Clock:
         """Numbers of the steps since; `waited` seconds of them went by without data."""
         now = time.perf_counter()
         seconds = now - self.start
-        values = {"images_per_second": self.batch * self.steps / seconds, "waiting": min(1.0, waited / seconds)}
+        values = {
+            "images_per_second": self.batch * self.steps / seconds,
+            "waiting": min(1.0, waited / seconds),
+        }
         self.steps, self.start = 0, now
         return values
 

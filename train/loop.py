@@ -1,7 +1,9 @@
-"""The one loop, readable top to bottom: images and masks to weights, on one process or, under torchrun, on many.
+"""The one loop, readable top to bottom: images and masks to weights, on one process or, under
+torchrun, on many.
 
-State that a run needs to continue exactly: weights, memories, optimiser, and the step. Everything random comes from
-(seed, step) or (seed, epoch, index, view), see train/streams.py, so neither workers nor processes change a view.
+State that a run needs to continue exactly: weights, memories, optimiser, and the step. Everything
+random comes from (seed, step) or (seed, epoch, index, view), see train/streams.py, so neither
+workers nor processes change a view.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data.cache import Cache
+from data.cache.reader import Cache
 from data.cli import UsageError
-from data.images import open_images
+from data.sources.images import open_images
 from data.stopping import Stopping
 from train import checkpoint, distributed
 from train.backgrounds import make_donors
@@ -61,7 +63,9 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
         torch.set_float32_matmul_precision("high")
     writer = distributed.rank() == 0
     if config.batch % distributed.world():
-        raise UsageError(f"--batch {config.batch} does not divide among {distributed.world()} processes")
+        raise UsageError(
+            f"--batch {config.batch} does not divide among {distributed.world()} processes"
+        )
 
     # what is trained on
     images = open_images(config.images, config.list)
@@ -70,22 +74,45 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     paths = images.paths
     steps_per_epoch = len(paths) // config.batch
     if steps_per_epoch == 0:
-        raise UsageError(f"{config.images}: {len(paths)} images are fewer than one --batch of {config.batch}")
+        raise UsageError(
+            f"{config.images}: {len(paths)} images are fewer than one --batch of {config.batch}"
+        )
     cache, rows = None, None
     if config.masks != "none":
         cache = Cache(config.masks)
         rows = cache.require(paths)
     masks, donors = make_masks(config, cache, rows), make_donors(config, images, cache, rows)
-    watch = OnlineKnn(config.knn, config.size, config.knn_k, config.knn_temperature, config.knn_limit, config.workers,
-                      config.batch) if config.knn else None
+    watch = (
+        OnlineKnn(
+            config.knn,
+            config.size,
+            config.knn_k,
+            config.knn_temperature,
+            config.knn_limit,
+            config.workers,
+            config.batch,
+        )
+        if config.knn
+        else None
+    )
 
     # the run's folder
     out = Path(config.out)
     if not writer:
         distributed.barrier()  # the writer makes it first
     textures = donors.images.paths if config.background == "texture" else None
-    checkpoint.prepare_run(out, identity(config, paths, cache.description["identity_hash"] if cache else "none",
-                                         textures, images.altered), dataclasses.asdict(config), defaults())
+    checkpoint.prepare_run(
+        out,
+        identity(
+            config,
+            paths,
+            cache.description["identity_hash"] if cache else "none",
+            textures,
+            images.altered,
+        ),
+        dataclasses.asdict(config),
+        defaults(),
+    )
     if writer:
         distributed.barrier()
     if (out / checkpoint.BACKBONE).exists():
@@ -108,19 +135,35 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
         compile_networks(method)
     model = method
     if distributed.world() > 1:
-        # memories are gathered and so are equal everywhere; broadcasting a 33 MB queue every step would be waste
-        model = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None,
-                                        broadcast_buffers=False)
+        # memories are gathered and so are equal everywhere; broadcasting a 33 MB queue every step
+        # would be waste
+        model = DistributedDataParallel(
+            method, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
 
-    loader = make_loader(config, images, masks, step, pin_memory=device.type == "cuda", views=method.VIEWS,
-                         rank=distributed.rank(), world=distributed.world(), donors=donors)
+    loader = make_loader(
+        config,
+        images,
+        masks,
+        step,
+        pin_memory=device.type == "cuda",
+        views=method.VIEWS,
+        rank=distributed.rank(),
+        world=distributed.world(),
+        donors=donors,
+    )
     log = Log(out, step) if writer else NoLog()
     half = device.type == "cuda" and config.precision != "fp32"
     model.train()
     values: dict[str, float] = {}
-    # SIGUSR1 is Slurm's warning before a requeue; the loader's workers start within, so that none dies of a signal
-    with Stopping(signal.SIGUSR1) as stop, \
-            tqdm(total=last, initial=step, unit="step", desc=out.name, smoothing=0.05, disable=not writer) as bar:
+    # SIGUSR1 is Slurm's warning before a requeue; the loader's workers start within, so that none
+    # dies of a signal
+    with (
+        Stopping(signal.SIGUSR1) as stop,
+        tqdm(
+            total=last, initial=step, unit="step", desc=out.name, smoothing=0.05, disable=not writer
+        ) as bar,
+    ):
         feed, clock = Feed(loader, device), Clock(config.batch)
         while step < last and not distributed.anybody(stop.received or step == stop_at):
             batch = feed.next()
@@ -141,23 +184,50 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
             if epoch_ends:
                 average_statistics(method)
             if step % config.log_every == 0 or step == last:
-                values = {"loss": distributed.mean(loss).item(), "accuracy": distributed.mean(accuracy).item()}
+                values = {
+                    "loss": distributed.mean(loss).item(),
+                    "accuracy": distributed.mean(accuracy).item(),
+                }
                 if not math.isfinite(values["loss"]):
-                    raise UsageError(f"{out}: the loss is {values['loss']} at step {step}; lower --lr")
+                    raise UsageError(
+                        f"{out}: the loss is {values['loss']} at step {step}; lower --lr"
+                    )
                 speed = clock.read(feed.waited)
                 feed.waited = 0.0
                 pasted = batch.parameters[..., PASTED].mean().item()
-                log.write(step, epoch=step / steps_per_epoch, **values, lr=optimizer.param_groups[0]["lr"], **speed,
-                          pasted=pasted, memory_gb=memory_gb(device),
-                          coverage=batch.parameters[..., COVERAGE].mean().item() / pasted if pasted else 0.0)
-                bar.set_postfix(loss=f"{values['loss']:.3f}", img_s=f"{speed['images_per_second']:.0f}",
-                                wait=f"{speed['waiting']:.0%}", refresh=False)
-            if watch and epoch_ends and (step // steps_per_epoch % config.knn_every == 0 or step == last):
+                log.write(
+                    step,
+                    epoch=step / steps_per_epoch,
+                    **values,
+                    lr=optimizer.param_groups[0]["lr"],
+                    **speed,
+                    pasted=pasted,
+                    memory_gb=memory_gb(device),
+                    coverage=batch.parameters[..., COVERAGE].mean().item() / pasted
+                    if pasted
+                    else 0.0,
+                )
+                bar.set_postfix(
+                    loss=f"{values['loss']:.3f}",
+                    img_s=f"{speed['images_per_second']:.0f}",
+                    wait=f"{speed['waiting']:.0%}",
+                    refresh=False,
+                )
+            if (
+                watch
+                and epoch_ends
+                and (step // steps_per_epoch % config.knn_every == 0 or step == last)
+            ):
                 with clock.paused():
                     accuracy = watch(method.encoder, device)
                 log.write(step, epoch=step / steps_per_epoch, knn=accuracy)
                 bar.write(f"epoch {step // steps_per_epoch}: online kNN {accuracy:.1%}")
-            if epoch_ends and step // steps_per_epoch % config.checkpoint_every == 0 and step < last and writer:
+            if (
+                epoch_ends
+                and step // steps_per_epoch % config.checkpoint_every == 0
+                and step < last
+                and writer
+            ):
                 _save(out, method, optimizer, step, config.keep)
     log.close()
     average_statistics(method)
@@ -183,5 +253,9 @@ def _say(text: str) -> None:
         print(text)
 
 
-def _save(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer, step: int, keep: int) -> None:
-    checkpoint.save_step(out, {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, keep)
+def _save(
+    out: Path, method: nn.Module, optimizer: torch.optim.Optimizer, step: int, keep: int
+) -> None:
+    checkpoint.save_step(
+        out, {"model": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, keep
+    )

@@ -7,7 +7,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from data.cache import Cache
+from data.cache.reader import Cache
 from data.cli import UsageError
 from train.config import Config
 from train.streams import CONTROL, stream
@@ -16,16 +16,24 @@ from train.streams import CONTROL, stream
 class Masks:
     """Masks by the image's place in the run's list.
 
-    An image is never pasted where its mask failed, or covers a share of the image outside of `limits`: a view of
-    nothing but background teaches nothing, and one whose mask covers everything would not change.
+    An image is never pasted where its mask failed, or covers a share of the image outside of
+    `limits`: a view of nothing but background teaches nothing, and one whose mask covers everything
+        would not change.
 
     Args:
         cache: the mask cache.  rows: (N,) int64, the row of each image's mask.
         ellipse: control; instead of each mask, a centred ellipse of the same coverage.
-        limits: a mask is used where its coverage (mean, 0..1) is above the first and below the second.
+        limits: a mask is used where its coverage (mean, 0..1) is above the first and below the
+            second.
     """
 
-    def __init__(self, cache: Cache, rows: np.ndarray, ellipse: bool = False, limits: tuple[float, float] = (0, 1)):
+    def __init__(
+        self,
+        cache: Cache,
+        rows: np.ndarray,
+        ellipse: bool = False,
+        limits: tuple[float, float] = (0, 1),
+    ):
         self.cache, self.rows, self.ellipse, self.limits = cache, rows, ellipse, limits
 
     def __getitem__(self, index: int) -> np.ndarray | None:
@@ -48,16 +56,19 @@ def make_masks(config: Config, cache: Cache | None, rows: np.ndarray | None) -> 
     if cache is None:
         return None
     if config.control == "truth" and cache.identity["estimator"] != "files":
-        raise UsageError(f"--control truth: {config.masks} holds masks estimated by {cache.identity['estimator']}, not "
-                         "true ones; make a cache of true masks with `python -m preprocess ... --estimator files "
-                         "--maps FOLDER`")
+        raise UsageError(
+            f"--control truth: {config.masks} holds masks estimated by {cache.identity['estimator']}, not "
+            "true ones; make a cache of true masks with `python -m preprocess ... --estimator files "
+            "--maps FOLDER`"
+        )
     if config.control == "shuffled":
         rows = shuffled_rows(rows, config.seed)
     return Masks(cache, rows, config.control == "ellipse", config.mask_coverage)
 
 
 def coverages(cache: Cache, rows: np.ndarray) -> np.ndarray:
-    """(M,) float32: the share of the image that the mask of each of `rows` covers, from the cache's quality columns."""
+    """(M,) float32: the share of the image that the mask of each of `rows` covers, from the cache's
+    quality columns."""
     return cache.column("quality/coverage")[rows]
 
 
@@ -70,10 +81,11 @@ def shuffled_rows(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def ellipse_like(mask: np.ndarray) -> np.ndarray:
-    """Control: a centred ellipse with the mask's coverage and the image's aspect, cut by the image where it is larger.
+    """Control: a centred ellipse with the mask's coverage and the image's aspect, cut by the image
+    where it is larger.
 
-    In the squashed mask that is the disc of the pixels nearest to the centre, as many as the mask's values sum to;
-    the last, fractional one takes the rest, so that the sum is the mask's exactly.
+    In the squashed mask that is the disc of the pixels nearest to the centre, as many as the mask's
+    values sum to; the last, fractional one takes the rest, so that the sum is the mask's exactly.
 
     Args:
         mask: (S, S) uint8.
@@ -90,7 +102,8 @@ def ellipse_like(mask: np.ndarray) -> np.ndarray:
 
 @lru_cache(2)
 def _from_centre(side: int) -> np.ndarray:
-    """(side, side) int32: each pixel's place in the order of distance from the centre; of equals, by angle."""
+    """(side, side) int32: each pixel's place in the order of distance from the centre; of equals,
+    by angle."""
     at = np.arange(side) - (side - 1) / 2
     distance, angle = np.hypot(at[:, None], at), np.arctan2(at[:, None], at)
     rank = np.empty(side * side, np.int32)

@@ -1,4 +1,5 @@
-"""Backbones: torchvision's ResNets, a narrow ResNet-10 for 32 px on a CPU, and BatchNorm by splits of a batch."""
+"""Backbones: torchvision's ResNets, a narrow ResNet-10 for 32 px on a CPU, and BatchNorm by splits
+of a batch."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from torchvision.models.resnet import BasicBlock
 class SplitBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm whose statistics come from `splits` parts of the batch, as on that many GPUs.
 
-    Together with shuffled keys it keeps MoCo from telling the positive by the batch's statistics on one process (He et
-    al. 2020, section 3.3). Keys of its state dict are BatchNorm's; in eval mode it is BatchNorm.
+    Together with shuffled keys it keeps MoCo from telling the positive by the batch's statistics on
+    one process (He et al. 2020, section 3.3). Keys of its state dict are BatchNorm's; in eval mode
+    it is BatchNorm.
     """
 
     def __init__(self, features: int, splits: int = 1):
@@ -28,10 +30,20 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         if len(x) % self.splits:
             raise ValueError(f"a batch of {len(x)} does not divide into {self.splits} splits")
-        means, variances = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)
-        # one call a split keeps channels_last, which is worth more on a CPU than folding splits into channels
-        out = torch.cat([F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
-                         for part, mean, variance in zip(x.chunk(self.splits), means, variances, strict=True)])
+        means, variances = (
+            self.running_mean.repeat(self.splits, 1),
+            self.running_var.repeat(self.splits, 1),
+        )
+        # one call a split keeps channels_last, which is worth more on a CPU than folding splits
+        # into channels
+        out = torch.cat(
+            [
+                F.batch_norm(
+                    part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps
+                )
+                for part, mean, variance in zip(x.chunk(self.splits), means, variances, strict=True)
+            ]
+        )
         with torch.no_grad():
             self.running_mean.copy_(means.mean(0))
             self.running_var.copy_(variances.mean(0))
@@ -40,10 +52,11 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 
 
 class Subsampled1x1(nn.Conv2d):
-    """A strided 1x1 convolution without bias, as a slice and a convolution at stride 1: the same numbers.
+    """A strided 1x1 convolution without bias, as a slice and a convolution at stride 1: the same
+    numbers.
 
-    oneDNN 3.13's gradient of the strided one (brgconv_strided:avx2, channels last) writes past its memory with fewer
-    than 8 channels, on processors without AVX-512: the process dies.
+    oneDNN 3.13's gradient of the strided one (brgconv_strided:avx2, channels last) writes past its
+    memory with fewer than 8 channels, on processors without AVX-512: the process dies.
     """
 
     def __init__(self, channels: int, out: int, stride: int):
@@ -51,11 +64,12 @@ class Subsampled1x1(nn.Conv2d):
         self.step = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x[:, :, ::self.step, ::self.step])
+        return super().forward(x[:, :, :: self.step, :: self.step])
 
 
 class NarrowResNet10(nn.Module):
-    """Four stages of one basic block each, (w, 2w, 4w, 8w) channels; layers are named as torchvision names them."""
+    """Four stages of one basic block each, (w, 2w, 4w, 8w) channels; layers are named as
+    torchvision names them."""
 
     def __init__(self, width: int, norm_layer: Callable[[int], nn.Module]):
         super().__init__()
@@ -69,8 +83,10 @@ class NarrowResNet10(nn.Module):
             down = None
             if stride != 1 or channels != out:
                 down = nn.Sequential(Subsampled1x1(channels, out, stride), norm_layer(out))
-            self.add_module(f"layer{stage + 1}",
-                            nn.Sequential(BasicBlock(channels, out, stride, down, norm_layer=norm_layer)))
+            self.add_module(
+                f"layer{stage + 1}",
+                nn.Sequential(BasicBlock(channels, out, stride, down, norm_layer=norm_layer)),
+            )
             channels = out
         self.fc = nn.Linear(channels, 1000)
         for module in self.modules():
@@ -88,8 +104,8 @@ def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int 
 
     Args:
         network: resnet10, or torchvision's resnet18, resnet34, resnet50, resnet101 or resnet152.
-        stem: "imagenet" (7x7, stride 2, max-pooling), or for small images "small" (3x3, stride 1, no pooling) or
-            "small_stride2" (the same at stride 2).
+        stem: "imagenet" (7x7, stride 2, max-pooling), or for small images "small" (3x3, stride 1,
+            no pooling) or "small_stride2" (the same at stride 2).
         width: channels of resnet10's first stage.
         splits: BatchNorm splits, see SplitBatchNorm2d.
     """

@@ -1,9 +1,10 @@
-"""Colours of a batch on the device: jitter, greyscale, blur, solarisation, normalisation, by each sample's parameters.
+"""Colours of a batch on the device: jitter, greyscale, blur, solarisation, normalisation, by each
+sample's parameters.
 
-The operations are torchvision's ColorJitter (in each sample's own random order), RandomGrayscale, GaussianBlur and
-RandomSolarize; the parameters were drawn with the crop (train/views.py), so a picture does not depend on the batch that
-it is in. A GPU takes them a batch at a time (batched), a CPU a sample at a time (train/colours.py), twenty times
-faster there; the two agree within rounding.
+The operations are torchvision's ColorJitter (in each sample's own random order), RandomGrayscale,
+GaussianBlur and RandomSolarize; the parameters were drawn with the crop (train/views.py), so a
+picture does not depend on the batch that it is in. A GPU takes them a batch at a time (batched), a
+CPU a sample at a time (train/colours.py), twenty times faster there; the two agree within rounding.
 """
 
 from __future__ import annotations
@@ -18,33 +19,43 @@ ORDERS = torch.from_numpy(colours.ORDERS)
 LUMA = (0.299, 0.587, 0.114)
 
 
-def photometric(views: torch.Tensor, parameters: torch.Tensor, device: torch.device) -> torch.Tensor:
+def photometric(
+    views: torch.Tensor, parameters: torch.Tensor, device: torch.device
+) -> torch.Tensor:
     """Augment and normalise a batch.
 
     Args:
         views: (B, s, s, 3) uint8.
-        parameters: (B, PARAMETERS) float32 on the CPU, see train/views.py: the subsets are chosen there, so that the
-            device is never asked.
+        parameters: (B, PARAMETERS) float32 on the CPU, see train/views.py: the subsets are chosen
+            there, so that the device is never asked.
 
     Returns:
-        (B, 3, s, s) float32 on `device`, channels last, normalised by ImageNet's mean and deviation.
+        (B, 3, s, s) float32 on `device`, channels last, normalised by ImageNet's mean and
+        deviation.
     """
     if device.type == "cpu" and colours.fits(parameters.numpy(), views.shape[1]):
-        return torch.from_numpy(colours.colours(views.numpy(), parameters.numpy())).permute(0, 3, 1, 2)
+        return torch.from_numpy(colours.colours(views.numpy(), parameters.numpy())).permute(
+            0, 3, 1, 2
+        )
     return normalise(batched(views.to(device, non_blocking=True), parameters))
 
 
 def batched(views: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-    """The same by whole batches, as a GPU likes it, before the normalisation: (B, 3, s, s) float32 in [0, 1]."""
+    """The same by whole batches, as a GPU likes it, before the normalisation: (B, 3, s, s) float32
+    in [0, 1]."""
     device = views.device
     images = views.permute(0, 3, 1, 2).float().div_(255)
     order = parameters[:, ORDER].long()
-    steps = torch.where(order[:, None] >= 0, ORDERS[order.clamp(min=0)], -1)  # (B, 4) operation of each step, -1 none
+    steps = torch.where(
+        order[:, None] >= 0, ORDERS[order.clamp(min=0)], -1
+    )  # (B, 4) operation of each step, -1 none
     for step in range(4):
         for operation in (BRIGHTNESS, CONTRAST, SATURATION, HUE):
             rows = (steps[:, step] == operation).nonzero()[:, 0]
             if len(rows):
-                factor = parameters[rows, operation].to(device, non_blocking=True)[:, None, None, None]
+                factor = parameters[rows, operation].to(device, non_blocking=True)[
+                    :, None, None, None
+                ]
                 rows = rows.to(device, non_blocking=True)
                 images[rows] = OPERATIONS[operation](images[rows], factor)
     rows = (parameters[:, GREY] > 0).nonzero()[:, 0]
@@ -99,9 +110,13 @@ def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     chroma = value - images.amin(1, keepdim=True)
     red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     safe = chroma.clamp(min=1e-8)
-    sixth = torch.where(at == 0, (green - blue) / safe,
-                        torch.where(at == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe))
-    # HSV to RGB in closed form: channel n is value - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue/60°) mod 6
+    sixth = torch.where(
+        at == 0,
+        (green - blue) / safe,
+        torch.where(at == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    # HSV to RGB in closed form: channel n is value - chroma * clip(min(k, 4 - k), 0, 1) with k = (n
+    # + hue/60°) mod 6
     offset = torch.tensor((5.0, 3.0, 1.0), device=images.device)[:, None, None]
     k = torch.remainder(offset + sixth + 6 * shift, 6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
@@ -114,12 +129,17 @@ def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Gaussian blur with each image's own sigma (pixels), as two products with (s, s) matrices.
 
     Args:
-        images: (B, 3, s, s).  sigma: (B,) > 0.  Outside the image it is mirrored, as torchvision does.
+        images: (B, 3, s, s).  sigma: (B,) > 0.  Outside the image it is mirrored, as torchvision
+            does.
     """
     side = images.shape[-1]
     at = torch.arange(side, device=images.device)
     kernel = torch.zeros(len(images), side, side, device=images.device)
-    for reflection in (at, -at, 2 * (side - 1) - at):  # a pixel is seen at its own place and at its two mirror images
+    for reflection in (
+        at,
+        -at,
+        2 * (side - 1) - at,
+    ):  # a pixel is seen at its own place and at its two mirror images
         distance = (at[:, None] - reflection[None, :]).float()
         seen = torch.exp(-0.5 * (distance / sigma[:, None, None]) ** 2)
         kernel += seen if reflection is at else seen * ((reflection < 0) | (reflection > side - 1))

@@ -1,7 +1,9 @@
-"""Area-averaged reduction of a part of an image: OpenCV's INTER_AREA, five times faster at a view's size.
+"""Area-averaged reduction of a part of an image: OpenCV's INTER_AREA, five times faster at a view's
+size.
 
-OpenCV averages along the rows of every source row first, which no vector unit likes; here whole source rows are
-averaged first, which is one long loop, and only the few that are left along themselves.
+OpenCV averages along the rows of every source row first, which no vector unit likes; here whole
+source rows are averaged first, which is one long loop, and only the few that are left along
+themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from numba import njit
 
 @njit("void(int64, float32[:, ::1], uint32[::1])", cache=True, nogil=True)
 def _taps(length, weight, first):
-    """How much of each source pixel from `first` on lies in each of the len(first) equal parts of `length` pixels."""
+    """How much of each source pixel from `first` on lies in each of the len(first) equal parts of
+    `length` pixels."""
     scale = length / len(first)
     for d in range(len(first)):
         low = d * scale
@@ -23,11 +26,19 @@ def _taps(length, weight, first):
             weight[d, t] = max(min(at + t + 1.0, high) - max(at + t, low), 0.0) / (high - low)
 
 
-@njit("void(uint8[:, ::1], int64, int64, int64, int64, boolean, uint8[:, ::1])", cache=True, nogil=True,
-      fastmath=True, error_model="numpy")
+@njit(
+    "void(uint8[:, ::1], int64, int64, int64, int64, boolean, uint8[:, ::1])",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+    error_model="numpy",
+)
 def _area(image, left, top, w, h, flip, out):
     size, three = out.shape[0], np.uint32(3)
-    up, along = max(3, -(-h // size) + 1), max(3, -(-w // size) + 1)  # source rows and columns that a pixel may touch
+    up, along = (
+        max(3, -(-h // size) + 1),
+        max(3, -(-w // size) + 1),
+    )  # source rows and columns that a pixel may touch
     first_y, first_x = np.empty(size, np.uint32), np.empty(size, np.uint32)
     weight_y, weight_x = np.empty((size, up), np.float32), np.empty((size, along), np.float32)
     _taps(h, weight_y, first_y)
@@ -36,23 +47,27 @@ def _area(image, left, top, w, h, flip, out):
     for y in range(size):
         at = int(first_y[y])
         a, b, c = weight_y[y, 0], weight_y[y, 1], weight_y[y, 2]
-        one = image[top + at, 3 * left:3 * (left + w)]
-        two = image[top + min(at + 1, h - 1), 3 * left:3 * (left + w)]
-        six = image[top + min(at + 2, h - 1), 3 * left:3 * (left + w)]
+        one = image[top + at, 3 * left : 3 * (left + w)]
+        two = image[top + min(at + 1, h - 1), 3 * left : 3 * (left + w)]
+        six = image[top + min(at + 2, h - 1), 3 * left : 3 * (left + w)]
         for i in range(3 * w):
             line[i] = a * np.float32(one[i]) + b * np.float32(two[i]) + c * np.float32(six[i])
         for t in range(3, up):
             a = weight_y[y, t]
             if a > 0:
-                one = image[top + at + t, 3 * left:3 * (left + w)]
+                one = image[top + at + t, 3 * left : 3 * (left + w)]
                 for i in range(3 * w):
                     line[i] += a * np.float32(one[i])
         for x in range(size):
             k = three * first_x[x]
             a, b, c = weight_x[x, 0], weight_x[x, 1], weight_x[x, 2]
             red = a * line[k] + b * line[k + three] + c * line[k + np.uint32(6)]
-            green = a * line[k + np.uint32(1)] + b * line[k + np.uint32(4)] + c * line[k + np.uint32(7)]
-            blue = a * line[k + np.uint32(2)] + b * line[k + np.uint32(5)] + c * line[k + np.uint32(8)]
+            green = (
+                a * line[k + np.uint32(1)] + b * line[k + np.uint32(4)] + c * line[k + np.uint32(7)]
+            )
+            blue = (
+                a * line[k + np.uint32(2)] + b * line[k + np.uint32(5)] + c * line[k + np.uint32(8)]
+            )
             for t in range(3, along):
                 k = three * (first_x[x] + np.uint32(t))
                 a = weight_x[x, t]
@@ -65,7 +80,9 @@ def _area(image, left, top, w, h, flip, out):
             out[y, j + 2] = np.uint8(blue + np.float32(0.5))
 
 
-def area(image: np.ndarray, left: int, top: int, w: int, h: int, flip: bool, out: np.ndarray) -> None:
+def area(
+    image: np.ndarray, left: int, top: int, w: int, h: int, flip: bool, out: np.ndarray
+) -> None:
     """Reduce a part of an image by averaging areas.
 
     Args:
@@ -78,6 +95,13 @@ def area(image: np.ndarray, left: int, top: int, w: int, h: int, flip: bool, out
         ValueError: a part that reaches past the image, or is smaller than the result.
     """
     size = len(out)
-    if min(left, top) < 0 or left + w > image.shape[1] or top + h > image.shape[0] or min(w, h) < size:
-        raise ValueError(f"the part ({left}, {top}, {w}, {h}) of {image.shape} cannot be reduced to {size}")
+    if (
+        min(left, top) < 0
+        or left + w > image.shape[1]
+        or top + h > image.shape[0]
+        or min(w, h) < size
+    ):
+        raise ValueError(
+            f"the part ({left}, {top}, {w}, {h}) of {image.shape} cannot be reduced to {size}"
+        )
     _area(image.reshape(len(image), -1), left, top, w, h, flip, out.reshape(size, -1))

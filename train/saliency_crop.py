@@ -1,4 +1,5 @@
-"""Saliency-aware cropping: each crop keeps at least a share of the foreground (CAST, Selvaraju et al., CVPR 2021)."""
+"""Saliency-aware cropping: each crop keeps at least a share of the foreground (CAST, Selvaraju et
+al., CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -25,16 +26,18 @@ def kept(sums: np.ndarray, box: Box) -> float:
 
 def _at(sums: np.ndarray, x: float, y: float) -> float:
     i, j = min(int(y), len(sums) - 2), min(int(x), len(sums) - 2)
-    (a, b), (c, d) = sums[i:i + 2, j:j + 2].tolist()
+    (a, b), (c, d) = sums[i : i + 2, j : j + 2].tolist()
     u, v = x - j, y - i
     return (1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * c + u * d)
 
 
 def keep(mask: np.ndarray, first: Box, share: float, draw) -> Box:
-    """The first of ten boxes that keeps at least `share` of the mask's mass, or else the one that keeps most.
+    """The first of ten boxes that keeps at least `share` of the mask's mass, or else the one that
+    keeps most.
 
-    CAST moves the crop's centre by a law of its own and falls back on the mask's bounding box; we keep the law of the
-    random resized crop, so that a crop that keeps enough is the one that it would be without.
+    CAST moves the crop's centre by a law of its own and falls back on the mask's bounding box; we
+    keep the law of the random resized crop, so that a crop that keeps enough is the one that it
+    would be without.
 
     Args:
         mask: (S, S) uint8, the whole image's, not all zero.

@@ -9,7 +9,8 @@ import torch
 
 
 def start_worker(_: int) -> None:
-    """A DataLoader's worker_init_fn: one thread, and deaf to Ctrl-C, which the main process answers after its step."""
+    """A DataLoader's worker_init_fn: one thread, and deaf to Ctrl-C, which the main process answers
+    after its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

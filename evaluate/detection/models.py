@@ -1,11 +1,12 @@
 """Detectors around a pretrained ResNet, from torchvision's parts; every weight is trained.
 
-`c4` is Faster R-CNN R50-C4 (Ren et al. 2015, as detectron2 builds it) with MoCo's extra norm after layer4: conv1 to
-layer3 see the image, layer4 each region. `fpn` and `mask` are Faster and Mask R-CNN on a feature pyramid (Lin et al.
-2017, He et al. 2017), with norms in the pyramid and in the mask head, as MoCo's paper has them for new layers.
+`c4` is Faster R-CNN R50-C4 (Ren et al. 2015, as detectron2 builds it) with MoCo's extra norm after
+layer4: conv1 to layer3 see the image, layer4 each region. `fpn` and `mask` are Faster and Mask
+R-CNN on a feature pyramid (Lin et al. 2017, He et al. 2017), with norms in the pyramid and in the
+mask head, as MoCo's paper has them for new layers.
 
-torchvision's own `weights_backbone=` is not used: it freezes BatchNorm and the first stages, which suits supervised
-features alone.
+torchvision's own `weights_backbone=` is not used: it freezes BatchNorm and the first stages, which
+suits supervised features alone.
 """
 
 from __future__ import annotations
@@ -41,17 +42,21 @@ class Trunk(nn.Sequential):
 
 
 class Padding(GeneralizedRCNNTransform):
-    """Images of several sizes to one batch, zeros to the right and below; they come resized and normalised."""
+    """Images of several sizes to one batch, zeros to the right and below; they come resized and
+    normalised."""
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor:
         return image
 
-    def resize(self, image: torch.Tensor, target: dict | None = None) -> tuple[torch.Tensor, dict | None]:
+    def resize(
+        self, image: torch.Tensor, target: dict | None = None
+    ) -> tuple[torch.Tensor, dict | None]:
         return image, target
 
 
 class AlignedRegions(MultiScaleRoIAlign):
-    """14x14 features of each region from one map, aligned to half pixels and sampled once a bin, as detectron2's."""
+    """14x14 features of each region from one map, aligned to half pixels and sampled once a bin, as
+    detectron2's."""
 
     def __init__(self, stride: int, size: int = 14):
         super().__init__(["0"], size, 0)
@@ -62,8 +67,15 @@ class AlignedRegions(MultiScaleRoIAlign):
         return roi_align(x["0"], boxes, self.output_size, 1 / self.stride, 0, aligned=True)
 
 
-def build(weights: Weights, model: str, classes: int, seed: int = 0, untrained: bool = False, regions: int = 512,
-          channels: int = 256) -> FasterRCNN:
+def build(
+    weights: Weights,
+    model: str,
+    classes: int,
+    seed: int = 0,
+    untrained: bool = False,
+    regions: int = 512,
+    channels: int = 256,
+) -> FasterRCNN:
     """A detector whose backbone has the weights; new layers are drawn from the seed.
 
     Args:
@@ -74,8 +86,8 @@ def build(weights: Weights, model: str, classes: int, seed: int = 0, untrained: 
         channels: of the pyramid.
 
     Returns:
-        torchvision's model, which takes images normalised and resized elsewhere (its transform only pads) and scores
-        at most 100 detections an image.
+        torchvision's model, which takes images normalised and resized elsewhere (its transform only
+        pads) and scores at most 100 detections an image.
     """
     network = weights.build(untrained)
     torch.manual_seed(seed)
@@ -83,18 +95,39 @@ def build(weights: Weights, model: str, classes: int, seed: int = 0, untrained: 
     if model == "c4":
         trunk = Trunk(network)
         last = _channels(network.layer4, trunk.out_channels)[-1]
-        head = nn.Sequential(OrderedDict(layer4=network.layer4, norm=nn.BatchNorm2d(last),
-                                         pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
-        made = FasterRCNN(trunk, rpn_anchor_generator=AnchorGenerator((SIDES,), (RATIOS,)),
-                          rpn_pre_nms_top_n_train=12000, rpn_post_nms_top_n_train=2000, rpn_pre_nms_top_n_test=6000,
-                          rpn_post_nms_top_n_test=1000, box_roi_pool=AlignedRegions(STRIDES[weights.stem]),
-                          box_head=head, box_predictor=FastRCNNPredictor(last, classes + 1), **common)
+        head = nn.Sequential(
+            OrderedDict(
+                layer4=network.layer4,
+                norm=nn.BatchNorm2d(last),
+                pool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+            )
+        )
+        made = FasterRCNN(
+            trunk,
+            rpn_anchor_generator=AnchorGenerator((SIDES,), (RATIOS,)),
+            rpn_pre_nms_top_n_train=12000,
+            rpn_post_nms_top_n_train=2000,
+            rpn_pre_nms_top_n_test=6000,
+            rpn_post_nms_top_n_test=1000,
+            box_roi_pool=AlignedRegions(STRIDES[weights.stem]),
+            box_head=head,
+            box_predictor=FastRCNNPredictor(last, classes + 1),
+            **common,
+        )
     else:
-        widths = _channels(nn.Sequential(*(getattr(network, name) for name in (*LAYERS, "layer4"))))[-4:]
+        widths = _channels(
+            nn.Sequential(*(getattr(network, name) for name in (*LAYERS, "layer4")))
+        )[-4:]
         body = BackboneWithFPN(network, STAGES, widths, channels, norm_layer=nn.BatchNorm2d)
         anchors = AnchorGenerator(tuple((side,) for side in SIDES), (RATIOS,) * len(SIDES))
-        common |= {"rpn_anchor_generator": anchors, "rpn_pre_nms_top_n_train": 2000, "rpn_pre_nms_top_n_test": 1000,
-                   "rpn_post_nms_top_n_train": 1000, "rpn_post_nms_top_n_test": 1000}
+        common |= {
+            "rpn_anchor_generator": anchors,
+            "rpn_pre_nms_top_n_train": 2000,
+            "rpn_pre_nms_top_n_test": 1000,
+            "rpn_post_nms_top_n_train": 1000,
+            "rpn_post_nms_top_n_test": 1000,
+        }
         if model == "fpn":
             made = FasterRCNN(body, classes + 1, **common)
         else:

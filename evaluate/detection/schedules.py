@@ -15,9 +15,11 @@ class Schedule:
         iterations: steps in all.  drops: steps at which the rate falls to a tenth.
         warmup: steps over which the rate grows linearly from a thousandth of itself.
         lr: for `batch` images a step, over all processes.
-        scales: short sides in pixels, one drawn an image; the long side is at most `longest`.  test_scale: at test.
+        scales: short sides in pixels, one drawn an image; the long side is at most `longest`.
+            test_scale: at test.
         weight_decay: of weights; norms have none (detectron2's default).
-        precise_bn: batches that BatchNorm's statistics are computed anew from after training (MoCo's PRECISE_BN).
+        precise_bn: batches that BatchNorm's statistics are computed anew from after training
+            (MoCo's PRECISE_BN).
     """
 
     iterations: int
@@ -39,22 +41,37 @@ class Schedule:
         return (0.001 * (1 - warm) + warm) * 0.1 ** sum(step >= drop for drop in self.drops)
 
     def with_batch(self, batch: int) -> Schedule:
-        """The same number of images in other batches: rate in proportion, steps inversely (MoCo's advice)."""
+        """The same number of images in other batches: rate in proportion, steps inversely (MoCo's
+        advice)."""
         if batch < 1:
             raise UsageError(f"--batch {batch}: must be at least 1")
         ratio = self.batch / batch
-        longer = {key: max(1, round(getattr(self, key) * ratio)) for key in ("iterations", "warmup")}
-        return replace(self, batch=batch, lr=self.lr / ratio, drops=tuple(round(d * ratio) for d in self.drops),
-                       **longer)
+        longer = {
+            key: max(1, round(getattr(self, key) * ratio)) for key in ("iterations", "warmup")
+        }
+        return replace(
+            self,
+            batch=batch,
+            lr=self.lr / ratio,
+            drops=tuple(round(d * ratio) for d in self.drops),
+            **longer,
+        )
 
     def check(self) -> None:
         """UsageError where a value cannot be meant."""
         if self.iterations < 1 or min(self.warmup, self.precise_bn, self.lr, self.weight_decay) < 0:
-            raise UsageError("--iterations must be at least 1, and --warmup, --lr and --precise-bn not negative")
-        if not self.scales or not 16 <= min(*self.scales, self.test_scale) \
-                or max(*self.scales, self.test_scale) > self.longest:
-            raise UsageError(f"--scales {self.scales}, --test-scale {self.test_scale}: short sides from 16 to "
-                             f"{self.longest} pixels")
+            raise UsageError(
+                "--iterations must be at least 1, and --warmup, --lr and --precise-bn not negative"
+            )
+        if (
+            not self.scales
+            or not 16 <= min(*self.scales, self.test_scale)
+            or max(*self.scales, self.test_scale) > self.longest
+        ):
+            raise UsageError(
+                f"--scales {self.scales}, --test-scale {self.test_scale}: short sides from 16 to "
+                f"{self.longest} pixels"
+            )
 
 
 SCHEDULES = {

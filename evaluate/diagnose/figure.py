@@ -34,21 +34,33 @@ def draw(pictures: dict[str, dict], file: Path) -> None:
     sheet(pictures).savefig(file, dpi=110)
 
 
-def heat_maps(runs: Sequence[str], data: str, masks: str | None = None, examples: int = 6) -> Figure:
-    """The sheet of several runs on a few images of a data set, for notebooks; see evaluate.diagnose.command."""
+def heat_maps(
+    runs: Sequence[str], data: str, masks: str | None = None, examples: int = 6
+) -> Figure:
+    """The sheet of several runs on a few images of a data set, for notebooks; see
+    evaluate.diagnose.command."""
     from evaluate.diagnose.command import run  # which draws with this file
 
-    return sheet(run(runs, data, keep_maps=True, masks=masks, limit=max(50, examples), examples=examples)["pictures"])
+    return sheet(
+        run(runs, data, keep_maps=True, masks=masks, limit=max(50, examples), examples=examples)[
+            "pictures"
+        ]
+    )
 
 
 @styled
 def sheet(pictures: dict[str, dict]) -> Figure:
-    """The pictures of evaluate.diagnose.command.run: an image a row; a map's frame is green where the decision is
-    right, else red; the object's outline in white."""
+    """The pictures of evaluate.diagnose.command.run: an image a row; a map's frame is green where
+    the decision is right, else red; the object's outline in white."""
     first = next(iter(pictures.values()))
     kinds = list(first["maps"])
-    figure, axes = axes_grid(len(first["images"]), 2 + len(kinds) * len(pictures), 1.5, 1.5,
-                             "where the decision comes from (Grad-CAM); green: right, red: wrong")
+    figure, axes = axes_grid(
+        len(first["images"]),
+        2 + len(kinds) * len(pictures),
+        1.5,
+        1.5,
+        "where the decision comes from (Grad-CAM); green: right, red: wrong",
+    )
     for i, line in enumerate(axes):
         picture(line[0], first["images"][i], "image" if i == 0 else "")
         picture(line[1], first["object"][i], "object" if i == 0 else "")
@@ -56,11 +68,15 @@ def sheet(pictures: dict[str, dict]) -> Figure:
         for run, shown in pictures.items():
             for kind in kinds:
                 first_weights = "untrained " if run.startswith("untrained:") else ""
-                title = f"{first_weights}{os.path.basename(run.rstrip('/'))}\n{kind}" if i == 0 else ""
+                title = (
+                    f"{first_weights}{os.path.basename(run.rstrip('/'))}\n{kind}" if i == 0 else ""
+                )
                 axis = line[column]
                 picture(axis, over(shown["images"][i], shown["maps"][kind][i]), title)
                 if 0 < (shown["object"][i] >= HALF).sum() < shown["object"][i].size:
-                    axis.contour(shown["object"][i], levels=[HALF - 0.5], colors="white", linewidths=0.8)
+                    axis.contour(
+                        shown["object"][i], levels=[HALF - 0.5], colors="white", linewidths=0.8
+                    )
                 for side in axis.spines.values():
                     side.set_visible(True)
                     side.set_linewidth(2)

@@ -1,4 +1,5 @@
-"""Where in the image a decision comes from: gradient heat maps of a frozen network with a kNN or a linear decision."""
+"""Where in the image a decision comes from: gradient heat maps of a frozen network with a kNN or a
+linear decision."""
 
 from __future__ import annotations
 
@@ -10,17 +11,19 @@ import torch.nn.functional as F
 
 from data.cli import UsageError
 from evaluate.features import Encoder, to_input
-from evaluate.linear import Probe
+from evaluate.probes.linear import Probe
 
 METHODS = ("gradcam", "gradient_input")
-GRID = 4  # least side of the map: a stage that is smaller (a 32 px image's last one) says nothing of places
+# least side of the map: a stage that is smaller (a 32 px image's last one) says nothing of places
+GRID = 4
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 Score = Callable[[torch.Tensor], torch.Tensor]  # (B, D) features -> (B,) scores
 
 
 def stage_of(encoder: Encoder, stage: int | None = None) -> tuple[str, int]:
-    """The stage whose output the maps are made at, and that output's side: the last one of at least GRID x GRID.
+    """The stage whose output the maps are made at, and that output's side: the last one of at least
+    GRID x GRID.
 
     Args:
         stage: 1..4 instead.
@@ -37,34 +40,45 @@ def stage_of(encoder: Encoder, stage: int | None = None) -> tuple[str, int]:
             layer = getattr(encoder.model, name, None)
             if layer is None:
                 raise UsageError("heat maps need a ResNet's layer1 to layer4")
-            handles.append(layer.register_forward_hook(
-                lambda module, given, out, name=name: sides.__setitem__(name, out.shape[-1])))
+            handles.append(
+                layer.register_forward_hook(
+                    lambda module, given, out, name=name: sides.__setitem__(name, out.shape[-1])
+                )
+            )
         with torch.inference_mode():
             encoder.model(torch.zeros(1, 3, encoder.size, encoder.size, device=encoder.device))
     finally:
         for handle in handles:
             handle.remove()
-    chosen = STAGES[stage - 1] if stage else next((n for n in reversed(STAGES) if sides[n] >= GRID), STAGES[0])
+    chosen = (
+        STAGES[stage - 1]
+        if stage
+        else next((n for n in reversed(STAGES) if sides[n] >= GRID), STAGES[0])
+    )
     return chosen, sides[chosen]
 
 
 def heat(encoder: Encoder, crops: torch.Tensor, score: Score, stage: str) -> dict[str, np.ndarray]:
     """Heat maps of a batch's decisions.
 
-    - gradcam: the stage's activations weighted by the mean gradient of their channel, negative parts cut (Selvaraju et
-      al., ICCV 2017, equations 1 and 2).
-    - gradient_input: |gradient x pixel|, summed over colours, averaged to the stage's resolution, as single pixels of a
-      gradient are noise (Shrikumar et al., arXiv 1605.01713).
+    - gradcam: the stage's activations weighted by the mean gradient of their channel, negative
+      parts cut (Selvaraju et al., ICCV 2017, equations 1 and 2).
+    - gradient_input: |gradient x pixel|, summed over colours, averaged to the stage's resolution,
+      as single pixels of a gradient are noise (Shrikumar et al., arXiv 1605.01713).
 
     Args:
-        crops: (B, s, s, 3) uint8.  score: of the decision, for each image on its own.  stage: a name of STAGES.
+        crops: (B, s, s, 3) uint8.  score: of the decision, for each image on its own.  stage: a
+            name of STAGES.
 
     Returns:
-        {name of METHODS: (B, s, s) float32, not negative, sum 1; all zero where no gradient is}: upsampled bilinearly.
+        {name of METHODS: (B, s, s) float32, not negative, sum 1; all zero where no gradient is}:
+        upsampled bilinearly.
     """
     pixels = to_input(crops, encoder.device).detach().requires_grad_(True)
     kept: list[torch.Tensor] = []
-    handle = getattr(encoder.model, stage).register_forward_hook(lambda module, given, out: kept.append(out))
+    handle = getattr(encoder.model, stage).register_forward_hook(
+        lambda module, given, out: kept.append(out)
+    )
     try:
         with torch.enable_grad():
             total = score(encoder.model(pixels).float()).sum()
@@ -72,23 +86,35 @@ def heat(encoder: Encoder, crops: torch.Tensor, score: Score, stage: str) -> dic
     finally:
         handle.remove()
     cam = F.relu((at_stage.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True))
-    gradient = F.adaptive_avg_pool2d((at_pixels * pixels).sum(1, keepdim=True).abs(), kept[0].shape[2:])
+    gradient = F.adaptive_avg_pool2d(
+        (at_pixels * pixels).sum(1, keepdim=True).abs(), kept[0].shape[2:]
+    )
     found = {}
     for name, coarse in zip(METHODS, (cam, gradient), strict=True):
-        maps = F.interpolate(coarse.detach().float(), pixels.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        maps = F.interpolate(
+            coarse.detach().float(), pixels.shape[2:], mode="bilinear", align_corners=False
+        )[:, 0]
         maps = maps / maps.sum((1, 2), keepdim=True).clamp_min(1e-30)
         found[name] = maps.cpu().numpy()
     return found
 
 
-def knn_score(bank: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, decided: torch.Tensor,
-              temperature: float) -> Score:
-    """The log of the decided class's vote, the sum of exp(cosine / T) over its neighbours among the k nearest.
+def knn_score(
+    bank: torch.Tensor,
+    labels: torch.Tensor,
+    rows: torch.Tensor,
+    decided: torch.Tensor,
+    temperature: float,
+) -> Score:
+    """The log of the decided class's vote, the sum of exp(cosine / T) over its neighbours among the
+    k nearest.
 
-    The vote itself and not its share: where all neighbours are of one class the share is 1 and has no gradient.
+    The vote itself and not its share: where all neighbours are of one class the share is 1 and has
+        no gradient.
 
     Args:
-        bank: (N, D) float32, normalised.  labels: (N,) int64.  rows: (B, k) int64 neighbours.  decided: (B,) classes.
+        bank: (N, D) float32, normalised.  labels: (N,) int64.  rows: (B, k) int64 neighbours.
+            decided: (B,) classes.
     """
     near = bank[rows]
     others = labels[rows] != decided[:, None]
@@ -102,8 +128,9 @@ def knn_score(bank: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, deci
 
 def linear_score(probe: Probe, decided: torch.Tensor, device: torch.device) -> Score:
     """The decided class's logit less the mean logit, which no decision depends on."""
-    mean, deviation, weight, bias = (t.to(device, torch.float32)
-                                     for t in (probe.mean, probe.deviation, probe.weight, probe.bias))
+    mean, deviation, weight, bias = (
+        t.to(device, torch.float32) for t in (probe.mean, probe.deviation, probe.weight, probe.bias)
+    )
 
     def score(features: torch.Tensor) -> torch.Tensor:
         logits = ((features - mean) / deviation) @ weight.T + bias

@@ -1,4 +1,5 @@
-"""Does a heat map lie on the object? Share of its mass, the pointing game, and overlap, against a mask."""
+"""Does a heat map lie on the object? Share of its mass, the pointing game, and overlap, against a
+mask."""
 
 from __future__ import annotations
 
@@ -12,16 +13,18 @@ def looks(maps: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
     """Per image: how much of the map lies on the object.
 
     - share: of the map's mass inside the (soft) mask.
-    - pointing: whether the map's maximum lies on the object (Zhang et al., IJCV 2018; without their 15 px of tolerance,
-      which is half of a small image).
+    - pointing: whether the map's maximum lies on the object (Zhang et al., IJCV 2018; without their
+      15 px of tolerance, which is half of a small image).
     - iou: of the map above half of its maximum with the mask.
-    - iou_area: of as many of the map's largest pixels as the mask has, so that a map's sharpness does not matter.
+    - iou_area: of as many of the map's largest pixels as the mask has, so that a map's sharpness
+      does not matter.
 
     Args:
         maps: (N, s, s) floats, not negative.  masks: (N, s, s) uint8.
 
     Returns:
-        {name of NAMES: (N,) float64 in 0..1}; nan where the map is empty, or nothing of the object is in the crop.
+        {name of NAMES: (N,) float64 in 0..1}; nan where the map is empty, or nothing of the object
+        is in the crop.
     """
     found = {name: np.full(len(maps), np.nan) for name in NAMES}
     for i, (heat, mask) in enumerate(zip(maps, masks, strict=True)):
@@ -30,7 +33,7 @@ def looks(maps: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
             continue
         order = np.argsort(-heat, axis=None, kind="stable")
         largest = np.zeros(heat.size, bool)
-        largest[order[:hard.sum()]] = True
+        largest[order[: hard.sum()]] = True
         found["share"][i] = (heat * (mask / 255)).sum() / heat.sum()
         found["pointing"][i] = hard.flat[order[0]]
         found["iou"][i] = _iou(heat >= heat.max() / 2, hard)
@@ -39,23 +42,28 @@ def looks(maps: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def chance(masks: np.ndarray) -> dict[str, float]:
-    """Percent that maps which know nothing of the image would have: `share` and `pointing` of an even map (the masks'
-    mean coverage), and `centre`, the pointing game of the image's centre."""
+    """Percent that maps which know nothing of the image would have: `share` and `pointing` of an
+    even map (the masks' mean coverage), and `centre`, the pointing game of the image's centre."""
     hard = masks >= HALF
     hard = hard[hard.any((1, 2))]
     side = masks.shape[1] // 2
-    return {"share": 100 * float(hard.mean()), "pointing": 100 * float(hard.mean()),
-            "centre": 100 * float(hard[:, side, side].mean())}
+    return {
+        "share": 100 * float(hard.mean()),
+        "pointing": 100 * float(hard.mean()),
+        "centre": 100 * float(hard[:, side, side].mean()),
+    }
 
 
 def percent(values: dict[str, np.ndarray]) -> dict[str, float]:
-    """Means in percent over the images that have a map, with the standard errors of the means as NAME_error, and how
-    many images have none."""
+    """Means in percent over the images that have a map, with the standard errors of the means as
+    NAME_error, and how many images have none."""
     found = {}
     for name, column in values.items():
         known = 100 * column[~np.isnan(column)]
         found[name] = float(known.mean()) if len(known) else float("nan")
-        found[f"{name}_error"] = float(known.std(ddof=1) / len(known) ** 0.5) if len(known) > 1 else 0.0
+        found[f"{name}_error"] = (
+            float(known.std(ddof=1) / len(known) ** 0.5) if len(known) > 1 else 0.0
+        )
     found["without_map"] = int(np.isnan(values["share"]).sum())
     return found
 

@@ -1,4 +1,5 @@
-"""What a diagnosis looks at: the bank, the queries, their masks and, on the embedded data, their backgrounds' kinds."""
+"""What a diagnosis looks at: the bank, the queries, their masks and, on the embedded data, their
+backgrounds' kinds."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data import synthetic
 from data.cli import UsageError
+from data.synthetic import dataset as synthetic
 from evaluate.diagnose.parts import Masks, Parts
 from evaluate.features import Labelled
 
@@ -36,13 +37,16 @@ class Split:
 
 
 def bank_and_queries(args: Arguments, size: int) -> tuple[Split, Split]:
-    """The bank and the queries at `size` px: those with a usable mask. UsageError where there is none."""
+    """The bank and the queries at `size` px: those with a usable mask. UsageError where there is
+    none."""
     bank = Labelled(os.path.join(args.data, args.bank), size)
     asked = Labelled(os.path.join(args.data, args.queries), size, bank.classes)
     rows = np.linspace(0, len(asked) - 1, min(args.limit, len(asked))).round().astype(int)
     kept = []
-    for images, some, source, name in ((bank, np.arange(len(bank)), args.bank_masks, args.bank),
-                                       (asked, rows, args.masks, args.queries)):
+    for images, some, source, name in (
+        (bank, np.arange(len(bank)), args.bank_masks, args.bank),
+        (asked, rows, args.masks, args.queries),
+    ):
         if source is None:
             kept.append(Split(images, some, None))
             continue
@@ -69,7 +73,11 @@ def embedded_description(data: str) -> dict | None:
     """dataset.json of the embedded data set; None for any other data."""
     try:
         found = json.loads(Path(data, "dataset.json").read_bytes())
-        return found if found["name"] == synthetic.NAME and found["version"] == synthetic.VERSION else None
+        return (
+            found
+            if found["name"] == synthetic.NAME and found["version"] == synthetic.VERSION
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -79,4 +87,6 @@ def background_kind(split: Split, i: int, embedded: dict) -> str | None:
     folder = os.path.basename(split.images.root.rstrip("/"))
     index = int(Path(os.fsdecode(split.images.paths[split.rows[i]])).stem)
     part = folder if folder in ("train", "probe") else "test"
-    return synthetic.background_kinds(part, index, seed=embedded["seed"], bias=embedded["bias"])[folder]
+    return synthetic.background_kinds(part, index, seed=embedded["seed"], bias=embedded["bias"])[
+        folder
+    ]

@@ -1,11 +1,14 @@
-"""One page of everything that was measured of some runs: a single HTML file that needs nothing else.
+"""One page of everything that was measured of some runs: a single HTML file that needs nothing
+else.
 
-    python -m evaluate report runs/moco_v2 runs/moco_v2-rbd --out report.html          (make report RUNS="..." OUT=...)
+    python -m evaluate report runs/moco_v2 runs/moco_v2-rbd --out report.html          (make report
+    RUNS="..." OUT=...)
 
-A run is a folder of `python -m train` or of `python -m evaluate --weights` (runs/evaluate/FILE), or one JSON of an
-evaluation. The page holds a table an evaluation (means ± deviations over seeds; runs that differ in their seed alone
-also as one row), protocols, curves of log.jsonl, the pictures in the folders, and some masks of the caches that the
-runs were trained with. It loads nothing, so it can be sent as it is.
+A run is a folder of `python -m train` or of `python -m evaluate --weights` (runs/evaluate/FILE), or
+one JSON of an evaluation. The page holds a table an evaluation (means ± deviations over seeds; runs
+that differ in their seed alone also as one row), protocols, curves of log.jsonl, the pictures in
+the folders, and some masks of the caches that the runs were trained with. It loads nothing, so it
+can be sent as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Annotated
 import tyro
 
 from data.cli import UsageError
-from data.files import write_text
+from data.io import write_text
 from evaluate.report.collect import collect
 from evaluate.report.page import page
 
@@ -53,4 +56,6 @@ def main(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
     results = sum(len(run.results) for run in runs)
-    print(f"written: {out} ({results} results of {len(runs)} runs, {len(text.encode()) / 1e6:.1f} MB)")
+    print(
+        f"written: {out} ({results} results of {len(runs)} runs, {len(text.encode()) / 1e6:.1f} MB)"
+    )

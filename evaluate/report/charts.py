@@ -1,4 +1,5 @@
-"""Curves as inline SVG: they scale with the page, take its colours in light and dark, and need no script."""
+"""Curves as inline SVG: they scale with the page, take its colours in light and dark, and need no
+script."""
 
 from __future__ import annotations
 
@@ -12,15 +13,26 @@ from evaluate.report.markup import Markup, join, tag
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 210, 48, 10, 10, 34
 COLOURS = 7  # --line-0 to --line-6 in page.css; after that the lines are dashed
 POINTS = 300  # of a curve at most
-NAMES = {"loss": "loss", "accuracy": "accuracy of the contrastive task, share", "lr": "learning rate",
-         "knn": "nearest neighbours, top-1, %", "pasted": "views pasted, share", "coverage": "coverage of pasted masks",
-         "waiting": "time waiting for data, share", "images_per_second": "images a second", "memory_gb": "memory, GB"}
+NAMES = {
+    "loss": "loss",
+    "accuracy": "accuracy of the contrastive task, share",
+    "lr": "learning rate",
+    "knn": "nearest neighbours, top-1, %",
+    "pasted": "views pasted, share",
+    "coverage": "coverage of pasted masks",
+    "waiting": "time waiting for data, share",
+    "images_per_second": "images a second",
+    "memory_gb": "memory, GB",
+}
 
 
 def curves(runs: list[Run]) -> Markup:
-    """A panel for every quantity in the runs' logs, a line a run, with one legend; empty where there is no log."""
+    """A panel for every quantity in the runs' logs, a line a run, with one legend; empty where
+    there is no log."""
     logged = [run for run in runs if run.log]
-    quantities = list(dict.fromkeys(name for run in logged for name in run.log if name not in ("step", "epoch")))
+    quantities = list(
+        dict.fromkeys(name for run in logged for name in run.log if name not in ("step", "epoch"))
+    )
     quantities.sort(key=lambda name: list(NAMES).index(name) if name in NAMES else len(NAMES))
     panels = []
     for name in quantities:
@@ -28,12 +40,29 @@ def curves(runs: list[Run]) -> Markup:
         drawn = chart(lines, "epoch", [run.name for run in logged])
         if drawn:
             panels.append(tag("figure", tag("figcaption", NAMES.get(name, name)), drawn))
-    return join([legend([run.name for run in logged]), tag("div", *panels, class_="panels")]) if panels else Markup("")
+    return (
+        join([legend([run.name for run in logged]), tag("div", *panels, class_="panels")])
+        if panels
+        else Markup("")
+    )
 
 
 def legend(names: list[str]) -> Markup:
-    items = [tag("li", tag("svg", tag("line", x1=0, y1=6, x2=22, y2=6, class_=line_class(i)), viewBox="0 0 22 12",
-                           width=22, height=12, aria_hidden="true"), tag("bdi", name)) for i, name in enumerate(names)]
+    items = [
+        tag(
+            "li",
+            tag(
+                "svg",
+                tag("line", x1=0, y1=6, x2=22, y2=6, class_=line_class(i)),
+                viewBox="0 0 22 12",
+                width=22,
+                height=12,
+                aria_hidden="true",
+            ),
+            tag("bdi", name),
+        )
+        for i, name in enumerate(names)
+    ]
     return tag("ul", *items, class_="legend")
 
 
@@ -41,7 +70,9 @@ def line_class(i: int) -> str:
     return f"line c{i % COLOURS}" + (f" d{min(3, i // COLOURS)}" if i >= COLOURS else "")
 
 
-def chart(lines: dict[int, np.ndarray], x_name: str, titles: list[str], unit: bool = False) -> Markup | None:
+def chart(
+    lines: dict[int, np.ndarray], x_name: str, titles: list[str], unit: bool = False
+) -> Markup | None:
     """One panel.
 
     Args:
@@ -57,7 +88,9 @@ def chart(lines: dict[int, np.ndarray], x_name: str, titles: list[str], unit: bo
     if not lines:
         return None
     everything = np.concatenate(list(lines.values()))
-    (x0, y0), (x1, y1) = ((0, 0), (1, 1)) if unit else (everything.min(0).tolist(), everything.max(0).tolist())
+    (x0, y0), (x1, y1) = (
+        ((0, 0), (1, 1)) if unit else (everything.min(0).tolist(), everything.max(0).tolist())
+    )
     x0, x1 = _widen(x0, x1)
     y0, y1 = _widen(y0, y1)
 
@@ -69,17 +102,52 @@ def chart(lines: dict[int, np.ndarray], x_name: str, titles: list[str], unit: bo
 
     parts = []
     for y in ticks(y0, y1):
-        parts += [tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{up(y):.1f}", y2=f"{up(y):.1f}", class_="grid"),
-                  tag("text", f"{y:.6g}", x=LEFT - 5, y=f"{up(y) + 3.5:.1f}", text_anchor="end")]
+        parts += [
+            tag(
+                "line",
+                x1=LEFT,
+                x2=WIDTH - RIGHT,
+                y1=f"{up(y):.1f}",
+                y2=f"{up(y):.1f}",
+                class_="grid",
+            ),
+            tag("text", f"{y:.6g}", x=LEFT - 5, y=f"{up(y) + 3.5:.1f}", text_anchor="end"),
+        ]
     for x in ticks(x0, x1):
-        parts += [tag("line", x1=f"{across(x):.1f}", x2=f"{across(x):.1f}", y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"),
-                  tag("text", f"{x:.6g}", x=f"{across(x):.1f}", y=HEIGHT - BOTTOM + 14, text_anchor="middle")]
-    parts.append(tag("text", x_name, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle"))
+        parts += [
+            tag(
+                "line",
+                x1=f"{across(x):.1f}",
+                x2=f"{across(x):.1f}",
+                y1=TOP,
+                y2=HEIGHT - BOTTOM,
+                class_="grid",
+            ),
+            tag(
+                "text",
+                f"{x:.6g}",
+                x=f"{across(x):.1f}",
+                y=HEIGHT - BOTTOM + 14,
+                text_anchor="middle",
+            ),
+        ]
+    parts.append(
+        tag("text", x_name, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle")
+    )
     for i, line in lines.items():
         points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line.tolist())
-        shape = tag("polyline", tag("title", titles[i]), points=points, class_=line_class(i)) if len(line) > 1 else \
-            tag("circle", tag("title", titles[i]), cx=points.split(",")[0], cy=points.split(",")[1], r=3,
-                class_=f"dot {line_class(i)}")
+        shape = (
+            tag("polyline", tag("title", titles[i]), points=points, class_=line_class(i))
+            if len(line) > 1
+            else tag(
+                "circle",
+                tag("title", titles[i]),
+                cx=points.split(",")[0],
+                cy=points.split(",")[1],
+                r=3,
+                class_=f"dot {line_class(i)}",
+            )
+        )
         parts.append(shape)
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
 

@@ -1,4 +1,5 @@
-"""Everything that lies in run folders: results, configuration, log, pictures. What cannot be read becomes a note."""
+"""Everything that lies in run folders: results, configuration, log, pictures. What cannot be read
+becomes a note."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cli import UsageError
-from evaluate.results import read_log
+from evaluate.report.results import read_log
 
 LIMIT = 64 << 20  # bytes of a JSON or log that are read at most
 SETTINGS = ("config.json",)  # JSONs of a run that hold no results
@@ -17,7 +18,8 @@ SETTINGS = ("config.json",)  # JSONs of a run that hold no results
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation's JSON: its name, the run's name (with ", untrained" where it is), and the content."""
+    """One evaluation's JSON: its name, the run's name (with ", untrained" where it is), and the
+    content."""
 
     evaluation: str
     name: str
@@ -58,9 +60,12 @@ def collect(paths: tuple[str, ...] | list[str]) -> tuple[list[Run], list[str]]:
 
 
 def names(paths: list[Path]) -> list[str]:
-    """The shortest ends of paths that tell them apart: runs/a/x, runs/b/x, runs/b/y -> a/x, b/x, y."""
-    parts = [path.resolve().with_suffix("").parts if path.suffix == ".json" else path.resolve().parts
-             for path in paths]
+    """The shortest ends of paths that tell them apart: runs/a/x, runs/b/x, runs/b/y -> a/x, b/x,
+    y."""
+    parts = [
+        path.resolve().with_suffix("").parts if path.suffix == ".json" else path.resolve().parts
+        for path in paths
+    ]
     short = []
     for own in parts:
         count = 1
@@ -93,7 +98,9 @@ def _read(path: Path, name: str, notes: list[str]) -> Run:
     log = path / "log.jsonl"
     if path.is_dir() and log.exists():
         if not _inside(log, path) or log.stat().st_size > LIMIT:
-            notes.append(f"{log}: not an ordinary file of at most {LIMIT >> 20} MB in the run's folder")
+            notes.append(
+                f"{log}: not an ordinary file of at most {LIMIT >> 20} MB in the run's folder"
+            )
         else:
             run.log = read_log(path)
     if not (run.results or run.log or run.config):
@@ -102,7 +109,8 @@ def _read(path: Path, name: str, notes: list[str]) -> Run:
 
 
 def _inside(file: Path, folder: Path) -> bool:
-    """Whether it is an ordinary file that lies in the folder, not a link to somewhere else (or a pipe that blocks)."""
+    """Whether it is an ordinary file that lies in the folder, not a link to somewhere else (or a
+    pipe that blocks)."""
     return file.is_file() and file.resolve().is_relative_to(folder.resolve())
 
 
@@ -118,5 +126,7 @@ def _json(file: Path, root: Path, notes: list[str]) -> dict | None:
             raise ValueError(f"a {type(content).__name__} instead of an object")
         return content
     except (ValueError, RecursionError, OSError) as error:
-        notes.append(f"{file}: {'nested too deeply' if isinstance(error, RecursionError) else error}")
+        notes.append(
+            f"{file}: {'nested too deeply' if isinstance(error, RecursionError) else error}"
+        )
         return None

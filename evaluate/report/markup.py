@@ -14,20 +14,27 @@ class Markup(str):
 
 
 def safe(text: object) -> Markup:
-    """Any text as HTML, also for an attribute in quotes. Bytes that are no UTF-8 and control characters, also those
-    that turn the direction of writing, become U+FFFD."""
+    """Any text as HTML, also for an attribute in quotes. Bytes that are no UTF-8 and control
+    characters, also those that turn the direction of writing, become U+FFFD."""
     if isinstance(text, Markup):
         return text
-    plain = "".join("\ufffd" if c in TURNING or (unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t") else c
-                    for c in str(text))
+    plain = "".join(
+        "\ufffd"
+        if c in TURNING or (unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t")
+        else c
+        for c in str(text)
+    )
     return Markup(html.escape(plain, quote=True))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """An element; children are escaped unless they are Markup, attributes always. `class_` is class, `a_b` is a-b; an
-    attribute that is None is left out."""
-    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{safe(str(value))}"' for key, value in attributes.items()
-                    if value is not None)
+    """An element; children are escaped unless they are Markup, attributes always. `class_` is
+    class, `a_b` is a-b; an attribute that is None is left out."""
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{safe(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
     if name in VOID:
         return Markup(f"<{name}{given}>")
     return Markup(f"<{name}{given}>{''.join(safe(child) for child in children)}</{name}>")

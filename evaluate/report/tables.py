@@ -1,4 +1,5 @@
-"""Results as tables: a row a run, a column a measure, every number with its deviation where there is one."""
+"""Results as tables: a row a run, a column a measure, every number with its deviation where there
+is one."""
 
 from __future__ import annotations
 
@@ -11,20 +12,57 @@ from statistics import fmean, stdev
 from evaluate.report.collect import Result, Run
 
 # settings in which runs of one experiment may differ
-FREE = {"seed", "out", "workers", "threads", "device", "keep", "log_every", "checkpoint_every", "compile"}
-ABOUT = {"evaluation", "run", "data", "untrained", "protocol", "deviation", "per_seed", "published", "paths", "seeds",
-         "count", "images", "truth", "refine", "half", "version", "parameters", "curves"}
+FREE = {
+    "seed",
+    "out",
+    "workers",
+    "threads",
+    "device",
+    "keep",
+    "log_every",
+    "checkpoint_every",
+    "compile",
+}
+ABOUT = {
+    "evaluation",
+    "run",
+    "data",
+    "untrained",
+    "protocol",
+    "deviation",
+    "per_seed",
+    "published",
+    "paths",
+    "seeds",
+    "count",
+    "images",
+    "truth",
+    "refine",
+    "half",
+    "version",
+    "parameters",
+    "curves",
+}
 DETAILS = ("per_class", "maps", "neighbours")  # of a result, beside its main numbers
 FOUND = {"chosen_lr"}  # in a protocol, but a result
 LESS = {"mae", "ms"}  # measures of which less is better
-NEITHER = {"gap", "bg_gap", "lr", "only_bg", "only_bg_b", "only_bg_t", "no_fg"}  # neither more nor less is better
+NEITHER = {
+    "gap",
+    "bg_gap",
+    "lr",
+    "only_bg",
+    "only_bg_b",
+    "only_bg_t",
+    "no_fg",
+}  # neither more nor less is better
 
 Cell = tuple[float, float | None]  # a number and its deviation
 
 
 @dataclass
 class Row:
-    """Numbers of one run (kind "run"), of runs that differ in the seed ("mean"), or of a publication ("published").
+    """Numbers of one run (kind "run"), of runs that differ in the seed ("mean"), or of a
+    publication ("published").
 
     Attributes:
         part: what of the run: a probe, a share of the labels, an estimator; often empty.
@@ -65,8 +103,8 @@ class Table:
 
 @dataclass
 class Section:
-    """An evaluation: its main table; tables of detail by name (per class, by rate), rows a key, columns a run; and
-    the protocols by run."""
+    """An evaluation: its main table; tables of detail by name (per class, by rate), rows a key,
+    columns a run; and the protocols by run."""
 
     evaluation: str
     main: Table
@@ -85,7 +123,8 @@ def number(value: object) -> float | None:
 
 
 def sections(runs: list[Run]) -> list[Section]:
-    """A section for every evaluation that some run has, in the order of `python -m evaluate`'s list, then by name."""
+    """A section for every evaluation that some run has, in the order of `python -m evaluate`'s
+    list, then by name."""
     from evaluate.__main__ import EVALUATIONS
 
     results: dict[str, list[Result]] = {}
@@ -103,8 +142,11 @@ def sections(runs: list[Run]) -> list[Section]:
 
 def _section(evaluation: str, results: list[Result], runs: list[Run]) -> Section:
     main, details, protocols = Table(), {}, {}
-    chance = [Row("chance", "", _cells(first.content["chance"], {})[0], "published") for first in results[:1]
-              if isinstance(first.content.get("chance"), dict)]
+    chance = [
+        Row("chance", "", _cells(first.content["chance"], {})[0], "published")
+        for first in results[:1]
+        if isinstance(first.content.get("chance"), dict)
+    ]
     for result in (one for file in results for one in _single(file, runs)):
         content = result.content
         protocol = content.get("protocol")
@@ -117,20 +159,34 @@ def _section(evaluation: str, results: list[Result], runs: list[Run]) -> Section
             for name, cells in nested.items():
                 _detail(details.setdefault(f"{part} {name}".strip(), Table()), result.name, cells)
     main.rows += _means(main.rows, runs)
-    order = list(dict.fromkeys(row.part for row in main.rows))  # the same part of all runs stands together
-    main.rows = sorted(main.rows, key=lambda row: order.index(row.part)) + _published(results) + chance
-    return Section(evaluation, main, {name: table for name, table in details.items() if table.rows}, protocols)
+    order = list(
+        dict.fromkeys(row.part for row in main.rows)
+    )  # the same part of all runs stands together
+    main.rows = (
+        sorted(main.rows, key=lambda row: order.index(row.part)) + _published(results) + chance
+    )
+    return Section(
+        evaluation, main, {name: table for name, table in details.items() if table.rows}, protocols
+    )
 
 
 def _single(result: Result, runs: list[Run]) -> list[Result]:
-    """The result by itself, or one a run of those in it, by the report's name where the run is in the report."""
+    """The result by itself, or one a run of those in it, by the report's name where the run is in
+    the report."""
     inside = result.content.get("runs")
     if not isinstance(inside, dict):
         return [result]
     known = {str(run.path.resolve()): run.name for run in runs}
     about = {key: result.content.get(key) for key in ("protocol", "published")}
-    return [Result(result.evaluation, known.get(str(Path(run).resolve()), Path(run).name), {**about, **content})
-            for run, content in inside.items() if isinstance(content, dict) and "\0" not in run]
+    return [
+        Result(
+            result.evaluation,
+            known.get(str(Path(run).resolve()), Path(run).name),
+            {**about, **content},
+        )
+        for run, content in inside.items()
+        if isinstance(content, dict) and "\0" not in run
+    ]
 
 
 def _values(content: dict) -> tuple[dict, dict]:
@@ -145,8 +201,8 @@ def _values(content: dict) -> tuple[dict, dict]:
 
 
 def _parts(values: dict, deviations: dict):
-    """(part, its numbers by column, its dictionaries of numbers by name) of each part: one, or one for each key where
-    everything is a dictionary."""
+    """(part, its numbers by column, its dictionaries of numbers by name) of each part: one, or one
+    for each key where everything is a dictionary."""
     inner = {k: v for k, v in values.items() if isinstance(v, dict) and k not in ABOUT | {*DETAILS}}
     if inner and all(isinstance(v, dict) for v in values.values()):
         for key, value in inner.items():
@@ -178,7 +234,9 @@ def _leaves(values: dict, deviations: dict, prefix: str = "", depth: int = 4):
         if found is not None:
             yield f"{prefix}{key}", (found, number(below))
         elif isinstance(value, dict) and depth:
-            yield from _leaves(value, below if isinstance(below, dict) else {}, f"{prefix}{key} / ", depth - 1)
+            yield from _leaves(
+                value, below if isinstance(below, dict) else {}, f"{prefix}{key} / ", depth - 1
+            )
 
 
 def _detail(table: Table, run: str, cells: dict[str, Cell]) -> None:
@@ -191,7 +249,8 @@ def _detail(table: Table, run: str, cells: dict[str, Cell]) -> None:
 
 
 def experiments(runs: list[Run]) -> list[list[str]]:
-    """Names of runs whose settings are the same but for the seed (and the place, the device and the like)."""
+    """Names of runs whose settings are the same but for the seed (and the place, the device and the
+    like)."""
     groups: dict[str, dict[str, str]] = {}
     for run in runs:
         if "seed" in run.config:
@@ -201,7 +260,8 @@ def experiments(runs: list[Run]) -> list[list[str]]:
 
 
 def _means(rows: list[Row], runs: list[Run]) -> list[Row]:
-    """For every experiment with several seeds: the mean and the sample deviation of its runs' numbers."""
+    """For every experiment with several seeds: the mean and the sample deviation of its runs'
+    numbers."""
     found = []
     for group in experiments(runs):
         for suffix in ("", ", untrained"):
@@ -211,8 +271,12 @@ def _means(rows: list[Row], runs: list[Run]) -> list[Row]:
                 if len(own) < 2:
                     continue
                 columns = [c for c in own[0].cells if all(c in row.cells for row in own)]
-                cells = {c: (fmean(v := [row.cells[c][0] for row in own]), stdev(v)) for c in columns}
-                found.append(Row(f"mean: {', '.join(row.name for row in own)}", part, cells, "mean"))
+                cells = {
+                    c: (fmean(v := [row.cells[c][0] for row in own]), stdev(v)) for c in columns
+                }
+                found.append(
+                    Row(f"mean: {', '.join(row.name for row in own)}", part, cells, "mean")
+                )
     return found
 
 
@@ -224,12 +288,23 @@ def _published(results: list[Result]) -> list[Row]:
         for row in rows if isinstance(rows, list) else []:
             if isinstance(row, dict) and isinstance(row.get("model"), str):
                 cells = {k: (v, None) for k, x in row.items() if (v := number(x)) is not None}
-                found.setdefault(row["model"], Row(row["model"], str(row.get("source", "")), cells, "published"))
+                found.setdefault(
+                    row["model"], Row(row["model"], str(row.get("source", "")), cells, "published")
+                )
     return list(found.values())
 
 
 def differences(protocols: dict[str, dict]) -> list[str]:
-    """Parameters whose values are not the same in all protocols: such runs are not to be compared."""
-    keys = list(dict.fromkeys(key for protocol in protocols.values() for key in protocol if key not in FOUND))
-    return [key for key in keys
-            if len({json.dumps(protocol.get(key), sort_keys=True) for protocol in protocols.values()}) > 1]
+    """Parameters whose values are not the same in all protocols: such runs are not to be
+    compared."""
+    keys = list(
+        dict.fromkeys(
+            key for protocol in protocols.values() for key in protocol if key not in FOUND
+        )
+    )
+    return [
+        key
+        for key in keys
+        if len({json.dumps(protocol.get(key), sort_keys=True) for protocol in protocols.values()})
+        > 1
+    ]

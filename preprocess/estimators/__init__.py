@@ -10,7 +10,8 @@ from functools import partial
 import cv2
 import numpy as np
 
-# name -> module; imported on first use, so that a CPU estimator never imports torch nor another's libraries
+# name -> module; imported on first use, so that a CPU estimator never imports torch nor another's
+# libraries
 ESTIMATORS = {
     "centre": "preprocess.estimators.centre",
     "fine_grained": "preprocess.estimators.fine_grained",
@@ -25,11 +26,11 @@ ESTIMATORS = {
     "sf": "preprocess.estimators.sf",
     "spectral": "preprocess.estimators.spectral",
 }
-# name -> module of a network with weights: preprocess.networks says what it must have; `load` takes its weights
+# name -> module of a network with weights: preprocess.networks says what it must have; `load` takes
+# its weights
 NETWORKS = {
     "basnet": "preprocess.estimators.basnet",
     "dino": "preprocess.estimators.dino",
-    "selftaught": "preprocess.estimators.selftaught",
     "u2net": "preprocess.estimators.u2net",
     "u2netp": "preprocess.estimators.u2netp",
 }
@@ -46,8 +47,9 @@ class Estimator:
         name: key of ESTIMATORS or NETWORKS.
         version: implementation version; raised whenever the maps change.
         parameters: JSON-able parameters of `function`.
-        function: (H, W, 3) uint8 RGB -> float32 (h, w) in [0, 1]; (h, w) may be a smaller working size, but always
-            covers the whole image, so that relative coordinates agree. Deterministic.
+        function: (H, W, 3) uint8 RGB -> float32 (h, w) in [0, 1]; (h, w) may be a smaller working
+            size, but always covers the whole image, so that relative coordinates agree.
+            Deterministic.
         weights: SHA-256 of a network's file of weights, hex; None for a method without.
         device: kind of device that computes.
     """
@@ -64,7 +66,8 @@ class Estimator:
         return self.function(image, **self.parameters)
 
     def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """`working` of each image; a network takes them all at once. No map depends on the other images."""
+        """`working` of each image; a network takes them all at once. No map depends on the other
+        images."""
         return [self.working(image) for image in images]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -78,9 +81,11 @@ def weights_of(name: str):
 
 
 def has_weights(name: str) -> bool:
-    """Whether network `name` finds a file under one of its names where it looks by itself (see `load`).
+    """Whether network `name` finds a file under one of its names where it looks by itself (see
+    `load`).
 
-    $DILO_WEIGHTS may be a file of any name: it is one network's, and so not taken for every other's.
+    $DILO_WEIGHTS may be a file of any name: it is one network's, and so not taken for every
+    other's.
     """
     from preprocess.networks.weights import find
 
@@ -93,47 +98,69 @@ def has_weights(name: str) -> bool:
 
 
 def resize_map(saliency: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize a float32 map; area-averaged where it shrinks, linear where it grows; stays in [0, 1]."""
+    """Resize a float32 map; area-averaged where it shrinks, linear where it grows; stays in [0,
+    1]."""
     if saliency.shape == (height, width):
         return saliency
     shrinks = width * height < saliency.shape[0] * saliency.shape[1]
-    return cv2.resize(saliency, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.resize(
+        saliency, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
 
 
-def load(name: str, refine: str = "none", weights: str | None = None, device: str = "cpu", precision: str = "fp32",
-         **parameters) -> Estimator:
+def load(
+    name: str,
+    refine: str = "none",
+    weights: str | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    **parameters,
+) -> Estimator:
     """The estimator `name` ("auto" resolves to AUTO) with its defaults overridden by `parameters`.
 
-    Each module has VERSION (int), PARAMETERS (dict of defaults) and `saliency(image, **parameters)`; those of NETWORKS
-    have what preprocess.networks says.
+    Each module has VERSION (int), PARAMETERS (dict of defaults) and `saliency(image,
+    **parameters)`; those of NETWORKS have what preprocess.networks says.
 
     Args:
-        refine: one of REFINEMENTS, applied to the map; where it is not "none" it is one of the estimator's parameters.
-        weights: of a network: file, or folder with it; None looks where preprocess.networks.weights.find does.
+        refine: one of REFINEMENTS, applied to the map; where it is not "none" it is one of the
+            estimator's parameters.
+        weights: of a network: file, or folder with it; None looks where
+            preprocess.networks.weights.find does.
         device: of a network: "cpu" or "cuda".  precision: of a network: "fp32" or "bf16".
 
     Raises:
-        ValueError: no such estimator, refinement or parameter; weights (a UsageError) that are not there or do not fit.
+        ValueError: no such estimator, refinement or parameter; weights (a UsageError) that are not
+            there or do not fit.
     """
     name = AUTO if name == "auto" else name
     if name not in ESTIMATORS and name not in NETWORKS:
-        raise ValueError(f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}; with weights: "
-                         f"{', '.join(sorted(NETWORKS))}")
+        raise ValueError(
+            f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}; with weights: "
+            f"{', '.join(sorted(NETWORKS))}"
+        )
     if refine not in REFINEMENTS:
         raise ValueError(f"no refinement {refine!r}; there are: {', '.join(REFINEMENTS)}")
     module = importlib.import_module(ESTIMATORS.get(name) or NETWORKS[name])
     unknown = sorted(set(parameters) - set(module.PARAMETERS))
     if unknown:
-        raise ValueError(f"estimator {name} has no parameter {', '.join(unknown)}; it has: "
-                         f"{', '.join(module.PARAMETERS) or 'none'}")
+        raise ValueError(
+            f"estimator {name} has no parameter {', '.join(unknown)}; it has: "
+            f"{', '.join(module.PARAMETERS) or 'none'}"
+        )
     parameters = {**module.PARAMETERS, **parameters}
     if name in NETWORKS:
         inference = importlib.import_module("preprocess.networks.inference")
         return inference.load(name, module, parameters, refine, weights, device, precision)
     if weights is not None or device != "cpu" or precision != "fp32":
-        raise ValueError(f"estimator {name} is no network: it takes no weights, device or precision; these do: "
-                         f"{', '.join(sorted(NETWORKS))}")
-    if refine == "none":  # absent from the parameters then, so that the option left alone changes no cache's identity
+        raise ValueError(
+            f"estimator {name} is no network: it takes no weights, device or precision; these do: "
+            f"{', '.join(sorted(NETWORKS))}"
+        )
+    if (
+        refine == "none"
+    ):  # absent from the parameters then, so that the option left alone changes no cache's identity
         return Estimator(name, module.VERSION, parameters, module.saliency)
     refined = importlib.import_module("preprocess.refine").refined
-    return Estimator(name, module.VERSION, {**parameters, "refine": refine}, partial(refined, module.saliency))
+    return Estimator(
+        name, module.VERSION, {**parameters, "refine": refine}, partial(refined, module.saliency)
+    )

@@ -1,7 +1,8 @@
-"""TokenCut (Wang et al., CVPR 2022) on a self-supervised vision transformer: no human label, not even of a class.
+"""TokenCut (Wang et al., CVPR 2022) on a self-supervised vision transformer: no human label, not
+even of a class.
 
-Departures from the authors' code: images are squashed to a square, so that they come in batches; the mask's edge is
-interpolated, and `--refine guided` stands in for their bilateral solver.
+Departures from the authors' code: images are squashed to a square, so that they come in batches;
+the mask's edge is interpolated, and `--refine guided` stands in for their bilateral solver.
 """
 
 from __future__ import annotations
@@ -18,10 +19,18 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PARAMETERS = {"side": 336, "tau": 0.2}  # px: a multiple of 8, 14 and 16
-WEIGHTS = Source(("dino_deitsmall16_pretrain.pth", "dino_deitsmall8_pretrain.pth", "dino_vitbase16_pretrain.pth",
-                  "dino_vitbase8_pretrain.pth", "dinov2_vits14_pretrain.pth", "dinov2_vitb14_pretrain.pth"),
-                 "the links in the READMEs of github.com/facebookresearch/dino (backbone only) and .../dinov2 (without "
-                 "registers), or timm's model.safetensors; no checksum is published")
+WEIGHTS = Source(
+    (
+        "dino_deitsmall16_pretrain.pth",
+        "dino_deitsmall8_pretrain.pth",
+        "dino_vitbase16_pretrain.pth",
+        "dino_vitbase8_pretrain.pth",
+        "dinov2_vits14_pretrain.pth",
+        "dinov2_vitb14_pretrain.pth",
+    ),
+    "the links in the READMEs of github.com/facebookresearch/dino (backbone only) and .../dinov2 (without "
+    "registers), or timm's model.safetensors; no checksum is published",
+)
 
 
 def prepare(image: np.ndarray, side: int, tau: float) -> np.ndarray:
@@ -35,7 +44,8 @@ def convert(state: dict, side: int, tau: float) -> dict:
 
 
 def build(state: dict | None = None, side: int = 336, tau: float = 0.2) -> nn.Module:
-    """DINO's or DINOv2's vision transformer (S, B or L, patches of 8, 14 or 16 px), by the file's shapes."""
+    """DINO's or DINOv2's vision transformer (S, B or L, patches of 8, 14 or 16 px), by the file's
+    shapes."""
     from preprocess.networks import vit
 
     return vit.build(**(vit.SMALL if state is None else vit.shape_of(state)))

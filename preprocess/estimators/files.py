@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.images import ImageError
+from data.sources.images import ImageError
 
 VERSION = 1
 

@@ -1,19 +1,21 @@
-"""Fine-grained saliency (Montabone and Soto, Image and Vision Computing 2010), OpenCV's: centre and surround."""
+"""Fine-grained saliency (Montabone and Soto, Image and Vision Computing 2010), OpenCV's: centre and
+surround."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from preprocess.pixels import working_image
-from preprocess.regions import unit
+from preprocess.vision.pixels import working_image
+from preprocess.vision.regions import unit
 
 VERSION = 1
 PARAMETERS = {"max_side": 256}
 
 
 def saliency(image: np.ndarray, max_side: int = 256) -> np.ndarray:
-    """Fine-grained saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the working size.
+    """Fine-grained saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the
+    working size.
 
     Args:
         max_side: of the working image, px.

@@ -1,4 +1,5 @@
-"""GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004), OpenCV's, from the map of another estimator."""
+"""GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004), OpenCV's, from the map of another
+estimator."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from preprocess import linear
-from preprocess import regions as graph
-from preprocess.regions import Regions, unit
+from preprocess.vision import ldl as linear
+from preprocess.vision import regions as graph
+from preprocess.vision.regions import Regions, unit
 
 VERSION = 1
 PARAMETERS = dict(graph.PARAMETERS)
@@ -18,13 +18,15 @@ CLEAR = 2.0  # histogram score from which the times are weighted by the equilibr
 
 
 def saliency(image: np.ndarray, **parameters) -> np.ndarray:
-    """Absorbed-time saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the working size."""
+    """Absorbed-time saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the
+    working size."""
     parts = graph.regions(image, **parameters)
     return parts.paint(solve(parts))
 
 
 def solve(parts: Regions) -> np.ndarray:
-    """(n,) float64 saliency in [0, 1]: the expected time to absorption at the image border (sections 3 and 4)."""
+    """(n,) float64 saliency in [0, 1]: the expected time to absorption at the image border
+    (sections 3 and 4)."""
     weight = affinity(parts)
     border = parts.sides.any(0)
     kept = weight.sum(1) >= LONELY
@@ -46,7 +48,8 @@ def solve(parts: Regions) -> np.ndarray:
 
 
 def affinity(parts: Regions) -> np.ndarray:
-    """(n, n) float64 weights exp(-theta d) + floor on the two-ring, 1 on the diagonal; opposite sides touch."""
+    """(n, n) float64 weights exp(-theta d) + floor on the two-ring, 1 on the diagonal; opposite
+    sides touch."""
     top, bottom, left, right = parts.sides
     linked = parts.adjacent.copy()
     for a, b in (top, bottom), (left, right):
@@ -64,11 +67,13 @@ def affinity(parts: Regions) -> np.ndarray:
 
 
 def absorbed_time(weight: np.ndarray, absorbing: np.ndarray) -> np.ndarray:
-    """(m,) expected steps of a walk on (m, m) weights until it meets a duplicate of an absorbing node, min-max
-    normalised (equation 4), and weighted by the equilibrium where the times are two clear groups (section 4.2)."""
+    """(m,) expected steps of a walk on (m, m) weights until it meets a duplicate of an absorbing
+    node, min-max normalised (equation 4), and weighted by the equilibrium where the times are two
+    clear groups (section 4.2)."""
     total = weight.sum(1)
     leave = total + weight[:, absorbing].sum(1)
-    # (I - P) y = b with P = diag(leave)^-1 W, multiplied by diag(leave): symmetric and positive definite
+    # (I - P) y = b with P = diag(leave)^-1 W, multiplied by diag(leave): symmetric and positive
+    # definite
     equilibrium = total / total.sum()
     ends = np.stack([np.ones(len(weight)), unit_sum(1 / equilibrium)], 1)
     times = linear.solve(np.diag(leave) - weight, leave[:, None] * ends)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from preprocess import linear
-from preprocess import regions as graph
-from preprocess.regions import CUT, Regions, gaussian, unit
+from preprocess.vision import ldl as linear
+from preprocess.vision import regions as graph
+from preprocess.vision.regions import CUT, Regions, gaussian, unit
 
 VERSION = 1
-PARAMETERS = {**graph.PARAMETERS, "iterations": 6}  # of SLIC; ten take 0.6 ms more and gain .001 to .003
+PARAMETERS = {
+    **graph.PARAMETERS,
+    "iterations": 6,
+}  # of SLIC; ten take 0.6 ms more and gain .001 to .003
 SIGMA_CONNECTIVITY = 1.0  # of the background probability, section 4.1
-SIGMA_SPACE = 0.4  # of the weighted contrast; positions are in 0..1 (the authors' code; the paper prints 0.25)
+# of the weighted contrast; positions are in 0..1 (the authors' code; the paper prints 0.25)
+SIGMA_SPACE = 0.4
 CERTAIN = 3.0  # boundary connectivity beyond which a superpixel is held to be background
 CERTAIN_WEIGHT = 1000.0
 BACKGROUND = 5.0  # weight of the background term against the foreground term
@@ -20,7 +24,8 @@ MU = 0.1  # smoothness between neighbours whatever their colours
 
 
 def saliency(image: np.ndarray, **parameters) -> np.ndarray:
-    """RBD's optimised saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the working size."""
+    """RBD's optimised saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the
+    working size."""
     parts = graph.regions(image, **parameters)
     return parts.paint(solve(parts))
 
@@ -31,7 +36,7 @@ def solve(parts: Regions) -> np.ndarray:
     clique = np.logical_and.outer(parts.border, parts.border)
     scale = graph.scales(parts)
     connectivity = boundary_connectivity(colour, parts.adjacent | clique, parts.border, scale)
-    probability = 1 - np.exp(-connectivity**2 / (2 * SIGMA_CONNECTIVITY**2))
+    probability = 1 - np.exp(-(connectivity**2) / (2 * SIGMA_CONNECTIVITY**2))
     weight = np.where(connectivity > CERTAIN, CERTAIN_WEIGHT, probability)
     contrast = weighted_contrast(colour, parts.space, probability)
     foreground = above_otsu(unit(contrast))
@@ -42,12 +47,15 @@ def solve(parts: Regions) -> np.ndarray:
     return unit(optimise(affinity, foreground, BACKGROUND * weight))
 
 
-def boundary_connectivity(colour: np.ndarray, linked: np.ndarray, border: np.ndarray,
-                          scale: graph.Scales) -> np.ndarray:
-    """How strongly each superpixel's region touches the image border: length along it over the root of its area.
+def boundary_connectivity(
+    colour: np.ndarray, linked: np.ndarray, border: np.ndarray, scale: graph.Scales
+) -> np.ndarray:
+    """How strongly each superpixel's region touches the image border: length along it over the root
+    of its area.
 
     Args:
-        colour: (n, n) Lab distances; linked: (n, n) bool graph; border: (n,) bool; scale: edge clip and sigma.
+        colour: (n, n) Lab distances; linked: (n, n) bool graph; border: (n,) bool; scale: edge clip
+            and sigma.
 
     Returns:
         (n,) float64 >= 0 (section 3.1, equations 3 to 5).
@@ -59,16 +67,18 @@ def boundary_connectivity(colour: np.ndarray, linked: np.ndarray, border: np.nda
 
 @njit("float64[::1](float64[:, ::1], float64[:, ::1], float64[::1])", cache=True, nogil=True)
 def weighted_contrast(colour, space, probability):
-    """(n,) float64 contrast to what is likely background, sum_j colour_ij gaussian(space_ij) probability_j.
+    """(n,) float64 contrast to what is likely background, sum_j colour_ij gaussian(space_ij)
+    probability_j.
 
-    Equation 7 of section 4.1, from (n, n) symmetric Lab distances and positions' distances; one exponential a pair.
+    Equation 7 of section 4.1, from (n, n) symmetric Lab distances and positions' distances; one
+    exponential a pair.
     """
     n = len(probability)
     out = np.zeros(n)
     for i in range(n):
         for j in range(i):
             if space[i, j] <= CUT * SIGMA_SPACE:
-                pair = colour[i, j] * np.exp(space[i, j] ** 2 * (-0.5 / SIGMA_SPACE ** 2))
+                pair = colour[i, j] * np.exp(space[i, j] ** 2 * (-0.5 / SIGMA_SPACE**2))
                 out[i] += pair * probability[j]
                 out[j] += pair * probability[i]
     return out
@@ -81,7 +91,8 @@ def above_otsu(values: np.ndarray) -> np.ndarray:
 
 
 def otsu(counts: np.ndarray) -> float:
-    """Otsu's threshold of (256,) counts, in 0..255: the middle of a plateau; -1 where all lie in one bin."""
+    """Otsu's threshold of (256,) counts, in 0..255: the middle of a plateau; -1 where all lie in
+    one bin."""
     below, mass = np.cumsum(counts), np.cumsum(counts * np.arange(256))
     above = below[-1] - below
     valid = (below > 0) & (above > below[-1] * 1e-12)
@@ -93,11 +104,14 @@ def otsu(counts: np.ndarray) -> float:
 
 
 def optimise(affinity: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """The minimiser s of sum bg s^2 + sum fg (s - 1)^2 + sum_{i<j} w_ij (s_i - s_j)^2 (section 4.2, equation 9).
+    """The minimiser s of sum bg s^2 + sum fg (s - 1)^2 + sum_{i<j} w_ij (s_i - s_j)^2 (section 4.2,
+    equation 9).
 
     Args:
         affinity: (n, n) symmetric w >= 0, zero diagonal; foreground, background: (n,) weights >= 0.
     """
     system = -affinity
-    system.flat[::len(system) + 1] += affinity.sum(1) + background + foreground + 1e-9  # a flat image has no terms
+    system.flat[:: len(system) + 1] += (
+        affinity.sum(1) + background + foreground + 1e-9
+    )  # a flat image has no terms
     return linear.solve(system, foreground)

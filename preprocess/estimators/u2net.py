@@ -1,4 +1,5 @@
-"""U²-Net, 44 M parameters (Qin et al., Pattern Recognition 2020): trained by its authors on DUTS's human masks."""
+"""U²-Net, 44 M parameters (Qin et al., Pattern Recognition 2020): trained by its authors on DUTS's
+human masks."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["PARAMETERS", "VERSION", "WEIGHTS", "build", "finish", "prepare", "run"]
 VERSION = 1
 PARAMETERS = {"side": 320}
-WEIGHTS = Source(("u2net.pth",), "the links in the README of github.com/xuebinqin/U-2-Net",
-                 {"u2net.pth": "md5 09fb4e49b7f785c9f855baf94916840a"})
+WEIGHTS = Source(
+    ("u2net.pth",),
+    "the links in the README of github.com/xuebinqin/U-2-Net",
+    {"u2net.pth": "md5 09fb4e49b7f785c9f855baf94916840a"},
+)
 
 
 def build(state: dict | None = None, side: int = 320) -> nn.Module:

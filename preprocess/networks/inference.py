@@ -17,10 +17,16 @@ from data.cli import UsageError
 from data.tensors import SHOWN, misfit, read_tensors
 from preprocess.estimators import REFINED_SIDE, Estimator
 from preprocess.networks.weights import find
-from preprocess.pixels import working_image
+from preprocess.vision.pixels import working_image
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WRAPPERS = ("state_dict", "model", "network", "net", "teacher")  # under which checkpoints keep the state
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "network",
+    "net",
+    "teacher",
+)  # under which checkpoints keep the state
 PREFIXES = ("module.", "backbone.")  # of DistributedDataParallel, of DINO's full checkpoints
 
 
@@ -30,8 +36,9 @@ class Network(Estimator):
 
     Attributes:
         precision: "fp32" or "bf16".  refine: one of REFINEMENTS.
-        module: the estimator's module.  options: what its functions take; `parameters`, which a cache's identity
-            stores, are these, and refinement and precision where they are not the usual ones.
+        module: the estimator's module.  options: what its functions take; `parameters`, which a
+            cache's identity stores, are these, and refinement and precision where they are not the
+            usual ones.
         network: in evaluation mode, on device `place` ("cuda:1").
     """
 
@@ -47,10 +54,14 @@ class Network(Estimator):
 
     def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         outputs = self.forward(np.stack([self.prepare(image) for image in images]))
-        return [self.finish(out, self.thumbnail(image)) for out, image in zip(outputs, images, strict=True)]
+        return [
+            self.finish(out, self.thumbnail(image))
+            for out, image in zip(outputs, images, strict=True)
+        ]
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """What the network sees of an (H, W, 3) uint8 RGB image; the same shape and dtype for every image."""
+        """What the network sees of an (H, W, 3) uint8 RGB image; the same shape and dtype for every
+        image."""
         return self.module.prepare(image, **self.options)
 
     def thumbnail(self, image: np.ndarray) -> np.ndarray | None:
@@ -64,9 +75,16 @@ class Network(Estimator):
             torch.OutOfMemoryError: the batch is too large for the device; MemoryError: for the CPU.
         """
         try:
-            with torch.inference_mode(), _settings(), torch.autocast(self.device, PRECISIONS[self.precision],
-                                                                     enabled=self.precision != "fp32"):
-                out: Tensor = self.module.run(self.network, torch.from_numpy(batch).to(self.place), **self.options)
+            with (
+                torch.inference_mode(),
+                _settings(),
+                torch.autocast(
+                    self.device, PRECISIONS[self.precision], enabled=self.precision != "fp32"
+                ),
+            ):
+                out: Tensor = self.module.run(
+                    self.network, torch.from_numpy(batch).to(self.place), **self.options
+                )
                 return out.float().cpu().numpy()
         except RuntimeError as error:
             if "allocate memory" in str(error) and not isinstance(error, torch.OutOfMemoryError):
@@ -85,22 +103,42 @@ class Network(Estimator):
 
 @contextmanager
 def _settings():
-    """fp32 that is fp32, and the same sums at every run: TensorFloat-32 would move maps by more than two levels."""
+    """fp32 that is fp32, and the same sums at every run: TensorFloat-32 would move maps by more
+    than two levels."""
     backends = torch.backends
-    before = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic
-    backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic = False, False, True
+    before = (
+        backends.cuda.matmul.allow_tf32,
+        backends.cudnn.allow_tf32,
+        backends.cudnn.deterministic,
+    )
+    backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic = (
+        False,
+        False,
+        True,
+    )
     try:
         yield
     finally:
-        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic = before
+        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic = (
+            before
+        )
 
 
-def load(name: str, module: ModuleType, parameters: dict, refine: str = "none", weights: str | None = None,
-         device: str = "cpu", precision: str = "fp32") -> Network:
-    """The network estimator `name` with its weights (see preprocess.networks.weights.find), ready on the device.
+def load(
+    name: str,
+    module: ModuleType,
+    parameters: dict,
+    refine: str = "none",
+    weights: str | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> Network:
+    """The network estimator `name` with its weights (see preprocess.networks.weights.find), ready
+    on the device.
 
     Raises:
-        UsageError: one line: no weights, a file that cannot be read, or does not fit; no such device or precision.
+        UsageError: one line: no weights, a file that cannot be read, or does not fit; no such
+            device or precision.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
@@ -111,15 +149,36 @@ def load(name: str, module: ModuleType, parameters: dict, refine: str = "none", 
         stored["refine"] = refine
     if precision != "fp32":
         stored["precision"] = precision
-    network, digest = _load(name, module, tuple(sorted(parameters.items())), path, (stat.st_size, stat.st_mtime_ns),
-                            device)
-    return Network(name, module.VERSION, stored, None, digest, torch.device(device).type, precision, refine, module,
-                   parameters, network, device)
+    network, digest = _load(
+        name,
+        module,
+        tuple(sorted(parameters.items())),
+        path,
+        (stat.st_size, stat.st_mtime_ns),
+        device,
+    )
+    return Network(
+        name,
+        module.VERSION,
+        stored,
+        None,
+        digest,
+        torch.device(device).type,
+        precision,
+        refine,
+        module,
+        parameters,
+        network,
+        device,
+    )
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, module: ModuleType, parameters: tuple, path: Path, stat: tuple, device: str) -> tuple:
-    """(network, SHA-256 of its file); kept, for callers that load an estimator anew for every image."""
+def _load(
+    name: str, module: ModuleType, parameters: tuple, path: Path, stat: tuple, device: str
+) -> tuple:
+    """(network, SHA-256 of its file); kept, for callers that load an estimator anew for every
+    image."""
     content, digest = read_tensors(path)
     options = dict(parameters)
     state = tensors_of(content, path)
@@ -131,21 +190,34 @@ def _load(name: str, module: ModuleType, parameters: tuple, path: Path, stat: tu
         raise UsageError(f"{path}: {error}") from error
     try:
         return network.eval().requires_grad_(False).to(device), digest
-    except (RuntimeError, AssertionError) as error:  # what torch raises where it has no CUDA, or no such card
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # what torch raises where it has no CUDA, or no such card
         raise UsageError(f"--device {device}: {' '.join(str(error).split())[:200]}") from error
 
 
 def tensors_of(content: object, path: Path) -> dict[str, Tensor]:
-    """The one state of a checkpoint, without wrappers and prefixes. UsageError where there is none."""
+    """The one state of a checkpoint, without wrappers and prefixes. UsageError where there is
+    none."""
     while isinstance(content, dict):
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
         content = inner
-    state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)} \
-        if isinstance(content, dict) else {}
+    state = (
+        {
+            key: value
+            for key, value in content.items()
+            if isinstance(key, str) and isinstance(value, Tensor)
+        }
+        if isinstance(content, dict)
+        else {}
+    )
     if not state:
-        raise UsageError(f"{path}: holds no state_dict, no {{name: tensor}} of a network's parameters")
+        raise UsageError(
+            f"{path}: holds no state_dict, no {{name: tensor}} of a network's parameters"
+        )
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -156,21 +228,38 @@ def fitted(build: Callable[[], nn.Module], state: dict[str, Tensor], what: str) 
     """`build()` with the weights `state`.
 
     Raises:
-        UsageError: `what`, and which keys are missing, unexpected or of another shape; or tensors that are not finite.
+        UsageError: `what`, and which keys are missing, unexpected or of another shape; or tensors
+            that are not finite.
     """
-    odd = [key for key, value in state.items() if value.layout != torch.strided or value.is_quantized
-           or value.is_complex() or value.is_meta]
+    odd = [
+        key
+        for key, value in state.items()
+        if value.layout != torch.strided
+        or value.is_quantized
+        or value.is_complex()
+        or value.is_meta
+    ]
     if odd:
-        raise UsageError(f"{what}: {len(odd)} of its tensors are sparse, quantised or complex ({odd[0]})")
+        raise UsageError(
+            f"{what}: {len(odd)} of its tensors are sparse, quantised or complex ({odd[0]})"
+        )
     network = build()
     wanted = network.state_dict()
-    state = {**{k: torch.zeros((), dtype=torch.long) for k in wanted
-                if k.endswith("num_batches_tracked")}, **state}  # files of before torch 0.4 have none
+    state = {
+        **{
+            k: torch.zeros((), dtype=torch.long)
+            for k in wanted
+            if k.endswith("num_batches_tracked")
+        },
+        **state,
+    }  # files of before torch 0.4 have none
     wrong = misfit(state, wanted)
     if wrong:
         raise UsageError(f"{what}; {wrong}")
     broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
     if broken:
-        raise UsageError(f"{what}: {len(broken)} of its tensors are not finite ({', '.join(broken[:SHOWN])})")
+        raise UsageError(
+            f"{what}: {len(broken)} of its tensors are not finite ({', '.join(broken[:SHOWN])})"
+        )
     network.load_state_dict(state)
     return network

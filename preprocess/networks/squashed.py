@@ -1,4 +1,5 @@
-"""The common form of a saliency network: a photograph squashed to a square in, one map of it out."""
+"""The common form of a saliency network: a photograph squashed to a square in, one map of it
+out."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocess.pixels import shrink
+from preprocess.vision.pixels import shrink
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,22 +17,27 @@ FLAT = 1e-6  # a map with less contrast than this has nothing to stretch
 
 
 def prepare(image: np.ndarray, side: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB squashed to (side, side, 3) uint8: bilinear, smoothed where it shrinks to under a half.
+    """(H, W, 3) uint8 RGB squashed to (side, side, 3) uint8: bilinear, smoothed where it shrinks to
+    under a half.
 
-    The authors of U²-Net and BASNet keep the resized image in floating point: that differs by half a level.
+    The authors of U²-Net and BASNet keep the resized image in floating point: that differs by half
+    a level.
     """
     return np.ascontiguousarray(shrink(image, side, side))
 
 
 def run(network: nn.Module, batch: Tensor, side: int) -> Tensor:
-    """(B, side, side, 3) uint8 to the network's (B, h, w) maps; each image is divided by its own largest value."""
+    """(B, side, side, 3) uint8 to the network's (B, h, w) maps; each image is divided by its own
+    largest value."""
     return network(normalise(batch))
 
 
 def finish(output: np.ndarray, side: int) -> np.ndarray:
-    """(h, w) float32 stretched to [0, 1] by its own least and largest value; one without contrast stays as it is.
+    """(h, w) float32 stretched to [0, 1] by its own least and largest value; one without contrast
+    stays as it is.
 
-    The authors' own function takes both values from the whole batch, which they only ever fill with one image.
+    The authors' own function takes both values from the whole batch, which they only ever fill with
+    one image.
     """
     low, high = float(output.min()), float(output.max())
     if high - low < FLAT:
@@ -40,7 +46,8 @@ def finish(output: np.ndarray, side: int) -> np.ndarray:
 
 
 def normalise(batch: Tensor) -> Tensor:
-    """(B, h, w, 3) uint8 to (B, 3, h, w) float32: divided by each image's maximum, then ImageNet's mean and deviation.
+    """(B, h, w, 3) uint8 to (B, 3, h, w) float32: divided by each image's maximum, then ImageNet's
+    mean and deviation.
 
     U²-Net's and BASNet's ToTensorLab; a black image is divided by one.
     """

@@ -1,4 +1,5 @@
-"""U²-Net and its small version (Qin et al., Pattern Recognition 2020): a U-Net whose blocks are U-Nets.
+"""U²-Net and its small version (Qin et al., Pattern Recognition 2020): a U-Net whose blocks are
+U-Nets.
 
 Parameters have the names and shapes of the authors' checkpoints `u2net.pth` and `u2netp.pth`.
 """
@@ -11,12 +12,23 @@ from torch.nn import functional as F
 
 FLAT = 0  # height of a block that dilates instead of pooling (RSU-4F in the paper)
 # stage -> (height, channels in, inside and out), figure 5 and table 1 of the paper
-LARGE = {"stage1": (7, 3, 32, 64), "stage2": (6, 64, 32, 128), "stage3": (5, 128, 64, 256),
-         "stage4": (4, 256, 128, 512), "stage5": (FLAT, 512, 256, 512), "stage6": (FLAT, 512, 256, 512),
-         "stage5d": (FLAT, 1024, 256, 512), "stage4d": (4, 1024, 128, 256), "stage3d": (5, 512, 64, 128),
-         "stage2d": (6, 256, 32, 64), "stage1d": (7, 128, 16, 64)}
-SMALL = {name: (height, {"stage1": 3}.get(name, 128 if name.endswith("d") else 64), 16, 64)
-         for name, (height, _, _, _) in LARGE.items()}
+LARGE = {
+    "stage1": (7, 3, 32, 64),
+    "stage2": (6, 64, 32, 128),
+    "stage3": (5, 128, 64, 256),
+    "stage4": (4, 256, 128, 512),
+    "stage5": (FLAT, 512, 256, 512),
+    "stage6": (FLAT, 512, 256, 512),
+    "stage5d": (FLAT, 1024, 256, 512),
+    "stage4d": (4, 1024, 128, 256),
+    "stage3d": (5, 512, 64, 128),
+    "stage2d": (6, 256, 32, 64),
+    "stage1d": (7, 128, 16, 64),
+}
+SMALL = {
+    name: (height, {"stage1": 3}.get(name, 128 if name.endswith("d") else 64), 16, 64)
+    for name, (height, _, _, _) in LARGE.items()
+}
 
 
 class Unit(nn.Module):
@@ -32,7 +44,8 @@ class Unit(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual U-block (RSU-L): `height` units down, of which the last dilates, and as many less one up again.
+    """A residual U-block (RSU-L): `height` units down, of which the last dilates, and as many less
+    one up again.
 
     Args:
         height: L of the paper; FLAT: four units that dilate by 1, 2, 4 and 8 and never pool.
@@ -57,12 +70,15 @@ class Block(nn.Module):
             levels.append(h)
         h = getattr(self, f"rebnconv{self.height}")(h)
         for i in range(self.height - 1, 0, -1):
-            h = getattr(self, f"rebnconv{i}d")(torch.cat([enlarge(h, levels[i - 1]), levels[i - 1]], 1))
+            h = getattr(self, f"rebnconv{i}d")(
+                torch.cat([enlarge(h, levels[i - 1]), levels[i - 1]], 1)
+            )
         return h + start
 
 
 class U2Net(nn.Module):
-    """(B, 3, H, W) float, normalised as the authors do, to (B, H, W) saliency in [0, 1]: their fused map d0.
+    """(B, 3, H, W) float, normalised as the authors do, to (B, H, W) saliency in [0, 1]: their
+    fused map d0.
 
     Args:
         stages: LARGE (44.0 M parameters) or SMALL (1.13 M).
@@ -73,7 +89,10 @@ class U2Net(nn.Module):
         for name, shape in stages.items():
             self.add_module(name, Block(*shape))
         for i in range(1, 7):
-            self.add_module(f"side{i}", nn.Conv2d(stages[f"stage{i}d" if i < 6 else "stage6"][3], 1, 3, padding=1))
+            self.add_module(
+                f"side{i}",
+                nn.Conv2d(stages[f"stage{i}d" if i < 6 else "stage6"][3], 1, 3, padding=1),
+            )
         self.outconv = nn.Conv2d(6, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,9 +102,13 @@ class U2Net(nn.Module):
             levels.append(x)
         sides = [self.side6(x)]
         for i in range(5, 0, -1):
-            x = getattr(self, f"stage{i}d")(torch.cat([enlarge(x, levels[i - 1]), levels[i - 1]], 1))
+            x = getattr(self, f"stage{i}d")(
+                torch.cat([enlarge(x, levels[i - 1]), levels[i - 1]], 1)
+            )
             sides.insert(0, getattr(self, f"side{i}")(x))
-        return torch.sigmoid(self.outconv(torch.cat([enlarge(s, sides[0]) for s in sides], 1)))[:, 0]
+        return torch.sigmoid(self.outconv(torch.cat([enlarge(s, sides[0]) for s in sides], 1)))[
+            :, 0
+        ]
 
 
 def halve(x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Where a network's file of weights is: given, in $DILO_WEIGHTS, or in torch hub's cache. Nothing is downloaded."""
+"""Where a network's file of weights is: given, in $DILO_WEIGHTS, or in torch hub's cache. Nothing
+is downloaded."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ class Source:
 
 def hub_folder() -> Path:
     """Where torch.hub keeps checkpoints; found without importing torch."""
-    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
+    home = os.environ.get("TORCH_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"
+    )
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
@@ -41,8 +44,9 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
     """The file of weights of network `name`.
 
     Args:
-        given: file, or folder that has it under one of its names; None: $DILO_WEIGHTS (file or folder), then torch
-            hub's cache folder, then the file that comes with this project where there is one.
+        given: file, or folder that has it under one of its names; None: $DILO_WEIGHTS (file or
+            folder), then torch hub's cache folder, then the file that comes with this project where
+            there is one.
 
     Raises:
         UsageError: one line: there is none, and where it can be had.
@@ -50,7 +54,11 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
     if given is not None:
         found = _in(Path(given), source)
         if found is None:
-            what = f"holds no {' or '.join(source.files)}" if Path(given).is_dir() else "no such file of weights"
+            what = (
+                f"holds no {' or '.join(source.files)}"
+                if Path(given).is_dir()
+                else "no such file of weights"
+            )
             raise UsageError(f"{given}: {what} for {name}; get it from {source}")
         return found
     variable = os.environ.get("DILO_WEIGHTS")
@@ -59,13 +67,16 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
         found = _in(place, source)
         if found is not None:
             return found
-    raise UsageError(f"no weights for {name}: put {' or '.join(source.files)} into $DILO_WEIGHTS "
-                     f"({variable or 'not set'}) or {hub_folder()}, or give --weights FILE to the command that has it "
-                     f"(python -m preprocess); get it from {source}")
+    raise UsageError(
+        f"no weights for {name}: put {' or '.join(source.files)} into $DILO_WEIGHTS "
+        f"({variable or 'not set'}) or {hub_folder()}, or give --weights FILE to the command that has it "
+        f"(python -m preprocess); get it from {source}"
+    )
 
 
 def unpublished(path: Path, source: Source) -> str | None:
-    """None where the file is the published one of its name, or none is known; else the checksum that it should have."""
+    """None where the file is the published one of its name, or none is known; else the checksum
+    that it should have."""
     published = (source.checksums or {}).get(path.name)
     if published is None:
         return None

@@ -7,9 +7,16 @@ import pytest
 from data.__main__ import main
 
 
-@pytest.mark.parametrize(("command", "arguments"), [
-    ("info", "CACHE"), ("pack", "IMAGES OUT"), ("list", "IMAGES"), ("synthetic", "OUT"),
-    ("challenge", "IMAGES CACHE OUT")])
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("info", "CACHE"),
+        ("pack", "IMAGES OUT"),
+        ("list", "IMAGES"),
+        ("synthetic", "OUT"),
+        ("challenge", "IMAGES CACHE OUT"),
+    ],
+)
 def test_usage_names_the_positional_arguments(command, arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["data", command, "--help"])
     with pytest.raises(SystemExit):

@@ -20,7 +20,9 @@ def test_a_signal_is_noted_and_the_handlers_come_back(number):
 
 
 def test_a_second_one_kills():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background is born deaf to it
     try:
         with pytest.raises(KeyboardInterrupt), Stopping():
             os.kill(os.getpid(), signal.SIGINT)

@@ -23,8 +23,15 @@ def sections() -> dict[str, str]:
 @pytest.mark.parametrize("name", list(sections()))
 def test_the_example_works_as_written(name, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(ROOT, copy, ignore=lambda folder, names: {
-        n for n in names if n in (".git", ".venv", "runs", "caches", ".ruff_cache", ".pytest_cache")})
+    shutil.copytree(
+        ROOT,
+        copy,
+        ignore=lambda folder, names: {
+            n
+            for n in names
+            if n in (".git", ".venv", "runs", "caches", ".ruff_cache", ".pytest_cache")
+        },
+    )
     files = FILE.findall(sections()[name])
     assert len(files) >= 2
     for file, source in files:
@@ -37,9 +44,15 @@ def test_the_example_works_as_written(name, tmp_path):
     (binaries / "python").chmod(0o755)
     environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     for script in SHELL.findall(sections()[name]):
-        done = subprocess.run(["bash", "-ec", script], cwd=copy, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-ec", script], cwd=copy, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert re.search(r"[1-9]\d* passed", done.stdout) and "failed" not in done.stdout
-    linted = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", *[f for f, _ in files]], cwd=copy,
-                            capture_output=True, text=True)
+    linted = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", *[f for f, _ in files]],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+    )
     assert linted.returncode == 0, linted.stdout

@@ -1,4 +1,5 @@
-"""Exports, read back by the tool or by a network in its names, give the features that they were made from."""
+"""Exports, read back by the tool or by a network in its names, give the features that they were
+made from."""
 
 import subprocess
 import sys
@@ -29,11 +30,19 @@ def trained(network):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A ResNet-18 with its classifier, as torchvision saves it, and the same as MoCo saves one, with a head."""
+    """A ResNet-18 with its classifier, as torchvision saves it, and the same as MoCo saves one,
+    with a head."""
     root, network = tmp_path_factory.mktemp("files"), trained(resnet18())
     torch.save(network.state_dict(), root / "classifier.pth")
-    state = {f"module.encoder_q.{k}": v for k, v in network.state_dict().items() if not k.startswith("fc.")}
-    head = {"module.encoder_q.fc.weight": torch.randn(128, 512), "module.encoder_q.fc.bias": torch.randn(128)}
+    state = {
+        f"module.encoder_q.{k}": v
+        for k, v in network.state_dict().items()
+        if not k.startswith("fc.")
+    }
+    head = {
+        "module.encoder_q.fc.weight": torch.randn(128, 512),
+        "module.encoder_q.fc.bias": torch.randn(128),
+    }
     torch.save({"state_dict": state | head, "arch": "resnet18"}, root / "moco.pth.tar")
     return root, network
 
@@ -44,14 +53,19 @@ def features(network, x):
     return network.layer4(network.layer3(network.layer2(network.layer1(x)))).mean((2, 3))
 
 
-@pytest.mark.parametrize(("name", "classifier"), [("classifier.pth", True), ("moco.pth.tar", False)])
+@pytest.mark.parametrize(
+    ("name", "classifier"), [("classifier.pth", True), ("moco.pth.tar", False)]
+)
 def test_torchvision_reads_it(files, tmp_path, name, classifier):
     root, network = files
     result = export.run("torchvision", str(tmp_path / "x.pth"), weights=str(root / name))
     assert result["classifier"] is classifier
     model = resnet18().eval()
     misses = model.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True), strict=False)
-    assert misses.missing_keys == ([] if classifier else ["fc.weight", "fc.bias"]) and not misses.unexpected_keys
+    assert (
+        misses.missing_keys == ([] if classifier else ["fc.weight", "fc.bias"])
+        and not misses.unexpected_keys
+    )
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(features(model, x), features(network, x))
     assert torch.equal(model(x), network(x)) is classifier
@@ -67,8 +81,12 @@ def test_timm_loads_it_strictly(files, tmp_path, name, classes, suffix):
     # strict is create_model's default
     model = timm.create_model("resnet18", num_classes=classes, checkpoint_path=str(path)).eval()
     x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(model(x), network(x) if classes else features(network, x), rtol=1e-4, atol=1e-4)
-    with pytest.raises(RuntimeError, match="fc"):  # it is strict: what has no classifier is not a classifier
+    torch.testing.assert_close(
+        model(x), network(x) if classes else features(network, x), rtol=1e-4, atol=1e-4
+    )
+    with pytest.raises(
+        RuntimeError, match="fc"
+    ):  # it is strict: what has no classifier is not a classifier
         timm.create_model("resnet18", num_classes=0 if classes else 1000, checkpoint_path=str(path))
 
 
@@ -108,7 +126,10 @@ class Detectron2ResNet50(nn.Module):
         inputs = 64
         for i, blocks in enumerate((3, 4, 6, 3)):
             outputs = 256 * 2**i
-            stage = [Bottleneck(outputs if b else inputs, outputs, 2 if i and not b else 1) for b in range(blocks)]
+            stage = [
+                Bottleneck(outputs if b else inputs, outputs, 2 if i and not b else 1)
+                for b in range(blocks)
+            ]
             self.add_module(f"res{i + 2}", nn.Sequential(*stage))
             inputs = outputs
 
@@ -122,12 +143,19 @@ def test_a_network_in_detectron2s_names_reads_it(tmp_path):
     torch.save(network.state_dict(), tmp_path / "r50.pth")
     result = export.run("detectron2", str(tmp_path / "x.pth"), weights=str(tmp_path / "r50.pth"))
     assert result["settings"]["MODEL.RESNETS.DEPTH"] == 50
-    content = torch.load(tmp_path / "x.pth", weights_only=True)  # as its Checkpointer does, and nothing to unpickle
+    content = torch.load(
+        tmp_path / "x.pth", weights_only=True
+    )  # as its Checkpointer does, and nothing to unpickle
     # what DetectionCheckpointer looks at: "model", and names matched by their ends
-    assert set(content) == {"model", "__author__", "matching_heuristics"} and content["__author__"] != "Caffe2"
+    assert (
+        set(content) == {"model", "__author__", "matching_heuristics"}
+        and content["__author__"] != "Caffe2"
+    )
     model = Detectron2ResNet50().eval()
     misses = model.load_state_dict(content["model"], strict=False)
-    assert not misses.unexpected_keys and all(k.endswith("num_batches_tracked") for k in misses.missing_keys)
+    assert not misses.unexpected_keys and all(
+        k.endswith("num_batches_tracked") for k in misses.missing_keys
+    )
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(x), features(network, x))
 
@@ -136,10 +164,12 @@ def test_what_cannot_be_exported_is_said(files, tmp_path):
     root, _ = files
     torch.save(backbone("resnet18", "small").state_dict(), tmp_path / "small.pt")
     torch.save(backbone("resnet10", "imagenet", 4).state_dict(), tmp_path / "narrow.pt")
-    for options, message in ((("timm", "x.pth", None, str(tmp_path / "small.pt")), "first layer for small"),
-                             (("detectron2", "x.pth", None, str(tmp_path / "narrow.pt")), "resnet10"),
-                             (("detectron2", "x.pkl", None, str(root / "classifier.pth")), "reads .pth"),
-                             (("timm", "x.pth"), "either")):
+    for options, message in (
+        (("timm", "x.pth", None, str(tmp_path / "small.pt")), "first layer for small"),
+        (("detectron2", "x.pth", None, str(tmp_path / "narrow.pt")), "resnet10"),
+        (("detectron2", "x.pkl", None, str(root / "classifier.pth")), "reads .pth"),
+        (("timm", "x.pth"), "either"),
+    ):
         with pytest.raises(UsageError, match=message):
             export.run(options[0], str(tmp_path / options[1]), *options[2:])
         assert not (tmp_path / options[1]).exists()
@@ -147,9 +177,22 @@ def test_what_cannot_be_exported_is_said(files, tmp_path):
 
 def test_on_the_command_line(files, tmp_path):
     root, _ = files
-    done = subprocess.run([sys.executable, "-m", "evaluate", "export", "--to", "detectron2", "--weights",
-                           str(root / "moco.pth.tar"), "--out", str(tmp_path / "new" / "x.pth")],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "evaluate",
+            "export",
+            "--to",
+            "detectron2",
+            "--weights",
+            str(root / "moco.pth.tar"),
+            "--out",
+            str(tmp_path / "new" / "x.pth"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "100 tensors" in done.stdout and "MODEL.RESNETS.STRIDE_IN_1X1 False" in done.stdout
     assert (tmp_path / "new" / "x.pth").is_file()

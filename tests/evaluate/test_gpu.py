@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.synthetic import make
-from evaluate import few, knn, linear
+from data.synthetic.dataset import make
 from evaluate.detection.average_precision import coco_ap
 from evaluate.detection.models import build
 from evaluate.detection.schedules import Schedule
@@ -14,6 +13,7 @@ from evaluate.detection.testing import detect
 from evaluate.detection.training import fit
 from evaluate.detection.voc import read_voc
 from evaluate.diagnose import command as diagnose
+from evaluate.probes import few, knn, linear
 from evaluate.weights import load_weights
 from tests.evaluate.detection.folders import voc_folder
 from tests.train.runs import config
@@ -39,18 +39,45 @@ def levels(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(("evaluation", "options"), [
-    (knn, {"k": (5, 20)}), (linear, {"epochs": 20, "lr": 1.0, "batch": 32}),
-    (linear, {"sweep": True, "epochs": 20, "batch": 32}), (linear, {"protocol": "optimum"}),
-    (few, {"percent": (10.0,), "epochs": 4, "finetune_epochs": 6, "batch": 8, "lr": 1.0, "backbone_lr": 0.02})],
-    ids=["knn", "linear", "sweep", "optimum", "few"])
+@pytest.mark.parametrize(
+    ("evaluation", "options"),
+    [
+        (knn, {"k": (5, 20)}),
+        (linear, {"epochs": 20, "lr": 1.0, "batch": 32}),
+        (linear, {"sweep": True, "epochs": 20, "batch": 32}),
+        (linear, {"protocol": "optimum"}),
+        (
+            few,
+            {
+                "percent": (10.0,),
+                "epochs": 4,
+                "finetune_epochs": 6,
+                "batch": 8,
+                "lr": 1.0,
+                "backbone_lr": 0.02,
+            },
+        ),
+    ],
+    ids=["knn", "linear", "sweep", "optimum", "few"],
+)
 def test_accuracy_is_a_cpus(evaluation, options, levels, tmp_path):
     found = {}
     for device in ("cpu", "cuda"):
-        result = evaluation.run(data=str(levels), weights=str(levels / "x.pth"), stem="small_stride2", size=24,
-                                device=device, workers=2, json=str(tmp_path / f"{device}.json"), **options)
-        found[device] = [v["top-1"] if isinstance(v, dict) else v for k, v in result["accuracy"].items()
-                         if k not in ("per_class", "by_lr", "held_out")]
+        result = evaluation.run(
+            data=str(levels),
+            weights=str(levels / "x.pth"),
+            stem="small_stride2",
+            size=24,
+            device=device,
+            workers=2,
+            json=str(tmp_path / f"{device}.json"),
+            **options,
+        )
+        found[device] = [
+            v["top-1"] if isinstance(v, dict) else v
+            for k, v in result["accuracy"].items()
+            if k not in ("per_class", "by_lr", "held_out")
+        ]
     assert found["cpu"] and found["cuda"] == pytest.approx(found["cpu"], abs=7)
     assert max(found["cuda"]) > 70
 
@@ -62,25 +89,44 @@ def test_diagnosis_and_backgrounds(tmp_path):
     train(run)
     found = {}
     for device in ("cpu", "cuda"):
-        told = diagnose.run([run.out], str(scenes), device=device, examples=0, json=str(tmp_path / "d.json"))
+        told = diagnose.run(
+            [run.out], str(scenes), device=device, examples=0, json=str(tmp_path / "d.json")
+        )
         found[device] = told["runs"][run.out]["accuracy"]
     for name, value in found["cpu"].items():  # 40 queries: one is 2.5 points
-        assert found["cuda"][name] == pytest.approx(value, abs=8 if name in ("knn", "linear") else 20), name
+        assert found["cuda"][name] == pytest.approx(
+            value, abs=8 if name in ("knn", "linear") else 20
+        ), name
 
 
 def test_a_detector_learns(shared, tmp_path):
-    """Six raccoons by heart, begun on the GPU, saved, continued there, and tested on both devices."""
+    """Six raccoons by heart, begun on the GPU, saved, continued there, and tested on both
+    devices."""
     torch.manual_seed(0)
-    torch.save({k: v for k, v in backbone("resnet10", "small_stride2", 16).state_dict().items()
-                if not k.startswith("fc.")}, tmp_path / "w.pt")
+    torch.save(
+        {
+            k: v
+            for k, v in backbone("resnet10", "small_stride2", 16).state_dict().items()
+            if not k.startswith("fc.")
+        },
+        tmp_path / "w.pt",
+    )
     images = read_voc(voc_folder(shared, tmp_path / "voc", 6, 1))[0]
-    schedule = Schedule(200, (160,), 20, (128,), lr=0.02, batch=2, test_scale=128, longest=200, precise_bn=10)
+    schedule = Schedule(
+        200, (160,), 20, (128,), lr=0.02, batch=2, test_scale=128, longest=200, precise_bn=10
+    )
     loaded = load_weights(tmp_path / "w.pt", "small_stride2")
     model = build(loaded, "c4", len(images.classes), regions=32, channels=32)
     gpu = torch.device("cuda")
     fit(model, images, schedule, tmp_path / "x.pt", {}, gpu, stop_at=120)
-    model = fit(build(loaded, "c4", len(images.classes), regions=32, channels=32), images, schedule,
-                tmp_path / "x.pt", {}, gpu)
+    model = fit(
+        build(loaded, "c4", len(images.classes), regions=32, channels=32),
+        images,
+        schedule,
+        tmp_path / "x.pt",
+        {},
+        gpu,
+    )
     there = coco_ap(images.truth, detect(model, images, schedule, gpu))["AP50"]
     here = coco_ap(images.truth, detect(model.cpu(), images, schedule, torch.device("cpu")))["AP50"]
     assert there > 80 and here == pytest.approx(there, abs=5)

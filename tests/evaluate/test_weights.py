@@ -1,4 +1,5 @@
-"""Checkpoints in the layouts that people have are recognised, and what does not fit is named in one line."""
+"""Checkpoints in the layouts that people have are recognised, and what does not fit is named in one
+line."""
 
 from argparse import Namespace
 
@@ -25,8 +26,11 @@ def renamed(state: dict, prefix: str, keep_fc: bool = False) -> dict:
 def numbered(state: dict, prefix: str) -> dict:
     """As torch.nn.Sequential(*list(resnet.children())[:-1]) names the layers."""
     places = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
-    return {f"{prefix}{places[k.split('.')[0]]}.{k.split('.', 1)[1]}": v for k, v in state.items()
-            if not k.startswith("fc.")}
+    return {
+        f"{prefix}{places[k.split('.')[0]]}.{k.split('.', 1)[1]}": v
+        for k, v in state.items()
+        if not k.startswith("fc.")
+    }
 
 
 def other(state: dict) -> dict:
@@ -35,16 +39,31 @@ def other(state: dict) -> dict:
 
 LAYOUTS = {
     "torchvision": lambda s: s,
-    "moco": lambda s: {"epoch": 200, "arch": "resnet18", "state_dict":
-                       renamed(other(s), "module.encoder_k.") | renamed(s, "module.encoder_q.")
-                       | {"module.encoder_q.fc.0.weight": torch.zeros(512, 512), "module.encoder_q.fc.0.bias":
-                          torch.zeros(512), "module.encoder_q.fc.2.weight": torch.zeros(128, 512),
-                          "module.encoder_q.fc.2.bias": torch.zeros(128), "module.queue": torch.zeros(128, 40)},
-                       "optimizer": {"state": {}, "param_groups": []}},
-    "dino": lambda s: {"student": renamed(other(s), "module.backbone."), "teacher": renamed(s, "backbone.")},
-    "lightly": lambda s: {"state_dict": numbered(s, "backbone.") | numbered(other(s), "backbone_momentum.")},
+    "moco": lambda s: {
+        "epoch": 200,
+        "arch": "resnet18",
+        "state_dict": renamed(other(s), "module.encoder_k.")
+        | renamed(s, "module.encoder_q.")
+        | {
+            "module.encoder_q.fc.0.weight": torch.zeros(512, 512),
+            "module.encoder_q.fc.0.bias": torch.zeros(512),
+            "module.encoder_q.fc.2.weight": torch.zeros(128, 512),
+            "module.encoder_q.fc.2.bias": torch.zeros(128),
+            "module.queue": torch.zeros(128, 40),
+        },
+        "optimizer": {"state": {}, "param_groups": []},
+    },
+    "dino": lambda s: {
+        "student": renamed(other(s), "module.backbone."),
+        "teacher": renamed(s, "backbone."),
+    },
+    "lightly": lambda s: {
+        "state_dict": numbered(s, "backbone.") | numbered(other(s), "backbone_momentum.")
+    },
     "ours": lambda s: {"model": renamed(s, "query.") | renamed(other(s), "key."), "step": 3},
-    "simclr": lambda s: {"model": renamed(s, "encoder.") | {"projector.0.weight": torch.zeros(3, 3)}},
+    "simclr": lambda s: {
+        "model": renamed(s, "encoder.") | {"projector.0.weight": torch.zeros(3, 3)}
+    },
     "half": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
 }
 
@@ -85,7 +104,9 @@ def test_timm_and_safetensors(tmp_path):
     state = timm.create_model("resnet18", num_classes=10).state_dict()
     safetensors.save_file(state, tmp_path / "model.safetensors")
     found = load_weights(tmp_path / "model.safetensors")
-    assert found.network == "resnet18" and torch.equal(found.state["conv1.weight"], state["conv1.weight"])
+    assert found.network == "resnet18" and torch.equal(
+        found.state["conv1.weight"], state["conv1.weight"]
+    )
     assert found.classifier is None and found.head.out_features == 10
 
 
@@ -93,7 +114,12 @@ def test_our_small_networks(tmp_path):
     model = backbone("resnet10", "small_stride2", 8)
     torch.save(model.state_dict(), tmp_path / "x.pt")
     found = load_weights(tmp_path / "x.pt", "small_stride2")
-    assert (found.network, found.stem, found.width, found.size) == ("resnet10", "small_stride2", 8, 32)
+    assert (found.network, found.stem, found.width, found.size) == (
+        "resnet10",
+        "small_stride2",
+        8,
+        32,
+    )
     assert load_weights(tmp_path / "x.pt").stem == "small"
     model.fc = nn.Identity()
     x = torch.randn(2, 3, 32, 32)
@@ -106,7 +132,11 @@ def test_classifier_and_projection_head_are_told_apart(plain, tmp_path):
     assert found.head is None and torch.equal(found.classifier.weight, plain["fc.weight"])
     torch.save(LAYOUTS["moco"](plain), tmp_path / "b.pth")
     found = load_weights(tmp_path / "b.pth")
-    assert found.classifier is None and [type(m).__name__ for m in found.head] == ["Linear", "ReLU", "Linear"]
+    assert found.classifier is None and [type(m).__name__ for m in found.head] == [
+        "Linear",
+        "ReLU",
+        "Linear",
+    ]
 
 
 def test_a_head_computes_what_its_layers_do():
@@ -122,26 +152,55 @@ def changed(plain: dict, **changes) -> dict:
     return {k: v for k, v in state.items() if v is not None}
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (lambda s: changed(s, layer1__0__bn1__weight=None, layer1__0__extra__weight=torch.zeros(3)),
-     "looks like resnet18 but does not fit; 1 missing: layer1.0.bn1.weight; 1 unexpected: layer1.0.extra.weight"),
-    (lambda s: {k: v[:, :2] if v.ndim == 4 else v for k, v in s.items()}, "20 of another shape: conv1.weight"),
-    (lambda s: {k: v for k, v in s.items() if not k.startswith("layer4.1")}, "stages of (2, 2, 2, 1) basic blocks"),
-    (lambda s: changed(s, conv1__weight=torch.tensor(1.0)), "conv1.weight () instead of (64, 3, 7, 7)"),
-    (lambda s: changed(s, bn1__weight=torch.full((64,), torch.nan)), "1 tensors are not finite (bn1.weight)"),
-    (lambda s: {"a": renamed(s, "x."), "b": renamed(s, "y.")}, "several ResNets (a/x., b/y.)"),
-    (lambda s: vgg11(num_classes=2).features.state_dict(), "no ResNet in it"),
-    (lambda s: {"state_dict": s, "args": Namespace(lr=1)}, "holds a Python object (argparse.Namespace)"),
-    (lambda s: [1, 2], "no ResNet in it (no layer1.0.conv1.weight under any name); it has 0 tensors"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            lambda s: changed(
+                s, layer1__0__bn1__weight=None, layer1__0__extra__weight=torch.zeros(3)
+            ),
+            "looks like resnet18 but does not fit; 1 missing: layer1.0.bn1.weight; 1 unexpected: layer1.0.extra.weight",
+        ),
+        (
+            lambda s: {k: v[:, :2] if v.ndim == 4 else v for k, v in s.items()},
+            "20 of another shape: conv1.weight",
+        ),
+        (
+            lambda s: {k: v for k, v in s.items() if not k.startswith("layer4.1")},
+            "stages of (2, 2, 2, 1) basic blocks",
+        ),
+        (
+            lambda s: changed(s, conv1__weight=torch.tensor(1.0)),
+            "conv1.weight () instead of (64, 3, 7, 7)",
+        ),
+        (
+            lambda s: changed(s, bn1__weight=torch.full((64,), torch.nan)),
+            "1 tensors are not finite (bn1.weight)",
+        ),
+        (lambda s: {"a": renamed(s, "x."), "b": renamed(s, "y.")}, "several ResNets (a/x., b/y.)"),
+        (lambda s: vgg11(num_classes=2).features.state_dict(), "no ResNet in it"),
+        (
+            lambda s: {"state_dict": s, "args": Namespace(lr=1)},
+            "holds a Python object (argparse.Namespace)",
+        ),
+        (
+            lambda s: [1, 2],
+            "no ResNet in it (no layer1.0.conv1.weight under any name); it has 0 tensors",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_one_line(content, message, plain, tmp_path):
     torch.save(content(plain), tmp_path / "x.pth")
     with pytest.raises(UsageError) as error:
         load_weights(tmp_path / "x.pth")
-    assert message in str(error.value) and len(str(error.value)) < 600 and "\n" not in str(error.value)
+    assert (
+        message in str(error.value) and len(str(error.value)) < 600 and "\n" not in str(error.value)
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 cut", b"\x80\x02cos\nsystem\n(S'x'\ntR."])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", b"PK\x03\x04 cut", b"\x80\x02cos\nsystem\n(S'x'\ntR."]
+)
 def test_damaged_and_hostile_files(content, tmp_path):
     (tmp_path / "x.pth").write_bytes(content)
     (tmp_path / "x.safetensors").write_bytes(content)

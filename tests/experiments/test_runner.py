@@ -1,4 +1,5 @@
-"""One row for real, on a tiny data set: trained, measured, kept, and the same folder the second time."""
+"""One row for real, on a tiny data set: trained, measured, kept, and the same folder the second
+time."""
 
 import json
 import shutil
@@ -7,8 +8,8 @@ import sys
 import pytest
 
 from data.cli import UsageError
-from data.files import write_text
-from data.variants import VARIANTS
+from data.io import write_text
+from data.synthetic.variants import VARIANTS
 from experiments import runner
 from experiments.challenge import challenge
 from experiments.measure import measure
@@ -33,7 +34,9 @@ def test_rows_are_trained_measured_and_kept(out, monkeypatch):
     assert 0 <= found["measured"]["knn"] <= 100 and "untrained" in found
     assert set(found["measured"]["backgrounds"]["biased"]) >= {"mixed_rand", "gap"}
     folder = out / BASE.folder(TINY) / "seed0"
-    assert found["measured"] == measure(folder, TINY, images)  # from the weights alone, again the same
+    assert found["measured"] == measure(
+        folder, TINY, images
+    )  # from the weights alone, again the same
     monkeypatch.setattr(runner, "call", lambda *_: pytest.fail("it was run again"))
     assert runner.run_row(BASE, TINY, 0, out, images) == found
 
@@ -50,8 +53,6 @@ def test_a_row_that_cannot_be_run_here_says_so_and_stops_nothing(out, capsys, mo
     texture = row("rbd", background="texture", textures="{textures}")
     assert runner.run_row(texture, TINY, 0, out, out) is None
     assert "no textures; set DILO_SHARED" in capsys.readouterr().out
-    monkeypatch.setenv("DILO_SELFTAUGHT", str(out / "none.pt"))
-    assert runner.run_row(row("selftaught"), TINY, 0, out, out) is None
 
 
 def test_small_copies_keep_paths_and_are_made_once(images, tmp_path):
@@ -84,8 +85,12 @@ def test_photographs_are_given_other_backgrounds(out, tmp_path):
 
 def test_bad_options_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("DILO_SHARED", str(tmp_path))
-    for arguments, said in ((["--data", "imagenette"], "set DILO_SHARED"), (["--rows", "cat"], "--rows cat"),
-                            (["--epochs", "0"], "--epochs 0"), (["--seeds", "-1"], "--seeds -1")):
+    for arguments, said in (
+        (["--data", "imagenette"], "set DILO_SHARED"),
+        (["--rows", "cat"], "--rows cat"),
+        (["--epochs", "0"], "--epochs 0"),
+        (["--seeds", "-1"], "--seeds -1"),
+    ):
         monkeypatch.setattr(sys, "argv", ["e4", "--out", str(tmp_path / "out"), *arguments])
         with pytest.raises(UsageError, match=said):
             main("e4", "")

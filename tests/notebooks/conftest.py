@@ -1,4 +1,5 @@
-"""What the notebooks look at: 40 images, their caches, and two runs of one epoch with their results."""
+"""What the notebooks look at: 40 images, their caches, and two runs of one epoch with their
+results."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from tests.train.runs import config
 
 
 @pytest.fixture(scope="session")
-def notebook_inputs(images: Path, truth_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def notebook_inputs(
+    images: Path, truth_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """The environment variables that the notebooks read."""
-    from evaluate import knn
     from evaluate.common import publish
-    from preprocess.blocks import Recipe
+    from evaluate.probes import knn
     from preprocess.build import build
+    from preprocess.recipe import Recipe
     from train.loop import train
 
     out = tmp_path_factory.mktemp("notebooks")
@@ -33,7 +36,14 @@ def notebook_inputs(images: Path, truth_cache: Path, tmp_path_factory: pytest.Te
     for name in ("baseline", "dilo"):
         args = knn.Arguments(run=str(out / name), data=str(out / "data"), k=(5,))
         publish(knn.run(**vars(args)), args)
-    return {"IMAGES": str(tree), "CACHE": str(out / "rbd"), "CACHES": f"{out / 'rbd'}:{out / 'centre'}",
-            "TRUTH": str(truth_cache), "OUT": str(out / "caches"), "EXCLUDE": str(out / "exclude.txt"),
-            "DATA": str(out / "data"), "MASKS": str(images / "masks"),
-            "RUNS": f"{out / 'baseline'}:{out / 'dilo'}"}
+    return {
+        "IMAGES": str(tree),
+        "CACHE": str(out / "rbd"),
+        "CACHES": f"{out / 'rbd'}:{out / 'centre'}",
+        "TRUTH": str(truth_cache),
+        "OUT": str(out / "caches"),
+        "EXCLUDE": str(out / "exclude.txt"),
+        "DATA": str(out / "data"),
+        "MASKS": str(images / "masks"),
+        "RUNS": f"{out / 'baseline'}:{out / 'dilo'}",
+    }

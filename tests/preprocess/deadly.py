@@ -1,4 +1,5 @@
-"""Run a build whose estimator kills its own process (as the kernel's out-of-memory killer would) on 13x13 images.
+"""Run a build whose estimator kills its own process (as the kernel's out-of-memory killer would) on
+13x13 images.
 
     python tests/preprocess/deadly.py IMAGES CACHE [once FILE]
 
@@ -14,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from preprocess import estimators
-from preprocess.blocks import Recipe
 from preprocess.build import build
+from preprocess.recipe import Recipe
 
 
 class Kills:
@@ -42,4 +43,8 @@ class Deadly(Recipe):
 
 if __name__ == "__main__":
     once = sys.argv[4] if len(sys.argv) > 4 else ""
-    print(build(sys.argv[1], sys.argv[2], Deadly("centre", (), 32, once=once), shard_size=150, workers=2))
+    print(
+        build(
+            sys.argv[1], sys.argv[2], Deadly("centre", (), 32, once=once), shard_size=150, workers=2
+        )
+    )

@@ -1,4 +1,5 @@
-"""The batch stage: same bytes whatever the workers and interruptions, odd images, changed input, bad input."""
+"""The batch stage: same bytes whatever the workers and interruptions, odd images, changed input,
+bad input."""
 
 import os
 import shutil
@@ -12,18 +13,22 @@ import cv2
 import numpy as np
 import pytest
 
-from data.cache import Cache
+from data.cache.reader import Cache
+from data.cache.shard import STATUS
 from data.cli import UsageError
-from data.images import Images
-from data.shards import STATUS
-from preprocess.blocks import Recipe
+from data.sources.images import Images
 from preprocess.build import build
+from preprocess.recipe import Recipe
 
 RBD = Recipe("rbd", (), 32)
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith((".", "log."))}
+    return {
+        p.name: p.read_bytes()
+        for p in sorted(folder.iterdir())
+        if not p.name.startswith((".", "log."))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,12 @@ def rbd_cache(images) -> Path:
 def test_one_and_two_workers_give_the_same_bytes(images, rbd_cache, tmp_path):
     build(str(images / "train"), str(tmp_path / "two"), RBD, shard_size=30, workers=2)
     assert content(tmp_path / "two") == content(rbd_cache)
-    assert set(content(rbd_cache)) == {"cache.json", "CHECKSUMS", "index.h5", *(f"shard-0000{i}.h5" for i in range(3))}
+    assert set(content(rbd_cache)) == {
+        "cache.json",
+        "CHECKSUMS",
+        "index.h5",
+        *(f"shard-0000{i}.h5" for i in range(3)),
+    }
 
 
 def test_rbd_finds_the_discs(images, rbd_cache, truth_cache):
@@ -47,7 +57,9 @@ def test_rbd_finds_the_discs(images, rbd_cache, truth_cache):
 
 
 def test_a_second_run_has_nothing_to_do_and_reads_no_image(images, rbd_cache, monkeypatch):
-    monkeypatch.setattr("data.images.Images.read", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(
+        "data.sources.images.Images.read", lambda *_: pytest.fail("an image was read")
+    )
     assert build(str(images / "train"), str(rbd_cache), RBD, shard_size=30).computed == 0
 
 
@@ -62,11 +74,28 @@ def test_a_lost_or_cut_shard_alone_is_made_anew(images, rbd_cache, tmp_path):
 
 def test_killed_at_any_moment_it_continues_to_the_same_bytes(images, rbd_cache, tmp_path):
     folder = tmp_path / "cache"
-    command = [sys.executable, "-m", "preprocess", str(images / "train"), str(folder), "--estimator", "rbd",
-               "--side", "32", "--shard-size", "30", "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "preprocess",
+        str(images / "train"),
+        str(folder),
+        "--estimator",
+        "rbd",
+        "--side",
+        "32",
+        "--shard-size",
+        "30",
+        "--workers",
+        "1",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(folder.glob("shard-*.h5")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(folder.glob("shard-*.h5"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -79,19 +108,34 @@ def test_killed_at_any_moment_it_continues_to_the_same_bytes(images, rbd_cache, 
 def test_images_that_fail_keep_their_row_and_never_stop_the_run(shared, tmp_path):
     build(str(shared / "odd_images"), str(tmp_path / "cache"), RBD)
     cache = Cache(tmp_path / "cache")
-    status = dict(zip([os.fsdecode(p) for p in cache.paths.tolist()], cache.status.tolist(), strict=True))
+    status = dict(
+        zip([os.fsdecode(p) for p in cache.paths.tolist()], cache.status.tolist(), strict=True)
+    )
     assert len(status) == 19
     assert status["empty.jpg"] == STATUS["empty"] and status["text.jpg"] == STATUS["unreadable"]
-    assert status["bomb_30000x30000.png"] == STATUS["too_large"] and status["truncated.jpg"] == STATUS["truncated"]
-    usable = {"rgba.png", "grey16.png", "truncated_by_20_bytes.jpg", "cmyk.jpg", "one_pixel.png", "sliver.png",
-              "flat.png", "name with spaces ünïcode.jpg", "webp_image.webp", "bitmap.bmp"}
+    assert (
+        status["bomb_30000x30000.png"] == STATUS["too_large"]
+        and status["truncated.jpg"] == STATUS["truncated"]
+    )
+    usable = {
+        "rgba.png",
+        "grey16.png",
+        "truncated_by_20_bytes.jpg",
+        "cmyk.jpg",
+        "one_pixel.png",
+        "sliver.png",
+        "flat.png",
+        "name with spaces ünïcode.jpg",
+        "webp_image.webp",
+        "bitmap.bmp",
+    }
     assert all(status[name] == 0 for name in usable)
     for row in np.flatnonzero(cache.status):
         assert not cache.mask(row).any()
 
 
 def test_an_estimator_that_fails_costs_one_row(images, tmp_path, monkeypatch):
-    from preprocess import blocks
+    from preprocess import recipe as blocks
 
     real = blocks.load
 
@@ -105,7 +149,9 @@ def test_an_estimator_that_fails_costs_one_row(images, tmp_path, monkeypatch):
             return real(RBD).working(image)
 
     monkeypatch.setattr(blocks, "load", lambda recipe: Fails())
-    rows = blocks.compute_block(Images(str(images / "train"), np.array([b"class0/000.png"] * 4)), RBD)
+    rows = blocks.compute_block(
+        Images(str(images / "train"), np.array([b"class0/000.png"] * 4)), RBD
+    )
     assert rows["status"].tolist() == [0, 0, STATUS["estimator"], 0]
 
 
@@ -113,7 +159,11 @@ def test_maps_from_files(images, tmp_path):
     partial = tmp_path / "maps" / "class0"
     partial.mkdir(parents=True)
     shutil.copy(images / "masks" / "class0" / "000.png", partial)
-    build(str(images / "train"), str(tmp_path / "cache"), Recipe("files", (), 32, str(tmp_path / "maps")))
+    build(
+        str(images / "train"),
+        str(tmp_path / "cache"),
+        Recipe("files", (), 32, str(tmp_path / "maps")),
+    )
     cache = Cache(tmp_path / "cache")
     assert cache.status[0] == 0 and (cache.status[1:] == STATUS["no_map"]).all()
     assert 0 < (cache.mask(0) >= 128).mean() < 0.5
@@ -140,18 +190,27 @@ def test_other_parameters_are_another_cache(images, rbd_cache):
     assert content(rbd_cache) == before
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["{images}/nope", "{out}"], "nope: no such folder of images"),
-    (["{empty}", "{out}"], "no images"),
-    (["{images}/train", "{out}", "--estimator", "magic"], "no estimator 'magic'; there are: auto"),
-    (["{images}/train", "{images}"], "no cache.json; choose an empty folder"),
-    (["{images}/train", "{out}", "--estimator", "files"], "needs --maps FOLDER"),
-    (["{images}/train", "{out}", "--side", "0"], "--side must be at least 8"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{images}/nope", "{out}"], "nope: no such folder of images"),
+        (["{empty}", "{out}"], "no images"),
+        (
+            ["{images}/train", "{out}", "--estimator", "magic"],
+            "no estimator 'magic'; there are: auto",
+        ),
+        (["{images}/train", "{images}"], "no cache.json; choose an empty folder"),
+        (["{images}/train", "{out}", "--estimator", "files"], "needs --maps FOLDER"),
+        (["{images}/train", "{out}", "--side", "0"], "--side must be at least 8"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(images, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     places = {"images": images, "empty": tmp_path / "empty", "out": tmp_path / "out"}
-    done = subprocess.run([sys.executable, "-m", "preprocess", *(a.format(**places) for a in arguments)],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "preprocess", *(a.format(**places) for a in arguments)],
+        capture_output=True,
+        text=True,
+    )
     errors = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr

@@ -1,4 +1,5 @@
-"""Changed input: a new generation of copied and computed rows, swapped in at once; open readers keep theirs."""
+"""Changed input: a new generation of copied and computed rows, swapped in at once; open readers
+keep theirs."""
 
 import json
 import os
@@ -12,12 +13,12 @@ import cv2
 import numpy as np
 import pytest
 
-from data.cache import Cache, verify
+from data.cache.reader import Cache, verify
 from data.cli import UsageError
-from data.images import open_images
+from data.sources.images import open_images
 from preprocess import commit
-from preprocess.blocks import Recipe
 from preprocess.build import build
+from preprocess.recipe import Recipe
 
 CENTRE = Recipe("spectral", (), 32)
 
@@ -77,7 +78,12 @@ def test_shards_without_a_change_stay_as_they_are(root, tmp_path):
     picture(root, "class1/021.png", 4)
     picture(root, "class0/000.png", 4)
     assert run(root, cache).computed == 2
-    assert Cache(cache).files == ["shard-00000-3.h5", "shard-00001.h5", "shard-00002-3.h5", "shard-00003.h5"]
+    assert Cache(cache).files == [
+        "shard-00000-3.h5",
+        "shard-00001.h5",
+        "shard-00002-3.h5",
+        "shard-00003.h5",
+    ]
     assert_as_made_at_once(root, cache, tmp_path)
 
 
@@ -89,7 +95,9 @@ def test_touched_images_are_not_computed_and_read_once_only(root, tmp_path, monk
         os.utime(file)
     assert run(root, cache).computed == 0
     assert (cache / "cache.json").read_text() == before
-    monkeypatch.setattr("data.images.Images.read", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(
+        "data.sources.images.Images.read", lambda *_: pytest.fail("an image was read")
+    )
     assert run(root, cache).computed == 0
 
 
@@ -125,8 +133,9 @@ def test_the_tar_of_the_same_images_is_the_same_input(root, tmp_path):
     other = tmp_path / "of-tar"
     assert run(tmp_path / "train.tar", other, workers=1).computed == 80
     assert masks(other) == masks(cache)
-    assert {f.name: f.read_bytes() for f in other.glob("shard*")} == {f.name: f.read_bytes()
-                                                                      for f in cache.glob("shard*")}
+    assert {f.name: f.read_bytes() for f in other.glob("shard*")} == {
+        f.name: f.read_bytes() for f in cache.glob("shard*")
+    }
 
 
 def test_open_readers_keep_their_generation_and_its_files_go_after_them(root, tmp_path):
@@ -138,7 +147,9 @@ def test_open_readers_keep_their_generation_and_its_files_go_after_them(root, tm
     pickled = pickle.dumps(reader)
     picture(root, "class0/000b.png", 6)
     run(root, cache)
-    assert {p: reader.mask(i).tobytes() for i, p in enumerate(reader.paths.tolist())} == before  # maps opened late too
+    assert {
+        p: reader.mask(i).tobytes() for i, p in enumerate(reader.paths.tolist())
+    } == before  # maps opened late too
     worker = pickle.loads(pickled)  # a worker that starts after the swap
     assert {p: worker.mask(i).tobytes() for i, p in enumerate(worker.paths.tolist())} == before
     assert len(Cache(cache)) == 81
@@ -151,20 +162,28 @@ def test_open_readers_keep_their_generation_and_its_files_go_after_them(root, tm
     assert [problem for _, problem in verify(cache)] == [None] * 5
 
 
-@pytest.mark.parametrize("step", ["write_description", "write_index", "clean", "write_shard", "_keep_old"])
+@pytest.mark.parametrize(
+    "step", ["write_description", "write_index", "clean", "write_shard", "_keep_old"]
+)
 def test_stopped_at_any_step_there_is_one_whole_generation(root, tmp_path, monkeypatch, step):
     cache = tmp_path / "cache"
     run(root, cache)
     before = masks(cache)
     picture(root, "class0/000b.png", 7)
     with monkeypatch.context() as patch:
+
         def stop(*_):
             raise KeyboardInterrupt
+
         patch.setattr(commit, step, stop)
         with pytest.raises(KeyboardInterrupt):
             run(root, cache)
     now = masks(cache)
-    assert now == before if step in ("write_description", "write_shard", "_keep_old") else len(now) == 81
+    assert (
+        now == before
+        if step in ("write_description", "write_shard", "_keep_old")
+        else len(now) == 81
+    )
     assert not any(problem for _, problem in verify(cache))
     run(root, cache)
     assert_as_made_at_once(root, cache, tmp_path)
@@ -228,7 +247,11 @@ def test_log_and_failures_are_told(root, tmp_path):
 def test_a_shard_that_is_about_to_be_replaced_gives_no_rows_to_others(root, tmp_path):
     cache = tmp_path / "cache"
     run(root, cache)
-    for name in ("cache.json", "index.h5", "CHECKSUMS"):  # all that tells a generation from the next
+    for name in (
+        "cache.json",
+        "index.h5",
+        "CHECKSUMS",
+    ):  # all that tells a generation from the next
         (cache / name).unlink()
     picture(root, "class0/000b.png", 10)  # every later row moves by one
     run(root, cache)
@@ -243,6 +266,10 @@ def test_names_that_are_no_utf8(root, tmp_path):
     outcome = run(root, cache, workers=1)
     assert outcome.statuses == {"ok": 81, "empty": 1}
     assert (cache / "failures.tsv").read_bytes() == b"empty\tclass0/\xfe.png\n"
-    done = subprocess.run([sys.executable, "-m", "data", "info", str(cache)], capture_output=True, text=True,
-                          cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "data", "info", str(cache)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0 and "empty      class0/" in done.stdout

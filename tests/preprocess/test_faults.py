@@ -1,4 +1,5 @@
-"""Faults that are real: signals, dead workers, a full and a read-only disk, flipped bits, a second process."""
+"""Faults that are real: signals, dead workers, a full and a read-only disk, flipped bits, a second
+process."""
 
 import errno
 import json
@@ -15,20 +16,34 @@ import cv2
 import numpy as np
 import pytest
 
-from data.cache import Cache, verify
-from data.images import open_images
-from data.shards import STATUS
+from data.cache.reader import Cache, verify
+from data.cache.shard import STATUS
+from data.sources.images import open_images
 from preprocess import commit, engine
-from preprocess.blocks import Recipe, compute_block
 from preprocess.build import build
+from preprocess.recipe import Recipe, compute_block
 
 TREE = Path(__file__).parents[2]
 CENTRE = Recipe("spectral", (), 32)
 
 
 def command(root, folder, *options) -> list[str]:
-    return [sys.executable, "-m", "preprocess", str(root), str(folder), "--estimator", "spectral", "--side", "32",
-            "--shard-size", "20", "--workers", "1", *options]
+    return [
+        sys.executable,
+        "-m",
+        "preprocess",
+        str(root),
+        str(folder),
+        "--estimator",
+        "spectral",
+        "--side",
+        "32",
+        "--shard-size",
+        "20",
+        "--workers",
+        "1",
+        *options,
+    ]
 
 
 def call(root, folder, *options) -> subprocess.CompletedProcess:
@@ -36,7 +51,11 @@ def call(root, folder, *options) -> subprocess.CompletedProcess:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith((".", "log."))}
+    return {
+        p.name: p.read_bytes()
+        for p in sorted(folder.iterdir())
+        if not p.name.startswith((".", "log."))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +78,14 @@ def wait_for(found, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(images, whole, tmp_path, number, code):
     folder = tmp_path / "cache"
-    process = subprocess.Popen(command(images / "train", folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, cwd=TREE, start_new_session=True)
+    process = subprocess.Popen(
+        command(images / "train", folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TREE,
+        start_new_session=True,
+    )
     wait_for(lambda: (folder / "log.jsonl").exists(), process)
     os.killpg(process.pid, number)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)
@@ -78,7 +103,8 @@ def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(images, whole, tmp_
 
 @pytest.mark.slow
 def test_sigkill_at_20_random_moments(images, tmp_path):
-    """Each run is killed at a random moment of its whole length and continued, at least 20 times, until it is whole."""
+    """Each run is killed at a random moment of its whole length and continued, at least 20 times,
+    until it is whole."""
     root = tmp_path / "many"
     for copy in range(12):
         shutil.copytree(images / "train", root / f"{copy:02d}")
@@ -88,8 +114,13 @@ def test_sigkill_at_20_random_moments(images, tmp_path):
     seconds = time.monotonic() - start
     rng, kills = np.random.default_rng(0), 0
     while kills < 20:
-        process = subprocess.Popen(command(root, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   cwd=TREE, start_new_session=True)
+        process = subprocess.Popen(
+            command(root, folder),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=TREE,
+            start_new_session=True,
+        )
         time.sleep(rng.uniform(0.3 * seconds, seconds))
         if process.poll() is None:
             kills += 1
@@ -97,7 +128,9 @@ def test_sigkill_at_20_random_moments(images, tmp_path):
         process.wait()
         for shard in folder.glob("shard-*.h5"):  # whatever has a final name is whole
             assert shard.read_bytes() == (expected / shard.name).read_bytes()
-        if (folder / "cache.json").exists() and json.loads((folder / "cache.json").read_text())["complete"]:
+        if (folder / "cache.json").exists() and json.loads((folder / "cache.json").read_text())[
+            "complete"
+        ]:
             assert len(Cache(folder)) == 960
             shutil.rmtree(folder)  # whole too soon: the other kills are for another run
     assert call(root, folder).returncode == 0
@@ -110,13 +143,19 @@ def deadly(tmp_path) -> Path:
     root.mkdir()
     for i in range(70):
         side = 13 if i == 66 else 16
-        cv2.imwrite(str(root / f"{i:03d}.png"), np.random.default_rng(i).integers(0, 255, (side, side, 3), np.uint8))
+        cv2.imwrite(
+            str(root / f"{i:03d}.png"),
+            np.random.default_rng(i).integers(0, 255, (side, side, 3), np.uint8),
+        )
     return root
 
 
 def run_deadly(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(TREE / "tests" / "preprocess" / "deadly.py"), *map(str, arguments)],
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(TREE / "tests" / "preprocess" / "deadly.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_an_image_that_kills_its_worker_is_found_and_the_rest_goes_on(deadly, tmp_path):
@@ -147,21 +186,32 @@ def test_the_images_that_crash_are_found_by_halving(deadly, monkeypatch, bad):
         return None if paths & set(part.paths.tolist()) else compute_block(part, recipe)
 
     monkeypatch.setattr(engine, "_in_own_process", alone)
-    rows = engine.compute_alone(images, CENTRE, lambda what, path: found.append((what, path.encode())))
+    rows = engine.compute_alone(
+        images, CENTRE, lambda what, path: found.append((what, path.encode()))
+    )
     assert np.array_equal(rows["path"], images.paths)
     assert set(np.flatnonzero(rows["status"]).tolist()) == bad and rows["digest"].any(1).all()
-    assert found == [("crashed", path) for path in sorted(paths)] and len(calls) <= 1 + 2 * 6 * max(1, len(bad))
+    assert found == [("crashed", path) for path in sorted(paths)] and len(calls) <= 1 + 2 * 6 * max(
+        1, len(bad)
+    )
 
 
 def test_workers_end_when_their_driver_is_killed(images, tmp_path):
     root = tmp_path / "many"
     for copy in range(10):
         shutil.copytree(images / "train", root / f"{copy:02d}")
-    process = subprocess.Popen(command(root, tmp_path / "cache"), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, cwd=TREE)
+    process = subprocess.Popen(
+        command(root, tmp_path / "cache"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=TREE,
+    )
     wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
-    children = [int(pid) for task in Path(f"/proc/{process.pid}/task").iterdir()
-                for pid in (task / "children").read_text().split()]
+    children = [
+        int(pid)
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    ]
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20
@@ -180,7 +230,9 @@ def _runs(pid: int) -> bool:
 @contextmanager
 def mounted(place: Path, *options: str):
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(place)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", *options, "tmpfs", str(place)], capture_output=True, text=True
+    )
     if done.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
     try:
@@ -196,7 +248,9 @@ def one_line(done: subprocess.CompletedProcess) -> str:
 
 
 def test_no_space_left(images, whole, tmp_path):
-    with mounted(tmp_path / "small", "-o", "size=140k") as small:  # room for one shard, on another file system
+    with mounted(
+        tmp_path / "small", "-o", "size=140k"
+    ) as small:  # room for one shard, on another file system
         folder = small / "cache"
         error = one_line(call(images / "train", folder))
         assert "No space left on device" in error and "the same command continues" in error
@@ -264,8 +318,12 @@ def test_a_damaged_index_or_description_is_noticed(images, whole, cache):
         flipped[place] ^= 1 << int(rng.integers(8))
         (cache / "index.h5").write_bytes(flipped)
         reader = Cache(cache)  # made anew where the flip matters
-        assert np.array_equal(reader.paths, expected.paths) and np.array_equal(reader.mask(33), expected.mask(33))
-    (cache / "cache.json").write_text((cache / "cache.json").read_text().replace("spectral", "spectrum"))
+        assert np.array_equal(reader.paths, expected.paths) and np.array_equal(
+            reader.mask(33), expected.mask(33)
+        )
+    (cache / "cache.json").write_text(
+        (cache / "cache.json").read_text().replace("spectral", "spectrum")
+    )
     error = one_line(call(images / "train", cache))
     assert "cache.json: damaged" in error
     assert call(images / "train", cache, "--repair").returncode == 0
@@ -276,7 +334,11 @@ def test_repair_says_what_was_wrong_and_verify_agrees(images, whole, cache):
     (cache / "shard-00002.h5").unlink()
     check = [sys.executable, "-m", "data", "verify", str(cache)]
     done = subprocess.run(check, capture_output=True, text=True, cwd=TREE)
-    assert done.returncode == 1 and "shard-00002.h5: missing" in done.stderr and "--repair" in done.stderr
+    assert (
+        done.returncode == 1
+        and "shard-00002.h5: missing" in done.stderr
+        and "--repair" in done.stderr
+    )
     assert call(images / "train", cache, "--repair").returncode == 0
     assert subprocess.run(check, capture_output=True, cwd=TREE).returncode == 0
     assert content(cache) == content(whole)
@@ -289,8 +351,12 @@ def test_a_second_process_says_so(images, whole, tmp_path):
     folder.mkdir()
     with commit.lock(folder, None):
         assert "another process is writing this cache" in one_line(call(images / "train", folder))
-        assert "another process is writing this cache" in one_line(call(images / "train", folder, "--part", "1/2"))
+        assert "another process is writing this cache" in one_line(
+            call(images / "train", folder, "--part", "1/2")
+        )
     with commit.lock(folder, (1, 2)):
-        assert "another process is computing part 1/2" in one_line(call(images / "train", folder, "--part", "1/2"))
+        assert "another process is computing part 1/2" in one_line(
+            call(images / "train", folder, "--part", "1/2")
+        )
     assert call(images / "train", folder).returncode == 0
     assert content(folder) == content(whole)

@@ -1,4 +1,5 @@
-"""Size: thousands of shards at `ulimit -n 256`, bounded memory, a quick re-run, the benchmark's report."""
+"""Size: thousands of shards at `ulimit -n 256`, bounded memory, a quick re-run, the benchmark's
+report."""
 
 import json
 import subprocess
@@ -12,29 +13,38 @@ from benchmarks.growth import table
 from benchmarks.readme import fill
 from benchmarks.scale import Arguments, listing_memory, make_images, measure, read_speed, timed
 from benchmarks.sparse import sparse_cache
-from data.cache import Cache
+from data.cache.reader import Cache
 
 TREE = Path(__file__).parents[2]
 
 
 def test_3000_shards_work_at_256_descriptors(tmp_path):
     sparse_cache(tmp_path / "cache", 3000 * 2, 2)
-    code = ("import resource, sys; sys.path.insert(0, sys.argv[1]);"
-            "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256));"
-            "from data.cache import Cache; cache = Cache(sys.argv[2]);"
-            "print(sum(int(cache.mask(row).sum()) for row in range(len(cache))), len(cache._maps))")
-    done = subprocess.run([sys.executable, "-c", code, TREE, tmp_path / "cache"], capture_output=True, text=True)
+    code = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1]);"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256));"
+        "from data.cache.reader import Cache; cache = Cache(sys.argv[2]);"
+        "print(sum(int(cache.mask(row).sum()) for row in range(len(cache))), len(cache._maps))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, TREE, tmp_path / "cache"], capture_output=True, text=True
+    )
     assert done.stdout.split() == ["0", "3000"], done.stderr
 
 
 def test_the_benchmark_reports_every_column(tmp_path, monkeypatch):
-    for name, value in (("million", {"open_seconds": 0.5, "find_seconds": 1.0, "reads_3000_shards": 1e5}),
-                        ("listing_memory", 100.0)):
+    for name, value in (
+        ("million", {"open_seconds": 0.5, "find_seconds": 1.0, "reads_3000_shards": 1e5}),
+        ("listing_memory", 100.0),
+    ):
         monkeypatch.setattr(f"benchmarks.scale.{name}", lambda *_, value=value: value)
     results = measure(Arguments(out=str(tmp_path / "bench"), counts=(100, 200), sample="nowhere"))
     json.dumps(results)
     assert [row["images"] for row in results["rows"]] == [100, 200]
-    assert all(row["driver_mb"] > 20 and row["worker_mb"] > 20 and row["reads"] > 1000 for row in results["rows"])
+    assert all(
+        row["driver_mb"] > 20 and row["worker_mb"] > 20 and row["reads"] > 1000
+        for row in results["rows"]
+    )
     assert not (tmp_path / "bench" / "scale").exists()
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- bench-scale:begin -->\nold\n<!-- bench-scale:end -->\nb\n")
@@ -63,7 +73,9 @@ def test_100_000_images_take_no_more_memory_than_1000_and_a_no_op_takes_seconds(
         make_images(tmp_path / "images", count)
         options = ("--estimator", "centre", "--shard-size", "1000")
         peaks[count] = timed(tmp_path / "images", tmp_path / f"cache-{count}", 2, *options)
-    assert peaks[100_000]["driver_mb"] < peaks[1000]["driver_mb"] + 40  # the list itself: 300 bytes an image
+    assert (
+        peaks[100_000]["driver_mb"] < peaks[1000]["driver_mb"] + 40
+    )  # the list itself: 300 bytes an image
     assert peaks[100_000]["worker_mb"] < peaks[1000]["worker_mb"] + 20
     assert timed(tmp_path / "images", tmp_path / "cache-100000", 2, *options)["seconds"] < 10
     assert read_speed(Cache(tmp_path / "cache-100000")) > 100_000

@@ -1,4 +1,5 @@
-"""Backgrounds against a literal Pillow version, and what they depend on: the stream of pasting alone."""
+"""Backgrounds against a literal Pillow version, and what they depend on: the stream of pasting
+alone."""
 
 import dataclasses
 import io
@@ -9,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data.cache import Cache
+from data.cache.reader import Cache
 from data.cli import UsageError
-from data.images import Images, decode, image_size, open_images
+from data.sources.images import Images, decode, image_size, open_images
 from tests.train.runs import config, losses
 from tests.train.test_copy_paste import SIZE, cases, pillow_crop
 from train.backgrounds import FILL, Donors, fill_in, make_donors, under
@@ -36,28 +37,47 @@ def loader(images, cache, rank=0, world=1, **changes):
     made = settings(images, cache, **changes)
     found, cache = open_images(images / "train"), Cache(cache)
     rows = cache.require(found.paths)
-    return make_loader(made, found, make_masks(made, cache, rows), 0, False, rank=rank, world=world,
-                       donors=make_donors(made, found, cache, rows))
+    return make_loader(
+        made,
+        found,
+        make_masks(made, cache, rows),
+        0,
+        False,
+        rank=rank,
+        world=world,
+        donors=make_donors(made, found, cache, rows),
+    )
 
 
 def joined(batches) -> dict:
     batches = list(batches)
-    return {k: torch.cat([b[k] for b in batches], 1 if k in ("views", "parameters") else 0) for k in batches[0]}
+    return {
+        k: torch.cat([b[k] for b in batches], 1 if k in ("views", "parameters") else 0)
+        for k in batches[0]
+    }
 
 
 def cover(picture: Image.Image, box: Box, left: float, top: float) -> Image.Image:
     """As the authors' loader: scaled until it covers the image, and cut to the image's size."""
     scale = max(box.width / picture.width, box.height / picture.height)
     x, y = left * (picture.width - box.width / scale), top * (picture.height - box.height / scale)
-    where = x, y, min(x + box.width / scale, picture.width), min(y + box.height / scale, picture.height)
+    where = (
+        x,
+        y,
+        min(x + box.width / scale, picture.width),
+        min(y + box.height / scale, picture.height),
+    )
     return picture.resize((box.width, box.height), Image.BILINEAR, box=where)
 
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_nearly_the_same_picture_as_cover_paste_and_crop(shared, tmp_path, filled):
-    """Donors are other photographs: JPEGs, some larger than a view needs. With `filled`, their foreground is gone."""
+    """Donors are other photographs: JPEGs, some larger than a view needs. With `filled`, their
+    foreground is gone."""
     content = [(shared / "ecssd" / "images" / f"{i:04d}.jpg").read_bytes() for i in range(101, 161)]
-    true = [cv2.imread(str(shared / "ecssd" / "masks" / f"{i:04d}.png"), 0) for i in range(101, 161)]
+    true = [
+        cv2.imread(str(shared / "ecssd" / "masks" / f"{i:04d}.png"), 0) for i in range(101, 161)
+    ]
     squashed = [cv2.resize(m, (128, 128), interpolation=cv2.INTER_AREA) for m in true]
 
     class Photographs:
@@ -71,16 +91,22 @@ def test_nearly_the_same_picture_as_cover_paste_and_crop(shared, tmp_path, fille
     pastes, resamplers = [], []
     for i, (image, mask, box) in enumerate(cases(shared, 60)):
         crop = np.asarray(pillow_crop(Image.fromarray(image), box), np.uint8)
-        ours, _ = CopyPaste(1.0, 0.0)(stream(PASTE, 0, 0, i), crop, mask, box, False, donors.over(box, False, SIZE, -1))
+        ours, _ = CopyPaste(1.0, 0.0)(
+            stream(PASTE, 0, 0, i), crop, mask, box, False, donors.over(box, False, SIZE, -1)
+        )
         rng = stream(PASTE, 0, 0, i)
         rng.random(3)
         which, left, top = rng.random(3)
         picture = Image.open(io.BytesIO(content[int(which * 60)])).convert("RGB")
         if filled:  # the hole as we make it, but put into the whole picture
             hole = Image.fromarray(squashed[int(which * 60)]).resize((FILL, FILL), Image.BOX)
-            hole = cv2.dilate(np.minimum(2 * np.asarray(hole).astype(int), 255).astype(np.uint8), np.ones((3, 3)))
+            hole = cv2.dilate(
+                np.minimum(2 * np.asarray(hole).astype(int), 255).astype(np.uint8), np.ones((3, 3))
+            )
             small = fill_in(np.asarray(picture.resize((FILL, FILL), Image.BOX)), hole)
-            patch, hole = (Image.fromarray(x).resize(picture.size, Image.BILINEAR) for x in (small, hole))
+            patch, hole = (
+                Image.fromarray(x).resize(picture.size, Image.BILINEAR) for x in (small, hole)
+            )
             picture = Image.composite(patch, picture, hole)
         whole = cover(picture, box, left, top)
         alpha = Image.fromarray(mask).resize(whole.size, Image.BILINEAR)
@@ -88,20 +114,35 @@ def test_nearly_the_same_picture_as_cover_paste_and_crop(shared, tmp_path, fille
         pastes.append(np.abs(ours.astype(int) - literal))
         # a background moved by half a pixel of its own is the same background
         x, y, w, h = under(box, *picture.size, left, top)
-        moved = picture.resize((SIZE, SIZE), Image.BILINEAR, box=(x, y, min(x + w, picture.width),
-                                                                  min(y + h, picture.height)))
-        again = picture.crop((round(x), round(y), round(x + w), round(y + h))).resize((SIZE, SIZE), Image.BILINEAR)
+        moved = picture.resize(
+            (SIZE, SIZE),
+            Image.BILINEAR,
+            box=(x, y, min(x + w, picture.width), min(y + h, picture.height)),
+        )
+        again = picture.crop((round(x), round(y), round(x + w), round(y + h))).resize(
+            (SIZE, SIZE), Image.BILINEAR
+        )
         resamplers.append(np.abs(np.asarray(moved).astype(int) - np.asarray(again)))
     assert np.mean(pastes) <= np.mean(resamplers) + 1
     assert np.percentile(pastes, 99) <= np.percentile(resamplers, 99) + 5
     other = donors.draw(stream(PASTE, 1), Box(0, 0, 300, 300, 300, 300), SIZE, -1).background
-    assert np.abs(other.astype(int) - donors.draw(stream(PASTE, 2), Box(0, 0, 300, 300, 300, 300), SIZE,
-                                                  -1).background).mean() > 20
+    assert (
+        np.abs(
+            other.astype(int)
+            - donors.draw(stream(PASTE, 2), Box(0, 0, 300, 300, 300, 300), SIZE, -1).background
+        ).mean()
+        > 20
+    )
 
 
 def test_filling_keeps_what_is_known_and_stays_within_it():
     rng = np.random.default_rng(0)
-    ramp = np.repeat(np.linspace(20, 200, FILL)[None, :, None], FILL, 0).repeat(3, 2).round().astype(np.uint8)
+    ramp = (
+        np.repeat(np.linspace(20, 200, FILL)[None, :, None], FILL, 0)
+        .repeat(3, 2)
+        .round()
+        .astype(np.uint8)
+    )
     gone = np.zeros((FILL, FILL), np.uint8)
     gone[20:40, 24:44] = 255
     noisy = rng.integers(60, 120, (FILL, FILL, 3), dtype=np.uint8)
@@ -110,9 +151,13 @@ def test_filling_keeps_what_is_known_and_stays_within_it():
     assert np.array_equal(out[gone == 0], noisy[gone == 0])
     assert out[gone > 0].min() >= 60 and out[gone > 0].max() < 120  # nothing of the magenta is left
     hidden = np.where(gone[..., None] > 0, 0, ramp).astype(np.uint8)
-    assert np.abs(fill_in(hidden, gone).astype(int) - ramp).max() <= 18  # a slope of 180 goes on through the hole
+    assert (
+        np.abs(fill_in(hidden, gone).astype(int) - ramp).max() <= 18
+    )  # a slope of 180 goes on through the hole
     flat = np.full((FILL, FILL, 3), 77, np.uint8)
-    assert np.array_equal(fill_in(np.where(gone[..., None] > 0, 5, flat).astype(np.uint8), gone), flat)
+    assert np.array_equal(
+        fill_in(np.where(gone[..., None] > 0, 5, flat).astype(np.uint8), gone), flat
+    )
     everything = fill_in(noisy, np.full_like(gone, 255))
     assert (everything == noisy.mean((0, 1)).round()).all()
 
@@ -136,13 +181,17 @@ def test_backgrounds_depend_on_neither_workers_nor_processes(images, truth_cache
     other = joined(loader(images, truth_cache, background=kind, workers=2))
     assert one["parameters"][..., PASTED].mean() > (0.2 if kind == "swap" else 0.4)
     assert all(torch.equal(one[k], other[k]) for k in one) and one.keys() == other.keys()
-    parts = [list(loader(images, truth_cache, background=kind, rank=rank, world=2)) for rank in range(2)]
+    parts = [
+        list(loader(images, truth_cache, background=kind, rank=rank, world=2)) for rank in range(2)
+    ]
     together = joined([part for batch in zip(*parts, strict=True) for part in batch])
     assert all(torch.equal(one[k], together[k]) for k in one)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_runs_that_differ_in_the_background_see_the_same_crops_and_colours(images, truth_cache, kind):
+def test_runs_that_differ_in_the_background_see_the_same_crops_and_colours(
+    images, truth_cache, kind
+):
     grey = joined(loader(images, truth_cache, paste_views="key" if kind == "swap" else "both"))
     other = joined(loader(images, truth_cache, background=kind))
     assert torch.equal(grey["parameters"], other["parameters"])
@@ -153,15 +202,28 @@ def test_runs_that_differ_in_the_background_see_the_same_crops_and_colours(image
 
 
 def test_views_that_may_be_pasted(images, truth_cache):
-    share = {views: joined(loader(images, truth_cache, paste_views=views))["parameters"][..., PASTED].mean(1)
-             for views in ("both", "query", "key")}
+    share = {
+        views: joined(loader(images, truth_cache, paste_views=views))["parameters"][
+            ..., PASTED
+        ].mean(1)
+        for views in ("both", "query", "key")
+    }
     assert share["query"][1] == share["key"][0] == 0
     assert share["query"][0] == share["both"][0] > 0.3 and share["key"][1] == share["both"][1] > 0.3
 
 
 def test_swaps_negative_is_the_query_outside_of_its_foreground(images, truth_cache):
-    batch = joined(loader(images, truth_cache, background="swap", paste_p=1.0, soften_p=0.0, flip_p=0.0,
-                          crop=(1.0, 1.0)))
+    batch = joined(
+        loader(
+            images,
+            truth_cache,
+            background="swap",
+            paste_p=1.0,
+            soften_p=0.0,
+            flip_p=0.0,
+            crop=(1.0, 1.0),
+        )
+    )
     query, negative, counts = batch["views"][0], batch["negative"], batch["counts"]
     assert counts.float().mean() > 0.8 and not batch["parameters"][0, :, PASTED].any()
     assert torch.equal(negative[~counts], query[~counts])
@@ -170,7 +232,9 @@ def test_swaps_negative_is_the_query_outside_of_its_foreground(images, truth_cac
     cache, found = Cache(truth_cache), open_images(images / "train")
     rows = cache.require(found.paths)
     for i, index in enumerate(batch["index"].tolist()):
-        mask = torch.from_numpy(cache.mask(rows[index]).copy())  # 32 px, as the views: no crop between them
+        mask = torch.from_numpy(
+            cache.mask(rows[index]).copy()
+        )  # 32 px, as the views: no crop between them
         if counts[i] and (batch["views"][0, i].shape[:2] == mask.shape):
             assert torch.equal(negative[i][mask == 0], query[i][mask == 0])
             inside = mask == 255
@@ -179,12 +243,19 @@ def test_swaps_negative_is_the_query_outside_of_its_foreground(images, truth_cac
 
 def test_an_image_is_never_its_own_background_and_broken_ones_are_passed_over(images):
     found = open_images(images / "train")
-    first, second = (cv2.imread(str(images / "train" / p.decode()))[..., ::-1] for p in found.paths[:2])
+    first, second = (
+        cv2.imread(str(images / "train" / p.decode()))[..., ::-1] for p in found.paths[:2]
+    )
     box = Box(0, 0, 48, 48, 48, 48)
-    drawn = [Donors(found, np.arange(2)).draw(stream(PASTE, 0, 0, i), box, 48, own=0).picture for i in range(20)]
+    drawn = [
+        Donors(found, np.arange(2)).draw(stream(PASTE, 0, 0, i), box, 48, own=0).picture
+        for i in range(20)
+    ]
     assert all(np.array_equal(picture, second) for picture in drawn)
-    drawn = [Donors(found, np.arange(2), apart=False).draw(stream(PASTE, 0, 0, i), box, 48, 0).picture
-             for i in range(20)]
+    drawn = [
+        Donors(found, np.arange(2), apart=False).draw(stream(PASTE, 0, 0, i), box, 48, 0).picture
+        for i in range(20)
+    ]
     assert {p.tobytes() for p in drawn} == {first.tobytes(), second.tobytes()}
 
     class Broken(Images):
@@ -192,7 +263,9 @@ def test_an_image_is_never_its_own_background_and_broken_ones_are_passed_over(im
             return b"broken" if row == 0 else super().read(row)
 
     broken = Broken(found.root, found.paths)
-    assert np.array_equal(Donors(broken, np.arange(2), apart=False).draw(stream(PASTE, 0), box, 48, 9).picture, second)
+    assert np.array_equal(
+        Donors(broken, np.arange(2), apart=False).draw(stream(PASTE, 0), box, 48, 9).picture, second
+    )
     with pytest.raises(RuntimeError, match="100 backgrounds in a row"):
         Donors(broken, np.array([0, 0]), apart=False).draw(stream(PASTE, 0), box, 48, 9)
 
@@ -201,28 +274,37 @@ def test_pools_follow_the_quality_columns(images, truth_cache):
     found, cache = open_images(images / "train"), Cache(truth_cache)
     rows = cache.require(found.paths)
     coverage = np.array([cache.mask(r).mean() / 255 for r in rows])
-    pool = make_donors(settings(images, truth_cache, background="image", pool=0.25), found, cache, rows).pool
+    pool = make_donors(
+        settings(images, truth_cache, background="image", pool=0.25), found, cache, rows
+    ).pool
     assert len(pool) == 20 and coverage[pool].max() <= np.delete(coverage, pool).min() + 1e-3
     cache.status = cache.status.copy()
     cache.status[rows[pool[:5]]] = 1
-    again = make_donors(settings(images, truth_cache, background="image", pool=0.25), found, cache, rows).pool
+    again = make_donors(
+        settings(images, truth_cache, background="image", pool=0.25), found, cache, rows
+    ).pool
     assert not set(again) & set(pool[:5]) and len(again) == round(0.25 * 75)
     every = make_donors(settings(images, truth_cache, background="random"), found, cache, rows)
     assert set(every.pool) == set(range(80)) - set(pool[:5]) and every.cache is cache
     with pytest.raises(UsageError, match="two backgrounds are the least"):
-        make_donors(settings(images, truth_cache, background="image", pool=0.001), found, cache, rows)
+        make_donors(
+            settings(images, truth_cache, background="image", pool=0.001), found, cache, rows
+        )
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"background": "texture", "textures": None}, "need each other"),
-    ({"textures": "somewhere"}, "need each other"),
-    ({"background": "texture", "textures": "/nowhere"}, "/nowhere: no such folder"),
-    ({"background": "random", "masks": "none"}, "--background random needs --masks"),
-    ({"background": "swap", "paste_views": "query"}, "swap puts the positive"),
-    ({"method": "instdisc", "paste_views": "key"}, "nothing would be pasted"),
-    ({"pool": 0.0}, "--pool 0.0"),
-    ({"mask_coverage": (0.5, 0.5)}, "--mask-coverage"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"background": "texture", "textures": None}, "need each other"),
+        ({"textures": "somewhere"}, "need each other"),
+        ({"background": "texture", "textures": "/nowhere"}, "/nowhere: no such folder"),
+        ({"background": "random", "masks": "none"}, "--background random needs --masks"),
+        ({"background": "swap", "paste_views": "query"}, "swap puts the positive"),
+        ({"method": "instdisc", "paste_views": "key"}, "nothing would be pasted"),
+        ({"pool": 0.0}, "--pool 0.0"),
+        ({"mask_coverage": (0.5, 0.5)}, "--mask-coverage"),
+    ],
+)
 def test_what_does_not_fit_together_is_one_line(images, truth_cache, tmp_path, changes, said):
     made = dataclasses.replace(config(images, truth_cache, tmp_path / "run"), **changes)
     with pytest.raises(UsageError, match=said):
@@ -232,8 +314,12 @@ def test_what_does_not_fit_together_is_one_line(images, truth_cache, tmp_path, c
 
 @pytest.mark.parametrize("method", ["moco", "simclr"])
 def test_swap_trains_and_resumes_exactly(images, truth_cache, tmp_path, method):
-    whole, parts = (config(images, truth_cache, tmp_path / n, background="swap", epochs=1, method=method, splits=1)
-                    for n in ("whole", "parts"))
+    whole, parts = (
+        config(
+            images, truth_cache, tmp_path / n, background="swap", epochs=1, method=method, splits=1
+        )
+        for n in ("whole", "parts")
+    )
     assert train(whole)
     train(parts, stop_at=2)
     assert train(parts)

@@ -1,4 +1,5 @@
-"""The compiled colours of a CPU against torchvision's functions and against the batched ones of a GPU."""
+"""The compiled colours of a CPU against torchvision's functions and against the batched ones of a
+GPU."""
 
 import numpy as np
 import pytest
@@ -7,10 +8,24 @@ from torchvision.transforms import functional as tv
 
 from train.colours import MEAN, ORDERS, STD, colours, fits
 from train.photometric import batched, normalise, photometric
-from train.views import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, PARAMETERS, SATURATION, SIGMA, SOLARISE
+from train.views import (
+    BRIGHTNESS,
+    CONTRAST,
+    GREY,
+    HUE,
+    ORDER,
+    PARAMETERS,
+    SATURATION,
+    SIGMA,
+    SOLARISE,
+)
 
-ADJUST = {BRIGHTNESS: tv.adjust_brightness, CONTRAST: tv.adjust_contrast, SATURATION: tv.adjust_saturation,
-          HUE: tv.adjust_hue}
+ADJUST = {
+    BRIGHTNESS: tv.adjust_brightness,
+    CONTRAST: tv.adjust_contrast,
+    SATURATION: tv.adjust_saturation,
+    HUE: tv.adjust_hue,
+}
 
 
 def draw(count: int, side: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,14 +65,20 @@ def test_every_order_of_operations_is_torchvisions():
     assert ours.shape == (100, 3, 40, 40) and ours.is_contiguous(memory_format=torch.channels_last)
     for i in range(100):
         expected = tv.normalize(torchvisions(views[i], parameters[i]), MEAN, STD)
-        assert (ours[i] - expected).abs().max() < 2e-3, (i, parameters[i])  # its luma has rounded weights
+        assert (ours[i] - expected).abs().max() < 2e-3, (
+            i,
+            parameters[i],
+        )  # its luma has rounded weights
 
 
 @pytest.mark.parametrize("side", [33, 50, 96])  # 50 * 50 is no whole number of pieces
 def test_compiled_and_batched_agree(side):
     views, parameters = draw(60, side, seed=side)
     assert fits(parameters.numpy(), side)
-    one, other = torch.from_numpy(colours(views.numpy(), parameters.numpy())), batched(views, parameters)
+    one, other = (
+        torch.from_numpy(colours(views.numpy(), parameters.numpy())),
+        batched(views, parameters),
+    )
     difference = (one.permute(0, 3, 1, 2) - normalise(other)).abs()
     undecided = (other - 0.5).abs() < 1e-5
     assert difference[~undecided].max() < 1e-4
@@ -66,7 +87,9 @@ def test_compiled_and_batched_agree(side):
 
 
 def test_solarisation_inverts_from_half_up():
-    views = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3).contiguous()
+    views = (
+        torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3).contiguous()
+    )
     row = torch.zeros(1, PARAMETERS)
     row[0, ORDER], row[0, SOLARISE] = -1, 1
     expected = tv.normalize(tv.solarize(views.permute(0, 3, 1, 2), 128).float() / 255, MEAN, STD)
@@ -79,4 +102,6 @@ def test_a_blur_wider_than_the_picture_is_still_right():
     assert not fits(parameters.numpy(), 12)
     expected = normalise(batched(views, parameters))
     assert torch.equal(photometric(views, parameters, torch.device("cpu")), expected)
-    assert colours(np.zeros((0, 12, 12, 3), np.uint8), np.zeros((0, PARAMETERS), np.float32)).shape == (0, 12, 12, 3)
+    assert colours(
+        np.zeros((0, 12, 12, 3), np.uint8), np.zeros((0, PARAMETERS), np.float32)
+    ).shape == (0, 12, 12, 3)

@@ -1,11 +1,12 @@
-"""The augmentation against a literal Pillow paste-then-crop on real photographs, and its exact properties."""
+"""The augmentation against a literal Pillow paste-then-crop on real photographs, and its exact
+properties."""
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from data.images import decode
+from data.sources.images import decode
 from train.copy_paste import Box, CopyPaste, crop_mask, paste, soften
 from train.streams import VIEW, stream
 from train.views import random_box, resize_crop
@@ -14,7 +15,8 @@ SIZE = 224
 
 
 def literal(image: np.ndarray, mask: np.ndarray, level: int, box: Box, blurred: bool) -> np.ndarray:
-    """As the authors' loader: the map at the image's size, perhaps blurred by radius 5, composited, then cropped."""
+    """As the authors' loader: the map at the image's size, perhaps blurred by radius 5, composited,
+    then cropped."""
     picture = Image.fromarray(image)
     alpha = Image.fromarray(mask).resize(picture.size, Image.BILINEAR)
     if blurred:
@@ -33,13 +35,20 @@ def cases(shared, count: int):
     for i in range(1, count + 1):
         image = decode((shared / "ecssd" / "images" / f"{i:04d}.jpg").read_bytes())
         truth = cv2.imread(str(shared / "ecssd" / "masks" / f"{i:04d}.png"), cv2.IMREAD_GRAYSCALE)
-        mask = cv2.resize(cv2.GaussianBlur(truth, (0, 0), 2), (128, 128), interpolation=cv2.INTER_AREA)
-        yield image, mask, random_box(stream(VIEW, 0, 0, i), image.shape[1], image.shape[0], (0.2, 1.0))
+        mask = cv2.resize(
+            cv2.GaussianBlur(truth, (0, 0), 2), (128, 128), interpolation=cv2.INTER_AREA
+        )
+        yield (
+            image,
+            mask,
+            random_box(stream(VIEW, 0, 0, i), image.shape[1], image.shape[0], (0.2, 1.0)),
+        )
 
 
 @pytest.mark.parametrize("blurred", [False, True])
 def test_nearly_the_same_picture_as_paste_then_crop(shared, blurred):
-    """Mean difference at most 0.3 grey levels, and 99th percentile at most 3, beyond what the resampler differs by."""
+    """Mean difference at most 0.3 grey levels, and 99th percentile at most 3, beyond what the
+    resampler differs by."""
     pastes, resamplers = [], []
     for image, mask, box in cases(shared, 60):
         crop = resize_crop(image, box, SIZE)
@@ -80,11 +89,18 @@ def test_every_blend_is_rounded_exactly():
 
 
 def test_crop_of_a_mask_is_sub_pixel():
-    """A crop by a fraction of a mask pixel moves a linear ramp by that fraction, whatever the crop's size."""
+    """A crop by a fraction of a mask pixel moves a linear ramp by that fraction, whatever the
+    crop's size."""
     ramp = np.tile(np.arange(128, dtype=np.uint8), (128, 1))
-    for box in (Box(101, 0, 300, 375, 500, 375), Box(7, 30, 50, 60, 500, 375), Box(1, 1, 498, 370, 500, 375)):
+    for box in (
+        Box(101, 0, 300, 375, 500, 375),
+        Box(7, 30, 50, 60, 500, 375),
+        Box(1, 1, 498, 370, 500, 375),
+    ):
         for size in (32, 224):
-            at = (box.x + (np.arange(size) + 0.5) * box.w / size) * 128 / 500 - 0.5  # mask coordinate of each column
+            at = (
+                box.x + (np.arange(size) + 0.5) * box.w / size
+            ) * 128 / 500 - 0.5  # mask coordinate of each column
             got = crop_mask(ramp, box, size)
             inside = (at > 1) & (at < 126)
             assert np.abs(got[:, inside] - at[inside]).max() <= 1.01, (box, size)
@@ -98,7 +114,8 @@ def test_a_fine_mask_is_averaged_not_skipped():
 
 
 def test_settings_of_the_authors():
-    """Probability 0.3 a view, one grey level 0..254, half of the masks softened; draws do not depend on the mask."""
+    """Probability 0.3 a view, one grey level 0..254, half of the masks softened; draws do not
+    depend on the mask."""
     image = np.full((8, 8, 3), 77, np.uint8)
     box = Box(0, 0, 8, 8, 8, 8)
     empty, pastes = np.zeros((16, 16), np.uint8), CopyPaste()

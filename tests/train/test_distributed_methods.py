@@ -1,4 +1,5 @@
-"""Every method in two gloo processes: losses, gradients and memories of one process with the same global batch."""
+"""Every method in two gloo processes: losses, gradients and memories of one process with the same
+global batch."""
 
 from pathlib import Path
 
@@ -31,7 +32,10 @@ class Flat(nn.Module):
 # name: (method, extra negatives)
 CASES = {
     "instdisc": (lambda: InstDisc(Flat, IMAGES, 4, 0.2, negatives=5), False),
-    "moco": (lambda: MoCo(Flat, 4, 21, 0.9, 0.2), False),  # a queue that does not divide by the batch
+    "moco": (
+        lambda: MoCo(Flat, 4, 21, 0.9, 0.2),
+        False,
+    ),  # a queue that does not divide by the batch
     "moco v1": (lambda: MoCo(Flat, 4, 21, 0.9, 0.07, linear_head=True), False),
     "moco, symmetric": (lambda: MoCo(Flat, 4, 21, 0.9, 0.2, symmetric=True), False),
     "moco, batch negatives": (lambda: MoCo(Flat, 4, 21, 0.9, 0.2, batch_negatives=True), False),
@@ -43,31 +47,44 @@ CASES = {
 
 
 def run(name: str) -> dict:
-    """Three steps on this process's part of each global batch: losses, accuracies, gradients and the final state."""
+    """Three steps on this process's part of each global batch: losses, accuracies, gradients and
+    the final state."""
     make, swap = CASES[name]
     torch.manual_seed(0)
     method = make()
     model = DistributedDataParallel(method, broadcast_buffers=False) if world() > 1 else method
-    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.5, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        [p for p in method.parameters() if p.requires_grad], 0.5, momentum=0.9
+    )
     results, part = [], slice(rank() * BATCH // world(), (rank() + 1) * BATCH // world())
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(100 + step)
         views = torch.randn(3, BATCH, 3, 2, 2, generator=generator)[:, part]
         index = torch.randperm(IMAGES, generator=generator)[:BATCH][part]
-        loss, accuracy = model(list(views[:method.VIEWS]), step, index, views[2] if swap else None)
+        loss, accuracy = model(list(views[: method.VIEWS]), step, index, views[2] if swap else None)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         gradients = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
-        results.append({"loss": gather(loss.detach()[None]).mean(), "accuracy": gather(accuracy[None]).mean(),
-                        **gradients})
+        results.append(
+            {
+                "loss": gather(loss.detach()[None]).mean(),
+                "accuracy": gather(accuracy[None]).mean(),
+                **gradients,
+            }
+        )
     return {"steps": results, "state": method.state_dict()}
 
 
 def child(number: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2)
-    torch.save({name: run(name) for name in CASES} | {"keys": what_the_key_encoder_sees()}, f"{folder}/{number}.pt")
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2
+    )
+    torch.save(
+        {name: run(name) for name in CASES} | {"keys": what_the_key_encoder_sees()},
+        f"{folder}/{number}.pt",
+    )
     dist.destroy_process_group()
 
 
@@ -76,8 +93,10 @@ def what_the_key_encoder_sees() -> dict:
     torch.manual_seed(0)
     model, seen = MoCo(Flat, 4, 16, 0.9, 0.2), {"query": [], "key": []}
     for name in seen:
-        getattr(model, name).register_forward_pre_hook(lambda _, x, name=name: seen[name].append(x[0][:, 0, 0, 0]))
-    numbers = torch.arange(16.0)[rank() * 8:rank() * 8 + 8]
+        getattr(model, name).register_forward_pre_hook(
+            lambda _, x, name=name: seen[name].append(x[0][:, 0, 0, 0])
+        )
+    numbers = torch.arange(16.0)[rank() * 8 : rank() * 8 + 8]
     views = numbers[:, None, None, None].expand(8, 3, 2, 2)
     for step in range(2):
         model([views, views], step)
@@ -104,7 +123,9 @@ def test_two_processes_are_one(two, name):
                 assert ours[key].abs().max() > 0
                 assert torch.allclose(theirs[key], ours[key], rtol=1e-4, atol=1e-6), key
         for key, value in one["state"].items():
-            assert torch.allclose(process[name]["state"][key].float(), value.float(), rtol=1e-4, atol=1e-5), key
+            assert torch.allclose(
+                process[name]["state"][key].float(), value.float(), rtol=1e-4, atol=1e-5
+            ), key
     for key, value in two[0][name]["state"].items():  # and they never drift apart
         assert torch.equal(value, two[1][name]["state"][key]), key
 
@@ -115,6 +136,8 @@ def test_keys_are_really_shuffled_across_processes(two):
         keys = [set(process["keys"]["key"][step].int().tolist()) for process in two]
         assert [set(process["keys"]["query"][step].int().tolist()) for process in two] == own
         assert keys[0] | keys[1] == own[0] | own[1] and len(keys[0]) == len(keys[1]) == 8
-        assert all(2 <= len(k & o) <= 6 for k, o in zip(keys, own, strict=True))  # near half are the other's
+        assert all(
+            2 <= len(k & o) <= 6 for k, o in zip(keys, own, strict=True)
+        )  # near half are the other's
     first, second = (two[0]["keys"]["key"][step].tolist() for step in range(2))
     assert first != second

@@ -1,4 +1,5 @@
-"""Batches to the device: prefetching, the tensors' life on two streams, precision and torch.compile."""
+"""Batches to the device: prefetching, the tensors' life on two streams, precision and
+torch.compile."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,12 +19,18 @@ CPU = torch.device("cpu")
 
 
 def raw(number: int, negative: bool = False) -> dict:
-    batch = {"views": torch.full((2, 3, 8, 8, 3), number, dtype=torch.uint8),
-             "parameters": torch.zeros(2, 3, PARAMETERS), "index": torch.full((3,), number)}
+    batch = {
+        "views": torch.full((2, 3, 8, 8, 3), number, dtype=torch.uint8),
+        "parameters": torch.zeros(2, 3, PARAMETERS),
+        "index": torch.full((3,), number),
+    }
     batch["parameters"][..., feed.PASTED] = number
     if negative:
-        batch |= {"negative": batch["views"][0], "negative_parameters": batch["parameters"][0],
-                  "counts": torch.tensor([True, False, True])}
+        batch |= {
+            "negative": batch["views"][0],
+            "negative_parameters": batch["parameters"][0],
+            "counts": torch.tensor([True, False, True]),
+        }
     return batch
 
 
@@ -34,14 +41,19 @@ def test_a_cpu_takes_batches_as_they_come():
         batch = made.next()
         made.ahead()
         assert asked == list(range(i + 1)) and batch.index.tolist() == [i] * 3
-        assert len(batch.views) == 2 and batch.views[0].shape == (3, 3, 8, 8) and batch.negative is None
+        assert (
+            len(batch.views) == 2
+            and batch.views[0].shape == (3, 3, 8, 8)
+            and batch.negative is None
+        )
     with pytest.raises(StopIteration):
         made.next()
     assert made.waited > 0
 
 
 def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch):
-    """A stand-in for the copy stream: what is ordered when, and which tensors the step's stream holds on to."""
+    """A stand-in for the copy stream: what is ordered when, and which tensors the step's stream
+    holds on to."""
     said, held = [], []
 
     class Stream:
@@ -49,9 +61,13 @@ def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch)
             said.append(("waits for", other))
 
     copies, steps = Stream(), Stream()
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: said.append(("copies on", stream)) or nullcontext())
+    monkeypatch.setattr(
+        torch.cuda, "stream", lambda stream: said.append(("copies on", stream)) or nullcontext()
+    )
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: steps)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: held.append((id(tensor), stream)))
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: held.append((id(tensor), stream))
+    )
     asked = []
     made = Feed((asked.append(i) or raw(i, negative=True) for i in range(3)), CPU)
     made.stream = copies
@@ -61,7 +77,9 @@ def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch)
         handed = {id(t) for t in (*batch.views, batch.index, batch.negative, batch.counts)}
         assert {t for t, stream in held if stream is steps} >= handed
         made.ahead()
-        assert asked == list(range(min(i + 2, 3)))  # the next one is under way before it is asked for
+        assert asked == list(
+            range(min(i + 2, 3))
+        )  # the next one is under way before it is asked for
         made.ahead()  # and only one
         assert asked == list(range(min(i + 2, 3))) and batch.index.tolist() == [i] * 3
     with pytest.raises(StopIteration):
@@ -86,18 +104,27 @@ def test_bfloat16_networks_have_float32_losses_near_float32s(method):
         model = make_method(made, 64).to(memory_format=torch.channels_last)
         assert model.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss, _ = model(images[:model.VIEWS], 0, torch.arange(16))
+            loss, _ = model(images[: model.VIEWS], 0, torch.arange(16))
         loss.backward()
         assert loss.dtype == torch.float32
-        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+        assert all(
+            p.dtype == p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad
+        )
         found.append(loss.item())
     assert found[0] != found[1] and found[1] == pytest.approx(found[0], rel=0.02)
 
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_run_and_may_go_on_without(images, truth_cache, tmp_path):
-    one = {"epochs": 1, "method": "instdisc", "negatives": 16}  # a single network: compiling one takes a minute
-    runs = {n: config(images, truth_cache, tmp_path / n, compile=n != "plain", **one) for n in ("plain", "compiled")}
+    one = {
+        "epochs": 1,
+        "method": "instdisc",
+        "negatives": 16,
+    }  # a single network: compiling one takes a minute
+    runs = {
+        n: config(images, truth_cache, tmp_path / n, compile=n != "plain", **one)
+        for n in ("plain", "compiled")
+    }
     train(runs["plain"])
     train(runs["compiled"], stop_at=3)
     assert set(newest(tmp_path / "compiled")["model"]) == set(newest(tmp_path / "plain")["model"])

@@ -11,15 +11,28 @@ from experiments.measure import knn
 
 @pytest.mark.slow
 def test_moco_v2_beats_random_features_by_far(tmp_path):
-    """The demo's baseline: kNN (k = 200) on the test objects was 33 against 16 when this was written."""
+    """The demo's baseline: kNN (k = 200) on the test objects was 33 against 16 when this was
+    written."""
     images, run = tmp_path / "images", tmp_path / "run"
 
     def call(*arguments: str) -> None:
         subprocess.run([sys.executable, "-m", *arguments], check=True)
 
     call("data", "synthetic", str(images), "--train", "6000", "--probe", "60", "--test", "1000")
-    call("train", str(images / "train"), "--preset", "moco_v2_demo", "--epochs", "14", "--threads", "1", "--workers",
-         "0", "--out", str(run))
+    call(
+        "train",
+        str(images / "train"),
+        "--preset",
+        "moco_v2_demo",
+        "--epochs",
+        "14",
+        "--threads",
+        "1",
+        "--workers",
+        "0",
+        "--out",
+        str(run),
+    )
 
     def accuracy(untrained: bool) -> float:
         encoder = load_encoder(str(run), "cpu", untrained)

@@ -17,14 +17,21 @@ def lines_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
     for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()):
         step = line.pop("step")
         for tag, value in line.items():
-            found.setdefault(tag, []).append((step, pytest.approx(value, rel=1e-6)))  # events are float32
+            found.setdefault(tag, []).append(
+                (step, pytest.approx(value, rel=1e-6))
+            )  # events are float32
     return found
 
 
 def scalars_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
     board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    found = {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
-    return {tag: events for tag, events in found.items() if events}  # a tag whose every event is gone is still listed
+    found = {
+        tag: [(event.step, event.value) for event in board.Scalars(tag)]
+        for tag in board.Tags()["scalars"]
+    }
+    return {
+        tag: events for tag, events in found.items() if events
+    }  # a tag whose every event is gone is still listed
 
 
 def test_a_runs_curves_are_its_log(images, truth_cache, tmp_path):

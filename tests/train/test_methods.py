@@ -1,4 +1,5 @@
-"""InstDisc, SimCLR, BYOL and the extra negatives of swap against plain formulas; what moves the weights."""
+"""InstDisc, SimCLR, BYOL and the extra negatives of swap against plain formulas; what moves the
+weights."""
 
 import dataclasses
 import math
@@ -18,8 +19,19 @@ from train.methods.moco import MoCo, info_nce
 from train.methods.simclr import SimCLR, interleave, nt_xent
 from train.optimise import Lars, learning_rate, make_optimizer
 
-CONFIG = Config(images="", out="", network="resnet10", stem="small", width=4, size=16, batch=8, queue=20, splits=2,
-                dim=8, negatives=10)
+CONFIG = Config(
+    images="",
+    out="",
+    network="resnet10",
+    stem="small",
+    width=4,
+    size=16,
+    batch=8,
+    queue=20,
+    splits=2,
+    dim=8,
+    negatives=10,
+)
 
 
 class Flat(nn.Module):
@@ -64,9 +76,15 @@ def test_nt_xent_is_the_plain_formula(temperature, extra):
 
 
 def test_a_negative_that_does_not_count_changes_nothing():
-    """Every query's loss is the plain formula over its own set; the gradient of the others' negatives is 0."""
+    """Every query's loss is the plain formula over its own set; the gradient of the others'
+    negatives is 0."""
     counts = torch.tensor([True, False, False, True])
-    query, key, queue, extra = unit(4, 8), unit(4, 8, seed=1), unit(9, 8, seed=2).T, unit(4, 8, seed=3)
+    query, key, queue, extra = (
+        unit(4, 8),
+        unit(4, 8, seed=1),
+        unit(9, 8, seed=2).T,
+        unit(4, 8, seed=3),
+    )
     query.requires_grad_()
     extra.requires_grad_()
     loss, accuracy = info_nce(query, key, queue, 0.07, False, extra, counts)
@@ -76,7 +94,9 @@ def test_a_negative_that_does_not_count_changes_nothing():
         scores = [dot(q, k) / 0.07 for k in (key[i].tolist(), *others)]
         losses.append(-scores[0] + math.log(sum(map(math.exp, scores))))
         hits.append(scores[0] == max(scores))
-    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5) and accuracy.item() == np.mean(hits)
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5) and accuracy.item() == np.mean(
+        hits
+    )
     loss.backward()
     assert (extra.grad.abs().sum(1) > 0).tolist() == counts.tolist() and query.grad.isfinite().all()
 
@@ -101,15 +121,27 @@ def test_simclr_pairs_the_views_of_each_image(extra):
     expected, _ = nt_xent(torch.stack([a, b], 1).flatten(0, 1), 0.5, negative if extra else None)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.isfinite().all()
+        for p in model.parameters()
+        if p.requires_grad
+    )
     joined = interleave(list(batches))
     assert torch.equal(joined[3], batches[0][1]) and torch.equal(joined[5], batches[2][1])
     assert joined.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_simclrs_head_has_batch_norm_after_both_layers_and_no_last_shift():
-    head = make_method(dataclasses.replace(CONFIG, method="simclr", head_norm=True, hidden=12), 40).encoder.fc
-    assert [type(m) for m in head] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d]
+    head = make_method(
+        dataclasses.replace(CONFIG, method="simclr", head_norm=True, hidden=12), 40
+    ).encoder.fc
+    assert [type(m) for m in head] == [
+        nn.Linear,
+        nn.BatchNorm1d,
+        nn.ReLU,
+        nn.Linear,
+        nn.BatchNorm1d,
+    ]
     assert head[0].bias is None and head[3].bias is None and not head[4].bias.requires_grad
     assert head[0].weight.shape == (12, 32) and head[3].weight.shape == (8, 12)
 
@@ -117,8 +149,12 @@ def test_simclrs_head_has_batch_norm_after_both_layers_and_no_last_shift():
 def test_byols_loss_is_the_plain_formula():
     prediction, target = torch.randn(5, 4) * 3, torch.randn(5, 4)
     loss, accuracy = regression_loss(prediction, target)
-    cosines = np.array([[dot(p, t) / math.sqrt(dot(p, p) * dot(t, t)) for t in target.tolist()]
-                        for p in prediction.tolist()])
+    cosines = np.array(
+        [
+            [dot(p, t) / math.sqrt(dot(p, p) * dot(t, t)) for t in target.tolist()]
+            for p in prediction.tolist()
+        ]
+    )
     assert loss.item() == pytest.approx((2 - 2 * np.diag(cosines)).mean(), rel=1e-5)
     assert accuracy.item() == pytest.approx((cosines.argmax(1) == np.arange(5)).mean())
 
@@ -128,19 +164,30 @@ def test_byol_is_symmetric_and_its_target_follows_by_a_cosine():
     views = torch.randn(2, 5, 3, 2, 2)
     loss, _ = model(views, 0, None)
     with torch.no_grad():
-        (pa, pb), (ta, tb) = ([model.predictor(model.encoder(v)) for v in views], [model.target(v) for v in views])
-    assert loss.item() == pytest.approx((regression_loss(pa, tb)[0] + regression_loss(pb, ta)[0]).item(), rel=1e-5)
+        (pa, pb), (ta, tb) = (
+            [model.predictor(model.encoder(v)) for v in views],
+            [model.target(v) for v in views],
+        )
+    assert loss.item() == pytest.approx(
+        (regression_loss(pa, tb)[0] + regression_loss(pb, ta)[0]).item(), rel=1e-5
+    )
     loss.backward()
     assert all(p.grad is None for p in model.target.parameters())
     assert all(p.grad is not None for m in (model.encoder, model.predictor) for p in m.parameters())
-    assert model.tau(0) == pytest.approx(0.9) and model.tau(5) == pytest.approx(0.95) and model.tau(10) == 1
+    assert (
+        model.tau(0) == pytest.approx(0.9)
+        and model.tau(5) == pytest.approx(0.95)
+        and model.tau(10) == 1
+    )
     before = [p.clone() for p in model.target.parameters()]
     with torch.no_grad():
         for p in model.encoder.parameters():
             p.add_(1)
     model(views, 4, None)  # the update of step 3 comes first
     tau = 1 - 0.1 * (math.cos(math.pi * 3 / 10) + 1) / 2
-    for old, new, online in zip(before, model.target.parameters(), model.encoder.parameters(), strict=True):
+    for old, new, online in zip(
+        before, model.target.parameters(), model.encoder.parameters(), strict=True
+    ):
         assert torch.allclose(new, tau * old + (1 - tau) * online, atol=1e-6)
 
 
@@ -149,6 +196,7 @@ def test_nce_is_the_plain_formula():
     loss, accuracy = nce(logits, torch.tensor(z).log(), images)
     noise_density, m, losses, hits = 1 / images, 7, [], []
     for own, *noise in logits.tolist():
+
         def data(x):  # the probability that a sample is data and not noise
             return (math.exp(x) / z) / (math.exp(x) / z + m * noise_density)
 
@@ -167,13 +215,21 @@ def test_instdisc_estimates_z_once_and_moves_its_bank():
     loss, _ = model([view], 0, index)
     with torch.no_grad():
         query = normalize(model.encoder(view), dim=1)
-    logits = torch.stack([torch.cat([bank[i:i + 1], bank[n]]) @ q / 0.5
-                          for i, n, q in zip(index.tolist(), noise, query, strict=True)])
+    logits = torch.stack(
+        [
+            torch.cat([bank[i : i + 1], bank[n]]) @ q / 0.5
+            for i, n, q in zip(index.tolist(), noise, query, strict=True)
+        ]
+    )
     assert model.log_z.exp().item() == pytest.approx(20 * logits.exp().mean().item(), rel=1e-5)
     assert loss.item() == pytest.approx(nce(logits, model.log_z, 20)[0].item(), rel=1e-5)
     for i in range(20):
         found = (index == i).nonzero()
-        expected = bank[i] if not len(found) else normalize(0.5 * bank[i] + 0.5 * query[found.item()], dim=0)
+        expected = (
+            bank[i]
+            if not len(found)
+            else normalize(0.5 * bank[i] + 0.5 * query[found.item()], dim=0)
+        )
         assert torch.allclose(model.bank[i], expected, atol=1e-6)
     z = model.log_z.clone()
     model([view], 1, index)
@@ -187,16 +243,25 @@ def test_instdiscs_noise_is_uniform_new_each_step_and_repeatable():
     assert drawn.shape == (5, 2000) and torch.equal(drawn, model._noise(7, index))
     assert not torch.equal(drawn, model._noise(8, index)) and not torch.equal(drawn[0], drawn[1])
     counts = torch.bincount(drawn.flatten(), minlength=20).double()
-    assert len(counts) == 20 and ((counts - 500) ** 2 / 500).sum() < 43.8  # chi-square, 19 degrees, 0.1 %
+    assert (
+        len(counts) == 20 and ((counts - 500) ** 2 / 500).sum() < 43.8
+    )  # chi-square, 19 degrees, 0.1 %
 
 
 @pytest.mark.parametrize("batch_negatives", [False, True])
 def test_info_nces_extra_negative_is_its_own_querys_only(batch_negatives):
-    query, key, queue, extra = unit(4, 8), unit(4, 8, seed=1), unit(9, 8, seed=2).T, unit(4, 8, seed=3)
+    query, key, queue, extra = (
+        unit(4, 8),
+        unit(4, 8, seed=1),
+        unit(9, 8, seed=2).T,
+        unit(4, 8, seed=3),
+    )
     loss, _ = info_nce(query, key, queue, 0.2, batch_negatives, extra)
     losses = []
     for i, q in enumerate(query.tolist()):
-        others = [k for j, k in enumerate(key.tolist()) if batch_negatives and j != i] + queue.T.tolist()
+        others = [
+            k for j, k in enumerate(key.tolist()) if batch_negatives and j != i
+        ] + queue.T.tolist()
         scores = [dot(q, k) / 0.2 for k in (key[i].tolist(), extra[i].tolist(), *others)]
         losses.append(-math.log(math.exp(scores[0]) / sum(map(math.exp, scores))))
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
@@ -208,16 +273,23 @@ def test_mocos_extra_negatives_are_keys_that_never_enter_the_queue():
     queue = model.queue.clone()
     loss, _ = model(batches[:2], 0, None, batches[2])
     with torch.no_grad():
-        query, key, extra = (normalize(e(x), dim=1) for e, x in zip((model.query, model.key, model.key), batches,
-                                                                    strict=True))
-    assert loss.item() == pytest.approx(info_nce(query, key, queue, 0.2, False, extra)[0].item(), rel=1e-5)
+        query, key, extra = (
+            normalize(e(x), dim=1)
+            for e, x in zip((model.query, model.key, model.key), batches, strict=True)
+        )
+    assert loss.item() == pytest.approx(
+        info_nce(query, key, queue, 0.2, False, extra)[0].item(), rel=1e-5
+    )
     assert isinstance(model.query.fc, nn.Linear) and model.pointer.item() == 4
-    assert torch.allclose(model.queue[:, :4], key.T) and torch.equal(model.queue[:, 4:], queue[:, 4:])
+    assert torch.allclose(model.queue[:, :4], key.T) and torch.equal(
+        model.queue[:, 4:], queue[:, 4:]
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_the_contract(method):
-    """One step on a real network: a scalar loss, an accuracy, gradients for all that is trained, a backbone."""
+    """One step on a real network: a scalar loss, an accuracy, gradients for all that is trained, a
+    backbone."""
     settings = dataclasses.replace(CONFIG, method=method, head_norm=method in ("simclr", "byol"))
     torch.manual_seed(0)
     model = make_method(settings, 40).train()
@@ -227,7 +299,8 @@ def test_every_method_keeps_the_contract(method):
     loss.backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in trained) and {id(p) for p in trained} >= {
-        id(p) for name, p in model.encoder.named_parameters() if not name.startswith("fc.")}
+        id(p) for name, p in model.encoder.named_parameters() if not name.startswith("fc.")
+    }
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -236,7 +309,9 @@ def test_lars_is_the_plain_formula(weight_decay):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False))
     with torch.no_grad():
         model[2].weight.zero_()  # its ratio is 1
-    optimizer = make_optimizer(dataclasses.replace(CONFIG, optimizer="lars", lr=2.0, weight_decay=weight_decay), model)
+    optimizer = make_optimizer(
+        dataclasses.replace(CONFIG, optimizer="lars", lr=2.0, weight_decay=weight_decay), model
+    )
     assert isinstance(optimizer, Lars)
     expected = {name: p.detach().double().numpy().copy() for name, p in model.named_parameters()}
     velocity = {name: np.zeros_like(p) for name, p in expected.items()}
@@ -260,36 +335,53 @@ def test_lars_is_the_plain_formula(weight_decay):
 
 
 def test_schedules():
-    step = Config(images="", out="", lr=0.3, epochs=10, schedule="step", milestones=(6, 8), warmup=1.0)
+    step = Config(
+        images="", out="", lr=0.3, epochs=10, schedule="step", milestones=(6, 8), warmup=1.0
+    )
     rates = [learning_rate(step, s, 5) for s in range(50)]
     assert rates[:5] == pytest.approx([0.06, 0.12, 0.18, 0.24, 0.3])
-    assert rates[29] == 0.3 and rates[30] == rates[39] == pytest.approx(0.03) and rates[40] == pytest.approx(0.003)
+    assert (
+        rates[29] == 0.3
+        and rates[30] == rates[39] == pytest.approx(0.03)
+        and rates[40] == pytest.approx(0.003)
+    )
     simclr = dataclasses.replace(step, schedule="warmup_cosine", warmup=2.0)
     rates = [learning_rate(simclr, s, 5) for s in range(50)]
     assert rates[9] == rates[10] == 0.3 and rates[4] == pytest.approx(0.15)
     assert rates[30] == pytest.approx(0.15)  # half of the 40 steps after the warm-up
     assert 0 < rates[49] < 0.001
     short = dataclasses.replace(simclr, epochs=1)  # shorter than its warm-up
-    assert [learning_rate(short, s, 5) for s in range(5)] == pytest.approx([0.03, 0.06, 0.09, 0.12, 0.15])
+    assert [learning_rate(short, s, 5) for s in range(5)] == pytest.approx(
+        [0.03, 0.06, 0.09, 0.12, 0.15]
+    )
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"method": "byol", "background": "swap"}, "byol has no negatives"),
-    ({"method": "instdisc", "background": "swap"}, "takes its negatives from the memory bank alone"),
-    ({"method": "simclr", "head": "linear"}, "--head linear: simclr has a two-layer head"),
-    ({"head": "linear", "head_norm": True}, "--head-norm needs --head mlp"),
-    ({"method": "simclr", "batch_negatives": True}, "--batch-negatives is MoCo's"),
-    ({"method": "byol", "symmetric": True}, "--symmetric is MoCo's"),
-    ({"hidden": 64}, "--hidden 64: is SimCLR's and BYOL's"),
-    ({"method": "simclr", "hidden": -1}, "--hidden -1"),
-    ({"negatives": 0}, "--negatives 0"),
-    ({"temperature": 0.0}, "--temperature 0.0"),
-    ({"momentum": 1.5}, "--momentum 1.5"),
-    ({"bank_momentum": -0.5}, "--bank-momentum -0.5"),
-    ({"solarise_p": (0.0, 1.2)}, "--solarise-p and --second-blur-p are probabilities, in 0..1: 1.2"),
-    ({"second_blur_p": 2.0}, "in 0..1: 2.0"),
-    ({"milestones": (160, 120)}, "--milestones 160 120: epochs from 1 on, rising"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "byol", "background": "swap"}, "byol has no negatives"),
+        (
+            {"method": "instdisc", "background": "swap"},
+            "takes its negatives from the memory bank alone",
+        ),
+        ({"method": "simclr", "head": "linear"}, "--head linear: simclr has a two-layer head"),
+        ({"head": "linear", "head_norm": True}, "--head-norm needs --head mlp"),
+        ({"method": "simclr", "batch_negatives": True}, "--batch-negatives is MoCo's"),
+        ({"method": "byol", "symmetric": True}, "--symmetric is MoCo's"),
+        ({"hidden": 64}, "--hidden 64: is SimCLR's and BYOL's"),
+        ({"method": "simclr", "hidden": -1}, "--hidden -1"),
+        ({"negatives": 0}, "--negatives 0"),
+        ({"temperature": 0.0}, "--temperature 0.0"),
+        ({"momentum": 1.5}, "--momentum 1.5"),
+        ({"bank_momentum": -0.5}, "--bank-momentum -0.5"),
+        (
+            {"solarise_p": (0.0, 1.2)},
+            "--solarise-p and --second-blur-p are probabilities, in 0..1: 1.2",
+        ),
+        ({"second_blur_p": 2.0}, "in 0..1: 2.0"),
+        ({"milestones": (160, 120)}, "--milestones 160 120: epochs from 1 on, rising"),
+    ],
+)
 def test_settings_that_do_not_fit_a_method(changes, message):
     with pytest.raises(UsageError, match=message):
         dataclasses.replace(CONFIG, **changes).check()

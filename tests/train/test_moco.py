@@ -12,17 +12,23 @@ from train.network import SplitBatchNorm2d, Subsampled1x1, backbone
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
-    return nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    return nn.functional.normalize(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1
+    )
 
 
 @pytest.mark.parametrize("batch_negatives", [False, True])
-@pytest.mark.parametrize(("batch", "dim", "length", "temperature"), [(4, 8, 16, 0.2), (7, 3, 5, 0.07), (1, 2, 1, 1.0)])
+@pytest.mark.parametrize(
+    ("batch", "dim", "length", "temperature"), [(4, 8, 16, 0.2), (7, 3, 5, 0.07), (1, 2, 1, 1.0)]
+)
 def test_info_nce_is_the_plain_formula(batch, dim, length, temperature, batch_negatives):
     query, key, queue = unit(batch, dim), unit(batch, dim, seed=1), unit(length, dim, seed=2).T
     loss, accuracy = info_nce(query, key, queue, temperature, batch_negatives)
     losses, hits = [], []
     for i, (q, k) in enumerate(zip(query.tolist(), key.tolist(), strict=True)):
-        others = [n for j, n in enumerate(key.tolist()) if batch_negatives and j != i] + queue.T.tolist()
+        others = [
+            n for j, n in enumerate(key.tolist()) if batch_negatives and j != i
+        ] + queue.T.tolist()
         positive = sum(a * b for a, b in zip(q, k, strict=True)) / temperature
         negatives = [sum(a * b for a, b in zip(q, n, strict=True)) / temperature for n in others]
         losses.append(-positive + math.log(math.exp(positive) + sum(map(math.exp, negatives))))
@@ -40,11 +46,13 @@ def test_queue_holds_the_newest_keys_and_need_not_divide_by_the_batch():
     model = tiny(queue=10)
     keys = unit(24, 8)
     for i in range(4):  # 24 keys in batches of 6 through a queue of 10
-        model._enqueue(keys[6 * i:6 * i + 6])
+        model._enqueue(keys[6 * i : 6 * i + 6])
     held = {tuple(k) for k in model.queue.T.tolist()}
     assert held == {tuple(k) for k in keys[14:].tolist()} and model.pointer.item() == 4
     model._enqueue(unit(25, 8, seed=3))  # more than it holds
-    assert {tuple(k) for k in model.queue.T.tolist()} == {tuple(k) for k in unit(25, 8, seed=3)[15:].tolist()}
+    assert {tuple(k) for k in model.queue.T.tolist()} == {
+        tuple(k) for k in unit(25, 8, seed=3)[15:].tolist()
+    }
 
 
 def test_key_encoder_follows_by_momentum_and_gets_no_gradient():
@@ -55,7 +63,9 @@ def test_key_encoder_follows_by_momentum_and_gets_no_gradient():
             p.add_(1)
     model.train()
     loss, _ = model((torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16)), step=0)
-    for key, old, query in zip(model.key.parameters(), before, model.query.parameters(), strict=True):
+    for key, old, query in zip(
+        model.key.parameters(), before, model.query.parameters(), strict=True
+    ):
         assert torch.allclose(key, 0.9 * old + 0.1 * query, atol=1e-6)
     loss.backward()
     assert all(p.grad is None for p in model.key.parameters())
@@ -66,7 +76,9 @@ def test_keys_are_returned_in_the_order_of_their_queries():
     model = tiny().eval()  # in eval mode BatchNorm does not mix samples, so a shuffle must not show
     views = torch.randn(6, 3, 16, 16)
     with torch.no_grad():
-        assert torch.allclose(model._keys(views, 3, 0), nn.functional.normalize(model.key(views), dim=1), atol=1e-5)
+        assert torch.allclose(
+            model._keys(views, 3, 0), nn.functional.normalize(model.key(views), dim=1), atol=1e-5
+        )
 
 
 def test_symmetric_loss_is_the_mean_of_both_ways():
@@ -87,7 +99,7 @@ def test_split_batch_norm_is_batch_norm_of_each_part():
     means = []
     for i in range(3):
         part = nn.BatchNorm2d(5)
-        assert torch.allclose(out[4 * i:4 * i + 4], part(x[4 * i:4 * i + 4]), atol=1e-6)
+        assert torch.allclose(out[4 * i : 4 * i + 4], part(x[4 * i : 4 * i + 4]), atol=1e-6)
         means.append(part.running_mean)
     assert torch.allclose(split.running_mean, torch.stack(means).mean(0), atol=1e-6)
     plain.load_state_dict(split.state_dict())
@@ -116,5 +128,7 @@ def test_subsampled_convolution_is_the_strided_one(stride):
 
 def test_the_narrowest_network_trains_in_channels_last():
     network = backbone("resnet10", "small", 4).to(memory_format=torch.channels_last)
-    network(torch.randn(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)).square().mean().backward()
+    network(
+        torch.randn(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    ).square().mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())

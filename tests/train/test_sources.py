@@ -1,4 +1,5 @@
-"""The trainer and the probes see the same from a folder, a tar and a list; masks and odd images always align."""
+"""The trainer and the probes see the same from a folder, a tar and a list; masks and odd images
+always align."""
 
 import dataclasses
 import tarfile
@@ -6,11 +7,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from data.cache import Cache
-from data.images import ImageError, decode, open_images
+from data.cache.reader import Cache
+from data.sources.images import ImageError, decode, open_images
 from evaluate.features import Labelled
-from preprocess.blocks import Recipe
 from preprocess.build import build
+from preprocess.recipe import Recipe
 from train.config import Config
 from train.loader import Pairs
 from train.masks import Masks
@@ -31,12 +32,19 @@ def test_views_and_probes_are_the_same_from_a_tar_and_a_list(images, truth_cache
     (tmp_path / "list.txt").write_bytes(b"\n".join(open_images(packed).paths.tolist()))
     cache = Cache(truth_cache)
     batches = []
-    for found in (open_images(images / "train"), open_images(packed), open_images(packed, str(tmp_path / "list.txt"))):
+    for found in (
+        open_images(images / "train"),
+        open_images(packed),
+        open_images(packed, str(tmp_path / "list.txt")),
+    ):
         masks = Masks(cache, cache.require(found.paths))
         pairs = Pairs(found, Views.of(dataclasses.replace(CONFIG, paste_p=1.0)), masks)
         batches.append(pairs.__getitems__([(0, 3), (1, 77), (0, 41)])["views"].numpy())
     assert np.array_equal(batches[0], batches[1]) and np.array_equal(batches[0], batches[2])
-    folder, tar = Labelled(str(images / "train"), 32), Labelled(str(tmp_path / "train"), 32)  # finds train.tar
+    folder, tar = (
+        Labelled(str(images / "train"), 32),
+        Labelled(str(tmp_path / "train"), 32),
+    )  # finds train.tar
     assert tar.classes == folder.classes and np.array_equal(tar.labels, folder.labels)
     assert np.array_equal(tar[5], folder[5])
 

@@ -1,4 +1,5 @@
-"""MoCo v1 and v2: momentum contrast with a queue of negatives (He et al., CVPR 2020; Chen et al., arXiv 2003.04297)."""
+"""MoCo v1 and v2: momentum contrast with a queue of negatives (He et al., CVPR 2020; Chen et al.,
+arXiv 2003.04297)."""
 
 from __future__ import annotations
 
@@ -17,26 +18,38 @@ from train.network import backbone
 from train.streams import SHUFFLE, stream
 
 
-def info_nce(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, temperature: float,
-             batch_negatives: bool = False,
-             negative: torch.Tensor | None = None,
-             counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def info_nce(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    queue: torch.Tensor,
+    temperature: float,
+    batch_negatives: bool = False,
+    negative: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """InfoNCE over one positive and the queue's negatives (He et al., equation 1).
 
     Args:
         query, key: (B, D), unit length.  queue: (D, K), unit columns.
-        batch_negatives: the batch's other keys, of all processes, are negatives too (as in MoCo v3, Chen et al.,
-            ICCV 2021).
-        negative: (B, D), unit length, or None: one more negative for each query (Ryali et al., arXiv 2103.12719).
+        batch_negatives: the batch's other keys, of all processes, are negatives too (as in MoCo v3,
+            Chen et al., ICCV 2021).
+        negative: (B, D), unit length, or None: one more negative for each query (Ryali et al.,
+            arXiv 2103.12719).
         counts: (B,) bool, the queries that have it; None: all.
 
     Returns:
         the mean loss, a scalar, and the share of queries whose own key is the nearest, in 0..1.
     """
     if batch_negatives:
-        positive, target = query @ gather(key).T, torch.arange(len(query), device=query.device) + rank() * len(query)
+        positive, target = (
+            query @ gather(key).T,
+            torch.arange(len(query), device=query.device) + rank() * len(query),
+        )
     else:
-        positive, target = (query * key).sum(1, keepdim=True), query.new_zeros(len(query), dtype=torch.long)
+        positive, target = (
+            (query * key).sum(1, keepdim=True),
+            query.new_zeros(len(query), dtype=torch.long),
+        )
     extra = [] if negative is None else [own_negative(query, negative, counts)]
     logits = torch.cat([positive, query @ queue, *extra], 1) / temperature
     return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
@@ -46,25 +59,38 @@ class MoCo(nn.Module):
     """Query and key encoder, and the queue.
 
     Args:
-        backbone: makes a network with an `fc`, which becomes the projection head: two layers, or one
-            with `linear_head` (MoCo v1).
+        backbone: makes a network with an `fc`, which becomes the projection head: two layers, or
+            one with `linear_head` (MoCo v1).
         dim: D, of the embedding.  queue: K.  momentum: m of the key encoder.  temperature: T.
         symmetric: average the loss over both roles of the two views.
-        batch_negatives: see info_nce.  head_norm: BatchNorm between the head's layers; MoCo v2 has neither.
+        batch_negatives: see info_nce.  head_norm: BatchNorm between the head's layers; MoCo v2 has
+            neither.
         seed: of the shuffles.
     """
 
     VIEWS = 2
 
-    def __init__(self, backbone: Callable[[], nn.Module], dim: int, queue: int, momentum: float, temperature: float,
-                 symmetric: bool = False, batch_negatives: bool = False, head_norm: bool = False, seed: int = 0,
-                 linear_head: bool = False):
+    def __init__(
+        self,
+        backbone: Callable[[], nn.Module],
+        dim: int,
+        queue: int,
+        momentum: float,
+        temperature: float,
+        symmetric: bool = False,
+        batch_negatives: bool = False,
+        head_norm: bool = False,
+        seed: int = 0,
+        linear_head: bool = False,
+    ):
         super().__init__()
         self.momentum, self.temperature, self.seed = momentum, temperature, seed
         self.symmetric, self.batch_negatives = symmetric, batch_negatives
         self.query = backbone()
         features = self.query.fc.in_features
-        self.query.fc = nn.Linear(features, dim) if linear_head else mlp(features, features, dim, head_norm)
+        self.query.fc = (
+            nn.Linear(features, dim) if linear_head else mlp(features, features, dim, head_norm)
+        )
         self.key = copy.deepcopy(self.query)
         self.key.requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue), dim=0))
@@ -74,10 +100,16 @@ class MoCo(nn.Module):
     def encoder(self) -> nn.Module:
         return self.query
 
-    def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor | None = None,
-                negative: torch.Tensor | None = None,
-                counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """See train/methods/__init__.py; moves the key encoder and the queue, which takes no extra negatives."""
+    def forward(
+        self,
+        views: Sequence[torch.Tensor],
+        step: int,
+        index: torch.Tensor | None = None,
+        negative: torch.Tensor | None = None,
+        counts: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See train/methods/__init__.py; moves the key encoder and the queue, which takes no extra
+        negatives."""
         first, second = views
         self._move_key_encoder()
         if negative is not None:
@@ -91,21 +123,38 @@ class MoCo(nn.Module):
         self._enqueue(gather(key))
         return loss, accuracy
 
-    def _one_way(self, query_view: torch.Tensor, key_view: torch.Tensor, step: int, way: int,
-                 negative: torch.Tensor | None,
-                 counts: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _one_way(
+        self,
+        query_view: torch.Tensor,
+        key_view: torch.Tensor,
+        step: int,
+        way: int,
+        negative: torch.Tensor | None,
+        counts: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query = F.normalize(self.query(query_view), dim=1)
         key = self._keys(key_view, step, way)
-        with torch.autocast(query.device.type, enabled=False):  # a logit of 1 / T in bfloat16 would be 3 % off
-            loss, accuracy = info_nce(query.float(), key.float(), self.queue.clone(), self.temperature,
-                                      self.batch_negatives, negative, counts)
+        with torch.autocast(
+            query.device.type, enabled=False
+        ):  # a logit of 1 / T in bfloat16 would be 3 % off
+            loss, accuracy = info_nce(
+                query.float(),
+                key.float(),
+                self.queue.clone(),
+                self.temperature,
+                self.batch_negatives,
+                negative,
+                counts,
+            )
         return loss, accuracy, key
 
     @torch.no_grad()
     def _keys(self, view: torch.Tensor, step: int, way: int) -> torch.Tensor:
-        """Keys of a batch, computed in a shuffled order: a key must not share its BatchNorm split with its query.
+        """Keys of a batch, computed in a shuffled order: a key must not share its BatchNorm split
+        with its query.
 
-        Several processes shuffle the global batch as one would: each encodes its part of the shuffled views.
+        Several processes shuffle the global batch as one would: each encodes its part of the
+        shuffled views.
         """
         order = stream(SHUFFLE, self.seed, 0, step, way).permutation(world() * len(view))
         order = torch.from_numpy(order).to(view.device, non_blocking=True)
@@ -116,12 +165,14 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def _move_key_encoder(self) -> None:
-        torch._foreach_lerp_(list(self.key.parameters()), list(self.query.parameters()), 1 - self.momentum)
+        torch._foreach_lerp_(
+            list(self.key.parameters()), list(self.query.parameters()), 1 - self.momentum
+        )
 
     @torch.no_grad()
     def _enqueue(self, keys: torch.Tensor) -> None:
-        """Put the newest keys, of all processes in order, over the oldest; the queue's length need not divide by the
-        batch."""
+        """Put the newest keys, of all processes in order, over the oldest; the queue's length need
+        not divide by the batch."""
         length = self.queue.shape[1]
         keys = keys[-length:]
         at = (self.pointer + torch.arange(len(keys), device=keys.device)) % length
@@ -131,6 +182,15 @@ class MoCo(nn.Module):
 
 def make(config: Config, images: int) -> MoCo:
     """The method of a configuration."""
-    return MoCo(lambda: backbone(config.network, config.stem, config.width, config.splits), config.dim, config.queue,
-                config.momentum, config.temperature, config.symmetric, config.batch_negatives, config.head_norm,
-                config.seed, config.head == "linear")
+    return MoCo(
+        lambda: backbone(config.network, config.stem, config.width, config.splits),
+        config.dim,
+        config.queue,
+        config.momentum,
+        config.temperature,
+        config.symmetric,
+        config.batch_negatives,
+        config.head_norm,
+        config.seed,
+        config.head == "linear",
+    )

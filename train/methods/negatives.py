@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 
-def own_negative(query: torch.Tensor, negative: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-    """(B, 1) similarities of queries to their own negatives; the lowest number there is where it does not count.
+def own_negative(
+    query: torch.Tensor, negative: torch.Tensor, counts: torch.Tensor | None
+) -> torch.Tensor:
+    """(B, 1) similarities of queries to their own negatives; the lowest number there is where it
+    does not count.
 
     Args:
         query, negative: (B, D), unit length.  counts: (B,) bool, or None: all.
@@ -15,4 +18,4 @@ def own_negative(query: torch.Tensor, negative: torch.Tensor, counts: torch.Tens
     if counts is None:
         return similarity
     # not -inf, whose gradient a product with 0 turns into nan; 2^20 is room for the division by T
-    return torch.where(counts[:, None], similarity, torch.finfo(similarity.dtype).min / 2 ** 20)
+    return torch.where(counts[:, None], similarity, torch.finfo(similarity.dtype).min / 2**20)

@@ -15,18 +15,24 @@ from train.methods.negatives import own_negative
 from train.network import backbone
 
 
-def nt_xent(embedding: torch.Tensor, temperature: float,
-            negative: torch.Tensor | None = None,
-            counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normalised temperature-scaled cross entropy (Chen et al., equation 1): every view against all 2N - 1 others.
+def nt_xent(
+    embedding: torch.Tensor,
+    temperature: float,
+    negative: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normalised temperature-scaled cross entropy (Chen et al., equation 1): every view against
+    all 2N - 1 others.
 
     Args:
-        embedding: (2B, D), unit length; rows 2i and 2i + 1 are image i's views. Other processes' join as negatives.
+        embedding: (2B, D), unit length; rows 2i and 2i + 1 are image i's views. Other processes'
+            join as negatives.
         negative: (B, D), unit length, or None: one more negative for both views of each image.
         counts: (B,) bool, the images that have it; None: all.
 
     Returns:
-        the mean loss over these 2B views, a scalar, and the share of them that prefer their partner, in 0..1.
+        the mean loss over these 2B views, a scalar, and the share of them that prefer their
+        partner, in 0..1.
     """
     everyone = gather_with_gradient(embedding)
     row = torch.arange(len(embedding), device=embedding.device)
@@ -45,29 +51,43 @@ def nt_xent(embedding: torch.Tensor, temperature: float,
 class SimCLR(nn.Module):
     """One encoder for both views.
 
-    Both go through it together, so that BatchNorm sees 2B views, as published; an image's two views lie side by side,
-    so that they share a BatchNorm group whatever the number of groups or processes.
+    Both go through it together, so that BatchNorm sees 2B views, as published; an image's two views
+    lie side by side, so that they share a BatchNorm group whatever the number of groups or
+    processes.
 
     Args:
         backbone: makes a network with an `fc`, which becomes the projection head.
-        dim: D, of the embedding.  hidden: of the head's hidden layer, 0 for as many as the backbone's features.
+        dim: D, of the embedding.  hidden: of the head's hidden layer, 0 for as many as the
+            backbone's features.
         temperature: T.  head_norm: BatchNorm in the head, as published.
     """
 
     VIEWS = 2
 
-    def __init__(self, backbone: Callable[[], nn.Module], dim: int, temperature: float, hidden: int = 0,
-                 head_norm: bool = True):
+    def __init__(
+        self,
+        backbone: Callable[[], nn.Module],
+        dim: int,
+        temperature: float,
+        hidden: int = 0,
+        head_norm: bool = True,
+    ):
         super().__init__()
         self.temperature = temperature
         self.encoder = backbone()
         features = self.encoder.fc.in_features
         self.encoder.fc = simclr_head(features, hidden or features, dim, head_norm)
 
-    def forward(self, views: Sequence[torch.Tensor], step: int, index: torch.Tensor | None = None,
-                negative: torch.Tensor | None = None,
-                counts: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """See train/methods/__init__.py. The extra negatives are encoded with the views, with gradients."""
+    def forward(
+        self,
+        views: Sequence[torch.Tensor],
+        step: int,
+        index: torch.Tensor | None = None,
+        negative: torch.Tensor | None = None,
+        counts: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See train/methods/__init__.py. The extra negatives are encoded with the views, with
+        gradients."""
         both = interleave([*views] if negative is None else [*views, negative])
         embedding = F.normalize(self.encoder(both), dim=1)
         with torch.autocast(embedding.device.type, enabled=False):
@@ -79,10 +99,16 @@ class SimCLR(nn.Module):
 
 
 def interleave(views: Sequence[torch.Tensor]) -> torch.Tensor:
-    """V batches of (B, C, s, s) as one of (V * B, C, s, s), channels last, an image's views side by side."""
+    """V batches of (B, C, s, s) as one of (V * B, C, s, s), channels last, an image's views side by
+    side."""
     count, (batch, *shape) = len(views), views[0].shape
-    both = torch.empty(count * batch, *shape, device=views[0].device, dtype=views[0].dtype,
-                       memory_format=torch.channels_last)
+    both = torch.empty(
+        count * batch,
+        *shape,
+        device=views[0].device,
+        dtype=views[0].dtype,
+        memory_format=torch.channels_last,
+    )
     for i, view in enumerate(views):
         both[i::count] = view
     return both
@@ -90,5 +116,10 @@ def interleave(views: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def make(config: Config, images: int) -> SimCLR:
     """The method of a configuration."""
-    return SimCLR(lambda: backbone(config.network, config.stem, config.width, config.splits), config.dim,
-                  config.temperature, config.hidden, config.head_norm)
+    return SimCLR(
+        lambda: backbone(config.network, config.stem, config.width, config.splits),
+        config.dim,
+        config.temperature,
+        config.hidden,
+        config.head_norm,
+    )

@@ -8,13 +8,16 @@ from pathlib import Path
 
 
 def voc_folder(shared: Path, root: Path, train: int, test: int) -> Path:
-    """ROOT in VOC's layout: the first `train` raccoon images to learn from and the next `test` ones."""
+    """ROOT in VOC's layout: the first `train` raccoon images to learn from and the next `test`
+    ones."""
     source = shared / "raccoon_voc"
-    names = sorted((p.stem for p in (source / "annotations").glob("*.xml")), key=lambda n: int(n.split("-")[1]))
+    names = sorted(
+        (p.stem for p in (source / "annotations").glob("*.xml")), key=lambda n: int(n.split("-")[1])
+    )
     (root / "ImageSets" / "Main").mkdir(parents=True)
     (root / "JPEGImages").symlink_to(source / "images")
     (root / "Annotations").symlink_to(source / "annotations")
-    for split, chosen in (("trainval", names[:train]), ("test", names[train:train + test])):
+    for split, chosen in (("trainval", names[:train]), ("test", names[train : train + test])):
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{n}\n" for n in chosen))
     return root
 
@@ -23,18 +26,25 @@ def xml_boxes(file: Path) -> list[list[int]]:
     """[xmin, ymin, xmax, ymax] of each object, read by text search."""
     numbers = re.findall(r"<(xmin|ymin|xmax|ymax)>(\d+)<", file.read_text())
     values = [int(value) for _, value in numbers]
-    return [values[i:i + 4] for i in range(0, len(values), 4)]
+    return [values[i : i + 4] for i in range(0, len(values), 4)]
 
 
 def coco_folder(shared: Path, root: Path, train: int) -> Path:
-    """ROOT in COCO's layout: the first `train` images of coco_json_mini as train2017, the others as val2017."""
+    """ROOT in COCO's layout: the first `train` images of coco_json_mini as train2017, the others as
+    val2017."""
     source = shared / "coco_json_mini" / "data"
     found = json.loads((source / "trainval.json").read_text())
     (root / "annotations").mkdir(parents=True)
-    for split, images in (("train2017", found["images"][:train]), ("val2017", found["images"][train:])):
+    for split, images in (
+        ("train2017", found["images"][:train]),
+        ("val2017", found["images"][train:]),
+    ):
         (root / split).symlink_to(source / "images")
         chosen = {image["id"] for image in images}
-        part = {"images": images, "categories": found["categories"],
-                "annotations": [a for a in found["annotations"] if a["image_id"] in chosen]}
+        part = {
+            "images": images,
+            "categories": found["categories"],
+            "annotations": [a for a in found["annotations"] if a["image_id"] in chosen],
+        }
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(part))
     return root

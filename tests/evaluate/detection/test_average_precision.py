@@ -30,12 +30,22 @@ def jittered(truth: dict, seed: int, outlines: bool = False) -> list[dict]:
             x, y = np.clip(x, 0, width - 3), np.clip(y, 0, height - 3)
             box = [float(v) for v in (x, y, np.clip(w, 2, width - x), np.clip(h, 2, height - y))]
             label = a["category_id"] if rng.random() < 0.9 else int(rng.choice(classes))
-            found.append({"image_id": a["image_id"], "category_id": label, "bbox": box, "score": float(rng.random())})
+            found.append(
+                {
+                    "image_id": a["image_id"],
+                    "category_id": label,
+                    "bbox": box,
+                    "score": float(rng.random()),
+                }
+            )
             if outlines:
                 mask = np.zeros((height, width), np.uint8, order="F")
-                mask[int(y):int(y + box[3]), int(x):int(x + box[2])] = 1
+                mask[int(y) : int(y + box[3]), int(x) : int(x + box[2])] = 1
                 code = masks.encode(mask)
-                found[-1]["segmentation"] = {"size": code["size"], "counts": code["counts"].decode()}
+                found[-1]["segmentation"] = {
+                    "size": code["size"],
+                    "counts": code["counts"].decode(),
+                }
     return found
 
 
@@ -50,15 +60,18 @@ def pycocotools_ap(truth: dict, found: list[dict], kind: str) -> tuple[list[floa
         judge.summarize()
         names = {c["id"]: c["name"] for c in truth["categories"]}
         precision = judge.eval["precision"]
-    return judge.stats[:3].tolist(), {names[c]: precision[:, :, i, 0, 2].mean()
-                                      for i, c in enumerate(judge.params.catIds)}
+    return judge.stats[:3].tolist(), {
+        names[c]: precision[:, :, i, 0, 2].mean() for i, c in enumerate(judge.params.catIds)
+    }
 
 
 def agree(truth: dict, found: list[dict], kind: str) -> None:
     before = json.dumps([truth, found])
     ours, (theirs, per_class) = coco_ap(truth, found, kind), pycocotools_ap(truth, found, kind)
     assert 0.02 < theirs[0] < 0.98  # a comparison at 0 or 1 would say little
-    np.testing.assert_allclose([ours[k] / 100 for k in ("AP", "AP50", "AP75")], theirs, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(
+        [ours[k] / 100 for k in ("AP", "AP50", "AP75")], theirs, atol=1e-6, rtol=0
+    )
     assert set(ours["per_class"]) == set(per_class)
     for name, value in per_class.items():
         assert ours["per_class"][name] / 100 == pytest.approx(value, abs=1e-6)
@@ -74,7 +87,9 @@ def test_boxes_of_voc_as_pycocotools(shared, tmp_path):
 
 def test_boxes_and_masks_of_coco_as_pycocotools(shared, tmp_path):
     root = coco_folder(shared, tmp_path, 1)
-    truth = read_coco(root / "annotations" / "instances_val2017.json", root / "val2017", "mini", outlines=True).truth
+    truth = read_coco(
+        root / "annotations" / "instances_val2017.json", root / "val2017", "mini", outlines=True
+    ).truth
     found = jittered(truth, 1, outlines=True)
     agree(truth, found, "bbox")
     agree(truth, found, "segm")
@@ -103,8 +118,11 @@ def devkit_ap(objects: list[dict], found: list[dict], threshold: float) -> float
             iw = min(box[2], other[2]) - max(box[0], other[0]) + 1
             ih = min(box[3], other[3]) - max(box[1], other[1]) + 1
             if iw > 0 and ih > 0:
-                union = ((box[2] - box[0] + 1) * (box[3] - box[1] + 1)
-                         + (other[2] - other[0] + 1) * (other[3] - other[1] + 1) - iw * ih)
+                union = (
+                    (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
+                    + (other[2] - other[0] + 1) * (other[3] - other[1] + 1)
+                    - iw * ih
+                )
                 if iw * ih / union > best:
                     best, chosen = iw * ih / union, place
         hit = best > threshold
@@ -124,15 +142,32 @@ def devkit_ap(objects: list[dict], found: list[dict], threshold: float) -> float
 
 def test_voc_2007_as_the_devkit(shared, tmp_path):
     root = coco_folder(shared, tmp_path, 1)
-    truth = read_coco(root / "annotations" / "instances_val2017.json", root / "val2017", "mini").truth
+    truth = read_coco(
+        root / "annotations" / "instances_val2017.json", root / "val2017", "mini"
+    ).truth
     for i, a in enumerate(truth["annotations"]):
         a["iscrowd"] = int(i % 5 == 0)
     found = jittered(truth, 2)
     ours = voc07_ap(truth, found)
-    table = np.array([[devkit_ap([a for a in truth["annotations"] if a["category_id"] == c["id"]],
-                                 [d for d in found if d["category_id"] == c["id"]], t / 100)
-                       for t in range(50, 100, 5)] for c in truth["categories"]])
+    table = np.array(
+        [
+            [
+                devkit_ap(
+                    [a for a in truth["annotations"] if a["category_id"] == c["id"]],
+                    [d for d in found if d["category_id"] == c["id"]],
+                    t / 100,
+                )
+                for t in range(50, 100, 5)
+            ]
+            for c in truth["categories"]
+        ]
+    )
     assert 0.1 < table.mean() < 0.9
-    np.testing.assert_allclose([ours["AP"], ours["AP50"], ours["AP75"]],
-                               100 * np.array([table.mean(), table[:, 0].mean(), table[:, 5].mean()]), atol=1e-9)
-    np.testing.assert_allclose([ours["per_class"][c["name"]] for c in truth["categories"]], 100 * table[:, 0])
+    np.testing.assert_allclose(
+        [ours["AP"], ours["AP50"], ours["AP75"]],
+        100 * np.array([table.mean(), table[:, 0].mean(), table[:, 5].mean()]),
+        atol=1e-9,
+    )
+    np.testing.assert_allclose(
+        [ours["per_class"][c["name"]] for c in truth["categories"]], 100 * table[:, 0]
+    )

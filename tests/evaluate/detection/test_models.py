@@ -1,4 +1,5 @@
-"""The detectors: their sizes against torchvision's and arithmetic, where weights go, and how regions are read."""
+"""The detectors: their sizes against torchvision's and arithmetic, where weights go, and how
+regions are read."""
 
 import pytest
 import torch
@@ -37,18 +38,30 @@ def test_c4_has_33_million_parameters_and_only_fc_is_left_out(resnet):
     assert round(count(model) / 1e6, 1) == 33.2
     assert all(p.requires_grad for p in model.parameters())
     held = model.state_dict()
-    places = {key: f"roi_heads.box_head.{key}" if key.startswith("layer4") else f"backbone.{key}" for key in state}
+    places = {
+        key: f"roi_heads.box_head.{key}" if key.startswith("layer4") else f"backbone.{key}"
+        for key in state
+    }
     assert {key for key, place in places.items() if place not in held} == {"fc.weight", "fc.bias"}
-    assert all(torch.equal(held[place], state[key]) for key, place in places.items() if place in held)
-    assert list(dict(model.roi_heads.box_head.named_children())) == ["layer4", "norm", "pool", "flatten"]
+    assert all(
+        torch.equal(held[place], state[key]) for key, place in places.items() if place in held
+    )
+    assert list(dict(model.roi_heads.box_head.named_children())) == [
+        "layer4",
+        "norm",
+        "pool",
+        "flatten",
+    ]
     assert isinstance(model.roi_heads.box_head.norm, nn.BatchNorm2d)
     assert not any(type(m).__name__ == "FrozenBatchNorm2d" for m in model.modules())
     other = build(load_weights(path), "c4", 20, untrained=True).state_dict()
     assert not torch.equal(other["backbone.conv1.weight"], state["conv1.weight"])
 
 
-@pytest.mark.parametrize(("model", "reference", "norms"), [("fpn", fasterrcnn_resnet50_fpn, 8),
-                                                           ("mask", maskrcnn_resnet50_fpn, 8 + 4)])
+@pytest.mark.parametrize(
+    ("model", "reference", "norms"),
+    [("fpn", fasterrcnn_resnet50_fpn, 8), ("mask", maskrcnn_resnet50_fpn, 8 + 4)],
+)
 def test_pyramids_are_torchvisions_with_norms(resnet, model, reference, norms):
     path, state = resnet
     made = build(load_weights(path), model, 90)
@@ -58,7 +71,9 @@ def test_pyramids_are_torchvisions_with_norms(resnet, model, reference, norms):
     held = made.state_dict()
     places = {key: f"backbone.body.{key}" for key in state}
     assert {key for key, place in places.items() if place not in held} == {"fc.weight", "fc.bias"}
-    assert all(torch.equal(held[place], state[key]) for key, place in places.items() if place in held)
+    assert all(
+        torch.equal(held[place], state[key]) for key, place in places.items() if place in held
+    )
     assert isinstance(made.backbone.fpn.inner_blocks[0][1], nn.BatchNorm2d)
 
 
@@ -84,7 +99,9 @@ def test_trunk_is_the_network_up_to_layer3():
 
 
 def test_regions_are_read_where_they_are():
-    ramp = torch.arange(40.0)  # what is read is where: position i is the centre of image pixels 16 i to 16 i + 16
+    ramp = torch.arange(
+        40.0
+    )  # what is read is where: position i is the centre of image pixels 16 i to 16 i + 16
     features = torch.stack([ramp.expand(30, 40), ramp[:30, None].expand(30, 40)])[None]
     box = torch.tensor([[100.0, 60.0, 421.0, 300.0]])
     read = AlignedRegions(16)({"0": features}, [box], [(480, 640)])
@@ -108,5 +125,9 @@ def test_images_are_only_padded():
 def build_small(model: str):
     from evaluate.weights import Weights
 
-    state = {k: v for k, v in backbone("resnet10", "imagenet", 4).state_dict().items() if not k.startswith("fc.")}
+    state = {
+        k: v
+        for k, v in backbone("resnet10", "imagenet", 4).state_dict().items()
+        if not k.startswith("fc.")
+    }
     return build(Weights("resnet10", "imagenet", 4, state), model, 1, channels=8, regions=16)

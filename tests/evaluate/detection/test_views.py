@@ -1,4 +1,5 @@
-"""Views: boxes and masks stay on their objects, draws are by (seed, step, row), order by (seed, epoch)."""
+"""Views: boxes and masks stay on their objects, draws are by (seed, step, row), order by (seed,
+epoch)."""
 
 from collections import Counter
 from dataclasses import replace
@@ -25,15 +26,31 @@ def squares(tmp_path_factory) -> Annotated:
         height, width = (60, 90) if i % 3 else (90, 60)
         image = np.zeros((height, width, 3), np.uint8)
         for j in range(2):
-            x, y, w, h = 30 * j + int(rng.integers(0, 5)), int(rng.integers(0, 20)), 20, int(rng.integers(15, 40))
-            image[y:y + h, x:x + w, j] = 255
-            annotations.append({"id": len(annotations) + 1, "image_id": i + 5, "category_id": 3 + j, "iscrowd": 0,
-                                "bbox": [x, y, w, h], "area": w * h,
-                                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+            x, y, w, h = (
+                30 * j + int(rng.integers(0, 5)),
+                int(rng.integers(0, 20)),
+                20,
+                int(rng.integers(15, 40)),
+            )
+            image[y : y + h, x : x + w, j] = 255
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i + 5,
+                    "category_id": 3 + j,
+                    "iscrowd": 0,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                }
+            )
         cv2.imwrite(str(root / f"{i}.png"), image[..., ::-1])
         images.append({"id": i + 5, "width": width, "height": height, "file_name": f"{i}.png"})
-    truth = {"images": images, "annotations": annotations,
-             "categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "b"}]}
+    truth = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "b"}],
+    }
     return Annotated("squares", [str(root / i["file_name"]) for i in images], truth)
 
 
@@ -48,7 +65,13 @@ def test_boxes_and_masks_stay_on_their_objects(squares):
                 bright = view.image[..., j].numpy() >= 128
                 ys, xs = np.nonzero(bright)
                 x0, y0, x1, y1 = view.boxes[j].tolist()
-                assert abs(np.array([x0, y0, x1, y1]) - [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).max() < 0.8
+                assert (
+                    abs(
+                        np.array([x0, y0, x1, y1])
+                        - [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+                    ).max()
+                    < 0.8
+                )
                 mask = view.masks[j].numpy().astype(bool)
                 assert (mask & bright).sum() / (mask | bright).sum() > 0.9
             left[bool(view.boxes[0, 0] < view.boxes[1, 0])] += 1
@@ -61,10 +84,12 @@ def test_run_lengths_are_the_polygons_masks(squares):
 
     coded = [dict(a) for a in squares.truth["annotations"]]
     for a in coded:
-        height, width = next((i["height"], i["width"]) for i in squares.truth["images"] if i["id"] == a["image_id"])
+        height, width = next(
+            (i["height"], i["width"]) for i in squares.truth["images"] if i["id"] == a["image_id"]
+        )
         x, y, w, h = a["bbox"]
         pixels = np.zeros((height, width), np.uint8)
-        pixels[y:y + h, x:x + w] = 1
+        pixels[y : y + h, x : x + w] = 1
         flat = pixels.T.ravel()
         changes = np.flatnonzero(np.diff(flat)) + 1
         counts = np.diff(np.concatenate(([0], changes, [flat.size]))).tolist()
@@ -129,14 +154,35 @@ def test_sizes_are_detectron2s():
 
 def test_schedules_are_mocos():
     voc, coco = SCHEDULES["voc_24k"], SCHEDULES["coco_1x"]
-    assert (voc.iterations, voc.drops, voc.warmup, voc.lr, voc.batch) == (24000, (18000, 22000), 100, 0.02, 16)
-    assert voc.scales == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800) and voc.test_scale == 800
+    assert (voc.iterations, voc.drops, voc.warmup, voc.lr, voc.batch) == (
+        24000,
+        (18000, 22000),
+        100,
+        0.02,
+        16,
+    )
+    assert (
+        voc.scales == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+        and voc.test_scale == 800
+    )
     assert (coco.iterations, coco.drops, coco.warmup) == (90000, (60000, 80000), 1000)
     assert coco.scales == (640, 672, 704, 736, 768, 800) and coco.longest == 1333
     rates = [voc.lr * voc.factor(step) for step in (0, 50, 100, 17999, 18000, 21999, 22000, 23999)]
     np.testing.assert_allclose(rates, [2e-5, 0.01001, 0.02, 0.02, 0.002, 0.002, 2e-4, 2e-4])
     half = voc.with_batch(8)
-    assert (half.iterations, half.drops, half.lr, half.warmup, half.batch) == (48000, (36000, 44000), 0.01, 200, 8)
-    for wrong in ({"iterations": 0}, {"lr": -1}, {"scales": ()}, {"scales": (8,)}, {"test_scale": 2000}):
+    assert (half.iterations, half.drops, half.lr, half.warmup, half.batch) == (
+        48000,
+        (36000, 44000),
+        0.01,
+        200,
+        8,
+    )
+    for wrong in (
+        {"iterations": 0},
+        {"lr": -1},
+        {"scales": ()},
+        {"scales": (8,)},
+        {"test_scale": 2000},
+    ):
         with pytest.raises(UsageError):
             replace(voc, **wrong).check()

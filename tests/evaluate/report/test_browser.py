@@ -10,8 +10,17 @@ import pytest
 from evaluate import report
 
 CHROMIUM = shutil.which("chromium")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=2000")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--virtual-time-budget=2000",
+)
 # what the test asks the page, written where --dump-dom shows it
 QUESTION = """
 const table = document.querySelectorAll("table")[1], found = {};
@@ -29,26 +38,54 @@ document.body.innerHTML = ""; document.body.dataset.found = JSON.stringify(found
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_chromium(width, tmp_path):
-    accuracies = {"run-10": {"a": 9.5}, "run-9": {"a": 10.25, "b": 1.0}, "run-2": {"a": 100.0, "b": 2.0}}
+    accuracies = {
+        "run-10": {"a": 9.5},
+        "run-9": {"a": 10.25, "b": 1.0},
+        "run-2": {"a": 100.0, "b": 2.0},
+    }
     for name, accuracy in accuracies.items():
         (tmp_path / name).mkdir()
-        wide = {"accuracy": accuracy | {f"class {i}": 50.0 for i in range(30)}, "protocol": {"text": name * 60}}
+        wide = {
+            "accuracy": accuracy | {f"class {i}": 50.0 for i in range(30)},
+            "protocol": {"text": name * 60},
+        }
         (tmp_path / name / "odd.json").write_text(json.dumps({"evaluation": "odd", **wide}))
     out = tmp_path / "report.html"
-    report.main([*(str(tmp_path / name) for name in accuracies), "--title", "long" * 80, "--out", str(out)])
+    report.main(
+        [*(str(tmp_path / name) for name in accuracies), "--title", "long" * 80, "--out", str(out)]
+    )
     text = out.read_text()
-    start = text.index('<meta http-equiv="Content-Security-Policy"')  # it would, rightly, not run the test's script
-    text = text[:start] + text[text.index(">", start) + 1:]
+    start = text.index(
+        '<meta http-equiv="Content-Security-Policy"'
+    )  # it would, rightly, not run the test's script
+    text = text[:start] + text[text.index(">", start) + 1 :]
     # a frame is as wide as asked; a window has a least width
-    (tmp_path / "inner.html").write_text(text.replace("</body>", f"<script>{QUESTION}</script></body>"))
+    (tmp_path / "inner.html").write_text(
+        text.replace("</body>", f"<script>{QUESTION}</script></body>")
+    )
     hand_over = "document.body.dataset.found = this.contentDocument.body.dataset.found"
-    (tmp_path / "outer.html").write_text(f'<iframe src=inner.html width={width} height=800 onload="{hand_over}">'
-                                         "</iframe>")
-    done = subprocess.run([CHROMIUM, *FLAGS, "--allow-file-access-from-files", f"--user-data-dir={tmp_path}/profile",
-                           "--dump-dom", (tmp_path / "outer.html").as_uri()], capture_output=True, text=True,
-                          timeout=60)
+    (tmp_path / "outer.html").write_text(
+        f'<iframe src=inner.html width={width} height=800 onload="{hand_over}"></iframe>'
+    )
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            "--allow-file-access-from-files",
+            f"--user-data-dir={tmp_path}/profile",
+            "--dump-dom",
+            (tmp_path / "outer.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     found = json.loads(html.unescape(done.stdout.split('data-found="')[1].split('"')[0]))
-    assert found["number"] == ["run-2", "run-9", "run-10"] and found["again"] == ["run-10", "run-9", "run-2"]
+    assert found["number"] == ["run-2", "run-9", "run-10"] and found["again"] == [
+        "run-10",
+        "run-9",
+        "run-2",
+    ]
     assert found["text"] == ["run-2", "run-9", "run-10"]
     assert found["lacking"] == ["run-2", "run-9", "run-10"]  # run-10 has no b
     assert found["marks"][:3] == [None, None, "descending"]

@@ -15,7 +15,9 @@ def picture(height=120, width=160, seed=0):
     """A dark disc on a bright gradient, with noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
-    image = np.stack([180 + 40 * x / width, 170 + 50 * y / height, np.full((height, width), 160.0)], 2)
+    image = np.stack(
+        [180 + 40 * x / width, 170 + 50 * y / height, np.full((height, width), 160.0)], 2
+    )
     image[(y - 0.45 * height) ** 2 + (x - 0.4 * width) ** 2 < (0.22 * height) ** 2] = (60, 40, 120)
     return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
 
@@ -80,7 +82,9 @@ def test_guided_refinement_sharpens_at_the_images_edge_and_nowhere_else():
     soft = cv2.GaussianBlur((radius < 26.4).astype(np.float32), (0, 0), 4)
     better = resize_map(refine.guided(picture(), soft), 160, 120)
     inner, outer = (radius < 26) & (radius > 24), (radius > 27) & (radius < 29)
-    assert better[inner].mean() - better[outer].mean() > 1.5 * (soft[inner].mean() - soft[outer].mean())
+    assert better[inner].mean() - better[outer].mean() > 1.5 * (
+        soft[inner].mean() - soft[outer].mean()
+    )
     assert better[radius < 10].min() > 0.9 and better[radius > 45].max() < 0.1
 
 

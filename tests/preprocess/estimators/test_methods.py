@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from skimage.morphology import reconstruction
 
-from preprocess import barrier, morphology
-from preprocess import regions as graph
 from preprocess.estimators import ft, gs, load, mc, mr, sf
+from preprocess.vision import barrier, morphology
+from preprocess.vision import regions as graph
 
 
 def boxed():
@@ -36,7 +36,9 @@ def test_gs_leaves_an_object_at_the_border_out_of_the_background():
     image[60:, 70:90] = (200, 30, 30)
     parts = graph.regions(image)
     red, chosen = parts.lab[:, 1] > 40, gs.background(parts)
-    assert (red & parts.border).any() and not chosen[red].any() and chosen[parts.border & ~red].all()
+    assert (
+        (red & parts.border).any() and not chosen[red].any() and chosen[parts.border & ~red].all()
+    )
 
 
 def test_mr_rank_equals_the_closed_form():
@@ -47,14 +49,17 @@ def test_mr_rank_equals_the_closed_form():
 
 
 def test_mc_absorbed_time_equals_a_simulated_walk():
-    # A chain a - b - c with self weights 1; a is absorbing: a and its neighbour b are also linked to a's duplicate.
+    # A chain a - b - c with self weights 1; a is absorbing: a and its neighbour b are also linked
+    # to a's duplicate.
     weight = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1.0]])
     step = np.array([[1 / 3, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4], [0, 1 / 2, 1 / 2]])
     time, alive = np.zeros(3), np.eye(3)
     for _ in range(3000):
         time += alive.sum(1)
         alive = alive @ step
-    assert mc.absorbed_time(weight, np.array([True, False, False])) == pytest.approx(graph.unit(time), abs=1e-6)
+    assert mc.absorbed_time(weight, np.array([True, False, False])) == pytest.approx(
+        graph.unit(time), abs=1e-6
+    )
 
 
 def exact_barrier(plane):
@@ -62,9 +67,15 @@ def exact_barrier(plane):
     height, width = plane.shape
     best = np.full(plane.shape, np.inf)
     for low in np.unique(plane):
-        top = np.full(plane.shape, np.inf)  # of the lowest possible maxima of paths that stay at or above `low`
-        heap = [(int(plane[y, x]), y, x) for y in range(height) for x in range(width)
-                if (y in (0, height - 1) or x in (0, width - 1)) and plane[y, x] >= low]
+        top = np.full(
+            plane.shape, np.inf
+        )  # of the lowest possible maxima of paths that stay at or above `low`
+        heap = [
+            (int(plane[y, x]), y, x)
+            for y in range(height)
+            for x in range(width)
+            if (y in (0, height - 1) or x in (0, width - 1)) and plane[y, x] >= low
+        ]
         heapq.heapify(heap)
         while heap:
             value, y, x = heapq.heappop(heap)
@@ -72,7 +83,12 @@ def exact_barrier(plane):
                 continue
             top[y, x] = value
             for ny, nx in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-                if 0 <= ny < height and 0 <= nx < width and plane[ny, nx] >= low and top[ny, nx] == np.inf:
+                if (
+                    0 <= ny < height
+                    and 0 <= nx < width
+                    and plane[ny, nx] >= low
+                    and top[ny, nx] == np.inf
+                ):
                     heapq.heappush(heap, (max(value, int(plane[ny, nx])), ny, nx))
         best = np.minimum(best, top - low)
     return best

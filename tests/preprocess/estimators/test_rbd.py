@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from preprocess import regions as graph
 from preprocess.estimators import rbd
+from preprocess.vision import regions as graph
 
 
 def boxed(inner=(slice(40, 80), slice(60, 100))):
@@ -17,7 +17,9 @@ def boxed(inner=(slice(40, 80), slice(60, 100))):
 def connectivity(image):
     parts = graph.regions(image)
     clique = np.logical_and.outer(parts.border, parts.border)
-    found = rbd.boundary_connectivity(parts.colour, parts.adjacent | clique, parts.border, graph.scales(parts))
+    found = rbd.boundary_connectivity(
+        parts.colour, parts.adjacent | clique, parts.border, graph.scales(parts)
+    )
     return parts, found
 
 

@@ -1,4 +1,5 @@
-"""Networks in the batch stage: the same bytes whatever the workers, in batches or alone, on a device or in workers."""
+"""Networks in the batch stage: the same bytes whatever the workers, in batches or alone, on a
+device or in workers."""
 
 import os
 import signal
@@ -13,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import Cache
+from data.cache.reader import Cache
+from data.cache.shard import COLUMNS, STATUS
 from data.cli import UsageError
-from data.images import Images, open_images
-from data.shards import COLUMNS, STATUS
-from preprocess import batches, blocks
-from preprocess.blocks import Recipe
+from data.sources.images import Images, open_images
+from preprocess import recipe as blocks
 from preprocess.build import build
 from preprocess.estimators import u2netp
+from preprocess.networks import batches
+from preprocess.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,11 @@ def few(images, tmp_path_factory):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith((".", "log."))}
+    return {
+        p.name: p.read_bytes()
+        for p in sorted(folder.iterdir())
+        if not p.name.startswith((".", "log."))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,9 @@ def test_masks_are_the_networks(few, recipe, cache):
     plain = blocks.compute_block(open_images(str(few)), Recipe("centre", (), 32))
     for name in ("path", "size", "digest", "status"):
         assert np.array_equal(reader.column(name), plain[name].astype(reader.column(name).dtype))
-    assert reader.column("quality/coverage")[0] == pytest.approx(reader.mask(0).mean() / 255, abs=0.01)
+    assert reader.column("quality/coverage")[0] == pytest.approx(
+        reader.mask(0).mean() / 255, abs=0.01
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -94,14 +102,24 @@ def test_another_batch_moves_a_mask_by_two_levels_at_most(few, recipe, cache):
 
 
 def test_refined_maps_are_those_of_the_estimator_alone(few, recipe):
-    images, refined = open_images(str(few)), replace(recipe, parameters=(("refine", "guided"), ("side", 32)))
-    pictures = [cv2.imread(str(few / p.decode()))[..., ::-1] for p in images.paths.tolist() if p != b"4.png"]
-    expected = [cv2.resize(m, (32, 32), interpolation=cv2.INTER_AREA) for m in refined.load().batch(pictures)]
+    images, refined = (
+        open_images(str(few)),
+        replace(recipe, parameters=(("refine", "guided"), ("side", 32))),
+    )
+    pictures = [
+        cv2.imread(str(few / p.decode()))[..., ::-1] for p in images.paths.tolist() if p != b"4.png"
+    ]
+    expected = [
+        cv2.resize(m, (32, 32), interpolation=cv2.INTER_AREA)
+        for m in refined.load().batch(pictures)
+    ]
     for kind in (refined, on_device(refined)):
         rows = batches.Batches(kind.load(), kind).rows(batches.prepare_block(images, kind))
         assert np.abs(rows["mask"][rows["status"] == 0] - 255 * np.stack(expected)).max() <= 2
     plain = batches.compute_block(images, recipe)
-    assert not np.array_equal(plain["mask"], rows["mask"]) and refined.identity() != recipe.identity()
+    assert (
+        not np.array_equal(plain["mask"], rows["mask"]) and refined.identity() != recipe.identity()
+    )
 
 
 def test_other_weights_are_another_cache(few, recipe, cache, tmp_path):
@@ -109,14 +127,18 @@ def test_other_weights_are_another_cache(few, recipe, cache, tmp_path):
     state["outconv.bias"] += 1
     torch.save(state, tmp_path / "other.pth")
     other = replace(recipe, weights=str(tmp_path / "other.pth"))
-    with pytest.raises(UsageError, match=r"made with other parameters \(weights [0-9a-f]{64} -> [0-9a-f]{64}\)"):
+    with pytest.raises(
+        UsageError, match=r"made with other parameters \(weights [0-9a-f]{64} -> [0-9a-f]{64}\)"
+    ):
         build(str(few), str(cache), other, shard_size=4)
     assert other.identity() == {**recipe.identity(), "weights": other.identity()["weights"]}
     assert replace(recipe, precision="bf16").identity()["parameters"]["precision"] == "bf16"
     assert replace(recipe, batch=7).identity() == recipe.identity()
     copy = tmp_path / "copy.pth"
     copy.write_bytes(Path(recipe.weights).read_bytes())
-    assert build(str(few), str(cache), replace(recipe, weights=str(copy)), shard_size=4).computed == 0
+    assert (
+        build(str(few), str(cache), replace(recipe, weights=str(copy)), shard_size=4).computed == 0
+    )
 
 
 def test_weights_that_change_on_the_way_stop_the_run(recipe):
@@ -125,7 +147,8 @@ def test_weights_that_change_on_the_way_stop_the_run(recipe):
 
 
 class Small:
-    """An estimator whose device has memory for `room` images; the map says how bright the image is."""
+    """An estimator whose device has memory for `room` images; the map says how bright the image
+    is."""
 
     def __init__(self, room):
         self.room, self.seen = room, []
@@ -148,7 +171,11 @@ def test_out_of_memory_halves_the_batch_and_says_so(few, recipe, monkeypatch, as
     images, recipe = open_images(str(few)), replace(recipe, batch=8)
     if as_driver:
         prepared = iter([batches.prepare_block(images, recipe)])
-        rows = next(batches.infer(prepared, on_device(recipe), lambda what, **values: told.append((what, values))))
+        rows = next(
+            batches.infer(
+                prepared, on_device(recipe), lambda what, **values: told.append((what, values))
+            )
+        )
         assert told == [("out of memory", {"batch": 4}), ("out of memory", {"batch": 2})]
     else:
         rows = batches.compute_block(images, recipe)
@@ -161,13 +188,15 @@ def test_out_of_memory_halves_the_batch_and_says_so(few, recipe, monkeypatch, as
 
 
 def test_a_device_without_memory_for_one_image_is_one_line(few, recipe):
-    network = batches.Batches(Small(room=0), on_device(replace(recipe, batch=2)), lambda *_, **__: None)
+    network = batches.Batches(
+        Small(room=0), on_device(replace(recipe, batch=2)), lambda *_, **__: None
+    )
     with pytest.raises(UsageError, match="has not the memory for one image of u2netp"):
         network.rows(batches.prepare_block(open_images(str(few)), recipe))
 
 
 def test_the_bar_tells_of_a_halved_batch(tmp_path, capsys):
-    from preprocess.report import Report
+    from preprocess.progress import Report
 
     with Report(tmp_path, None, 1, 1, 1) as report:
         report.event("out of memory", batch=16)
@@ -182,13 +211,23 @@ def test_a_map_that_is_not_finite_costs_one_row(few, recipe):
                 raise FloatingPointError("boom")
             return np.full((4, 4), np.nan if len(self.seen) == 2 else 0.5, np.float32)
 
-    rows = batches.Batches(Broken(9), recipe).rows(batches.prepare_block(open_images(str(few)), recipe))
-    status = [STATUS["estimator"]] * 4 + [STATUS["unreadable"]] + [STATUS["estimator"]] * 2 + [0] * 3
-    assert rows["status"].tolist() == status and (rows["mask"][7:] == 128).all() and not rows["mask"][:7].any()
+    rows = batches.Batches(Broken(9), recipe).rows(
+        batches.prepare_block(open_images(str(few)), recipe)
+    )
+    status = (
+        [STATUS["estimator"]] * 4 + [STATUS["unreadable"]] + [STATUS["estimator"]] * 2 + [0] * 3
+    )
+    assert (
+        rows["status"].tolist() == status
+        and (rows["mask"][7:] == 128).all()
+        and not rows["mask"][:7].any()
+    )
 
 
 @pytest.mark.slow
-def test_workers_that_die_while_they_decode_ahead_change_no_byte(images, recipe, tmp_path, monkeypatch, capsys):
+def test_workers_that_die_while_they_decode_ahead_change_no_byte(
+    images, recipe, tmp_path, monkeypatch, capsys
+):
     class Murderer(Small):
         def forward(self, batch):
             if not self.seen:
@@ -221,19 +260,43 @@ program.run(program.main)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(images, recipe, tmp_path, number):
+def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(
+    images, recipe, tmp_path, number
+):
     (tmp_path / "driver.py").write_text(DRIVER)
     folder = tmp_path / "cache"
-    command = [sys.executable, str(tmp_path / "driver.py"), str(images / "train"), str(folder), "--estimator", "u2netp",
-               "--weights", recipe.weights, "--shard-size", "4", "--workers", "1"]
+    command = [
+        sys.executable,
+        str(tmp_path / "driver.py"),
+        str(images / "train"),
+        str(folder),
+        "--estimator",
+        "u2netp",
+        "--weights",
+        recipe.weights,
+        "--shard-size",
+        "4",
+        "--workers",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
     deadline = time.monotonic() + 60
-    while not list(folder.glob("shard-*.h5")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(folder.glob("shard-*.h5"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.005)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number and "the same command continues" in said and "Traceback" not in said
+    assert (
+        process.returncode == 128 + number
+        and "the same command continues" in said
+        and "Traceback" not in said
+    )
     assert 0 < len(list(folder.glob("shard-*.h5"))) < 20 and not list(folder.glob("*.tmp"))
     assert subprocess.run(command, capture_output=True, env=environment).returncode == 0
     build(str(images / "train"), str(tmp_path / "whole"), replace(recipe, batch=4), shard_size=4)
@@ -251,22 +314,57 @@ def test_halves_of_a_block_keep_what_is_prepared(few, recipe, monkeypatch):
     rows = engine.compute_alone(open_images(str(few)), recipe, lambda *_, **__: None)
     assert [one is None for one in rows["prepared"]] == [i in (4, 7) for i in range(10)]
     finished = batches.Batches(Small(9), recipe).rows(rows)
-    assert set(finished) == set(COLUMNS) and finished["status"].tolist() == [0] * 4 + [1] + [0] * 2 + [8, 0, 0]
+    assert set(finished) == set(COLUMNS) and finished["status"].tolist() == [0] * 4 + [1] + [
+        0
+    ] * 2 + [8, 0, 0]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--estimator", "u2net"], "no weights for u2net: put u2net.pth into $DILO_WEIGHTS"),
-    (["--estimator", "u2netp", "--weights", "{few}/0.png"], "0.png: not a file of weights that can be loaded"),
-    (["--estimator", "rbd", "--device", "cuda"], "--device is for networks (basnet"),
-    (["--estimator", "u2netp", "--weights", "{weights}", "--batch", "0"], "--batch 0: must be 1 to"),
-    (["--estimator", "u2netp", "--weights", "{weights}", "--device", "cuda", "--dask", "tcp://x:1"], "--part"),
-])
-def test_bad_input_is_one_line_and_exit_code_2(few, recipe, tmp_path, monkeypatch, arguments, message):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--estimator", "u2net"], "no weights for u2net: put u2net.pth into $DILO_WEIGHTS"),
+        (
+            ["--estimator", "u2netp", "--weights", "{few}/0.png"],
+            "0.png: not a file of weights that can be loaded",
+        ),
+        (["--estimator", "rbd", "--device", "cuda"], "--device is for networks (basnet"),
+        (
+            ["--estimator", "u2netp", "--weights", "{weights}", "--batch", "0"],
+            "--batch 0: must be 1 to",
+        ),
+        (
+            [
+                "--estimator",
+                "u2netp",
+                "--weights",
+                "{weights}",
+                "--device",
+                "cuda",
+                "--dask",
+                "tcp://x:1",
+            ],
+            "--part",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    few, recipe, tmp_path, monkeypatch, arguments, message
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("DILO_WEIGHTS", raising=False)
     places = {"few": few, "weights": recipe.weights}
-    done = subprocess.run([sys.executable, "-m", "preprocess", str(few), str(tmp_path / "out"),
-                           *(a.format(**places) for a in arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "preprocess",
+            str(few),
+            str(tmp_path / "out"),
+            *(a.format(**places) for a in arguments),
+        ],
+        capture_output=True,
+        text=True,
+    )
     errors = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
     assert not (tmp_path / "out").exists()
@@ -274,8 +372,23 @@ def test_bad_input_is_one_line_and_exit_code_2(few, recipe, tmp_path, monkeypatc
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu_is_one_line(few, recipe, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "preprocess", str(few), str(tmp_path / "out"), "--estimator", "u2netp",
-                           "--weights", recipe.weights, "--device", "cuda"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "preprocess",
+            str(few),
+            str(tmp_path / "out"),
+            "--estimator",
+            "u2netp",
+            "--weights",
+            recipe.weights,
+            "--device",
+            "cuda",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: --device cuda: "), done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -283,13 +396,16 @@ def test_no_gpu_is_one_line(few, recipe, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_masks_on_a_gpu(few, recipe, cache, tmp_path, precision):
-    """Workers decode ahead, the driver computes; float32 masks are a CPU's within two levels. Random weights give maps
-    of little contrast, and stretching them makes bfloat16's error as large as 9 levels on a CPU too."""
+    """Workers decode ahead, the driver computes; float32 masks are a CPU's within two levels.
+    Random weights give maps of little contrast, and stretching them makes bfloat16's error as large
+    as 9 levels on a CPU too."""
     gpu = replace(recipe, device="cuda", precision=precision)
     for workers in (1, 3):
         build(str(few), str(tmp_path / f"{workers}"), gpu, shard_size=4, workers=workers)
     assert content(tmp_path / "1") == content(tmp_path / "3")
-    here, there = (np.stack([c.mask(i) for i in range(len(c))]).astype(int)
-                   for c in (Cache(cache), Cache(tmp_path / "1")))
+    here, there = (
+        np.stack([c.mask(i) for i in range(len(c))]).astype(int)
+        for c in (Cache(cache), Cache(tmp_path / "1"))
+    )
     apart = np.abs(here - there)
     assert apart.max() <= 2 if precision == "fp32" else apart.mean() < 16

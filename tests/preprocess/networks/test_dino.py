@@ -1,4 +1,5 @@
-"""TokenCut: the eigenvector against a dense solver, planted objects found, and the features of timm's transformers."""
+"""TokenCut: the eigenvector against a dense solver, planted objects found, and the features of
+timm's transformers."""
 
 import numpy as np
 import pytest
@@ -25,12 +26,15 @@ def test_the_eigenvector_is_the_dense_generalised_one(seed):
     values, vectors = eigh(degree - weight, degree, subset_by_index=[0, 2])
     assert values[2] - values[1] > 1e-3  # else any vector of a plane would be right
     found, dense = tokencut.second_vector(weight), vectors[:, 1]
-    assert abs(found @ dense) / (np.linalg.norm(found) * np.linalg.norm(dense)) == pytest.approx(1, abs=1e-9)
+    assert abs(found @ dense) / (np.linalg.norm(found) * np.linalg.norm(dense)) == pytest.approx(
+        1, abs=1e-9
+    )
     assert np.array_equal(found, tokencut.second_vector(weight))
 
 
 def authors(weight, height, width):
-    """The object by the dense eigenvector, as the paper's section 3 says; its component by flooding."""
+    """The object by the dense eigenvector, as the paper's section 3 says; its component by
+    flooding."""
     degree = np.diag(weight.sum(1))
     vector = eigh(degree - weight, degree, subset_by_index=[1, 1])[1][:, 0]
     seed = int(np.abs(vector).argmax())
@@ -50,15 +54,19 @@ def test_a_planted_object_is_cut_out_as_by_the_dense_solver(seed):
     rng = np.random.default_rng(seed)
     object_ = np.zeros((14, 18), bool)
     y, x = rng.integers(1, 6, 2)
-    object_[y:y + 5, x:x + 6] = True
+    object_[y : y + 5, x : x + 6] = True
     apart = np.zeros_like(object_)
     apart[-2:, -2:] = True  # rather of the object's kind, but not connected to it
     one, other = rng.normal(size=(2, 16))
     other -= one * (one @ other) / (one @ one)
     features = np.where(object_.reshape(-1, 1), one, other) + rng.normal(0, 0.3, (14 * 18, 16))
-    features[apart.reshape(-1)] += 1.2 * one  # linked to both sides: a smaller value, which is never the seed
+    features[apart.reshape(-1)] += (
+        1.2 * one
+    )  # linked to both sides: a smaller value, which is never the seed
     found = tokencut.cut(features, 14, 18)
-    assert found.dtype == np.float32 and np.array_equal(found == 1, authors(tokencut.affinity(features), 14, 18))
+    assert found.dtype == np.float32 and np.array_equal(
+        found == 1, authors(tokencut.affinity(features), 14, 18)
+    )
     assert np.array_equal(found == 1, object_)
 
 
@@ -75,9 +83,14 @@ def tiny(scaled=False, channels=32):
 
 def test_key_features_are_the_last_layers_keys():
     """Against the last block's input put through its norm and projection by hand."""
-    network, x = tiny(channels=128), torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    network, x = (
+        tiny(channels=128),
+        torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1)),
+    )
     with torch.no_grad():
-        before = network.forward_intermediates(x, indices=[0], output_fmt="NLC", norm=False, intermediates_only=True)[0]
+        before = network.forward_intermediates(
+            x, indices=[0], output_fmt="NLC", norm=False, intermediates_only=True
+        )[0]
         block = network.blocks[1]
         weight, bias = block.attn.qkv.weight[128:256], block.attn.qkv.bias[128:256]
         expected = block.norm1(before) @ weight.T + bias
@@ -100,13 +113,17 @@ def planted(height=64, width=96):
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "dino.pth"
     network = tiny()
-    torch.nn.init.zeros_(network.pos_embed)  # random positions would drown a random network's colours
+    torch.nn.init.zeros_(
+        network.pos_embed
+    )  # random positions would drown a random network's colours
     torch.save({"teacher": {f"backbone.{k}": v for k, v in network.state_dict().items()}}, path)
     return path
 
 
 def test_an_object_of_one_colour_is_found_in_batches(weights):
-    estimator = estimators.load("dino", weights=str(weights), side=96, tau=0.9)  # a random network tells little apart
+    estimator = estimators.load(
+        "dino", weights=str(weights), side=96, tau=0.9
+    )  # a random network tells little apart
     image, where = planted()
     flipped = np.ascontiguousarray(image[:, ::-1])
     maps = estimator.batch([image, flipped, np.full_like(image, 128)])
@@ -118,18 +135,26 @@ def test_an_object_of_one_colour_is_found_in_batches(weights):
     assert 0 < (estimator(image) > 0).mean() < 0.5
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch16_224.dino", "vit_base_patch8_224.dino", "vit_small_patch14_dinov2"])
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch16_224.dino", "vit_base_patch8_224.dino", "vit_small_patch14_dinov2"]
+)
 def test_the_networks_of_dino_are_recognised_by_their_shapes(name):
     with torch.device("meta"):
         wanted = timm.create_model(name, num_classes=0).state_dict()
-        extra = {"mask_token": torch.zeros(1, 384)} if "dinov2" in name else {"head.weight": torch.zeros(1)}
+        extra = (
+            {"mask_token": torch.zeros(1, 384)}
+            if "dinov2" in name
+            else {"head.weight": torch.zeros(1)}
+        )
         found = dino.build(dino.convert({**wanted, **extra}, **dino.PARAMETERS)).state_dict()
     assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
 
 
 def test_a_network_of_another_size_gives_the_same_features_as_timms():
     torch.manual_seed(0)
-    reference = timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True).eval()
+    reference = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True
+    ).eval()
     network = dino.build(reference.state_dict()).eval()
     network.load_state_dict(reference.state_dict())
     x = torch.randn(1, 3, 112, 112, generator=torch.Generator().manual_seed(1))
@@ -137,12 +162,24 @@ def test_a_network_of_another_size_gives_the_same_features_as_timms():
         assert torch.equal(network.forward_features(x), reference.forward_features(x))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s.pop("pos_embed"), "no vision transformer: pos_embed is missing"),
-    (lambda s: s.update(pos_embed=torch.zeros(1).expand(1, 10 ** 10, 32)), "no vision transformer of DINO or DINOv2"),
-    (lambda s: s.update({"blocks.9999.x": torch.zeros(1)}), "no vision transformer of DINO or DINOv2"),
-    (lambda s: s.update(register_tokens=torch.zeros(1, 4, 32)), "no weights of dino; 1 unexpected: register_tokens"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("pos_embed"), "no vision transformer: pos_embed is missing"),
+        (
+            lambda s: s.update(pos_embed=torch.zeros(1).expand(1, 10**10, 32)),
+            "no vision transformer of DINO or DINOv2",
+        ),
+        (
+            lambda s: s.update({"blocks.9999.x": torch.zeros(1)}),
+            "no vision transformer of DINO or DINOv2",
+        ),
+        (
+            lambda s: s.update(register_tokens=torch.zeros(1, 4, 32)),
+            "no weights of dino; 1 unexpected: register_tokens",
+        ),
+    ],
+)
 def test_another_transformer_is_one_line(tmp_path, change, message):
     state = tiny().state_dict()
     change(state)

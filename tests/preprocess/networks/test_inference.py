@@ -1,4 +1,5 @@
-"""A network as an estimator: preprocessing as the authors', maps that do not depend on the batch, and bad weights."""
+"""A network as an estimator: preprocessing as the authors', maps that do not depend on the batch,
+and bad weights."""
 
 import pickle
 import subprocess
@@ -34,13 +35,18 @@ def weights(tmp_path_factory):
 def pictures(count=2, height=50, width=70):
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (count, 5, 7, 3), np.uint8)
-    return [cv2.resize(s, (width + i, height), interpolation=cv2.INTER_CUBIC) for i, s in enumerate(small)]
+    return [
+        cv2.resize(s, (width + i, height), interpolation=cv2.INTER_CUBIC)
+        for i, s in enumerate(small)
+    ]
 
 
 def test_a_batch_of_two_is_two_singles(weights):
     network = estimators.load("u2netp", weights=str(weights), side=96)
     one, two = pictures()
-    two = (two // 4).astype(np.uint8)  # dark, with a map of its own range: one taken over the batch would show
+    two = (two // 4).astype(
+        np.uint8
+    )  # dark, with a map of its own range: one taken over the batch would show
     batch = network.batch([one, two])
     for found, image in zip(batch, (one, two), strict=True):
         assert found.dtype == np.float32 and found.min() == 0 and found.max() == 1
@@ -52,17 +58,24 @@ def test_preprocessing_is_the_authors():
     """Squashed, divided by the image's own maximum, then ImageNet's mean and deviation; RGB."""
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, :, 0], image[:, :, 1] = 200, 100
-    x = squashed.normalise(torch.from_numpy(np.stack([squashed.prepare(image, 32), squashed.prepare(image // 2, 32)])))
+    x = squashed.normalise(
+        torch.from_numpy(np.stack([squashed.prepare(image, 32), squashed.prepare(image // 2, 32)]))
+    )
     assert x.shape == (2, 3, 32, 32)
     expected = torch.tensor([(1 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0 - 0.406) / 0.225])
-    assert torch.allclose(x[0, :, 5, 9], expected, atol=1e-5) and torch.allclose(x[1], x[0], atol=1e-5)
+    assert torch.allclose(x[0, :, 5, 9], expected, atol=1e-5) and torch.allclose(
+        x[1], x[0], atol=1e-5
+    )
     assert torch.isfinite(squashed.normalise(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))).all()
 
 
 def test_a_map_without_contrast_is_not_stretched():
-    assert np.array_equal(squashed.finish(np.full((4, 4), 0.2, np.float32), 4), np.full((4, 4), 0.2, np.float32))
+    assert np.array_equal(
+        squashed.finish(np.full((4, 4), 0.2, np.float32), 4), np.full((4, 4), 0.2, np.float32)
+    )
     assert squashed.finish(np.array([[0.2, 0.3], [0.25, 0.2]], np.float32), 4) == pytest.approx(
-        np.array([[0, 1], [0.5, 0]]), abs=1e-5)
+        np.array([[0, 1], [0.5, 0]]), abs=1e-5
+    )
 
 
 def test_refined_maps_follow_the_image(weights):
@@ -80,7 +93,9 @@ def test_weights_are_known_by_their_sha256(weights, tmp_path):
     state["outconv.bias"] += 1
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "other.pth")
     second = estimators.load("u2netp", weights=str(tmp_path / "other.pth"))
-    digest = subprocess.run(["sha256sum", str(weights)], capture_output=True, text=True).stdout.split()[0]
+    digest = subprocess.run(
+        ["sha256sum", str(weights)], capture_output=True, text=True
+    ).stdout.split()[0]
     assert first.weights == digest != second.weights
     image = pictures()[0]
     assert not torch.equal(first.network.outconv.bias, second.network.outconv.bias)
@@ -88,9 +103,13 @@ def test_weights_are_known_by_their_sha256(weights, tmp_path):
 
 
 def test_files_of_before_torch_0_4_fit(weights, tmp_path):
-    state = {k: v for k, v in torch.load(weights, weights_only=True).items() if "num_batches" not in k}
+    state = {
+        k: v for k, v in torch.load(weights, weights_only=True).items() if "num_batches" not in k
+    }
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert estimators.load("u2netp", weights=str(tmp_path / "old.pth")).network.side6.weight.shape == (1, 64, 3, 3)
+    assert estimators.load(
+        "u2netp", weights=str(tmp_path / "old.pth")
+    ).network.side6.weight.shape == (1, 64, 3, 3)
 
 
 class Code:
@@ -102,7 +121,7 @@ def foreign(path, kind, weights):
     content = weights.read_bytes()
     state = torch.load(weights, weights_only=True)
     if kind == "cut":
-        path.write_bytes(content[:len(content) // 2])
+        path.write_bytes(content[: len(content) // 2])
     elif kind == "flipped":
         path.write_bytes(b"\0" * 64 + content[64:])
     elif kind == "text":
@@ -124,24 +143,42 @@ def foreign(path, kind, weights):
     elif kind == "a list":
         torch.save([torch.zeros(3)], path)
     elif kind == "huge":
-        torch.save({**state, "outconv.bias": torch.zeros(1).expand(10 ** 12)}, path)
+        torch.save({**state, "outconv.bias": torch.zeros(1).expand(10**12)}, path)
 
 
-@pytest.mark.parametrize(("kind", "message"), [
-    ("cut", "not a file of weights that can be loaded"), ("flipped", "not a file of weights"),
-    ("text", "not a file of weights"), ("empty", "not a file of weights"),
-    ("code", "holds a Python object"), ("code in torch's own", "holds a Python object"),
-    ("another network", "no weights of u2netp; 686 missing: stage1.rebnconvin.conv_s1.weight, "),
-    ("another network", "...; 2 unexpected: weight, bias"),
-    ("u2net", "1 of another shape: stage1.rebnconv1.conv_s1.weight (32, 64, 3, 3) instead of (16, 64, 3, 3)"),
-    ("not finite", "not finite (outconv.bias)"), ("sparse", "sparse, quantised or complex (outconv.weight)"),
-    ("a list", "holds no state_dict"), ("huge", "of another shape: outconv.bias (1000000000000,)"),
-])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("cut", "not a file of weights that can be loaded"),
+        ("flipped", "not a file of weights"),
+        ("text", "not a file of weights"),
+        ("empty", "not a file of weights"),
+        ("code", "holds a Python object"),
+        ("code in torch's own", "holds a Python object"),
+        (
+            "another network",
+            "no weights of u2netp; 686 missing: stage1.rebnconvin.conv_s1.weight, ",
+        ),
+        ("another network", "...; 2 unexpected: weight, bias"),
+        (
+            "u2net",
+            "1 of another shape: stage1.rebnconv1.conv_s1.weight (32, 64, 3, 3) instead of (16, 64, 3, 3)",
+        ),
+        ("not finite", "not finite (outconv.bias)"),
+        ("sparse", "sparse, quantised or complex (outconv.weight)"),
+        ("a list", "holds no state_dict"),
+        ("huge", "of another shape: outconv.bias (1000000000000,)"),
+    ],
+)
 def test_a_bad_checkpoint_is_one_clear_line(weights, tmp_path, kind, message, capsys):
     foreign(tmp_path / "bad.pth", kind, weights)
     with pytest.raises(UsageError) as error:
         estimators.load("u2netp", weights=str(tmp_path / "bad.pth"))
-    assert message in str(error.value) and "bad.pth" in str(error.value) and len(str(error.value)) < 500
+    assert (
+        message in str(error.value)
+        and "bad.pth" in str(error.value)
+        and len(str(error.value)) < 500
+    )
     assert "this code ran" not in capsys.readouterr().out
 
 
@@ -156,7 +193,9 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
 
 def test_where_weights_are_looked_for(tmp_path, monkeypatch):
     source = Source(("net.pth", "other.pth"), "example.org", {"net.pth": "md5 123"})
-    with pytest.raises(UsageError, match=r"put net.pth or other.pth into .*--weights FILE.*\(net.pth: md5 123"):
+    with pytest.raises(
+        UsageError, match=r"put net.pth or other.pth into .*--weights FILE.*\(net.pth: md5 123"
+    ):
         find("net", source)
     hub = tmp_path / "torch" / "hub" / "checkpoints"
     hub.mkdir(parents=True)
@@ -217,9 +256,11 @@ def test_other_estimators_take_no_weights():
 
 def test_torch_is_not_imported_without_a_network():
     """Nor by a worker that prepares images for one."""
-    code = ("import sys; import preprocess.__main__, preprocess.batches; from preprocess import estimators\n"
-            "[estimators.load(name) for name in estimators.ESTIMATORS]\n"
-            "import importlib; modules = [importlib.import_module(m) for m in estimators.NETWORKS.values()]\n"
-            "import numpy as np; [m.prepare(np.zeros((9, 9, 3), np.uint8), **m.PARAMETERS) for m in modules]\n"
-            "sys.exit('torch' in sys.modules)")
+    code = (
+        "import sys; import preprocess.__main__, preprocess.networks.batches; from preprocess import estimators\n"
+        "[estimators.load(name) for name in estimators.ESTIMATORS]\n"
+        "import importlib; modules = [importlib.import_module(m) for m in estimators.NETWORKS.values()]\n"
+        "import numpy as np; [m.prepare(np.zeros((9, 9, 3), np.uint8), **m.PARAMETERS) for m in modules]\n"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,5 @@
-"""U²-Net and BASNet: every parameter's name and shape as the official checkpoints', and the forward pass by hand."""
+"""U²-Net and BASNet: every parameter's name and shape as the official checkpoints', and the forward
+pass by hand."""
 
 import hashlib
 
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 from preprocess.networks.basnet import BASNet
 from preprocess.networks.u2net import FLAT, LARGE, SMALL, Block, U2Net
 
-# SHA-256 of the sorted lines "key shape" of the official classes' state_dict(), and their parameters
+# SHA-256 of the sorted lines "key shape" of the official classes' state_dict(), and their
+# parameters
 OFFICIAL = {
     "u2net": ("0e92a7fde6937f38ee97116075cc23d3c880669755004db673ddcc13efba1d1f", 44_009_869),
     "u2netp": ("4894cc60aae7d2d19b57bf251e6a06faaec370b41889fab70ea65b21a9b9cf51", 1_131_181),
@@ -19,8 +21,10 @@ BUILD = {"u2net": lambda: U2Net(LARGE), "u2netp": lambda: U2Net(SMALL), "basnet"
 
 
 def lines(network):
-    return sorted(f"{key} {'x'.join(map(str, value.shape)) or 'scalar'}\n"
-                  for key, value in network.state_dict().items())
+    return sorted(
+        f"{key} {'x'.join(map(str, value.shape)) or 'scalar'}\n"
+        for key, value in network.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -54,8 +58,16 @@ def randomised(network, seed=0):
 
 
 def unit(state, name, x, dilation=1):
-    x = F.conv2d(x, state[f"{name}.conv_s1.weight"], state[f"{name}.conv_s1.bias"], 1, dilation, dilation)
-    x = F.batch_norm(x, *(state[f"{name}.bn_s1.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+    x = F.conv2d(
+        x, state[f"{name}.conv_s1.weight"], state[f"{name}.conv_s1.bias"], 1, dilation, dilation
+    )
+    x = F.batch_norm(
+        x,
+        *(
+            state[f"{name}.bn_s1.{part}"]
+            for part in ("running_mean", "running_var", "weight", "bias")
+        ),
+    )
     return F.relu(x)
 
 
@@ -100,5 +112,9 @@ def test_every_parameter_matters_and_maps_have_the_inputs_size(name):
     assert out.shape == (1, 64, 96) and 0 < out.min() and out.max() < 1 and out.std() > 0.01
     out.mean().backward()
     idle = {key.split(".")[0] for key, p in network.named_parameters() if p.grad is None}
-    unused = {"bn6d_2", "outconvb", *(f"outconv{i}" for i in range(2, 7))}  # level 6 shares level 5's norm there
+    unused = {
+        "bn6d_2",
+        "outconvb",
+        *(f"outconv{i}" for i in range(2, 7)),
+    }  # level 6 shares level 5's norm there
     assert idle == (unused if name == "basnet" else set())

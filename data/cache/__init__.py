@@ -1,0 +1,1 @@
+"""The mask cache: its shards, its index, its reader."""

@@ -1,0 +1,1 @@
+"""The embedded data set: objects on backgrounds, with true masks."""

@@ -1,0 +1,159 @@
+"""Ten kinds of background for the embedded data set: photographs that scikit-image ships, and
+procedural textures.
+
+Every kind varies in crop, scale, rotation, contrast, light and colour; colour is drawn apart from
+the kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import cv2
+import numpy as np
+
+from data.synthetic.objects import LUMA, colour
+
+CONTRAST = (14.0, 30.0)  # standard deviation of a background's grey levels
+
+
+@cache
+def _photograph(name: str) -> tuple[np.ndarray, ...]:
+    """A photograph of scikit-image's wheel (no download) as float32 grey levels at full, half and
+    quarter scale."""
+    from skimage import (
+        data,  # imported late: it takes 0.3 s, and a data set that is up to date needs none of it
+    )
+
+    image = getattr(data, name)()
+    grey = (image @ LUMA if image.ndim == 3 else image).astype(np.float32)
+    # Uneven light over the photograph is taken out: crops of one kind should look alike wherever
+    # they come from.
+    grey -= cv2.GaussianBlur(grey, (0, 0), 40)
+    return grey, cv2.pyrDown(grey), cv2.pyrDown(cv2.pyrDown(grey))
+
+
+def _crop(name: str, low: float, high: float) -> Callable:
+    """A sampler of square crops of a photograph; a crop has low..high photograph pixels to one
+    pixel at side 64."""
+
+    def sample(rng: np.random.Generator, size: int) -> np.ndarray:
+        step = np.exp(rng.uniform(np.log(low), np.log(high))) * 64 / size
+        level = int(np.clip(np.floor(np.log2(step)), 0, 2))  # the pyramid avoids aliasing
+        image, step = _photograph(name)[level], step / 2**level
+        angle, flip = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
+        turn = (
+            step
+            * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            * [flip, 1]
+        )
+        margin = np.minimum(step * size * 0.5, np.array(image.shape[::-1]) * 0.5)
+        centre = rng.uniform(margin, np.array(image.shape[::-1]) - margin)
+        offset = centre - turn @ [size / 2, size / 2]
+        return cv2.warpAffine(
+            image,
+            np.column_stack([turn, offset]),
+            (size, size),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+
+    return sample
+
+
+def _noise(rng: np.random.Generator, size: int, across: float, along: float) -> np.ndarray:
+    """Smooth noise with about `across` x `along` (y, x) bumps over the image."""
+    cells = rng.normal(size=(int(across) + 3, int(along) + 3)).astype(np.float32)
+    return cv2.resize(cells, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def _axes(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the pixels, in units of 1/64 of the image, rotated and shifted at random."""
+    y, x = (np.mgrid[:size, :size].astype(np.float32) - size / 2) * 64 / size
+    angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(0, 64, 2)
+    return x * np.cos(angle) + y * np.sin(angle) + shift[0], y * np.cos(angle) - x * np.sin(
+        angle
+    ) + shift[1]
+
+
+def _clouds(rng, size):
+    base = rng.uniform(2, 4)
+    return sum(_noise(rng, size, base * 2**k, base * 2**k) * 0.55**k for k in range(4))
+
+
+def _ripples(rng, size):
+    x, y = _axes(rng, size)
+    period, bend = rng.uniform(7, 13), 3 * _noise(rng, size, 3, 3)
+    return np.sin(2 * np.pi * (x + bend) / period) + 0.6 * np.sin(
+        2 * np.pi * (x + 0.35 * y - bend) / (0.63 * period)
+    )
+
+
+def _planks(rng, size):
+    x, y = _axes(rng, size)
+    width = rng.uniform(11, 18)
+    board = np.floor(x / width).astype(int)
+    tones = rng.normal(size=64)[board % 64]
+    seam = np.abs(x / width % 1 - 0.5) > 0.5 - 0.8 / width
+    grain = np.sin(x * rng.uniform(1.6, 2.2) + 1.5 * np.sin(y * 0.11 + 5 * tones))
+    return 0.8 * tones + 0.45 * grain - 2.5 * seam
+
+
+def _cobbles(rng, size):
+    x, y = _axes(rng, size)
+    cell = rng.uniform(10, 16)
+    x, y = x / cell, y / cell
+    jitter = rng.uniform(-0.36, 0.36, size=(32, 32, 3))
+    nearest = np.full((2, *x.shape), 9.0)
+    tone = np.zeros_like(x)
+    column, row = np.floor(x).astype(int), np.floor(y).astype(int)
+    for i in (-1, 0, 1):
+        for j in (-1, 0, 1):
+            seed = jitter[(row + j) % 32, (column + i) % 32]
+            distance = np.hypot(
+                column + i + 0.5 + seed[..., 0] - x, row + j + 0.5 + seed[..., 1] - y
+            )
+            closer = distance < nearest[0]
+            tone = np.where(closer, seed[..., 2], tone)
+            nearest[1] = np.where(closer, nearest[0], np.minimum(nearest[1], distance))
+            nearest[0] = np.minimum(nearest[0], distance)
+    return np.clip((nearest[1] - nearest[0]) * 5, 0, 1) + 1.2 * tone
+
+
+BACKGROUNDS: dict[str, Callable] = {
+    "brick": _crop("brick", 2.0, 4.0),
+    "clouds": _clouds,
+    "cobbles": _cobbles,
+    "grass": _crop("grass", 1.0, 2.2),
+    "gravel": _crop("gravel", 1.2, 2.6),
+    "planks": _planks,
+    "print": _crop("page", 0.9, 1.7),
+    "ripples": _ripples,
+    "stars": _crop("hubble_deep_field", 1.0, 2.4),
+    "tissue": _crop("immunohistochemistry", 1.0, 2.4),
+}
+
+
+def draw_background(
+    kind: str, rng: np.random.Generator, size: int, away_from: np.ndarray | None = None
+) -> np.ndarray:
+    """One instance of background `kind`: (size, size, 3) float32, 0..255.
+
+    Args:
+        away_from: (3,) RGB colour of the object that will stand on it; the background's mean colour
+            is drawn again (at most eight times) until the two differ: an object the colour of its
+            background is seldom photographed.
+    """
+    texture = BACKGROUNDS[kind](rng, size).astype(np.float32)
+    texture = (texture - texture.mean()) / (texture.std() + 1e-3)
+    y, x = np.mgrid[:size, :size].astype(np.float32) / size - 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    light = rng.uniform(0, 30) * (np.cos(angle) * x + np.sin(angle) * y)
+    for _ in range(8):
+        mean = colour(rng, 50, 205)
+        if away_from is None or np.linalg.norm(mean - away_from) > 70:
+            break
+    tint = 1 + rng.uniform(-0.35, 0.35, 3).astype(np.float32)
+    grey = rng.uniform(*CONTRAST) * np.clip(texture, -3, 3)
+    return np.clip(mean + grey[..., None] * tint + light[..., None], 0, 255)

@@ -1,0 +1,193 @@
+"""Objects and their shapes and patterns, for the embedded data set: one object of a class, drawn as
+colours and a mask.
+
+A class is one silhouette with one pattern; colours, place, size, rotation, proportions, a smooth
+warp and the pattern's period and phase vary from instance to instance, so that no single pixel
+statistic tells the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+AREA = (0.12, 0.32)  # of the image, before the part that leaves the frame
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def _box(u: np.ndarray, v: np.ndarray, a: float, b: float) -> np.ndarray:
+    return np.maximum(np.abs(u) - a, np.abs(v) - b)
+
+
+def _bar(u, v, rng):
+    v = v + rng.uniform(-0.35, 0.35) * u * u  # a slight bend, so that bars are not all alike
+    return np.hypot(u - np.clip(u, -0.75, 0.75), v) - 0.28
+
+
+def _square(u, v, rng):
+    return _box(u, v, 0.8, 0.8)
+
+
+def _ellipse(u, v, rng):
+    return np.hypot(u, v / 0.62) - 1
+
+
+def _disc(u, v, rng):
+    return np.hypot(u, v) - 1
+
+
+def _star(u, v, rng):
+    points = 5
+    angle = (
+        np.abs((np.arctan2(v, u) * points / (2 * np.pi)) % 1 - 0.5) * 2
+    )  # 0 at a tip, 1 in a notch
+    return np.hypot(u, v) - (0.42 + 0.68 * np.abs(1 - angle) ** 1.3)
+
+
+def _crescent(u, v, rng):
+    return np.maximum(np.hypot(u, v) - 1, 0.78 - np.hypot(u - rng.uniform(0.45, 0.6), v))
+
+
+def _triangle(u, v, rng):
+    sides = [u * np.cos(a) + v * np.sin(a) for a in (np.pi / 2, np.pi * 7 / 6, np.pi * 11 / 6)]
+    return np.maximum.reduce(sides) - 0.55
+
+
+def _cross(u, v, rng):
+    return np.minimum(_box(u, v, 1, 0.32), _box(u, v, 0.32, 1))
+
+
+def _blob(u, v, rng):
+    angle = np.arctan2(v, u)
+    edge = 0.78 + sum(
+        rng.uniform(0.05, 0.16) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)
+    )
+    return np.hypot(u, v) - edge
+
+
+def _corner(u, v, rng):
+    return np.minimum(_box(u, v + 0.62, 0.95, 0.33), _box(u + 0.62, v, 0.33, 0.95))
+
+
+def _wave(phase: np.ndarray) -> np.ndarray:
+    """A square wave of period 1 with softened flanks, 0..1."""
+    return np.clip(0.5 + 1.5 * np.sin(2 * np.pi * phase), 0, 1)
+
+
+# Patterns: (x, y) in periods along the object's own axes, (u, v) in object radii, f the silhouette
+# (0 on its edge).
+def _stripes(x, y, u, v, f, rng):
+    return _wave(x)
+
+
+def _checks(x, y, u, v, f, rng):
+    return np.clip(0.5 + 2 * np.sin(np.pi * x) * np.sin(np.pi * y), 0, 1)
+
+
+def _dots(x, y, u, v, f, rng):
+    y = y + 0.5 * (np.floor(x) % 2)
+    return np.clip(4 * (0.36 - np.hypot(x % 1 - 0.5, y % 1 - 0.5)) + 0.5, 0, 1)
+
+
+def _rings(x, y, u, v, f, rng):
+    return _wave(np.hypot(u, v) * rng.uniform(1.8, 2.6) + rng.uniform())
+
+
+def _spokes(x, y, u, v, f, rng):
+    return _wave(np.arctan2(v, u) * 5 / (2 * np.pi) - 0.25)
+
+
+def _halves(x, y, u, v, f, rng):
+    return np.clip(0.5 + 6 * v, 0, 1)
+
+
+def _rim(x, y, u, v, f, rng):
+    return np.clip(0.5 + 9 * (f + rng.uniform(0.17, 0.24)), 0, 1)
+
+
+def _mesh(x, y, u, v, f, rng):
+    return np.clip(2.2 * np.maximum(np.cos(np.pi * x) ** 6, np.cos(np.pi * y) ** 6), 0, 1)
+
+
+def _blotches(x, y, u, v, f, rng):
+    field = 0
+    for _ in range(5):  # a few plane waves in random directions make blotches
+        angle, phase = rng.uniform(0, 2 * np.pi, 2)
+        field = field + np.sin(2 * np.pi * 0.55 * (x * np.cos(angle) + y * np.sin(angle)) + phase)
+    return np.clip(0.5 + 1.2 * field, 0, 1)
+
+
+def _zigzag(x, y, u, v, f, rng):
+    return _wave(x + 0.9 * np.abs((0.5 * y) % 1 - 0.5))
+
+
+CLASSES: dict[str, tuple[Callable, Callable]] = {
+    "bar_striped": (_bar, _stripes),
+    "blob_blotched": (_blob, _blotches),
+    "corner_zigzag": (_corner, _zigzag),
+    "crescent_halved": (_crescent, _halves),
+    "cross_meshed": (_cross, _mesh),
+    "disc_ringed": (_disc, _rings),
+    "ellipse_dotted": (_ellipse, _dots),
+    "square_checked": (_square, _checks),
+    "star_spoked": (_star, _spokes),
+    "triangle_rimmed": (_triangle, _rim),
+}
+
+
+@cache
+def _outline(name: str) -> tuple[float, np.ndarray]:
+    """Area of a class's silhouette at radius 1, and (N, 2) points of it that tell how far it
+    reaches when rotated."""
+    u, v = np.meshgrid(np.linspace(-1.4, 1.4, 113), np.linspace(-1.4, 1.4, 113))
+    inside = CLASSES[name][0](u, v, np.random.default_rng(0)) < 0
+    return float(inside.mean()) * 2.8**2, np.stack([u[inside], v[inside]], 1)
+
+
+def colour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    """(3,) float32 RGB, any hue, of a luminance drawn from `low`..`high` (0..255)."""
+    direction = rng.normal(size=3).astype(np.float32)
+    direction -= direction @ LUMA  # along a hue, away from grey, at constant luminance
+    direction *= rng.uniform(10, 60) / np.linalg.norm(direction)
+    return np.clip(rng.uniform(low, high) + direction, 0, 255).astype(np.float32)
+
+
+def draw_object(name: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """One instance of class `name`.
+
+    Returns:
+        colours (size, size, 3) float32, 0..255, defined everywhere; mask (size, size) float32,
+        0..1, soft at the edge.
+    """
+    silhouette, pattern = CLASSES[name]
+    area, points = _outline(name)
+    radius = size * np.sqrt(rng.uniform(*AREA) / area)
+    stretch, angle = np.exp(rng.uniform(-0.2, 0.2)), rng.uniform(0, 2 * np.pi)
+    cos, sin = np.cos(angle), np.sin(angle)
+    reach = np.abs(points * [stretch, 1 / stretch] @ [[cos, sin], [-sin, cos]]).max(0) * radius
+    # The object stays inside, but for at most a twelfth of its extent: saliency methods take what
+    # meets the border for background, and photographs are framed the same way.
+    slack = np.maximum(size / 2 - 0.92 * reach, 0)
+    centre = size / 2 + rng.uniform(-1, 1, 2) * slack
+    yy, xx = np.mgrid[:size, :size].astype(np.float32) + 0.5
+    dx, dy = xx - centre[0], yy - centre[1]
+    u = (dx * cos + dy * sin) / (radius * stretch)
+    v = (dy * cos - dx * sin) / (radius / stretch)
+    bend = rng.uniform(0, 0.07, 2)
+    u, v = (
+        u + bend[0] * np.sin(2.2 * v + rng.uniform(0, 6.28)),
+        v + bend[1] * np.sin(2.2 * u + rng.uniform(0, 6.28)),
+    )
+    f = silhouette(u, v, rng)
+    slope = np.hypot(*np.gradient(f)) + 1e-6
+    mask = np.clip(0.5 - f / slope, 0, 1).astype(np.float32)
+    period = size / 64 * rng.uniform(8, 11)
+    shift = rng.uniform(0, 1, 2)
+    x, y = (dx * cos + dy * sin) / period + shift[0], (dy * cos - dx * sin) / period + shift[1]
+    tone = pattern(x, y, u, v, f, rng)[..., None].astype(np.float32)
+    dark, light = colour(rng, 15, 90), colour(rng, 165, 240)
+    if rng.uniform() < 0.5:  # either polarity, so that bright or dark on its own says nothing
+        dark, light = light, dark
+    return dark + tone * (light - dark), mask

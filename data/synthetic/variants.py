@@ -1,0 +1,127 @@
+"""The pictures of the Backgrounds Challenge from one image, its mask and other images' backgrounds
+(Xiao et al., ICLR 2021, section 3 and figure 1)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+VARIANTS = (
+    "original",
+    "mixed_same",
+    "mixed_rand",
+    "mixed_next",
+    "only_fg",
+    "no_fg",
+    "only_bg_b",
+    "only_bg_t",
+)
+MIXED = ("mixed_same", "mixed_rand", "mixed_next")
+# of the largest part's area: parts of an estimated mask that are smaller do not belong to the
+# object
+SPECK = 0.1
+
+
+def binary(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The foreground of a soft mask by Otsu's threshold, without specks, at the image's size.
+
+    Otsu's, because estimators put the grey of their objects anywhere between 60 and 255.
+
+    Args:
+        mask: (S, S) uint8, of the whole image.
+
+    Returns:
+        (height, width) bool; all False for a flat mask.
+    """
+    if mask.min() == mask.max():
+        return np.zeros((height, width), bool)
+    hard = cv2.threshold(np.ascontiguousarray(mask), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(hard, connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    kept = areas >= SPECK * areas[1:].max()
+    kept[0] = False
+    whole = kept[parts].astype(np.uint8) * np.uint8(255)
+    shrinks = mask.size > height * width
+    return (
+        cv2.resize(
+            whole, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+        >= 128
+    )
+
+
+def box(foreground: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right (the last two exclusive) of what is True in an (H, W) bool mask that
+    is not empty."""
+    rows, columns = np.flatnonzero(foreground.any(1)), np.flatnonzero(foreground.any(0))
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def tiled(image: np.ndarray, around: tuple[int, int, int, int]) -> np.ndarray:
+    """The image with a box replaced by tiles of the largest full strip above, below, left or right
+    of it (only_bg_t).
+
+    Args:
+        image: (H, W, 3) uint8.  around: as box gives it; it must leave a strip.
+
+    Raises:
+        ValueError: the box is the whole image.
+    """
+    top, left, bottom, right = around
+    height, width = image.shape[:2]
+    strips = {
+        "above": top * width,
+        "below": (height - bottom) * width,
+        "left": left * height,
+        "right": (width - right) * height,
+    }
+    side = max(strips, key=strips.__getitem__)
+    if not strips[side]:
+        raise ValueError("the box is the whole image: there is no background to tile")
+    first, last = {
+        "above": (0, top),
+        "below": (bottom, height),
+        "left": (0, left),
+        "right": (right, width),
+    }[side]
+    out = image.copy()
+    if side in ("above", "below"):
+        out[top:bottom, left:right] = image[
+            first + np.arange(bottom - top) % (last - first), left:right
+        ]
+    else:
+        out[top:bottom, left:right] = image[
+            top:bottom, first + np.arange(right - left) % (last - first)
+        ]
+    return out
+
+
+def compose(
+    image: np.ndarray, foreground: np.ndarray, backgrounds: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Every variant of one image.
+
+    Args:
+        image: (H, W, 3) uint8.  foreground: (H, W) bool, not empty, its box not the whole image.
+        backgrounds: only_bg_t pictures (see tiled), (h, w, 3) uint8 of any size, squashed to the
+            image's: for each of MIXED another image's, and under "only_bg_t" its own.
+
+    Returns:
+        {name of VARIANTS: (H, W, 3) uint8}.
+    """
+    inside, around = foreground[..., None], box(foreground)
+    black = image.copy()
+    black[around[0] : around[2], around[1] : around[3]] = 0
+    found = {
+        "original": image,
+        "only_fg": np.where(inside, image, 0).astype(np.uint8),
+        "no_fg": np.where(inside, 0, image).astype(np.uint8),
+        "only_bg_b": black,
+    }
+    for name, other in backgrounds.items():
+        shrinks = other.shape[0] * other.shape[1] > image.shape[0] * image.shape[1]
+        other = cv2.resize(
+            other, image.shape[1::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+        found[name] = np.where(inside, image, other) if name in MIXED else other
+    return found

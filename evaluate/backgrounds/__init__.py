@@ -1,0 +1,1 @@
+"""Accuracy on other backgrounds than those of the training images."""

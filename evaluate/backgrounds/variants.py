@@ -1,0 +1,87 @@
+"""Does the network look at the object? Accuracy as the background changes (Xiao et al., ICLR 2021).
+
+    python -m evaluate backgrounds --run RUN --data DATA
+
+DATA holds train/ (background goes with the class), probe/ (it does not), and the test splits
+original/ mixed_same/ mixed_rand/ only_fg/ only_bg/, each CLASS/image: what `python -m data
+synthetic` makes. A linear probe is trained on train/ and one on probe/; the gap is mixed_same -
+mixed_rand: how much a background of the own class is worth.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from evaluate.common import Common, describe, parse, publish, repeat
+from evaluate.features import encoder_of, extract
+from evaluate.probes.linear import L2, fit_probe
+
+SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg")
+PROBES = {"biased": "train", "unbiased": "probe"}  # probe -> the folder that it is trained on
+
+
+@dataclass(frozen=True)
+class Arguments(Common):
+    """Options of the backgrounds evaluation."""
+
+    l2: float = L2
+    """Weight of the squared norm of the probes (on standardised features)."""
+
+
+def run(run: str | None = None, data: str = "", **options) -> dict:
+    """Accuracy on each split and the gap, for the probe trained on biased and the one trained on
+    unbiased images.
+
+    Args:
+        options: those of Arguments.
+
+    Returns:
+        the protocol's parameters, and `accuracy`: {probe: {split or "gap": percent}}; means over
+        seeds, see evaluate.common.repeat.
+    """
+    return repeat(_one, Arguments(run, data, **options))
+
+
+def _one(args: Arguments, seed: int) -> dict:
+    encoder = encoder_of(args, seed)
+    probes, sizes, classes = {}, {}, None
+    for name, folder in PROBES.items():
+        features, labels, classes = extract(
+            encoder, os.path.join(args.data, folder), workers=args.workers, classes=classes
+        )
+        probes[name] = fit_probe(features, labels, len(classes), args.l2)
+        sizes[f"{name}_probe_images"] = len(features)
+    accuracy: dict[str, dict[str, float]] = {name: {} for name in PROBES}
+    for split in SPLITS:
+        features, labels, _ = extract(
+            encoder, os.path.join(args.data, split), workers=args.workers, classes=classes
+        )
+        sizes[f"{split}_images"] = len(features)
+        for name, probe in probes.items():
+            accuracy[name][split] = probe.accuracy(features, labels)
+    for values in accuracy.values():
+        values["gap"] = values["mixed_same"] - values["mixed_rand"]
+    protocol = {
+        "features": "backbone, pooled, standardised",
+        "crop": encoder.crop,
+        "solver": "L-BFGS",
+        "l2": args.l2,
+        "classes": len(classes),
+        **sizes,
+    }
+    return args.result("backgrounds", protocol, accuracy=accuracy)
+
+
+def main(argv: list[str]) -> None:
+    args = parse(Arguments, argv, "backgrounds", __doc__)
+    result = run(**vars(args))
+    print(f"backgrounds ({describe(result['protocol'])})")
+    columns = [*SPLITS, "gap"]
+    print("  probe     " + "".join(f"{c:>12}" for c in columns))
+    rows = result["accuracy"] | {
+        f"± {name}": values for name, values in result.get("deviation", {}).items()
+    }
+    for name, values in rows.items():
+        print(f"  {name:<10}" + "".join(f"{values[c]:12.2f}" for c in columns))
+    publish(result, args)

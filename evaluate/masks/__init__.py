@@ -1,0 +1,1 @@
+"""Accuracy of masks, and pictures of them."""

@@ -1,0 +1,235 @@
+"""Metrics of saliency maps against binary truth, held to the numbers of the field's reference
+(pysodmetrics).
+
+Every map is 8-bit and min-max normalised on its own before it is scored, as the reference does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import correlate1d, distance_transform_edt
+
+BETA2 = 0.3  # weight of recall against precision (Achanta et al., CVPR 2009)
+LEVELS = 256
+TINY = np.spacing(1)
+Nearest = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One map's scores, all in [0, 1]; curves are (256,) float64, from threshold 255 down to 0."""
+
+    mae: float
+    precision: np.ndarray
+    recall: np.ndarray
+    f: np.ndarray
+    f_adaptive: float
+    s: float
+    e: np.ndarray
+    e_adaptive: float
+    weighted_f: float
+    iou: np.ndarray
+    iou_half: float
+    iou_adaptive: float
+
+
+def score(saliency: np.ndarray, truth: np.ndarray, nearest: Nearest | None = None) -> Scores:
+    """Score one (H, W) uint8 map against (H, W) bool truth.
+
+    Args:
+        nearest: nearest_foreground(truth), where several maps of one image are scored: it takes
+            most of the time.
+
+    Raises:
+        ValueError: the shapes or types do not fit.
+    """
+    if saliency.shape != truth.shape or saliency.ndim != 2:
+        raise ValueError(f"a map of {saliency.shape} against a truth of {truth.shape}")
+    if saliency.dtype != np.uint8 or truth.dtype != bool:
+        raise ValueError(
+            f"a map must be uint8 and truth bool, not {saliency.dtype} and {truth.dtype}"
+        )
+    values = _normalised(saliency)
+    levels = (values * 255).astype(np.uint8)
+    inside = np.bincount(levels[truth], minlength=LEVELS)[::-1].cumsum()
+    outside = np.bincount(levels[~truth], minlength=LEVELS)[::-1].cumsum()
+    positives, size = int(truth.sum()), truth.size
+    precision = inside / np.maximum(inside + outside, 1)
+    recall = inside / max(positives, 1)
+    above = values >= min(2 * values.mean(), 1)  # the adaptive threshold, twice the mean
+    hit, wrong = int(np.count_nonzero(above & truth)), int(np.count_nonzero(above & ~truth))
+    return Scores(
+        mae=float(np.abs(values - truth).mean()),
+        precision=precision,
+        recall=recall,
+        f=f_measure(precision, recall),
+        f_adaptive=float(
+            f_measure(np.array(hit / max(hit + wrong, 1)), np.array(hit / max(positives, 1)))
+        ),
+        s=s_measure(values, truth),
+        e=_e_measure(inside, outside, positives, size),
+        e_adaptive=float(_e_measure(np.array([hit]), np.array([wrong]), positives, size)[0]),
+        weighted_f=weighted_f(values, truth, nearest),
+        iou=inside / np.maximum(positives + outside, 1),
+        iou_half=_iou(values > 0.5, truth),
+        iou_adaptive=hit / max(positives + wrong, 1),
+    )
+
+
+def summarise(scores: Sequence[Scores]) -> dict[str, float]:
+    """Means over a data set. `max_f_a` is the maximum of the mean per-image F curve, `max_f_b` F of
+    the mean precision and recall; `mean_f` and `mean_e` are means over images and thresholds; `iou`
+    is of the mask above half of the map's range, `adaptive_iou` of the one above twice its mean,
+    `max_iou` the maximum of the mean curve."""
+    f, e = np.mean([x.f for x in scores], 0), np.mean([x.e for x in scores], 0)
+    pooled = f_measure(
+        np.mean([x.precision for x in scores], 0), np.mean([x.recall for x in scores], 0)
+    )
+    return {
+        "mae": float(np.mean([x.mae for x in scores])),
+        "max_f_a": float(f.max()),
+        "max_f_b": float(pooled.max()),
+        "mean_f": float(f.mean()),
+        "adaptive_f": float(np.mean([x.f_adaptive for x in scores])),
+        "s": float(np.mean([x.s for x in scores])),
+        "mean_e": float(e.mean()),
+        "max_e": float(e.max()),
+        "adaptive_e": float(np.mean([x.e_adaptive for x in scores])),
+        "weighted_f": float(np.mean([x.weighted_f for x in scores])),
+        "iou": float(np.mean([x.iou_half for x in scores])),
+        "adaptive_iou": float(np.mean([x.iou_adaptive for x in scores])),
+        "max_iou": float(np.mean([x.iou for x in scores], 0).max()),
+    }
+
+
+def curves(scores: Sequence[Scores]) -> dict[str, list[float]]:
+    """Mean curves over a data set: `precision`, `recall`, `f`, `e` and `iou`, 256 values each, at
+    `threshold` 255 to 0 of the map's own range; rounded to 6 decimals for a JSON."""
+    means = {
+        name: np.mean([getattr(x, name) for x in scores], 0)
+        for name in ("precision", "recall", "f", "e", "iou")
+    }
+    return {
+        "threshold": list(range(LEVELS - 1, -1, -1)),
+        **{k: np.round(v, 6).tolist() for k, v in means.items()},
+    }
+
+
+def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """(1 + β²) P R / (β² P + R) with β² = 0.3; 0 where both are 0."""
+    below = BETA2 * precision + recall
+    return (1 + BETA2) * precision * recall / np.where(below > 0, below, 1)
+
+
+def nearest_foreground(truth: np.ndarray) -> Nearest:
+    """Of an (H, W) bool truth: the distance to the nearest foreground pixel (H, W) float64, its
+    place (2, H, W) int."""
+    return distance_transform_edt(~truth, return_indices=True)
+
+
+def weighted_f(values: np.ndarray, truth: np.ndarray, nearest: Nearest | None = None) -> float:
+    """Weighted F-measure, β = 1 (Margolin, Zelnik-Manor and Tal, CVPR 2014, sections 3 and 4).
+
+    An error on the object weighs less where its neighbours are right (a 7 x 7 Gaussian, σ 5); one
+    on the background weighs more the farther it is from the object, up to twice as much, half the
+    way at 5 pixels.
+
+    Args:
+        values: (H, W) float64 in [0, 1].  truth: (H, W) bool.  nearest: as for score.
+    """
+    if not truth.any():
+        return 0.0
+    distance, place = nearest_foreground(truth) if nearest is None else nearest
+    error = np.abs(values - truth)
+    kernel = np.exp(-(np.arange(-3, 4) ** 2) / 50)
+    kernel /= kernel.sum()
+    smooth = error[
+        place[0], place[1]
+    ]  # the background takes the errors of the object's edge into the smoothing
+    for axis in (0, 1):
+        smooth = correlate1d(smooth, kernel, axis, mode="constant")
+    error = np.where(truth, np.minimum(error, smooth), error * (2 - np.exp2(-distance / 5)))
+    missed, false = error[truth], error[~truth].sum()
+    recall = 1 - missed.mean()
+    precision = (missed.size - missed.sum()) / (missed.size - missed.sum() + false + TINY)
+    return float(2 * precision * recall / (precision + recall + TINY))
+
+
+def _iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.count_nonzero(mask & truth) / max(np.count_nonzero(mask | truth), 1))
+
+
+def s_measure(values: np.ndarray, truth: np.ndarray) -> float:
+    """Structure measure, α = 0.5 (Fan et al., ICCV 2017).
+
+    Args:
+        values: (H, W) float64 in [0, 1].  truth: (H, W) bool.
+    """
+    share = truth.mean()
+    if share == 0:
+        return float(1 - values.mean())
+    if share == 1:
+        return float(values.mean())
+    objects = share * _object(values[truth]) + (1 - share) * _object(1 - values[~truth])
+    return float(max(0.0, 0.5 * objects + 0.5 * _regions(values, truth)))
+
+
+def _object(values: np.ndarray) -> float:
+    """Likeness of values that should all be 1 (section 3.2): bright and even."""
+    mean = values.mean()
+    deviation = values.std(ddof=1) if values.size > 1 else 0.0
+    return 2 * mean / (mean * mean + 1 + deviation + TINY)
+
+
+def _regions(values: np.ndarray, truth: np.ndarray) -> float:
+    """SSIM of the four blocks around the truth's centroid, weighted by area (section 3.1)."""
+    height, width = truth.shape
+    rows, columns = np.nonzero(truth)
+    y, x = round(rows.mean()) + 1, round(columns.mean()) + 1
+    total = 0.0
+    for block in np.s_[:y, :x], np.s_[:y, x:], np.s_[y:, :x], np.s_[y:, x:]:
+        if truth[block].size:
+            total += (
+                truth[block].size
+                / (height * width)
+                * _ssim(values[block], truth[block].astype(np.float64))
+            )
+    return total
+
+
+def _ssim(a: np.ndarray, b: np.ndarray) -> float:
+    mean_a, mean_b = a.mean(), b.mean()
+    count = max(a.size - 1, 1)
+    variance_a, variance_b = ((a - mean_a) ** 2).sum() / count, ((b - mean_b) ** 2).sum() / count
+    covariance = ((a - mean_a) * (b - mean_b)).sum() / count
+    above = 4 * mean_a * mean_b * covariance
+    below = (mean_a**2 + mean_b**2) * (variance_a + variance_b)
+    if above != 0:
+        return above / (below + TINY)
+    return 1.0 if below == 0 else 0.0
+
+
+def _e_measure(inside: np.ndarray, outside: np.ndarray, positives: int, size: int) -> np.ndarray:
+    """Enhanced alignment (Fan et al., IJCAI 2018) of (k,) binary maps, each known by its hits and
+    its false alarms."""
+    found = inside + outside
+    if positives == 0:
+        return (size - found) / (size - 1 + TINY)
+    if positives == size:
+        return found / (size - 1 + TINY)
+    mean_found, mean_truth = found / size, positives / size
+    counts = inside, outside, positives - inside, size - positives - outside
+    total = np.zeros(len(found))
+    for count, in_map, in_truth in zip(counts, (1, 1, 0, 0), (1, 0, 1, 0), strict=True):
+        a, b = in_map - mean_found, in_truth - mean_truth
+        total += count * (2 * a * b / (a * a + b * b + TINY) + 1) ** 2 / 4
+    return total / (size - 1 + TINY)
+
+
+def _normalised(saliency: np.ndarray) -> np.ndarray:
+    values = saliency / 255
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else values

@@ -1,0 +1,1 @@
+"""Accuracy of frozen features: nearest neighbours and linear probes."""

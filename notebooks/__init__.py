@@ -1,0 +1,1 @@
+"""The four notebooks and the helpers that only they use."""

@@ -1,1 +1,0 @@
-"""The label-free network: trained from unsupervised saliency maps only. See docs/selftaught.md."""

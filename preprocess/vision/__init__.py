@@ -1,0 +1,1 @@
+"""Numerics that estimators share."""

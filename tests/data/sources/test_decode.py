@@ -1,0 +1,252 @@
+"""Decoding: as Pillow does, every odd image, files cut short or broken, and 2,000 mutated ones."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.sources.decode import jpeg_size
+from data.sources.images import ImageError, decode
+
+
+def reason(content: bytes) -> str:
+    try:
+        decode(content)
+    except ImageError as error:
+        return error.reason
+    return "ok"
+
+
+@pytest.fixture(scope="module")
+def photograph(shared) -> Image.Image:
+    return Image.open(shared / "odd_images" / "bitmap.bmp").convert("RGB")
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_decodes_to_rgb_as_pillow_does(shared):
+    for path in sorted((shared / "imagenet_sample").rglob("*.JPEG"))[:20]:
+        ours = decode(path.read_bytes())
+        theirs = np.asarray(Image.open(path).convert("RGB"))
+        assert ours.shape == theirs.shape and np.abs(ours.astype(int) - theirs).mean() < 1.5, path
+
+
+def test_odd_images(shared):
+    odd = shared / "odd_images"
+    reasons = {
+        "empty.jpg": "empty",
+        "text.jpg": "unreadable",
+        "header_only.jpg": "unreadable",
+        "truncated.jpg": "truncated",
+        "bomb_30000x30000.png": "too_large",
+    }
+    assert {
+        p.name: reason(p.read_bytes()) for p in odd.iterdir() if reason(p.read_bytes()) != "ok"
+    } == reasons
+    for name in (
+        "grey.jpg",
+        "grey16.png",
+        "rgba.png",
+        "palette.png",
+        "cmyk.jpg",
+        "png_named.jpg",
+        "webp_image.webp",
+    ):
+        assert decode((odd / name).read_bytes()).shape == (263, 376, 3), name
+    assert decode((odd / "exif_rotated.jpg").read_bytes()).shape == (
+        263,
+        376,
+        3,
+    )  # orientation is ignored
+    assert decode((odd / "one_pixel.png").read_bytes()).shape == (1, 1, 3)
+    assert decode((odd / "sliver.png").read_bytes()).shape == (2, 3000, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("BMP", {}),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_cut_by_a_few_bytes_is_used_and_cut_by_half_is_not(photograph, kind, options, mode):
+    content = encoded(photograph.convert(mode), kind, **options)
+    whole = decode(content).astype(int)
+    for cut in (1, 2, 20, 200):
+        found = decode(content[:-cut])
+        assert found.shape == whole.shape
+        there = slice(60, None) if kind == "BMP" else slice(200)  # a BMP begins with its lowest row
+        assert np.abs(found[there] - whole[there]).max() == 0, (kind, cut)  # what is there is exact
+    for keep in (len(content) // 2, len(content) // 4):
+        assert reason(content[:keep]) == "truncated", (kind, keep)
+
+
+def test_other_layouts_cut_short(photograph):
+    progressive = encoded(photograph, "JPEG", progressive=True)
+    assert decode(progressive[:-20]).shape == (263, 376, 3)
+    assert reason(progressive[: len(progressive) // 2]) == "ok"  # every row is there, only softer
+    assert reason(progressive[: len(progressive) // 20]) == "truncated"
+    webp = encoded(photograph, "WEBP")
+    assert reason(webp[:-1]) == reason(webp[: len(webp) // 2]) == "truncated"
+    cmyk = encoded(photograph.convert("CMYK"), "JPEG")
+    assert reason(cmyk[:-20]) == "ok" and reason(cmyk[: len(cmyk) // 2]) == "truncated"
+    for mode in ("RGBA", "P", "1", "I;16"):
+        content = encoded(
+            photograph.convert("L").convert(mode) if mode in "1I;16" else photograph.convert(mode),
+            "PNG",
+        )
+        assert (
+            reason(content[:-30]) == "ok" and reason(content[: len(content) // 2]) == "truncated"
+        ), mode
+
+
+def test_a_broken_png_is_used_where_most_of_it_is_sound(photograph):
+    content = bytearray(encoded(photograph, "PNG"))
+    content[len(content) // 2] ^= 255
+    assert reason(bytes(content)) == "truncated"
+    content = bytearray(encoded(photograph, "PNG"))
+    content[-40] ^= 255
+    assert reason(bytes(content)) == "ok"
+
+
+def test_the_cap_is_on_pixels():
+    content = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+    assert decode(content, max_pixels=600).shape == (20, 30, 3)
+    with pytest.raises(ImageError, match="30x20 pixels, more than the cap of 599"):
+        decode(content, max_pixels=599)
+
+
+MUTATE = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from data.sources.decode import jpeg_size
+from data.sources.images import ImageError, decode
+seeds = [open(p, "rb").read() for p in sys.argv[3:]]
+rng = np.random.default_rng(0)
+counts, slowest = {}, 0
+for i in range(int(sys.argv[2])):
+    content = bytearray(seeds[i % len(seeds)])
+    for _ in range(int(rng.integers(1, 9))):
+        place = int(rng.integers(len(content) if rng.random() < 0.5 else min(len(content), 700)))
+        kind = rng.integers(5)
+        if kind == 0: content[place] ^= 1 << int(rng.integers(8))
+        elif kind == 1: content[place] = int(rng.integers(256))
+        elif kind == 2: content[place:place] = rng.bytes(int(rng.integers(1, 50)))
+        elif kind == 3: del content[place:place + int(rng.integers(1, 200))]
+        else: content[place:place + 4] = [255, 255, 0, 0][:len(content) - place]
+        if not content: content = bytearray(b"x")
+    if rng.random() < 0.2: content = content[:int(rng.integers(len(content)))]
+    start = time.perf_counter()
+    try:
+        image = decode(bytes(content))
+        assert image.ndim == 3 and image.dtype == np.uint8
+        name = "ok"
+    except ImageError as error:
+        name = error.reason
+    counts[name] = counts.get(name, 0) + 1
+    slowest = max(slowest, time.perf_counter() - start)
+# getrusage would count what the parent held before the fork
+peak = int(dict(line.split(":", 1) for line in open("/proc/self/status"))["VmHWM"].split()[0])
+print(counts, "slowest", round(slowest, 2), "MB", peak // 1024)
+assert slowest < 20 and peak < 1 << 20
+"""
+
+
+def mutate(shared: Path, count: int) -> str:
+    names = (
+        "grey.jpg",
+        "grey16.png",
+        "cmyk.jpg",
+        "exif_rotated.jpg",
+        "palette.png",
+        "rgba.png",
+        "flat.png",
+        "one_pixel.png",
+        "sliver.png",
+        "truncated_by_20_bytes.jpg",
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            MUTATE,
+            str(Path(__file__).parents[3]),
+            str(count),
+            *(str(shared / "odd_images" / n) for n in names),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_mutated_files_neither_crash_nor_hang(shared):
+    mutate(shared, 100)
+
+
+@pytest.mark.slow
+def test_2000_mutated_files_neither_crash_nor_hang_nor_take_a_gigabyte(shared):
+    print(mutate(shared, 2000))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"comment": b"\xff\xc0 no frame"},
+        {"exif": b"Exif\0\0" + bytes(300)},
+        {"restart_marker_blocks": 2},
+        {"optimize": True},
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_size_reads_what_pillow_reads(mode: str, options: dict) -> None:
+    out = io.BytesIO()
+    Image.new(mode, (37, 21), 90).save(out, "JPEG", **options)
+    assert jpeg_size(out.getvalue()) == (37, 21)
+    for cut in range(0, 200):  # never a wrong size, whatever the header has lost
+        assert jpeg_size(out.getvalue()[:cut]) in (None, (37, 21))
+
+
+def test_jpeg_size_leaves_the_unusual_to_pillow() -> None:
+    cmyk, png = io.BytesIO(), io.BytesIO()
+    Image.new("CMYK", (8, 8)).save(cmyk, "JPEG")
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    assert (
+        jpeg_size(cmyk.getvalue()) is None
+        and jpeg_size(png.getvalue()) is None
+        and jpeg_size(b"") is None
+    )
+    assert decode(cmyk.getvalue()).shape == (8, 8, 3)
+
+
+def test_jpeg_size_agrees_on_real_files(shared: Path) -> None:
+    paths = [
+        p
+        for folder in ("imagenet_sample", "odd_images")
+        for p in (shared / folder).rglob("*")
+        if p.is_file()
+    ]
+    read = 0
+    for path in paths:
+        size = jpeg_size(path.read_bytes())
+        if size:
+            with Image.open(path) as image:
+                assert image.size == size, path
+            read += 1
+    assert read > 200

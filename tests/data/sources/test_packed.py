@@ -1,0 +1,284 @@
+"""Packs of images: the folder's paths and bytes, resumed and repaired, and one line where
+damaged."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from data.cache.reader import Cache
+from data.cli import UsageError
+from data.sources.images import ImageError, decode, open_images
+from data.sources.pack import pack, smaller
+from data.sources.packed import PackError, is_pack, open_pack, verify_pack
+from preprocess.build import build
+from preprocess.recipe import Recipe
+from tests.train.runs import config, losses
+from train.loop import train
+
+
+@pytest.fixture(scope="module")
+def packed(images, tmp_path_factory):
+    """80 small images, 30 a shard: byte for byte."""
+    folder = tmp_path_factory.mktemp("pack") / "pack"
+    assert pack(str(images / "train"), str(folder), shard_size=30) == (80, 0)
+    return folder
+
+
+def test_paths_bytes_and_sources_are_the_folders(images, packed):
+    folder, found = open_images(images / "train"), open_images(packed)
+    assert is_pack(packed) and np.array_equal(found.paths, folder.paths)
+    assert all(found.read(i) == folder.read(i) for i in range(80))
+    assert np.array_equal(found.stat(), folder.stat())
+    part = pickle.loads(
+        pickle.dumps(found.take(slice(28, 33)))
+    )  # what a worker gets, over a shard's end
+    assert [part.read(i) for i in range(5)] == [folder.read(i) for i in range(28, 33)]
+    found.read(0)
+    assert len(pickle.dumps(found)) < 20_000  # never the map
+    with h5py.File(packed / "images-00000.h5") as shard:  # contiguous: what a map needs
+        assert shard["bytes"].chunks is None and shard["bytes"].id.get_offset() % 4096 == 0
+
+
+def test_larger_images_are_reduced_and_smaller_ones_kept(shared):
+    content = (shared / "ecssd" / "images" / "0001.jpg").read_bytes()
+    whole = decode(content)
+    short = min(whole.shape[:2])
+    assert smaller(content, short, 90) == content == smaller(content, 0, 90)
+    made = smaller(content, 128, 90)
+    small = decode(made)
+    assert min(small.shape[:2]) == 128 and len(made) < len(content) / 2
+    size = round(whole.shape[1] * 128 / short), round(whole.shape[0] * 128 / short)
+    assert small.shape[1::-1] == size
+    plain = cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - plain).mean() < 3  # what JPEG at 90 costs
+    assert len(smaller(content, 128, 50)) < len(made)
+
+
+def test_a_run_from_a_pack_is_the_run_from_the_folder(images, packed, truth_cache, tmp_path):
+    """The cache that was made from the folder serves; losses are the same, with workers too."""
+    made = config(images, truth_cache, tmp_path / "folder", epochs=1)
+    train(made)
+    for workers in (0, 2):
+        out = tmp_path / f"pack{workers}"
+        train(dataclasses.replace(made, images=str(packed), out=str(out), workers=workers))
+        assert losses(out) == losses(tmp_path / "folder")
+
+
+def test_a_run_does_not_go_on_from_a_pack_that_reduces(images, truth_cache, tmp_path):
+    made = config(images, truth_cache, tmp_path / "run", epochs=1)
+    train(made, stop_at=2)
+    for side in (0, 16):
+        pack(str(images / "train"), str(tmp_path / f"pack{side}"), side=side)
+    with pytest.raises(
+        UsageError, match=r"images: 80 images, .* -> 80 images, .*, short side 16 px at most, JPEG"
+    ):
+        train(dataclasses.replace(made, images=str(tmp_path / "pack16")))
+    assert train(dataclasses.replace(made, images=str(tmp_path / "pack0")))  # the same bytes
+
+
+def test_masks_from_a_pack_are_those_from_the_folder(images, packed, tmp_path):
+    for root, name in ((images / "train", "folder"), (packed, "pack")):
+        build(str(root), str(tmp_path / name), Recipe("centre", (), 32), shard_size=30)
+    one, other = (Cache(tmp_path / name) for name in ("folder", "pack"))
+    assert (
+        np.array_equal(one.paths, other.paths)
+        and one.description["identity"] == other.description["identity"]
+    )
+    assert all(np.array_equal(one.mask(i), other.mask(i)) for i in range(80))
+
+
+def test_a_list_chooses(packed, tmp_path):
+    (tmp_path / "list.txt").write_text("class1/041.png\nclass0/002.png\nclass0/absent.png\n")
+    found = open_images(packed, str(tmp_path / "list.txt"))
+    assert found.paths.tolist() == [b"class0/002.png", b"class0/absent.png", b"class1/041.png"]
+    assert found.read(0) == open_images(packed).read(1)
+    with pytest.raises(ImageError) as missing:
+        found.read(1)
+    assert missing.value.reason == "missing"
+
+
+def test_broken_images_keep_their_place(images, tmp_path):
+    for name in ("a.png", "c.png"):
+        shutil.copy(images / "train" / "class0" / "000.png", tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"broken")
+    (tmp_path / "huge.png").write_bytes(bytes(2 << 20))
+    assert pack(str(tmp_path), str(tmp_path / "pack"), side=16) == (4, 1)
+    found = open_images(tmp_path / "pack")
+    assert found.paths.tolist() == [b"a.png", b"b.png", b"c.png", b"huge.png"]
+    assert decode(found.read(0)).shape == (16, 16, 3) and found.read(0)[:2] == b"\xff\xd8"
+    assert found.read(1) == b"broken"
+    with pytest.raises(ImageError):
+        found.read(3)
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir()) if f.name != ".lock"}
+
+
+def test_resumed_repaired_and_made_by_many_gives_the_same_bytes(images, packed, tmp_path):
+    whole = contents(packed)
+    assert set(whole) == {"pack.json", "CHECKSUMS", *(f"images-{n:05d}.h5" for n in range(3))}
+    again = tmp_path / "again"
+    assert pack(str(images / "train"), str(again), shard_size=30, workers=2) == (80, 0)
+    assert contents(again) == whole
+    assert pack(str(images / "train"), str(again), shard_size=30) == (0, 0)
+    (
+        again / "images-00001.h5"
+    ).unlink()  # as a kill would leave it: no pack.json, a shard and a half
+    (again / "pack.json").rename(again / "settings.json")
+    (again / "images-00001.h5.host.1.tmp").write_bytes(b"half")
+    with pytest.raises(UsageError, match=r"no images|no pack"):
+        open_pack(again)
+    assert pack(str(images / "train"), str(again), shard_size=30) == (30, 0)
+    assert contents(again) == whole
+    file = again / "images-00002.h5"  # a flipped bit in an image
+    damaged = bytearray(file.read_bytes())
+    damaged[-2000] ^= 1
+    file.write_bytes(damaged)
+    assert [bool(problem) for _, problem in verify_pack(again)] == [False, False, True]
+    assert pack(str(images / "train"), str(again), shard_size=30, repair=True) == (20, 0)
+    assert contents(again) == whole
+
+
+def test_other_settings_other_images_and_another_process_are_refused(images, tmp_path):
+    root, out = tmp_path / "images", tmp_path / "pack"
+    shutil.copytree(images / "train", root)
+    pack(str(root), str(out), shard_size=30)
+    with pytest.raises(UsageError, match=r"other settings \(side 256 -> 64\)"):
+        pack(str(root), str(out), side=64, shard_size=30)
+    file = root / "class0" / "000.png"
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(
+        UsageError, match=r"images of images-00000.h5 were changed since; choose another OUT"
+    ):
+        pack(str(root), str(out), shard_size=30)
+    file.unlink()
+    with pytest.raises(UsageError, match="finished pack of 80 images, and there are 79 now"):
+        pack(str(root), str(out), shard_size=30)
+    with pytest.raises(UsageError, match="class0: is no part of a pack"):
+        pack(str(root), str(root))
+    with open(out / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another process is making this pack"):
+            pack(str(root), str(out), shard_size=30)
+    with pytest.raises(UsageError, match="quality in 1"):
+        pack(str(root), str(out), quality=0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: (f / "pack.json").write_text("{"), "pack.json: damaged; delete it"),
+        (
+            lambda f: (f / "pack.json").write_text(
+                json.dumps(
+                    {
+                        "schema": 1,
+                        "images": 5,
+                        "shard_size": 0,
+                        "side": 1,
+                        "quality": 1,
+                        "file_bytes": [],
+                    }
+                )
+            ),
+            "pack.json: damaged",
+        ),
+        (lambda f: (f / "images-00001.h5").unlink(), "images-00001.h5 is missing: run the same"),
+        (
+            lambda f: os.truncate(f / "images-00001.h5", 9000),
+            r"images-00001.h5 is cut short \(9000 of \d+ bytes\)",
+        ),
+        (
+            lambda f: (f / "images-00001.h5").write_bytes(
+                bytes((f / "images-00001.h5").stat().st_size)
+            ),
+            "is damaged",
+        ),
+        (
+            lambda f: shutil.copy(f / "images-00000.h5", f / "images-00001.h5"),
+            "do not belong together|cut short",
+        ),
+    ],
+)
+def test_a_damaged_pack_is_one_line(packed, tmp_path, damage, said):
+    folder = tmp_path / "pack"
+    shutil.copytree(packed, folder)
+    damage(folder)
+    with pytest.raises(PackError, match=said) as error:
+        open_images(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_shard_with_wild_columns_takes_no_memory_and_no_other_files_bytes(packed, tmp_path):
+    folder = tmp_path / "pack"
+    shutil.copytree(packed, folder)
+    with h5py.File(folder / "images-00000.h5", "r+") as shard:
+        shard["offset"][-1] = 1 << 40
+    with pytest.raises(PackError, match="do not fit together"):
+        open_images(folder)
+    with h5py.File(folder / "images-00000.h5", "r+") as shard:
+        del shard["source"]
+        shard.create_dataset("source", shape=(1 << 40, 2), dtype="<i8", chunks=(1024, 2))
+    with pytest.raises(PackError, match="a column longer than the file"):
+        open_images(folder)
+
+
+def test_an_interrupted_command_continues(images, tmp_path):
+    (tmp_path / "many").mkdir()
+    for i in range(600):  # enough shards that the signal comes in the middle
+        (tmp_path / "many" / f"{i:03d}.png").symlink_to(
+            images / "train" / f"class{i % 2}" / f"{i % 80:03d}.png"
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "data",
+        "pack",
+        str(tmp_path / "many"),
+        str(tmp_path / "pack"),
+        "--shard-size",
+        "5",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while (
+        time.monotonic() < deadline
+        and process.poll() is None
+        and not list((tmp_path / "pack").glob("images-*.h5"))
+    ):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    if process.returncode:  # on a fast disk it may have been through already
+        assert process.returncode == 130 and said.rstrip().endswith(
+            "stopped; the same command continues"
+        ), said
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and (
+        "of 600 images packed" in done.stdout or "nothing to do" in done.stdout
+    )
+    pack(str(tmp_path / "many"), str(tmp_path / "whole"), shard_size=5)
+    assert contents(tmp_path / "pack") == contents(tmp_path / "whole")
+    bad = subprocess.run([*command, "--side", "9"], capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+    sound = subprocess.run(
+        [sys.executable, "-m", "data", "verify", str(tmp_path / "pack")],
+        capture_output=True,
+        text=True,
+    )
+    assert sound.returncode == 0 and "120 of 120 shards are sound" in sound.stdout

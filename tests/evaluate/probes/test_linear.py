@@ -1,0 +1,382 @@
+"""MoCo's linear protocol: optimum against scipy's, steps against torch's own, frozen, resumed and
+distributed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from data.cli import UsageError
+from evaluate.features import Encoder, Labelled, load_encoder
+from evaluate.probes import linear, sgd
+from evaluate.probes.schedule import Order, Schedule
+from evaluate.probes.sweep import fit_all, hold_out, sweep
+from train.network import backbone
+
+CPU = torch.device("cpu")
+
+
+class Colour(nn.Module):
+    """A backbone whose three features are the mean colour."""
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Pictures of one colour each (a crop changes nothing), in three classes that overlap."""
+    root = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(0)
+    for folder, count in (("train", 20), ("val", 7)):
+        for name, centre in (("a", (60, 120, 120)), ("b", (120, 60, 120)), ("c", (120, 120, 60))):
+            (root / folder / name).mkdir(parents=True)
+            for i in range(count):
+                colour = np.clip(rng.normal(centre, 45), 0, 255).astype(np.uint8)
+                cv2.imwrite(str(root / folder / name / f"{i}.png"), np.full((20, 24, 3), colour))
+    return str(root)
+
+
+def colour_features(images):
+    found = np.stack([images.read(i)[0, 0] for i in range(len(images))]) / 255
+    return ((found - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)), images.labels
+
+
+def test_sgd_reaches_the_optimum(colours, tmp_path):
+    images = Labelled(f"{colours}/train", 8)
+    model = sgd.fit(
+        Encoder(Colour(), 8, CPU),
+        images,
+        Schedule(epochs=120, batch=60, lr=6.0),
+        tmp_path / "x.pt",
+        {},
+    )
+    x, y = colour_features(images)
+
+    def cost(flat):
+        logits = x @ flat[:9].reshape(3, 3).T + flat[9:]
+        return float((np.logaddexp.reduce(logits, axis=1) - logits[np.arange(60), y]).mean())
+
+    best = minimize(cost, np.zeros(12), method="BFGS", options={"gtol": 1e-8})
+    mine = np.concatenate(
+        [model.fc.weight.detach().numpy().ravel(), model.fc.bias.detach().numpy()]
+    )
+    assert cost(mine) == pytest.approx(best.fun, abs=1e-5) and cost(mine) < cost(np.zeros(12)) - 0.2
+    test = Labelled(f"{colours}/val", 8, images.classes)
+    found = sgd.evaluate(model, test, batch=5)
+    x, y = colour_features(test)
+    right = (x @ best.x[:9].reshape(3, 3).T + best.x[9:]).argmax(1) == y
+    assert found["top-1"] == pytest.approx(100 * right.mean()) and "top-5" not in found
+    assert found["per_class"] == pytest.approx(
+        {n: 100 * right[y == i].mean() for i, n in enumerate("abc")}
+    )
+
+
+def test_rates_fall_as_torchs_schedulers_say():
+    for schedule, make in (
+        (Schedule(epochs=100), lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [60 * 7, 80 * 7])),
+        (
+            Schedule(epochs=5, decay="cosine"),
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5 * 7),
+        ),
+    ):
+        optimizer = torch.optim.SGD([torch.zeros(1)], 1.0)
+        theirs = make(optimizer)
+        for step in range(schedule.epochs * 7):
+            assert schedule.factor(step, 7) == pytest.approx(
+                optimizer.param_groups[0]["lr"], rel=1e-6
+            )
+            optimizer.step()
+            theirs.step()
+
+
+def test_every_image_is_seen_once_an_epoch():
+    schedule = Schedule(epochs=2, batch=4, seed=1)
+    steps = list(Order(10, schedule, 0))
+    assert [len(s) for s in steps] == [4, 4, 2] * 2
+    for epoch in range(2):
+        seen = [i for step in steps[3 * epoch : 3 * epoch + 3] for e, i in step if e == epoch]
+        assert sorted(seen) == list(range(10))
+    assert list(Order(10, schedule, 4)) == steps[4:] and len(Order(10, schedule, 4)) == 2
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("network") / "x.pth"
+    model = backbone("resnet10", "small_stride2", 4)
+    torch.save({k: v for k, v in model.state_dict().items() if not k.startswith("fc.")}, file)
+    return str(file)
+
+
+def encoder_of(network):
+    return load_encoder(weights=network, stem="small_stride2", size=16, device="cpu")
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+def test_a_stopped_training_continues_bit_by_bit(finetune, network, colours, tmp_path):
+    schedule = Schedule(
+        epochs=3, batch=16, lr=1.0, backbone_lr=0.05, finetune=finetune, decay="cosine"
+    )
+    images = Labelled(f"{colours}/train", 16)
+    whole = sgd.fit(encoder_of(network), images, schedule, tmp_path / "a.pt", {})
+    encoder = encoder_of(network)
+    before = sgd.fingerprint(encoder.model)
+    sgd.fit(
+        encoder, images, schedule, tmp_path / "b.pt", {}, stop_at=6
+    )  # in the middle of an epoch of 4 steps
+    assert torch.load(tmp_path / "b.pt", weights_only=True)["step"] == 6
+    parts = sgd.fit(encoder, images, schedule, tmp_path / "b.pt", {}, workers=1)
+    assert sgd.fingerprint(parts) == sgd.fingerprint(whole)
+    assert sgd.fingerprint(encoder.model) == before  # fine-tuning works on a copy
+    assert (sgd.fingerprint(parts.backbone) == before) != finetune
+    with pytest.raises(UsageError, match=r"trained otherwise \(lr: 1.0 -> 2.0\)"):
+        sgd.fit(
+            encoder,
+            images,
+            Schedule(
+                epochs=3, batch=16, lr=2.0, backbone_lr=0.05, finetune=finetune, decay="cosine"
+            ),
+            tmp_path / "b.pt",
+            {},
+        )
+    (tmp_path / "b.pt").write_bytes(b"broken")
+    with pytest.raises(UsageError, match="not a checkpoint that can be loaded"):
+        sgd.fit(encoder, images, schedule, tmp_path / "b.pt", {})
+
+
+def test_ctrl_c_saves_and_the_same_call_continues(network, colours, tmp_path, monkeypatch, capsys):
+    images, schedule = Labelled(f"{colours}/train", 16), Schedule(epochs=2, batch=16, lr=1.0)
+    whole = sgd.fit(encoder_of(network), images, schedule, tmp_path / "a.pt", {})
+    read, calls = Labelled.read, []
+
+    def interrupted(self, i):
+        calls.append(i)
+        if len(calls) == 40:
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(self, i)
+
+    monkeypatch.setattr(Labelled, "read", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        sgd.fit(encoder_of(network), images, schedule, tmp_path / "b.pt", {})
+    assert stopped.value.code == 130 and "the same command continues" in capsys.readouterr().out
+    again = sgd.fit(encoder_of(network), images, schedule, tmp_path / "b.pt", {})
+    assert sgd.fingerprint(again) == sgd.fingerprint(whole) and len(calls) < 40 + 100
+
+
+class Counting(nn.Module):
+    """A backbone that is not frozen: a buffer counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x.mean((2, 3))
+
+
+def test_a_backbone_that_changes_is_noticed(colours, network, tmp_path):
+    images, schedule = Labelled(f"{colours}/train", 8), Schedule(epochs=1, batch=30, lr=1.0)
+    with pytest.raises(AssertionError, match="the frozen backbone changed"):
+        sgd.fit(Encoder(Counting(), 8, CPU), images, schedule, tmp_path / "x.pt", {})
+    encoder = encoder_of(network)
+    encoder.model.train()  # would move BatchNorm's buffers
+    before = sgd.fingerprint(encoder.model)
+    sgd.fit(encoder, images, schedule, tmp_path / "y.pt", {})
+    assert sgd.fingerprint(encoder.model) == before
+
+
+def test_bad_images_and_divergence_are_one_line(colours, network, tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match=r"a/bad.png: .*; remove or repair that image"):
+        sgd.fit(
+            encoder_of(network),
+            Labelled(f"{tmp_path}/train", 16),
+            Schedule(epochs=1),
+            tmp_path / "x.pt",
+            {},
+        )
+    with pytest.raises(UsageError, match="diverged at --lr 1e"):
+        sgd.fit(
+            encoder_of(network),
+            Labelled(f"{colours}/train", 16),
+            Schedule(epochs=9, batch=60, lr=1e38),
+            tmp_path / "x.pt",
+            {},
+        )
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_sweep_is_sgd_at_each_rate():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
+    schedule, rates = Schedule(epochs=5, batch=50, weight_decay=0.01), (0.1, 1.0)
+    weight, bias = fit_all(x, y, 3, rates, schedule, CPU)
+    for i, rate in enumerate(rates):
+        layer = nn.Linear(6, 3)
+        nn.init.normal_(layer.weight, 0, 0.01, generator=torch.Generator().manual_seed(0))
+        nn.init.zeros_(layer.bias)
+        optimizer = torch.optim.SGD(layer.parameters(), rate, momentum=0.9, weight_decay=0.01)
+        steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 4])
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(layer(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+            optimizer.step()
+            steps.step()
+        assert torch.allclose(weight[i], layer.weight, atol=1e-5) and torch.allclose(
+            bias[i], layer.bias, atol=1e-5
+        )
+
+
+def test_sweep_chooses_by_held_out_images_and_survives_divergence():
+    rng = np.random.default_rng(1)
+    centres = rng.normal(0, 3, (6, 8))
+    y, truth = np.repeat(np.arange(6), 20), np.repeat(np.arange(6), 5)
+    x, test = (
+        (centres[labels] + rng.normal(size=(len(labels), 8))).astype(np.float32)
+        for labels in (y, truth)
+    )
+    found = sweep(
+        x, y, test, truth, list("abcdef"), (1e-6, 0.3, 3e38), Schedule(epochs=20, batch=32), CPU
+    )
+    assert (
+        found["lr"] == 0.3
+        and found["held_out"]["0.3"] > 80
+        and found["top-1"] == found["by_lr"]["0.3"] > 80
+    )
+    assert found["by_lr"]["3e+38"] < 50 and found["top-5"] >= found["top-1"]
+    held = hold_out(y, 0)
+    assert np.bincount(y[held]).tolist() == [2] * 6 and not hold_out(np.arange(5), 0).any()
+
+
+def test_seeds_give_mean_and_deviation(colours, network, tmp_path):
+    options = {
+        "weights": network,
+        "size": 16,
+        "stem": "small_stride2",
+        "epochs": 2,
+        "batch": 16,
+        "lr": 1.0,
+    }
+    result = linear.run(data=colours, seeds=2, json=str(tmp_path / "x.json"), **options)
+    each = [seed["top-1"] for seed in result["per_seed"]]
+    assert result["accuracy"]["top-1"] == pytest.approx(np.mean(each))
+    assert result["deviation"]["top-1"] == pytest.approx(np.std(each, ddof=1))
+    assert result["protocol"]["name"] == "MoCo's protocol" and (tmp_path / "x-seed1.pt").exists()
+    fast = linear.run(
+        data=colours,
+        sweep=True,
+        sweep_lr=(0.1, 1.0),
+        json=str(tmp_path / "x.json"),
+        seeds=2,
+        **{**options, "lr": 30.0},
+    )
+    assert (
+        fast["evaluation"] == "linear-sweep" and "not MoCo's protocol" in fast["protocol"]["name"]
+    )
+    assert len(fast["protocol"]["chosen_lr"]) == 2 and set(fast["deviation"]["by_lr"]) == {
+        "0.1",
+        "1",
+    }
+    with pytest.raises(UsageError, match="--seeds 0"):
+        linear.run(data=colours, seeds=0, **options)
+
+
+def fine_tune(rank: int, processes: int, folder: str, network: str, colours: str) -> None:
+    """One of some processes: 17 images in batches of 16, so that all but the first have no part in
+    each second one."""
+    torch.set_num_threads(1)
+    if processes > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes
+        )
+    schedule = Schedule(epochs=2, batch=16, lr=0.5, backbone_lr=0.05, finetune=True, decay="cosine")
+    encoder = load_encoder(weights=network, stem="small_stride2", size=32, device="cpu")
+    sgd.fit(
+        encoder,
+        Labelled(f"{colours}/train", 32),
+        schedule,
+        Path(folder, f"{processes}.pt"),
+        {},
+        np.arange(17),
+    )
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_what_one_does(colours, network, tmp_path):
+    fine_tune(0, 1, str(tmp_path), network, colours)
+    torch.multiprocessing.spawn(fine_tune, (2, str(tmp_path), network, colours), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True)["model"] for n in (1, 2))
+    assert all(
+        torch.allclose(value.double(), two[name].double(), rtol=1e-2, atol=1e-3)
+        for name, value in one.items()
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(colours, network, tmp_path):
+    command = [
+        "-m",
+        "evaluate",
+        "linear",
+        "--weights",
+        network,
+        "--stem",
+        "small_stride2",
+        "--size",
+        "16",
+        "--data",
+        colours,
+        "--epochs",
+        "3",
+        "--batch",
+        "17",
+        "--lr",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    for name, launcher in (
+        ("one", []),
+        (
+            "two",
+            [
+                "-m",
+                "torch.distributed.run",
+                "--nproc_per_node",
+                "2",
+                "--master_port",
+                "0",
+                "--standalone",
+            ],
+        ),
+    ):
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, "--json", str(tmp_path / f"{name}.json")],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("written to") == 1
+    one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
+    assert one["accuracy"] == two["accuracy"] and one["protocol"] == two["protocol"]
+    a, b = (
+        torch.load(tmp_path / f"{n}-seed0.pt", weights_only=True)["model"] for n in ("one", "two")
+    )
+    assert torch.allclose(a["weight"], b["weight"], atol=1e-5) and torch.allclose(
+        a["bias"], b["bias"], atol=1e-5
+    )

@@ -1,0 +1,112 @@
+"""The region graph: known answers on small graphs and images."""
+
+import numpy as np
+import pytest
+from scipy.sparse.csgraph import csgraph_from_dense, floyd_warshall
+
+from preprocess.vision import regions as graph
+
+
+def grid(height, width, cost=1.0):
+    """Edge costs of a height x width grid, 4-neighbours."""
+    n = height * width
+    edge = np.full((n, n), np.inf)
+    for y in range(height):
+        for x in range(width):
+            for ny, nx in ((y + 1, x), (y, x + 1)):
+                if ny < height and nx < width:
+                    edge[y * width + x, ny * width + nx] = edge[ny * width + nx, y * width + x] = (
+                        cost
+                    )
+    return edge
+
+
+def test_geodesic_distance_on_a_grid_is_the_city_block():
+    y, x = np.divmod(np.arange(30), 6)
+    expected = 2.5 * (abs(y[:, None] - y) + abs(x[:, None] - x))
+    assert np.array_equal(graph.shortest_paths(grid(5, 6, 2.5)), expected)
+
+
+def test_geodesics_equal_scipys_where_edges_cost_nothing():
+    rng = np.random.default_rng(0)
+    edge = np.maximum(rng.random((60, 60)) - 0.4, 0)
+    edge = np.where(rng.random((60, 60)) < 0.05, edge, np.inf)
+    edge = np.minimum(edge, edge.T)
+    np.fill_diagonal(edge, np.inf)
+    expected = floyd_warshall(csgraph_from_dense(edge, null_value=np.inf), directed=False)
+    assert np.allclose(graph.shortest_paths(edge), expected, atol=1e-5)
+    target = rng.random(60) < 0.1
+    assert np.allclose(graph.distance_to(edge, target), expected[:, target].min(1), atol=1e-5)
+
+
+def test_a_graph_in_two_parts():
+    edge = np.full((4, 4), np.inf)
+    edge[0, 1] = edge[1, 0] = 0.0  # an edge that costs nothing is still an edge
+    edge[2, 3] = edge[3, 2] = 5.0
+    paths = graph.shortest_paths(edge)
+    assert paths[0, 1] == 0 and paths[2, 3] == 5 and np.isinf(paths[0, 2])
+    assert np.isinf(graph.distance_to(edge, np.array([True, False, False, False]))[3])
+
+
+def test_paths_within_the_limit_are_exact_and_the_others_beyond_it():
+    rng = np.random.default_rng(5)
+    weight = rng.random((60, 60)).astype(np.float32)
+    weight = np.where(rng.random((60, 60)) < 0.1, weight, np.inf)
+    edge = np.minimum(weight, weight.T)
+    full = graph.shortest_paths(edge)
+    for limit in (0.0, 0.2, 0.4):
+        found = graph.shortest_paths(edge, limit)
+        assert (
+            np.array_equal(found[full <= limit], full[full <= limit])
+            and (found[full > limit] > limit).all()
+        )
+        assert (found != full).any() and np.array_equal(found, found.T)
+
+
+def test_two_ring_of_a_chain():
+    chain = np.eye(5, k=1, dtype=bool) | np.eye(5, k=-1, dtype=bool)
+    near = graph.two_ring(chain)
+    distance = abs(np.arange(5)[:, None] - np.arange(5))
+    assert np.array_equal(near, (distance == 1) | (distance == 2))
+
+
+def test_gaussian_weights():
+    weight = graph.gaussian(np.array([[0.0, 2.0, 6.0, 6.1]]), 2.0)
+    assert weight == pytest.approx(np.array([[1, np.exp(-0.5), np.exp(-4.5), 0]]))
+    assert np.array_equal(graph.gaussian(np.array([[0.0, 1.0]]), 0.0), [[1, 0]])
+
+
+def test_regions_of_two_halves():
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[:, 80:] = (255, 0, 0)
+    parts = graph.regions(image)
+    dark = parts.lab[:, 0] < 1
+    assert parts.size.sum() == 120 * 160
+    assert np.allclose(parts.lab[dark], 0, atol=0.5)
+    assert np.allclose(parts.lab[~dark], (53.2, 80.1, 67.2), atol=0.5)  # sRGB red
+    assert (parts.position[dark, 1] < 0.5).all() and (parts.position[~dark, 1] > 0.5).all()
+    assert np.array_equal(parts.adjacent, parts.adjacent.T) and not parts.adjacent.diagonal().any()
+    assert parts.sides[2][dark].any() and not parts.sides[2][~dark].any()
+    assert (parts.sides.any(0) <= parts.border).all()
+    painted = parts.paint(dark.astype(float))
+    assert painted.shape == (120, 160) and painted[:, :80].all() and not painted[:, 80:].any()
+
+
+def test_an_artificial_frame_is_left_out_and_painted_black():
+    rng = np.random.default_rng(0)
+    image = rng.integers(100, 140, (200, 256, 3)).astype(np.uint8)
+    image[:10] = image[-10:] = 255
+    image[:, :10] = image[:, -10:] = 255
+    parts = graph.regions(image)
+    painted = parts.paint(np.ones(len(parts.size)))
+    assert painted.shape == (200, 256) and painted[100, 128] == 1
+    assert not painted[:9].any() and not painted[:, -9:].any()
+    assert graph.regions(image, frame=False).labels.shape == (200, 256)
+
+
+@pytest.mark.parametrize("side", [64, 128, 400, 700])
+def test_the_number_of_superpixels_does_not_depend_on_the_size(side):
+    y, x = np.mgrid[:side, :side]
+    image = np.stack([x * 255 // side, y * 255 // side, (x + y) % 256], 2).astype(np.uint8)
+    parts = graph.regions(image)
+    assert max(parts.shape) == min(side, 256) and 170 <= len(parts.size) <= 230
