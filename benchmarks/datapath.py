@@ -11,7 +11,7 @@ pages are dropped from the cache first, their names stay.
 
 from __future__ import annotations
 
-import benchmarks.one_core  # noqa: F401 - before numpy is imported
+import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 import os

@@ -9,7 +9,7 @@ found ($DILO_WEIGHTS, or torch hub's cache folder); else their rows say so.
 
 from __future__ import annotations
 
-import benchmarks.one_core  # noqa: F401 - before numpy is imported
+import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 import os

@@ -170,13 +170,13 @@ def overhead(root: Path, folder: Path) -> dict[str, float]:
 
 
 def _inner_seconds(images, recipe: Recipe) -> float:
+    from data.resize import resize
     from data.sources.images import decode
-    from preprocess.estimators import resize_map
 
     estimator = recipe.load()
     start = time.perf_counter()
     for i in range(len(images)):
-        resize_map(estimator.working(decode(images.read(i))), SIDE, SIDE)
+        resize(estimator.working(decode(images.read(i))), SIDE, SIDE)
     return time.perf_counter() - start
 
 

@@ -11,7 +11,7 @@ random weights take as long.
 
 from __future__ import annotations
 
-import benchmarks.one_core  # noqa: F401 - before numpy is imported
+import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 import importlib
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from benchmarks.publish import publish
 from data.cli import UsageError, run
+from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
 from preprocess import estimators
 from preprocess.estimators import rbd
@@ -158,7 +159,7 @@ def untrained(name: str) -> estimators.Estimator:
 
 def row(content: bytes, function: Callable) -> np.ndarray:
     """A file's bytes to the (128, 128) uint8 row, as the batch stage does."""
-    mask = estimators.resize_map(function(decode(content)), SIDE, SIDE)
+    mask = resize(function(decode(content)), SIDE, SIDE)
     return np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)
 
 
@@ -184,7 +185,7 @@ def rbd_stages(content: bytes) -> dict[str, float]:
     took["graph"] = max(0.0, lap() - took["resize"] - took["frame"] - took["superpixels"])
     values = rbd.solve(parts)
     took["solve"] = lap()
-    np.rint(estimators.resize_map(parts.paint(values), SIDE, SIDE) * 255).astype(np.uint8)
+    np.rint(resize(parts.paint(values), SIDE, SIDE) * 255).astype(np.uint8)
     took["write"] = lap()
     return took
 

@@ -10,7 +10,7 @@ repetitions: other work on the machine disturbs both alike. On a GPU: benchmarks
 
 from __future__ import annotations
 
-import benchmarks.one_core  # noqa: F401 - before numpy is imported
+import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 import tempfile

@@ -3,8 +3,21 @@ traceback."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Callable
+
+ADVICE = {
+    errno.ENOSPC: "free some space, and the same command continues",
+    errno.EDQUOT: "the quota is used up: free some space, and the same command continues",
+    errno.EROFS: "a read-only file system: give a folder that can be written",
+    errno.EACCES: "give a place that you may read and write",
+    errno.EPERM: "give a place that you may read and write",
+    errno.EIO: "the disk or its server failed; try the same command again",
+    errno.EMFILE: "too many open files: raise `ulimit -n`, or lower --workers",
+}
 
 
 class UsageError(ValueError):
@@ -12,23 +25,36 @@ class UsageError(ValueError):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main`; exit with what it returns (None is 0), 2 with one line on bad input, 130 on
-    Ctrl-C."""
+    """Call `main` and exit: with what it returns (None is 0), with 2 and one line on bad input or a
+    failing disk, with 130 on Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # a terminal that cannot show a name
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
+        sys.stdout.flush()
     except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        code = 2
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        IsADirectoryError,
-        PermissionError,
-        FileExistsError,
-    ) as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        code = 2
+        code = fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more at its end
+        code = fail("standard output: closed before everything was printed; results are on disk")
+    except OSError as error:
+        code = fail(describe(error))
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def fail(message: str) -> int:
+    """Print an error as one line on stderr; the exit code 2."""
+    with contextlib.suppress(OSError):
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def describe(error: OSError) -> str:
+    """An OSError in one line: the file, what happened, what to do."""
+    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    advice = ADVICE.get(error.errno)
+    return f"{where}{error.strerror or error}" + (f"; {advice}" if advice else "")

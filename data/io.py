@@ -1,60 +1,174 @@
-"""Files that appear whole or not at all: a temporary one is written, brought to the disk, and given
-its name."""
+"""Files that appear whole or not at all, locks between processes, and memory maps.
+
+A file is written under a temporary name, brought to the disk, and given its own name. A lock
+belongs to a process and is dropped by the kernel when that dies.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import fcntl
 import hashlib
+import mmap
 import os
 import socket
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process, here or on another machine, uses; it ends in
-    .tmp."""
-    return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+from data.cli import UsageError
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+UNSUPPORTED_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-def write_bytes(path: Path, content) -> None:
-    """Write a file atomically; on any failure (no space, read-only, ...) nothing of it stays, not
-    even under .tmp."""
-    temporary = temporary_name(path)
+@contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name beside `path`, which becomes `path` at the end of the block.
+
+    A crash leaves the old file or the new one, never half. Where the block fails (no space,
+    read-only, a signal), nothing stays under the temporary name, which ends in .tmp.
+
+        with atomic("weights.pt") as temporary:
+            torch.save(state, temporary)
+
+    Raises:
+        OSError: with the file's own name in `filename`.
+    """
+    path = Path(path)
+    unique = f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp"
+    temporary = path.with_name(unique)
     try:
-        temporary.write_bytes(content)
-        replace(temporary, path)
-    except BaseException:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
+            error.filename = str(path)
+            error.filename2 = None
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically, UTF-8."""
-    write_bytes(path, text.encode())
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
-def replace(temporary: Path, path: Path) -> None:
-    """Give a finished temporary file its name so that a crash leaves the old file or the new one,
-    never half."""
-    descriptor = os.open(temporary, os.O_RDONLY)
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file atomically, UTF-8; paths that are not UTF-8 keep their bytes."""
+    write_bytes(path, text.encode(errors="surrogateescape"))
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Bring a file's contents, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
+def remove_temporary(folder: str | os.PathLike) -> None:
+    """Remove what dead processes left under temporary names in a folder that the caller has
+    locked."""
+    for file in Path(folder).glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+@contextmanager
+def lock(
+    path: str | os.PathLike, busy: str = "", *, shared: bool = False, wait: bool = False
+) -> Iterator[None]:
+    """Hold a lock on the file `path`, made where it is missing, as long as the block runs.
+
+    Args:
+        busy: message of the error where another process holds the lock.
+        shared: several processes may hold it, as long as none holds it alone.
+        wait: wait for the lock.
+
+    A file system without locks is told on stderr, and the block runs.
+
+    Raises:
+        UsageError: another process holds the lock, and `wait` is false.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UsageError(busy or f"{path}: another process holds this lock") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(descriptor)
+            raise
+        print(
+            f"note: {path}: this file system has no locks; start one process at a time",
+            file=sys.stderr,
+        )
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def map_bytes(path: str | os.PathLike, offset: int, count: int) -> np.ndarray:
+    """`count` bytes of a file from `offset` on, mapped: a read-only (count,) uint8 array.
+
+    The map goes when the last array on it does. Python's own mmap keeps a duplicate of the
+    descriptor as long as the map lives; this one needs none, so that thousands of shards work at
+    `ulimit -n 256`.
+
+    Raises:
+        OSError: no such file, or it cannot be mapped.
+        ValueError: the file ends before (reading a map past the end of its file would be a SIGBUS).
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    ]
+    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    before = offset % mmap.ALLOCATIONGRANULARITY
+    length = before + count
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_size < offset + count:
+            raise ValueError(f"{path}: shorter than {offset + count} bytes")
+        place = library.mmap(
+            None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, offset - before
+        )
+        if place == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(path))
+    finally:
+        os.close(descriptor)
+    buffer = (ctypes.c_uint8 * length).from_address(place)
+    weakref.finalize(buffer, library.munmap, place, length).atexit = False
+    values = np.frombuffer(buffer, np.uint8, count, before)
+    values.flags.writeable = False
+    return values

@@ -1,16 +1,26 @@
-"""Being told to stop while a step is under way: the signal is noted, the step ends, its state is
-saved."""
+"""Signals: the main process notes them, ends its step and saves; workers ignore them.
+
+A job manager sends SIGTERM to one process or to every process of the job, Slurm's SIGUSR1 warns
+before a requeue, Ctrl-C sends SIGINT to the whole process group. In each case the main process
+alone answers, and workers end when it does.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopping:
     """Within it, SIGINT, SIGTERM and `more` signals are noted in `received` (0: none) instead of
-    killing; a second one kills. Outside of the main thread, where Python hears no signals, nothing
-    changes.
+    killing; a second SIGINT kills, a second SIGTERM or SIGUSR1 does no harm. Outside of the main
+    thread, where Python hears no signals, nothing changes.
 
         with Stopping() as stop:
             while more_to_do and not stop.received:
@@ -18,7 +28,9 @@ class Stopping:
     """
 
     def __init__(self, *more: signal.Signals):
-        self.numbers, self.received, self.before = (signal.SIGINT, signal.SIGTERM, *more), 0, {}
+        self.numbers = (signal.SIGINT, signal.SIGTERM, *more)
+        self.received = 0
+        self.before: dict[int, object] = {}
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
@@ -26,12 +38,39 @@ class Stopping:
         return self
 
     def __exit__(self, *_) -> None:
-        self._restore()
-
-    def _note(self, number: int, _) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, _) -> None:
+        self.received = self.received or number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self.before[signal.SIGINT])
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Processes that are started within are born with the signals blocked: none of them can be
+    killed by one between its birth and `start_worker`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(*_) -> None:
+    """What every worker process runs first: it ignores the signals and ends with its parent.
+
+    As a DataLoader's `worker_init_fn` it replaces torch's own handler of SIGTERM, which kills.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent was killed: it would hold memory that the next run
+    needs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

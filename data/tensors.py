@@ -3,7 +3,6 @@ what does not fit said in one line."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.cli import UsageError
-from data.io import replace, temporary_name
+from data.io import atomic
 
 if (
     TYPE_CHECKING
@@ -30,14 +29,8 @@ def write_tensors(path: Path, state: dict) -> None:
     disk."""
     import torch
 
-    temporary = temporary_name(path)
-    try:
+    with atomic(path) as temporary:
         torch.save(state, temporary)
-        replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def read_tensors(path: Path) -> tuple[object, str]:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import replace, temporary_name
+from data.io import atomic
 from data.sources import labelled
 from data.sources.images import ImageError
 from data.sources.labelled import centre_crop
@@ -25,7 +25,7 @@ from evaluate.common import Common
 from evaluate.weights import load_run_weights, load_weights
 from train.distributed import choose_device
 from train.photometric import MEAN, STD
-from train.workers import as_is, start_worker
+from train.workers import identity_collate, start_worker
 
 LARGE = (
     2 << 30
@@ -152,7 +152,7 @@ def batches(
         images,
         **chosen,
         num_workers=workers,
-        collate_fn=as_is,
+        collate_fn=identity_collate,
         worker_init_fn=start_worker,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
@@ -214,44 +214,43 @@ def extract_from(
 ) -> np.ndarray:
     """The (N, D) features of `images` as extract gives them, to `file` (.npy, atomically) where one
     is named."""
+    if file is None:
+        return _fill(encoder, images, batch, workers, None)
+    with atomic(file) as temporary:
+        _fill(encoder, images, batch, workers, temporary).flush()
+    return np.load(file, mmap_mode="r")
+
+
+def _fill(
+    encoder: Encoder, images: Labelled, batch: int, workers: int, file: Path | None
+) -> np.ndarray:
+    """The features of all images, in memory or in `file`."""
     features, done, waiting = None, 0, []
-    temporary = temporary_name(file) if file else None
-    try:
-        with (
-            torch.inference_mode(),
-            tqdm(
-                total=len(images),
-                desc=f"features {os.path.basename(images.root)}",
-                unit="img",
-                leave=False,
-            ) as bar,
-        ):
-            for crops in batches(images, workers, encoder.device, batch):
-                waiting.append(forward(encoder, crops))
-                bar.update(len(crops))
-                if len(waiting) < FLUSH and done + sum(map(len, waiting)) < len(images):
-                    continue
-                part = torch.cat(waiting).cpu().numpy()
-                waiting.clear()
-                if features is None:
-                    features = _allocate((len(images), part.shape[1]), temporary)
-                features[done : done + len(part)] = part
-                if (
-                    features.dtype == np.float16
-                    and not np.isfinite(features[done : done + len(part)]).all()
-                ):
-                    raise UsageError(
-                        f"{images.root}: features up to {np.abs(part).max():.3g} do not fit float16"
-                    )
-                done += len(part)
-        if temporary and file:
-            features.flush()
-            replace(temporary, file)
-            features = np.load(file, mmap_mode="r")
-    except BaseException:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        raise
+    with (
+        torch.inference_mode(),
+        tqdm(
+            total=len(images),
+            desc=f"features {os.path.basename(images.root)}",
+            unit="img",
+            leave=False,
+        ) as bar,
+    ):
+        for crops in batches(images, workers, encoder.device, batch):
+            waiting.append(forward(encoder, crops))
+            bar.update(len(crops))
+            if len(waiting) < FLUSH and done + sum(map(len, waiting)) < len(images):
+                continue
+            part = torch.cat(waiting).cpu().numpy()
+            waiting.clear()
+            if features is None:
+                features = _allocate((len(images), part.shape[1]), file)
+            rows = slice(done, done + len(part))
+            features[rows] = part
+            if features.dtype == np.float16 and not np.isfinite(features[rows]).all():
+                raise UsageError(
+                    f"{images.root}: features up to {np.abs(part).max():.3g} do not fit float16"
+                )
+            done += len(part)
     return features
 
 

@@ -13,16 +13,17 @@ from tqdm import tqdm
 
 from data.cli import UsageError
 from data.io import write_text
+from data.resize import resize
 from data.sources.images import decode, list_images, read_bytes
 from evaluate.masks.agreement import agreement
-from preprocess.estimators import load, resize_map
+from preprocess.estimators import load
 
 
 def round_trip(saliency: np.ndarray, side: int) -> np.ndarray:
     """An (H, W) float32 map in [0, 1], stored as a cache stores it, (side, side) uint8, and brought
     back to (H, W)."""
-    stored = np.rint(resize_map(saliency, side, side) * 255).astype(np.uint8)
-    return resize_map(stored.astype(np.float32) / 255, saliency.shape[1], saliency.shape[0])
+    stored = np.rint(resize(saliency, side, side) * 255).astype(np.uint8)
+    return resize(stored.astype(np.float32) / 255, saliency.shape[1], saliency.shape[0])
 
 
 def fidelity(sides: Iterable[int], out: Path, limit: int = 250) -> dict[int, dict[str, float]]:

@@ -17,33 +17,30 @@ changed; run again, it finds nothing to do. --repair checks every shard and make
 
 from __future__ import annotations
 
+import data.one_thread  # noqa: F401 - before numpy is imported
+
+# isort: split
+
 import os
+import re
+import shutil
+import signal
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = (
-        # before numpy is imported, here and in the workers: two BLAS threads double the CPU time
-        "1"
-    )
+import tyro
 
-import re  # noqa: E402
-import shutil  # noqa: E402
-import signal  # noqa: E402
-import sys  # noqa: E402
-from dataclasses import dataclass, field, replace  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Annotated, Literal  # noqa: E402
-
-import tyro  # noqa: E402
-
-from data.cli import UsageError, run  # noqa: E402
-from data.io import sha256  # noqa: E402
-from data.sources.images import MAX_PIXELS  # noqa: E402
-from preprocess import estimators  # noqa: E402
-from preprocess.build import build  # noqa: E402
-from preprocess.commit import FAILURES  # noqa: E402
-from preprocess.networks.weights import find, unpublished  # noqa: E402
-from preprocess.progress import Outcome  # noqa: E402
-from preprocess.recipe import Recipe, load  # noqa: E402
+from data.cli import UsageError, run
+from data.io import sha256
+from data.sources.images import MAX_PIXELS
+from preprocess import estimators
+from preprocess.build import build
+from preprocess.commit import FAILURES
+from preprocess.networks.weights import find, unpublished
+from preprocess.progress import Outcome
+from preprocess.recipe import Recipe, load
 
 BATCH = {"cpu": 4, "cuda": 32}  # images a batch by default
 LARGEST_BATCH = 1024

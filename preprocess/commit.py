@@ -26,7 +26,7 @@ from data.cache.index import PROGRESS, build_index, shard_files, write_index
 from data.cache.reader import failures, load_description, old_description, status_counts
 from data.cache.shard import STATUS_NAMES
 from data.cli import UsageError
-from data.io import sync_folder, write_bytes, write_text
+from data.io import sync, write_bytes, write_text
 from preprocess.plan import NAME, recorded_checksums
 
 FAILURES = "failures.tsv"
@@ -160,7 +160,7 @@ def _keep_old(folder: Path, generation: int) -> None:
     if before["complete"] and before.get("generation", 1) != generation:
         with contextlib.suppress(FileExistsError):
             os.link(folder / "cache.json", old_description(folder, before.get("generation", 1)))
-        sync_folder(folder)
+        sync(folder)
 
 
 def write_failures(folder: Path, index: dict[str, np.ndarray]) -> None:

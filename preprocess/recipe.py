@@ -13,6 +13,7 @@ import numpy as np
 
 from data.cache.shard import SCHEMA, STATUS, empty_rows
 from data.cli import UsageError
+from data.resize import resize
 from data.sources.images import MAX_PIXELS, ImageError, Images, decode
 from preprocess import estimators
 from preprocess.estimators import files
@@ -175,7 +176,7 @@ def store_map(saliency: np.ndarray, i: int, side: int, rows: dict[str, np.ndarra
     not finite."""
     if not np.isfinite(saliency).all():
         raise ImageError("estimator", "the map is not finite")
-    mask = estimators.resize_map(saliency, side, side)
+    mask = resize(saliency, side, side)
     rows["mask"][i] = np.rint(np.clip(mask, 0, 1) * 255)
 
 

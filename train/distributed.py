@@ -76,13 +76,21 @@ def barrier() -> None:
         dist.all_reduce(torch.zeros(1))
 
 
-def anybody(flag: bool | int) -> int:
+def any_rank(flag: bool | int) -> int:
     """The largest of all processes' flags, 0 where nobody's is set."""
     if world() == 1:
         return int(flag)
     flags = torch.tensor([int(flag)])
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return flags.item()
+
+
+@torch.no_grad()
+def total(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place."""
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
 
 
 @torch.no_grad()
@@ -116,6 +124,6 @@ def gather_with_gradient(local: torch.Tensor) -> torch.Tensor:
     return local if world() == 1 else torch.cat(differentiable.all_gather(local.contiguous()))
 
 
-def mine(whole: torch.Tensor) -> torch.Tensor:
+def local_part(whole: torch.Tensor) -> torch.Tensor:
     """This process's part of a gathered batch: (world * B, ...) to (B, ...)."""
     return whole.chunk(world())[rank()]

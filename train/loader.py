@@ -15,7 +15,7 @@ from train.config import Config
 from train.masks import Masks
 from train.streams import ORDER, stream
 from train.views import NEGATIVE, PARAMETERS, PASTED, Views
-from train.workers import as_is, start_worker
+from train.workers import identity_collate, start_worker
 
 TRIES = 100  # broken images in a row before the run gives up
 
@@ -168,7 +168,7 @@ def make_loader(
         pairs,
         batch_sampler=order,
         num_workers=config.workers,
-        collate_fn=as_is,
+        collate_fn=identity_collate,
         worker_init_fn=start_worker,
         pin_memory=pin_memory,
         prefetch_factor=4 if config.workers else None,

@@ -165,7 +165,7 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
         ) as bar,
     ):
         feed, clock = Feed(loader, device), Clock(config.batch)
-        while step < last and not distributed.anybody(stop.received or step == stop_at):
+        while step < last and not distributed.any_rank(stop.received or step == stop_at):
             batch = feed.next()
             if step == 0 and writer:
                 preview(*batch.shown(), out / "first_batch.png")
@@ -234,7 +234,7 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
     if writer:
         _save(out, method, optimizer, step, config.keep)
     if step < last:
-        received = distributed.anybody(stop.received)
+        received = distributed.any_rank(stop.received)
         if received:
             _say(f"stopped at step {step} of {last} and saved; the same command continues")
             raise SystemExit(130 if received == signal.SIGINT else 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from data.resize import resize
 from train.config import Config
 from train.copy_paste import Box, CopyPaste, crop_mask, paste
 from train.resample import area
@@ -198,8 +199,5 @@ def resize_crop(
         area(image, box.x, box.y, box.w, box.h, flip, out)
         return out
     crop = image[box.y : box.y + box.h, box.x : box.x + box.w]
-    shrinks = box.w * box.h > size * size
-    cv2.resize(
-        crop, (size, size), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    resize(crop, size, size, out)
     return cv2.flip(out, 1, dst=out) if flip else out

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import zlib
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import h5py
 import numpy as np
 
 from data.cache.shard import open_shard, read_checksums, shard_name
-from data.io import replace, temporary_name
+from data.io import atomic
 
 UNKNOWN = (
     -1
@@ -110,20 +109,13 @@ def build_index(
 def write_index(folder: Path, index: dict[str, np.ndarray], files: list[str]) -> None:
     """Write index.h5 atomically; it names the checksums of its shards, so that a stale one is
     noticed."""
-    temporary = temporary_name(folder / "index.h5")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["shards"] = _key(folder, files)
-            for name, values in index.items():
-                dataset = file.create_dataset(name, data=values, track_times=False)
-                dataset.attrs["crc32"] = np.uint32(
-                    zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1))
-                )
-        replace(temporary, folder / "index.h5")
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with atomic(folder / "index.h5") as temporary, h5py.File(temporary, "w", locking=False) as file:
+        file.attrs["shards"] = _key(folder, files)
+        for name, values in index.items():
+            dataset = file.create_dataset(name, data=values, track_times=False)
+            dataset.attrs["crc32"] = np.uint32(
+                zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1))
+            )
 
 
 def _key(folder: Path, files: list[str]) -> str:

@@ -20,7 +20,7 @@ from data.cache.shard import (
     problem,
     read_checksums,
 )
-from data.mapping import map_bytes
+from data.io import map_bytes
 
 __all__ = [
     "STATUS",

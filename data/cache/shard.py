@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 
 from data.cli import UsageError
-from data.io import replace, sha256, write_text
+from data.io import sha256, write_text
 
-__all__ = ["STATUS", "CacheError", "check_shard", "replace", "sha256", "write_text"]
+__all__ = ["STATUS", "CacheError", "check_shard", "sha256", "write_text"]
 
 SCHEMA = 1
 STATUS = {

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import replace, temporary_name
+from data.io import atomic
 from data.sources.listing import EXTENSIONS, Paths, inside, is_image
 
 MISSING = -1  # offset of a link whose target is not in the archive
@@ -51,10 +51,8 @@ def open_archive(file: str) -> tuple[np.ndarray, np.ndarray]:
     for place in _places(file):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = temporary_name(place)
-            with h5py.File(temporary, "w") as index:
+            with atomic(place) as temporary, h5py.File(temporary, "w", locking=False) as index:
                 index["archive"], index["path"], index["span"] = state, paths, spans
-            replace(temporary, place)
             break
         except OSError:  # a read-only share; the next place
             continue

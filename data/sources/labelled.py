@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
 from data.cli import UsageError
+from data.resize import resize
 from data.sources.images import class_names, decode, open_images
 
 
@@ -24,7 +24,7 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
         (size, size, 3) uint8.
     """
     left, top, side = centre_square(*image.shape[:2])
-    return _resize(image[top : top + side, left : left + side], size)
+    return resize(image[top : top + side, left : left + side], size, size)
 
 
 def centre_square(height: int, width: int) -> tuple[int, int, int]:
@@ -36,14 +36,7 @@ def centre_square(height: int, width: int) -> tuple[int, int, int]:
 
 def whole_image(image: np.ndarray, size: int) -> np.ndarray:
     """The whole image at (size, size, 3) uint8, for data sets that come cropped."""
-    return image if image.shape[:2] == (size, size) else _resize(image, size)
-
-
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    shrinks = image.shape[0] * image.shape[1] > size * size
-    return cv2.resize(
-        image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    return resize(image, size, size)
 
 
 class Labelled:

@@ -23,7 +23,7 @@ import numpy as np
 
 from data.cache.shard import problem, read_checksums
 from data.cli import UsageError
-from data.mapping import map_bytes
+from data.io import map_bytes
 from data.sources.archives import MISSING
 from data.sources.decode import ImageError
 from data.sources.images import Images

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from data.cache.reader import Cache
 from data.cli import UsageError
-from data.io import replace, temporary_name, write_text
+from data.io import write_text
 from data.sources.images import ImageError, Images, class_names, decode, open_images
 from data.synthetic.variants import MIXED, VARIANTS, binary, box, compose, tiled
 
@@ -123,7 +123,7 @@ def make(
         arguments = repeat(images), repeat(masks), blocks, repeat(str(out))
         for done in (pool.map if workers > 1 else map)(_write_block, *arguments):
             bar.update(done)
-    replace(out / "challenge.json.tmp", out / "challenge.json")
+    os.replace(out / "challenge.json.tmp", out / "challenge.json")
     return found
 
 
@@ -217,7 +217,7 @@ def _write(file: Path, content: bytes) -> None:
     """Whole or not at all for a killed process; not brought to the disk, which would take ten times
     as long."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(file)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     os.replace(temporary, file)
 

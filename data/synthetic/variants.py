@@ -6,6 +6,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from data.resize import resize
+
 VARIANTS = (
     "original",
     "mixed_same",
@@ -41,13 +43,7 @@ def binary(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     kept = areas >= SPECK * areas[1:].max()
     kept[0] = False
     whole = kept[parts].astype(np.uint8) * np.uint8(255)
-    shrinks = mask.size > height * width
-    return (
-        cv2.resize(
-            whole, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
-        >= 128
-    )
+    return resize(whole, width, height) >= 128
 
 
 def box(foreground: np.ndarray) -> tuple[int, int, int, int]:
@@ -119,9 +115,6 @@ def compose(
         "only_bg_b": black,
     }
     for name, other in backgrounds.items():
-        shrinks = other.shape[0] * other.shape[1] > image.shape[0] * image.shape[1]
-        other = cv2.resize(
-            other, image.shape[1::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        other = resize(other, image.shape[1], image.shape[0])
         found[name] = np.where(inside, image, other) if name in MIXED else other
     return found

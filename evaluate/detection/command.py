@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal
 
 from data.cli import UsageError
-from evaluate import ranks
 from evaluate.common import Common, describe, over_seeds, parse, percent, publish
 from evaluate.detection.annotations import Annotated, read_coco
 from evaluate.detection.average_precision import coco_ap, voc07_ap
@@ -31,6 +30,7 @@ from evaluate.detection.testing import detect
 from evaluate.detection.training import fit
 from evaluate.detection.voc import read_voc
 from evaluate.weights import load_run_weights, load_weights
+from train import distributed
 from train.distributed import choose_device
 
 MODELS = {
@@ -153,7 +153,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
     args = Arguments(run, data, **options)
     args.check()
     schedule = args.plan()
-    ranks.start(args.device)
+    distributed.start(args.device)
     device = choose_device(args.device)
     weights = (
         load_run_weights(run) if run is not None else load_weights(args.weights or "", args.stem)
@@ -210,7 +210,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
         "regions": args.regions,
         "sync_bn": args.sync_bn,
         "precision": "bf16" if args.amp and device.type == "cuda" else "float32",
-        "processes": ranks.world(),
+        "processes": distributed.world(),
         "train": train.name,
         "test": test.name,
         "train_images": len(train.learnable()),
@@ -225,7 +225,7 @@ def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, "detection", __doc__)
     try:
         result = run(**vars(args))
-        if ranks.rank() == 0:
+        if distributed.rank() == 0:
             print(f"{result['evaluation']} ({describe(result['protocol'])})")
             for kind, what in (
                 ("box", "boxes, COCO's AP"),
@@ -239,4 +239,4 @@ def main(argv: list[str]) -> None:
                     )
             publish(result, args)
     finally:
-        ranks.stop()
+        distributed.stop()

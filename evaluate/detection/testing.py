@@ -12,12 +12,12 @@ from torch import nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from tqdm import tqdm
 
-from evaluate import ranks
 from evaluate.detection.annotations import Annotated
 from evaluate.detection.models import pixels
 from evaluate.detection.schedules import Schedule
 from evaluate.detection.views import View, Views
 from evaluate.features import batches
+from train import distributed
 
 
 def detect(
@@ -31,13 +31,13 @@ def detect(
     """Every detection, on every process: image_id, category_id, score, bbox [x, y, w, h] and, of a
     model with masks, segmentation (run lengths). One image at a time, at schedule.test_scale."""
     model.eval()
-    rows = range(ranks.rank(), len(images), ranks.world())
+    rows = range(distributed.rank(), len(images), distributed.world())
     found = []
     with (
         torch.inference_mode(),
         torch.autocast(device.type, torch.bfloat16, enabled=half and device.type == "cuda"),
         tqdm(
-            total=len(rows), desc="testing", unit="img", leave=False, disable=ranks.rank() > 0
+            total=len(rows), desc="testing", unit="img", leave=False, disable=distributed.rank() > 0
         ) as bar,
     ):
         for views in batches(
@@ -95,10 +95,10 @@ def _as_coco(images: Annotated, row: int, size: tuple[int, int], result: dict) -
 def _gather(found: list[dict], device: torch.device) -> list[dict]:
     """Every process's detections, in the order of the processes; as JSON, so that nothing is
     unpickled."""
-    if ranks.world() == 1:
+    if distributed.world() == 1:
         return found
     mine = torch.frombuffer(bytearray(json.dumps(found).encode()), dtype=torch.uint8).to(device)
-    lengths = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(ranks.world())]
+    lengths = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(distributed.world())]
     dist.all_gather(lengths, torch.tensor([len(mine)], device=device))
     longest = max(int(n) for n in lengths)
     parts = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in lengths]

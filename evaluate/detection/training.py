@@ -21,13 +21,12 @@ from tqdm import tqdm
 
 from data.cli import UsageError
 from data.stopping import Stopping
-from evaluate import ranks
 from evaluate.detection.annotations import Annotated
 from evaluate.detection.models import pixels
 from evaluate.detection.schedules import Schedule
 from evaluate.detection.views import Order, View, Views
 from evaluate.features import batches
-from train import checkpoint
+from train import checkpoint, distributed
 from train.batch_norm import spread_batch_norm
 
 ASK = 20  # steps between two looks at the loss and at whether any process was told to stop
@@ -63,9 +62,9 @@ def fit(
         SystemExit: stopped by a signal, and saved.
     """
     schedule.check()
-    if schedule.batch < ranks.world():
+    if schedule.batch < distributed.world():
         raise UsageError(
-            f"--batch {schedule.batch}: fewer images than the {ranks.world()} processes"
+            f"--batch {schedule.batch}: fewer images than the {distributed.world()} processes"
         )
     if not len(images.learnable()):
         raise UsageError(f"{images.name}: no image has an object to learn from")
@@ -95,7 +94,7 @@ def fit(
             raise UsageError(
                 f"{file}: its weights do not fit this detector; delete it to begin anew"
             ) from error
-    ranks.barrier()  # nobody writes the file before all have read it
+    distributed.barrier()  # nobody writes the file before all have read it
     if state and "optimizer" not in state:
         return model.eval()
     trainer = _Trainer(model, optimizer, schedule, images, file, identity, device, workers, half)
@@ -128,7 +127,7 @@ class _Trainer:
             half,
         )
         ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
-        self.together = DistributedDataParallel(model, ids) if ranks.world() > 1 else model
+        self.together = DistributedDataParallel(model, ids) if distributed.world() > 1 else model
 
     def views(self, start: int, steps: int):
         return batches(
@@ -141,7 +140,7 @@ class _Trainer:
     def losses(self, views: list[View], step: int) -> dict:
         # torchvision draws boxes to learn from with the global generator: set anew, a step repeats
         # exactly
-        torch.manual_seed((self.schedule.seed << 40) + (step << 12) + ranks.rank())
+        torch.manual_seed((self.schedule.seed << 40) + (step << 12) + distributed.rank())
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.half and self.device.type == "cuda"
         ):
@@ -159,7 +158,7 @@ class _Trainer:
                 initial=step,
                 unit="step",
                 desc=f"detector, seed {schedule.seed}",
-                disable=ranks.rank() > 0,
+                disable=distributed.rank() > 0,
                 leave=False,
             ) as bar,
         ):
@@ -174,20 +173,20 @@ class _Trainer:
                 bar.update()
                 ends = step in (last, stop_at)
                 if step % ASK == 0 or ends:
-                    value = ranks.total(loss.detach().clone()).item() / ranks.world()
+                    value = distributed.total(loss.detach().clone()).item() / distributed.world()
                     if not value < float("inf"):  # not a number is not less either
                         raise UsageError(
                             f"{self.file.stem}: the loss is {value} at step {step}; lower --lr"
                         )
                     bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-                if step % ASK == 0 or ranks.world() == 1:
-                    stopped = ranks.any_of(bool(stop.received), self.device)
+                if step % ASK == 0 or distributed.world() == 1:
+                    stopped = distributed.any_rank(bool(stop.received))
                 if stopped or ends or step % save_every == 0:
                     self.save(step)
                 if stopped or step == stop_at:
                     break
         if stopped and step < last:
-            if ranks.rank() == 0:
+            if distributed.rank() == 0:
                 print(
                     f"stopped at step {step} of {last} and saved to {self.file}; the same command continues"
                 )
@@ -208,7 +207,7 @@ class _Trainer:
                 desc="norms",
                 unit="batch",
                 leave=False,
-                disable=ranks.rank() > 0,
+                disable=distributed.rank() > 0,
             ) as bar,
         ):
             for done, views in enumerate(self.views(first, first + self.schedule.precise_bn)):
@@ -220,7 +219,7 @@ class _Trainer:
             norm.momentum = momentum
 
     def save(self, step: int, finished: bool = False) -> None:
-        if ranks.rank() == 0:
+        if distributed.rank() == 0:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             state = {
                 "identity": json.dumps(self.identity),

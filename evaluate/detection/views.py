@@ -15,10 +15,10 @@ from torch.utils.data import Dataset, Sampler
 
 from data.sources.decode import ImageError, decode
 from data.sources.images import read_bytes
-from evaluate import ranks
 from evaluate.detection.annotations import Annotated
 from evaluate.detection.schedules import Schedule
 from evaluate.features import BadImage
+from train import distributed
 from train.streams import ORDER, VIEW, stream
 
 
@@ -148,7 +148,7 @@ class Order(Sampler):
                 if len(group) < self.schedule.batch:
                     continue
                 if self.start <= step < self.steps:
-                    mine = np.array_split(group, ranks.world())[ranks.rank()]
+                    mine = np.array_split(group, distributed.world())[distributed.rank()]
                     yield [(step, int(r)) for r in mine]
                 group.clear()
                 step += 1

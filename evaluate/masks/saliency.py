@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from data.cli import UsageError
 from data.io import write_text
+from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
 from evaluate.masks.metrics import Scores, curves, nearest_foreground, score, summarise
 from evaluate.published import saliency_check
@@ -207,7 +208,7 @@ def predict(image: np.ndarray, name: str, refine: str) -> tuple[np.ndarray, floa
     start = time.process_time()
     saliency = estimator.working(image)
     milliseconds = 1e3 * (time.process_time() - start)
-    saliency = estimators.resize_map(saliency, image.shape[1], image.shape[0])
+    saliency = resize(saliency, image.shape[1], image.shape[0])
     return np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8), milliseconds
 
 

@@ -25,12 +25,12 @@ import numpy as np
 
 from data.cli import UsageError
 from data.io import write_text
-from evaluate import ranks
 from evaluate.common import Common, describe, over_seeds, parse, percent, publish
 from evaluate.features import Labelled, encoder_of
 from evaluate.probes import sgd
 from evaluate.probes.linear import classifier_file
 from evaluate.probes.schedule import Schedule
+from train import distributed
 from train.streams import WEIGHTS, stream
 
 # largest percentage of labels -> (classifier's rate, backbone's rate) of fine-tuning
@@ -129,7 +129,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
         raise UsageError(f"--percent {args.percent}: must be above 0 and at most 100")
     if not args.modes:
         raise UsageError("--modes: give linear, finetune or both")
-    ranks.start(args.device)
+    distributed.start(args.device)
     encoder = encoder_of(args)
     train = Labelled(os.path.join(args.data, "train"), encoder.size)
     test = Labelled(os.path.join(args.data, "val"), encoder.size, train.classes)
@@ -148,7 +148,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
             )
             counts[name] = len(rows)
             part = f"-{name.replace('%', 'percent')}"
-            if ranks.rank() == 0 and not isinstance(source, str):
+            if distributed.rank() == 0 and not isinstance(source, str):
                 file = classifier_file(args, "few", seed, part).with_suffix(".txt")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_text(file, "".join(os.fsdecode(p) + "\n" for p in train.paths[rows].tolist()))
@@ -213,7 +213,7 @@ def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, "few", __doc__)
     try:
         result = run(**vars(args))
-        if ranks.rank() == 0:
+        if distributed.rank() == 0:
             print(f"few labels ({describe(result['protocol'])})")
             for name in result["accuracy"]:
                 cells = [
@@ -224,4 +224,4 @@ def main(argv: list[str]) -> None:
                 print(f"  {name:<16} " + "   ".join(cells))
             publish(result, args)
     finally:
-        ranks.stop()
+        distributed.stop()

@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 
 from data.cli import UsageError
-from evaluate import ranks
 from evaluate.common import Common, describe, over_seeds, parse, percent, publish
 from evaluate.features import Encoder, Labelled, encoder_of, extract
 from evaluate.probes import sgd
 from evaluate.probes.schedule import CROP, Schedule
 from evaluate.probes.sweep import sweep
+from train import distributed
 
 L2, ITERATIONS = 1e-3, 200
 LABELS = {
@@ -134,10 +134,10 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
     args = Arguments(run, data, **options)
     if args.sweep and args.protocol != "moco":
         raise UsageError("give --sweep or --protocol optimum, not both")
-    ranks.start(args.device)
+    distributed.start(args.device)
     encoder = encoder_of(args)
     if args.sweep or args.protocol == "optimum":
-        if ranks.world() > 1:
+        if distributed.world() > 1:
             raise UsageError(
                 "--sweep and --protocol optimum run on one process; leave torchrun out"
             )
@@ -273,7 +273,7 @@ def main(argv: list[str]) -> None:
     args = parse(Arguments, argv, "linear", __doc__)
     try:
         result = run(**vars(args))
-        if ranks.rank() == 0:
+        if distributed.rank() == 0:
             print(f"linear ({describe(result['protocol'])})")
             for name in ("top-1", "top-5"):
                 if name in result["accuracy"]:
@@ -285,4 +285,4 @@ def main(argv: list[str]) -> None:
                 print(f"  {result['protocol']['name']}")
             publish(result, args)
     finally:
-        ranks.stop()
+        distributed.stop()

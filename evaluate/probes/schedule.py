@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from data.cli import UsageError
-from evaluate import ranks
 from evaluate.features import Labelled
+from train import distributed
 from train.streams import ORDER, VIEW, stream
 from train.views import random_box, resize_crop
 
@@ -95,5 +95,8 @@ class Order(Sampler):
             order = stream(ORDER, self.schedule.seed, epoch).permutation(self.count)
             for step in range(skip, self.steps):
                 whole = order[step * self.schedule.batch : (step + 1) * self.schedule.batch]
-                yield [(epoch, int(i)) for i in np.array_split(whole, ranks.world())[ranks.rank()]]
+                yield [
+                    (epoch, int(i))
+                    for i in np.array_split(whole, distributed.world())[distributed.rank()]
+                ]
             skip = 0

@@ -25,10 +25,9 @@ from tqdm import tqdm
 
 from data.cli import UsageError
 from data.stopping import Stopping
-from evaluate import ranks
 from evaluate.features import Encoder, Labelled, batches, to_input
 from evaluate.probes.schedule import Order, RandomCrops, Schedule
-from train import checkpoint
+from train import checkpoint, distributed
 from train.batch_norm import spread_batch_norm
 
 ASK = 20  # steps between two questions whether any process was told to stop
@@ -119,7 +118,7 @@ def fit(
         groups, 1.0, momentum=schedule.momentum, weight_decay=schedule.weight_decay
     )
     step = _restore(file, identity, model, optimizer) if file.exists() else 0
-    ranks.barrier()  # nobody writes the file before all have read it
+    distributed.barrier()  # nobody writes the file before all have read it
     order = Order(len(rows), schedule, step)
     last = step + len(order)
     if step < last:
@@ -153,7 +152,7 @@ def _train(
     stop_at: int | None,
 ) -> int:
     last, device, together = step + len(order), model.device, model
-    if ranks.world() > 1:
+    if distributed.world() > 1:
         if schedule.finetune:
             model.backbone = spread_batch_norm(model.backbone, 1, device)
         ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
@@ -164,7 +163,12 @@ def _train(
     with (
         Stopping() as stop,
         tqdm(
-            total=last, initial=step, unit="step", desc=name, disable=ranks.rank() > 0, leave=False
+            total=last,
+            initial=step,
+            unit="step",
+            desc=name,
+            disable=distributed.rank() > 0,
+            leave=False,
         ) as bar,
     ):
         for images, labels in batches(crops, workers, device, order=order):
@@ -174,14 +178,14 @@ def _train(
             images, labels = to_input(images, device), labels.to(device, non_blocking=True)
             logits = (
                 together(images)
-                if schedule.finetune or ranks.world() == 1
+                if schedule.finetune or distributed.world() == 1
                 else together(model.features(images))
             )
             place = step % order.steps
             whole = min(schedule.batch, order.count - place * schedule.batch)
             # DistributedDataParallel averages over processes: this is the mean over the global
             # batch, however cut
-            loss = F.cross_entropy(logits, labels, reduction="sum") * (ranks.world() / whole)
+            loss = F.cross_entropy(logits, labels, reduction="sum") * (distributed.world() / whole)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -191,15 +195,15 @@ def _train(
                 bar.set_postfix(
                     loss=f"{loss.item():.3f}", lr=f"{schedule.lr * factor:g}", refresh=False
                 )
-            if step % ASK == 0 or ranks.world() == 1:
-                stopped = ranks.any_of(bool(stop.received), device)
+            if step % ASK == 0 or distributed.world() == 1:
+                stopped = distributed.any_rank(bool(stop.received))
             if stopped or step == stop_at or place + 1 == order.steps:
                 _check_finite(model, file, schedule)
                 _save(file, identity, model, None if step == last else optimizer, step)
             if stopped or step == stop_at:
                 break
     if stopped and step < last:
-        if ranks.rank() == 0:
+        if distributed.rank() == 0:
             print(
                 f"stopped at step {step} of {last} and saved to {file}; the same command continues"
             )
@@ -214,13 +218,13 @@ def evaluate(model: Classifier, images: Labelled, batch: int = 256, workers: int
     counts = torch.zeros(
         3, classes, dtype=torch.double, device=model.device
     )  # images, top-1 and top-5 hits by class
-    rows = np.arange(ranks.rank(), len(images), ranks.world())
+    rows = np.arange(distributed.rank(), len(images), distributed.world())
     labels = torch.from_numpy(images.labels[rows].astype(np.int64)).to(model.device)
     done = 0
     with (
         torch.inference_mode(),
         tqdm(
-            total=len(rows), desc="testing", unit="img", leave=False, disable=ranks.rank() > 0
+            total=len(rows), desc="testing", unit="img", leave=False, disable=distributed.rank() > 0
         ) as bar,
     ):
         for crops in batches(Subset(images, rows.tolist()), workers, model.device, batch):
@@ -233,7 +237,7 @@ def evaluate(model: Classifier, images: Labelled, batch: int = 256, workers: int
                 counts[row].index_add_(0, truth, values.double())
             done += len(crops)
             bar.update(len(crops))
-    counts = ranks.total(counts).cpu()
+    counts = distributed.total(counts).cpu()
     found = {"top-1": float(100 * counts[1].sum() / counts[0].sum())}
     if classes > 5:
         found["top-5"] = float(100 * counts[2].sum() / counts[0].sum())
@@ -265,7 +269,7 @@ def _save(
     optimizer: torch.optim.Optimizer | None,
     step: int,
 ) -> None:
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "identity": json.dumps(identity),
@@ -301,6 +305,6 @@ def _restore(
 
 def _check_finite(model: Classifier, file: Path, schedule: Schedule) -> None:
     if not torch.isfinite(model.fc.weight).all():
-        if ranks.rank() == 0:
+        if distributed.rank() == 0:
             file.unlink(missing_ok=True)  # going on with it would only fail again
         raise UsageError(f"{file.stem}: the classifier diverged at --lr {schedule.lr:g}; lower it")

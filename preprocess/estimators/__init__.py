@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import cv2
 import numpy as np
+
+from data.resize import resize
 
 # name -> module; imported on first use, so that a CPU estimator never imports torch nor another's
 # libraries
@@ -72,7 +73,7 @@ class Estimator:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The map at the image's size, float32 (H, W) in [0, 1]."""
-        return resize_map(self.working(image), image.shape[1], image.shape[0])
+        return resize(self.working(image), image.shape[1], image.shape[0])
 
 
 def weights_of(name: str):
@@ -95,17 +96,6 @@ def has_weights(name: str) -> bool:
     except ValueError:
         return False
     return path.name in source.files or str(path) == source.bundled
-
-
-def resize_map(saliency: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize a float32 map; area-averaged where it shrinks, linear where it grows; stays in [0,
-    1]."""
-    if saliency.shape == (height, width):
-        return saliency
-    shrinks = width * height < saliency.shape[0] * saliency.shape[1]
-    return cv2.resize(
-        saliency, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
 
 
 def load(

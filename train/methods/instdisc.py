@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from train.config import Config
-from train.distributed import gather, mine, world
+from train.distributed import gather, local_part, world
 from train.methods.heads import mlp
 from train.network import backbone
 from train.streams import NOISE, stream
@@ -115,7 +115,7 @@ class InstDisc(nn.Module):
         drawn = stream(NOISE, self.seed, 0, step).integers(
             len(self.bank), size=(world() * len(index), self.negatives)
         )
-        return mine(torch.from_numpy(drawn)).to(index.device, non_blocking=True)
+        return local_part(torch.from_numpy(drawn)).to(index.device, non_blocking=True)
 
     @torch.no_grad()
     def _estimate_z(self, logits: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from train.config import Config
-from train.distributed import gather, mine, rank, world
+from train.distributed import gather, local_part, rank, world
 from train.methods.heads import mlp
 from train.methods.negatives import own_negative
 from train.network import backbone
@@ -158,10 +158,10 @@ class MoCo(nn.Module):
         """
         order = stream(SHUFFLE, self.seed, 0, step, way).permutation(world() * len(view))
         order = torch.from_numpy(order).to(view.device, non_blocking=True)
-        shuffled = gather(F.normalize(self.key(gather(view)[mine(order)]), dim=1))
+        shuffled = gather(F.normalize(self.key(gather(view)[local_part(order)]), dim=1))
         keys = torch.empty_like(shuffled)
         keys[order] = shuffled
-        return mine(keys)
+        return local_part(keys)
 
     @torch.no_grad()
     def _move_key_encoder(self) -> None:

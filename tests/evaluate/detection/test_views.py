@@ -137,10 +137,10 @@ def test_order_is_the_same_however_many_processes_and_from_any_step(squares, mon
     assert max(counts.values()) - min(counts.values()) <= 2 and len(counts) == 11
     assert list(Order(squares, SCHEDULE, 40, start=13)) == whole[13:]
     assert list(Order(squares, replace(SCHEDULE, seed=1), 40)) != whole
-    monkeypatch.setattr(module.ranks, "world", lambda: 2)
+    monkeypatch.setattr(module.distributed, "world", lambda: 2)
     parts = []
     for rank in range(2):
-        monkeypatch.setattr(module.ranks, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(module.distributed, "rank", lambda rank=rank: rank)
         parts.append(list(Order(squares, SCHEDULE, 40)))
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
 

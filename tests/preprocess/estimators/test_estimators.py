@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from data.resize import resize
 from preprocess import estimators, refine
-from preprocess.estimators import ESTIMATORS, load, resize_map
+from preprocess.estimators import ESTIMATORS, load
 
 NAMES = sorted(ESTIMATORS)
 ODD = [(1, 1), (1, 2), (3, 3), (12, 12), (3000, 2), (2, 3000), (8, 500)]
@@ -72,7 +73,7 @@ def test_grabcut_refinement_finds_the_object():
     y, x = np.mgrid[:120, :160]
     disc = (y - 54) ** 2 + (x - 64) ** 2 < 26.4**2
     soft = cv2.GaussianBlur(disc.astype(np.float32), (0, 0), 6)
-    better = resize_map(refine.grabcut(picture(), soft), 160, 120)
+    better = resize(refine.grabcut(picture(), soft), 160, 120)
     assert np.abs(better - disc).mean() < 0.2 * np.abs(soft - disc).mean()
 
 
@@ -80,7 +81,7 @@ def test_guided_refinement_sharpens_at_the_images_edge_and_nowhere_else():
     y, x = np.mgrid[:120, :160]
     radius = np.hypot(y - 54, x - 64)
     soft = cv2.GaussianBlur((radius < 26.4).astype(np.float32), (0, 0), 4)
-    better = resize_map(refine.guided(picture(), soft), 160, 120)
+    better = resize(refine.guided(picture(), soft), 160, 120)
     inner, outer = (radius < 26) & (radius > 24), (radius > 27) & (radius < 29)
     assert better[inner].mean() - better[outer].mean() > 1.5 * (
         soft[inner].mean() - soft[outer].mean()

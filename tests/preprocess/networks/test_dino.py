@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import eigh
 
 from data.cli import UsageError
+from data.resize import resize
 from preprocess import estimators
 from preprocess.estimators import dino
 from preprocess.networks import tokencut, vit
@@ -129,7 +130,7 @@ def test_an_object_of_one_colour_is_found_in_batches(weights):
     maps = estimator.batch([image, flipped, np.full_like(image, 128)])
     assert [m.shape for m in maps] == [(12, 12)] * 3 and not maps[2].any()
     for found, expected in zip(maps[:2], (where, where[:, ::-1]), strict=True):
-        resized = estimators.resize_map(found, 96, 64) > 0.5
+        resized = resize(found, 96, 64) > 0.5
         assert (resized & expected).sum() / (resized | expected).sum() > 0.8
     assert np.array_equal(maps[0], estimator.working(image))
     assert 0 < (estimator(image) > 0).mean() < 0.5
