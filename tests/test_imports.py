@@ -1,0 +1,61 @@
+"""Arrows between the rooms point one way and make no circle, lazy imports included."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "data": {"data"},
+    "preprocess": {"data", "preprocess"},
+    "train": {"data", "train"},
+    "evaluate": {"data", "preprocess.estimators", "preprocess.refine", "train", "evaluate"},
+}
+ROOMS = (*MAY_IMPORT, "experiments", "notebooks", "benchmarks")
+FILES = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+MODULES = {
+    ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in FILES
+}
+
+
+def imported(file: Path) -> set[str]:
+    """The project's modules that a file imports anywhere in it, or names in a string as a whole."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            below = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES
+            names |= below or {node.module}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            names.add(node.value)  # importlib.import_module and registries
+    return names & MODULES
+
+
+GRAPH = {
+    ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): imported(f)
+    for f in FILES
+}
+
+
+def test_no_room_imports_one_that_it_may_not():
+    wrong = [
+        f"{module} -> {other}"
+        for module, others in GRAPH.items()
+        for other in sorted(others)
+        if module.split(".")[0] in MAY_IMPORT
+        and not any(
+            other == room or other.startswith(f"{room}.")
+            for room in MAY_IMPORT[module.split(".")[0]]
+        )
+    ]
+    assert not wrong
+
+
+@pytest.mark.xfail(reason="the rooms are being moved", strict=False)
+def test_no_circle():
+    left = {module: others - {module} for module, others in GRAPH.items()}
+    while leaves := {module for module, others in left.items() if not others & left.keys()}:
+        left = {module: others for module, others in left.items() if module not in leaves}
+    assert not left, f"import circle among {sorted(left)}"
