@@ -127,27 +127,27 @@ diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" DATA=fol
 report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
 	$(PY) -m evaluate report $(RUNS) --out "$(or $(OUT),report.html)" $(ARGS)
 
-bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.json and the README
+bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.json and docs/benchmarks.md
 	$(PY) -m benchmarks.speed --images $(DILO_SHARED)/data/imagenet_sample $(ARGS)
 
-bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and the README
+bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and docs/benchmarks.md
 	$(PY) -m benchmarks.saliency --ecssd $(DILO_SHARED)/data/ecssd $(ARGS)
 
-bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/bench/evaluate.json and the README, 15 minutes
+bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/bench/evaluate.json and docs/benchmarks.md, 15 minutes
 	$(PY) -m benchmarks.evaluate --imagenet $(DILO_SHARED)/data/imagenet_sample \
 		--imagenette $(DILO_SHARED)/data/imagenette_128/val $(ARGS)
 
-bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json and docs/pretraining.md
+bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json and docs/benchmarks.md
 	$(PY) -m benchmarks.datapath --images $(DILO_SHARED)/data/imagenet_sample --textures $(DILO_SHARED)/data/dtd \
 		--small $(DILO_SHARED)/data/imagenette_128/train $(ARGS)
 
-bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json, 5 minutes
+bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json and docs/benchmarks.md, 5 minutes
 	$(PY) -m benchmarks.scale --sample $(DILO_SHARED)/data/imagenet_sample $(ARGS)
 
-bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and the README, 3 minutes
+bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and docs/benchmarks.md, 3 minutes
 	$(PY) -m benchmarks.gpu --images $(DILO_SHARED)/data/imagenet_sample --workers $(WORKERS) $(ARGS)
 
-bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and the README, 5 minutes
+bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and docs/benchmarks.md, 5 minutes
 	$(PY) -m benchmarks.train --data $(DILO_SHARED)/data $(ARGS)
 
 notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html

@@ -59,7 +59,7 @@ class Arguments:
     """Rounds; the fastest counts."""
     json: str = "runs/bench/datapath.json"
     """File for the numbers."""
-    readme: str = "docs/pretraining.md"
+    readme: str = "docs/benchmarks.md"
     """File whose bench-datapath block is written, where it has one."""
 
 

@@ -74,7 +74,7 @@ class Arguments:
     """cuda, cpu, or auto."""
     queries: int = QUERIES
     """Queries of the kNN whose memory is measured; 0 leaves it out (it takes minutes)."""
-    readme: str = "README.md"
+    readme: str = "docs/benchmarks.md"
     """File whose bench-evaluate block is written, where it has one."""
 
 

@@ -51,7 +51,7 @@ class Arguments:
     """Compile the networks of both with torch.compile: minutes at the start."""
     json: str = "runs/bench/gpu.json"
     """File for the numbers."""
-    readme: str = "README.md"
+    readme: str = "docs/benchmarks.md"
     """File whose bench-gpu block is written, where it has one."""
 
 

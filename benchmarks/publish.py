@@ -1,5 +1,5 @@
-"""What every benchmark does at its end: its table on the screen and in a Markdown file, its numbers
-in a JSON."""
+"""The end of every benchmark: its table on the screen and in a named block of a Markdown page, its
+numbers in a JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks.readme import fill
 from data.io import write_text
+
+PAGE = "docs/benchmarks.md"
 
 
 def about() -> dict[str, str]:
-    """What it takes to read numbers later: {"date", "machine", "command"}."""
+    """What a reader of the numbers needs to know: {"date", "machine", "command"}."""
     name = Path(sys.argv[0]).stem
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -26,14 +27,30 @@ def about() -> dict[str, str]:
 
 
 def publish(result: dict, text: str, file: str | Path, markdown: str | Path, block: str) -> None:
-    """Print `text`; write `result`, and what `about` says, to the JSON `file`, and `text` into
-    `markdown`.
+    """Write `result`, with what `about` says, to the JSON `file` and `text` into a page, and print
+    `text`.
 
     Args:
-        block: of the Markdown file, see benchmarks.readme.fill; it may be missing.
+        block: name of the block of `markdown`, see `fill`; it may be missing.
     """
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    write_text(Path(file), json.dumps(about() | result, indent=2) + "\n")
-    print(text)
+    write_text(file, json.dumps(about() | result, indent=2) + "\n")
     written = fill(markdown, block, text)
+    print(text)
     print(f"written: {file}" + (f", {markdown}" if written else ""))
+
+
+def fill(file: str | Path, block: str, text: str) -> bool:
+    """Replace what lies between `<!-- BLOCK:begin -->` and `<!-- BLOCK:end -->` of a Markdown page.
+
+    Returns:
+        False, with the page untouched, where the page or the block is missing.
+    """
+    begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
+    content = Path(file).read_text() if Path(file).exists() else ""
+    head, has_begin, rest = content.partition(begin)
+    _, has_end, tail = rest.partition(end)
+    if not (has_begin and has_end):
+        return False
+    write_text(file, f"{head}{begin}\n{text.strip()}\n{end}{tail}")
+    return True

@@ -60,39 +60,6 @@ AUTHORS = {  # the authors' own code on all of ECSSD, measured by us, in METRICS
     "gs": (0.2058, 0.623, 0.661, 0.509, 0.608, 0.660, 0.626),
     "sf": (0.2188, 0.510, 0.548, 0.303, 0.492, 0.479, 0.452),
 }
-ABOUT = {  # when to choose which, and where it comes from
-    "fusion": (
-        "the default (`auto`): the best masks, at three to four times the time of `rbd`",
-        "ours: RBD + MR + MC + MB+, then minimum cuts",
-    ),
-    "rbd": ("the choice of the paper: good background, fast", "Zhu et al., CVPR 2014"),
-    "mr": ("objects away from the border; ranks well", "Yang et al., CVPR 2013"),
-    "mc": ("whole objects, a grey background; the best prior for a cut", "Jiang et al., ICCV 2013"),
-    "mbd": ("fastest good map; smooth backgrounds", "Zhang et al., ICCV 2015 (MB+)"),
-    "gs": ("the paper's second choice; plain backgrounds", "Wei et al., ECCV 2012"),
-    "sf": ("small objects of a rare colour", "Perazzi et al., CVPR 2012"),
-    "grabcut": (
-        "nearly binary masks from any prior; fusion is better and faster",
-        "Rother et al., SIGGRAPH 2004",
-    ),
-    "ft": ("a baseline of colour alone", "Achanta et al., CVPR 2009"),
-    "centre": ("a control: knows nothing of the image", "-"),
-    "spectral": ("a smoke test; worse than `centre`", "Hou and Zhang, CVPR 2007 (OpenCV)"),
-    "fine_grained": ("a smoke test; worse than `centre`", "Montabone and Soto, 2010 (OpenCV)"),
-    "u2net": (
-        "the best masks of these, on a GPU; learnt from human masks",
-        "Qin et al., Pattern Recognition 2020",
-    ),
-    "u2netp": ("nearly as good and a tenth of the work; learnt from human masks", "as `u2net`"),
-    "dino": (
-        "no human label at all; whole objects, coarse edges",
-        "TokenCut, Wang et al., CVPR 2022",
-    ),
-    "basnet": (
-        "the paper's best rows (`basnet_scratch.pth`); learnt from human masks",
-        "Qin et al., CVPR 2019",
-    ),
-}
 MARGIN = 0.015  # how much worse a metric may be
 
 
@@ -108,8 +75,8 @@ class Arguments:
     """Processes; more than one blurs the milliseconds."""
     limit: int | None = None
     """Images, spread evenly; for a quick look."""
-    readme: str = "README.md"
-    """File whose bench-saliency block is written, where it has one."""
+    readme: str = "docs/benchmarks.md"
+    """Page whose bench-saliency block is written, where it has one."""
 
 
 def main() -> int:
@@ -164,12 +131,6 @@ def table(result: dict) -> str:
         ] + [number(entry[m], m) for m in OTHERS]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {entry['ms']:.1f} |")
     lines += [f"| {name} | {ABSENT} |" + " |" * len(TITLES) for name in result["absent"]]
-    lines += ["", "| estimator | choose it for | origin |", "|---|---|---|"]
-    lines += [
-        f"| `{name}` | {when} | {origin} |"
-        for name, (when, origin) in ABOUT.items()
-        if name in result["estimators"] or name in result["absent"]
-    ]
     return "\n".join(lines)
 
 

@@ -50,7 +50,7 @@ class Arguments:
     """Real images, for the time of a real estimator; skipped where there is no such folder."""
     estimator: str = "auto"
     """That estimator."""
-    readme: str = "README.md"
+    readme: str = "docs/benchmarks.md"
     """File whose block between the bench-scale markers is filled in, where it has one."""
 
 

@@ -66,8 +66,8 @@ class Arguments:
     """Images, spread evenly over the folder."""
     repeats: int = 3
     """Times each image is done; the fastest counts."""
-    readme: str = "README.md"
-    """File whose bench block is written, where it has one."""
+    readme: str = "docs/benchmarks.md"
+    """Page whose bench block (with --untrained: bench-networks) is written, where it has one."""
 
 
 def main() -> int:
@@ -96,7 +96,7 @@ def main() -> int:
         table(result),
         args.json,
         args.readme,
-        "bench",
+        "bench-networks" if args.untrained else "bench",
     )
     return 0
 

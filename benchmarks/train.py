@@ -47,7 +47,7 @@ class Arguments:
     """Images of the ResNet-50 step."""
     taken: int = 100_000
     """Images that the workers read while their memory is watched."""
-    readme: str = "README.md"
+    readme: str = "docs/benchmarks.md"
     """File whose bench-train block is written, where it has one."""
 
 

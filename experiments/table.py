@@ -10,7 +10,7 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from benchmarks.readme import fill
+from benchmarks.publish import fill
 from data.cli import UsageError
 from data.io import write_text
 from experiments.challenge import challenge
@@ -46,7 +46,7 @@ class Arguments:
     known: str | None = None
     """Folder of numbers of earlier runs, on any machine: they count as run, and the new ones are
     added; the repository's own is experiments/measured (default: none, everything is run here)."""
-    readme: str = "README.md"
+    readme: str = "docs/results.md"
     """File whose block of the table is written, where it has one."""
 
 

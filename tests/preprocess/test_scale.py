@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.growth import table
-from benchmarks.readme import fill
+from benchmarks.publish import fill
 from benchmarks.scale import Arguments, listing_memory, make_images, measure, read_speed, timed
 from benchmarks.sparse import sparse_cache
 from data.cache.reader import Cache
