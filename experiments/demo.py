@@ -21,8 +21,8 @@ from data.cache.reader import Cache
 from data.cli import run
 from data.io import write_text
 from evaluate.backgrounds.variants import PROBES, SPLITS
-from evaluate.figures import demo_figure
 from evaluate.masks.agreement import mask_agreement
+from experiments.figure import demo_figure
 from experiments.jobs import call, side_by_side
 
 # run -> its options of `python -m train`
