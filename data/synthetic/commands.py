@@ -1,0 +1,90 @@
+"""The commands that make data sets: `python -m data synthetic` and `challenge`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from data.cli import UsageError
+from data.synthetic.challenge import make as make_challenge
+from data.synthetic.dataset import make as make_dataset
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Make the embedded data set: scenes of ten object classes on ten kinds of background, with
+    true masks."""
+
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder to make."""
+    seed: int = 0
+    """Seed; the same seed gives the same files."""
+    train: int = 6000
+    """Training images."""
+    probe: int = 1000
+    """Unbiased images to train probes on."""
+    test: int = 1000
+    """Test objects; each is in every test split."""
+    size: int = 64
+    """Side of the images, in pixels."""
+    bias: float = 0.9
+    """Probability that a training image shows its class's own kind of background, 0..1."""
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes (default: the CPUs this process may use); the files do not depend on it."""
+
+
+def synthetic(arguments: Synthetic) -> int:
+    try:
+        made = make_dataset(
+            arguments.out,
+            seed=arguments.seed,
+            train=arguments.train,
+            probe=arguments.probe,
+            test=arguments.test,
+            size=arguments.size,
+            bias=arguments.bias,
+            workers=arguments.workers,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(f"{arguments.out}: " + ", ".join(f"{n} {split}" for split, n in made["counts"].items()))
+    return 0
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """Make a set like the Backgrounds Challenge's (ImageNet-9) from labelled images and their
+    masks: eight variants of every image, as OUT/VARIANT/val/CLASS/NAME.JPEG, for `python -m
+        evaluate in9 --data OUT --train DIR`."""
+
+    images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
+    """Folder or tar of validation images, CLASS/image."""
+    cache: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
+    """Cache of their masks, made by `python -m preprocess IMAGES CACHE`."""
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder to make; the same command continues an interrupted one."""
+    limit: int | None = None
+    """Images a class at most, evenly spaced (default: all)."""
+    seed: int = 0
+    """Seed of the draws of backgrounds."""
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes (default: the CPUs this process may use); the files do not depend on it."""
+
+
+def challenge(arguments: Challenge) -> int:
+    made = make_challenge(
+        arguments.images,
+        arguments.cache,
+        arguments.out,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        workers=arguments.workers,
+    )
+    print(
+        f"{arguments.out}: {sum(made['counts'].values())} images of {len(made['classes'])} classes in "
+        f"{len(made['variants'])} variants; {made['left_out']} left out for their masks"
+    )
+    return 0
