@@ -36,8 +36,8 @@ from tqdm import tqdm
 from benchmarks.publish import about, publish
 from data.cli import UsageError, run
 from evaluate.features import Encoder, Labelled, extract_from, to_input
-from evaluate.probes.knn import BANK, nearest
 from train.distributed import choose_device
+from train.knn import BANK, nearest
 from train.network import backbone
 
 TARGET = 0.95

@@ -3,7 +3,6 @@ arrays."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -13,24 +12,34 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.cli import UsageError
 from data.io import atomic
-from data.sources import labelled
-from data.sources.images import ImageError
 from data.sources.labelled import centre_crop
 from evaluate.common import Common
 from evaluate.weights import load_run_weights, load_weights
+from train import features
 from train.distributed import choose_device
-from train.photometric import MEAN, STD
-from train.workers import identity_collate, start_worker
+from train.features import BadImage, Labelled, batches, to_input
+
+__all__ = [
+    "BadImage",
+    "Encoder",
+    "Labelled",
+    "batches",
+    "encoder_of",
+    "extract",
+    "extract_from",
+    "forward",
+    "load_encoder",
+    "project",
+    "to_input",
+]
 
 LARGE = (
     2 << 30
 )  # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's 1.28 M x 2048: 5.2 GB)
-FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
 
 
 @dataclass(frozen=True)
@@ -105,72 +114,9 @@ def encoder_of(args: Common, seed: int = 0) -> Encoder:
     )
 
 
-class Labelled(labelled.Labelled, Dataset):
-    """data.sources.labelled.Labelled for a loader of whole batches; an image that cannot be decoded
-    is one clear line."""
-
-    def read(self, i: int) -> np.ndarray:
-        """Image i, (H, W, 3) uint8. UsageError, with its name, where it cannot be decoded."""
-        try:
-            return super().read(i)
-        except ImageError as error:
-            name = os.path.join(self.root, os.fsdecode(self.paths[i]))
-            raise BadImage(f"{name}: {error}; remove or repair that image") from None
-
-    def __getitems__(self, rows: list[int]) -> torch.Tensor:
-        """(B, s, s, 3) uint8: a batch in one piece, which a worker hands over without another
-        copy."""
-        batch = np.empty((len(rows), self.size, self.size, 3), np.uint8)
-        for place, row in enumerate(rows):
-            batch[place] = self[row]
-        return torch.from_numpy(batch)
-
-    def digest(self) -> str:
-        """16 hex digits of the list of images and their sizes."""
-        stat = np.ascontiguousarray(self.images.stat()[:, 0])
-        return hashlib.blake2b(
-            b"\n".join(self.paths.tolist()) + stat.tobytes(), digest_size=8
-        ).hexdigest()
-
-
-class BadImage(UsageError):
-    """An image that cannot be decoded; takes one argument, so that a worker can hand it to the main
-    process."""
-
-
-def batches(
-    images: Dataset, workers: int, device: torch.device, batch: int | None = None, order=None
-) -> DataLoader:
-    """A loader of whole batches, decoded ahead by `workers` processes.
-
-    Args:
-        batch: images in order, so many at a time; or
-        order: a sampler of lists of items, which images.__getitems__ takes.
-    """
-    chosen = {"batch_size": batch} if order is None else {"batch_sampler": order}
-    return DataLoader(
-        images,
-        **chosen,
-        num_workers=workers,
-        collate_fn=identity_collate,
-        worker_init_fn=start_worker,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
-    )
-
-
-def to_input(crops: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """(B, s, s, 3) uint8 to (B, 3, s, s) float32 on `device`, normalised, channels last; in place,
-    so in one buffer."""
-    scaled = crops.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
-    return scaled.sub_(mean).div_(std)
-
-
 def forward(encoder: Encoder, crops: torch.Tensor) -> torch.Tensor:
     """(B, D) float32 features on the encoder's device; computed in bf16 on a GPU."""
-    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=encoder.device.type == "cuda"):
-        return encoder.model(to_input(crops, encoder.device)).float()
+    return features.forward(encoder.model, crops, encoder.device)
 
 
 def extract(
@@ -205,8 +151,8 @@ def extract(
         if file.exists():
             return np.load(file, mmap_mode="r"), images.labels, images.classes
         file.parent.mkdir(parents=True, exist_ok=True)
-    features = extract_from(encoder, images, batch, workers, file)
-    return features, images.labels, images.classes
+    whole = extract_from(encoder, images, batch, workers, file)
+    return whole, images.labels, images.classes
 
 
 def extract_from(
@@ -225,33 +171,23 @@ def _fill(
     encoder: Encoder, images: Labelled, batch: int, workers: int, file: Path | None
 ) -> np.ndarray:
     """The features of all images, in memory or in `file`."""
-    features, done, waiting = None, 0, []
-    with (
-        torch.inference_mode(),
-        tqdm(
-            total=len(images),
-            desc=f"features {os.path.basename(images.root)}",
-            unit="img",
-            leave=False,
-        ) as bar,
-    ):
-        for crops in batches(images, workers, encoder.device, batch):
-            waiting.append(forward(encoder, crops))
-            bar.update(len(crops))
-            if len(waiting) < FLUSH and done + sum(map(len, waiting)) < len(images):
-                continue
-            part = torch.cat(waiting).cpu().numpy()
-            waiting.clear()
-            if features is None:
-                features = _allocate((len(images), part.shape[1]), file)
+    out, done = None, 0
+    with tqdm(
+        total=len(images), desc=f"features {os.path.basename(images.root)}", unit="img", leave=False
+    ) as bar:
+        loader = batches(images, workers, encoder.device, batch)
+        for part in features.features(encoder.model, loader, encoder.device):
+            if out is None:
+                out = _allocate((len(images), part.shape[1]), file)
             rows = slice(done, done + len(part))
-            features[rows] = part
-            if features.dtype == np.float16 and not np.isfinite(features[rows]).all():
+            out[rows] = part
+            if out.dtype == np.float16 and not np.isfinite(out[rows]).all():
                 raise UsageError(
                     f"{images.root}: features up to {np.abs(part).max():.3g} do not fit float16"
                 )
             done += len(part)
-    return features
+            bar.update(len(part))
+    return out
 
 
 def project(head: nn.Module, features: np.ndarray, device: torch.device) -> np.ndarray:

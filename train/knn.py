@@ -1,50 +1,62 @@
-"""Weighted k-nearest-neighbour classification (Wu et al., CVPR 2018, section 3.4), while a run is
-under way."""
+"""Weighted k-nearest-neighbour classification (Wu et al., CVPR 2018, section 3.4), and its accuracy
+while a run is under way."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from data.cli import UsageError
-from data.sources.images import ImageError
-from data.sources.labelled import Labelled
 from train.distributed import gather, rank, world
-from train.photometric import normalise
-from train.workers import start_worker
+from train.features import Labelled, batches, features
 
-CHUNK = 1024  # queries at a time: ImageNet's similarity matrix would not fit in memory
+BANK, QUERIES = 32768, 2048  # rows of a block
 
 
-def knn_predict(
-    train: np.ndarray,
-    labels: np.ndarray,
-    test: np.ndarray,
+def nearest(
+    bank: np.ndarray,
+    queries: np.ndarray,
     k: int,
-    temperature: float,
-    classes: int,
-) -> np.ndarray:
-    """The class with the largest sum of exp(cosine / T) over the k nearest training features.
+    device: str | torch.device = "cpu",
+    rows: int = BANK,
+    at_once: int = QUERIES,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k rows of the bank with the largest cosine to each query, largest first.
+
+    A block of the bank and of the queries at a time, so that ImageNet fits in 8 GB.
 
     Args:
-        train: (N, D) float32.  labels: (N,) int.  test: (M, D) float32.
+        bank: (N, D) floats, any layout that gives slices (a memory map).  queries: (M, D) floats.
+        rows, at_once: of the bank and of the queries in a block.
 
     Returns:
-        (M,) int64 classes.
+        cosines (M, min(k, N)) float32, and rows of the bank (M, min(k, N)) int64, on the CPU.
     """
-    bank, queries = (F.normalize(torch.from_numpy(x), dim=1) for x in (train, test))
-    return np.concatenate(
-        [
-            vote(*(chunk @ bank.T).topk(min(k, len(bank)), dim=1), labels, k, temperature, classes)
-            for chunk in queries.split(CHUNK)
-        ]
-    )
+    k = min(k, len(bank))
+    scaled = F.normalize(torch.from_numpy(np.asarray(queries, np.float32)), dim=1)
+    best = torch.full((len(scaled), k), -torch.inf)
+    places = torch.zeros((len(scaled), k), dtype=torch.long)
+    blocks = -(-len(bank) // rows) * -(-len(scaled) // at_once)
+    bar = tqdm(total=blocks, desc="neighbours", unit="block", leave=False, disable=rank() > 0)
+    with torch.inference_mode(), bar:
+        for first in range(0, len(bank), rows):
+            block = torch.from_numpy(np.asarray(bank[first : first + rows], np.float32)).to(device)
+            block = F.normalize(block, dim=1)
+            for start in range(0, len(scaled), at_once):
+                part = slice(start, start + at_once)
+                cosine, row = (scaled[part].to(device) @ block.T).topk(min(k, len(block)), dim=1)
+                cosine = torch.cat([best[part], cosine.cpu()], 1)
+                row = torch.cat([places[part], row.cpu() + first], 1)
+                best[part], chosen = cosine.topk(k, dim=1)
+                places[part] = row.gather(1, chosen)
+                bar.update()
+    return best, places
 
 
 def vote(
@@ -94,67 +106,46 @@ class OnlineKnn:
     ):
         self.bank = Labelled(os.path.join(folder, "train"), size)
         self.queries = Labelled(os.path.join(folder, "val"), size, self.bank.classes)
-        self.k, self.temperature, self.limit, self.workers, self.batch = (
-            k,
-            temperature,
-            limit,
-            workers,
-            batch,
-        )
+        self.k, self.temperature, self.limit = k, temperature, limit
+        self.workers, self.batch = workers, batch
 
     def __call__(self, encoder: nn.Module, device: torch.device) -> float:
-        """Top-1 accuracy in 0..1; the same on every process. Leaves the encoder as it was."""
-        training = encoder.training
-        encoder.eval()
-        try:
-            (bank, labels), (queries, truth) = (
-                self._features(encoder, part, device) for part in (self.bank, self.queries)
-            )
-        finally:
-            encoder.train(training)
-        predicted = knn_predict(
-            bank, labels, queries, self.k, self.temperature, len(self.bank.classes)
-        )
-        return float((predicted == truth).mean())
+        """Top-1 accuracy in 0..1; the same on every process. Leaves the encoder as it was.
 
-    def loader(self, images: Labelled, rows: np.ndarray) -> DataLoader:
-        """Of some of the images: (B, s, s, 3) uint8 each."""
-        return DataLoader(
-            Subset(images, rows.tolist()),
-            self.batch,
-            num_workers=self.workers,
-            collate_fn=_stack,
-            worker_init_fn=start_worker,
-        )
+        Raises:
+            UsageError: an image that cannot be decoded.
+        """
+        with backbone_alone(encoder):
+            bank, labels = self._features(encoder, self.bank, device)
+            queries, truth = self._features(encoder, self.queries, device)
+        cosine, row = nearest(bank, queries, self.k, device)
+        classes = len(self.bank.classes)
+        predicted = vote(cosine, row, labels, self.k, self.temperature, classes)
+        return float((predicted == truth).mean())
 
     def _features(
         self, encoder: nn.Module, images: Labelled, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
         rows = np.linspace(0, len(images) - 1, min(self.limit, len(images))).round().astype(int)
-        share = -(
-            -len(rows) // world()
-        )  # every process the same number, or gathering would wait for ever
-        mine = np.resize(rows, share * world())[rank() * share : (rank() + 1) * share]
-        loader = self.loader(images, mine)
-        head, encoder.fc = encoder.fc, nn.Identity()
-        features = []
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
-            ):
-                for crops in tqdm(
-                    loader, desc="online kNN", unit="batch", leave=False, disable=rank() > 0
-                ):
-                    scaled = crops.to(device).permute(0, 3, 1, 2).float().div_(255)
-                    features.append(encoder(normalise(scaled)).float())
-        except ImageError as error:
-            raise UsageError(f"--knn: {error}; remove or repair that image") from error
-        finally:
-            encoder.fc = head
-        whole = gather(torch.cat(features).clone())[: len(rows)]
+        # every process takes the same number, or gathering would wait for ever
+        share = -(-len(rows) // world())
+        local = np.resize(rows, share * world())[rank() * share : (rank() + 1) * share].tolist()
+        order = [local[i : i + self.batch] for i in range(0, share, self.batch)]
+        loader = batches(images, self.workers, device, order=order)
+        bar = tqdm(loader, desc="online kNN", unit="batch", leave=False, disable=rank() > 0)
+        part = np.concatenate([*features(encoder, bar, device)])
+        whole = gather(torch.from_numpy(part).to(device))[: len(rows)]
         return whole.cpu().numpy(), images.labels[rows]
 
 
-def _stack(crops: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(crops))
+@contextmanager
+def backbone_alone(encoder: nn.Module) -> Iterator[None]:
+    """Within, the encoder is in eval mode and gives the features before its head `fc`."""
+    training, head = encoder.training, encoder.fc
+    encoder.eval()
+    encoder.fc = nn.Identity()
+    try:
+        yield
+    finally:
+        encoder.fc = head
+        encoder.train(training)

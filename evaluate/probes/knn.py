@@ -17,17 +17,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from tqdm import tqdm
-
 from data.cli import UsageError
 from evaluate.common import Common, describe, parse, percent, publish, repeat
 from evaluate.features import encoder_of, extract, project
-from train.knn import vote
+from train.knn import nearest, vote
 
-BANK, QUERIES = 32768, 2048  # rows of a block
 NO_HEAD = "none: no projection head in the file or the run's checkpoint, so only backbone features are evaluated"
 
 
@@ -42,48 +36,6 @@ class Arguments(Common):
     features: str | None = None
     """Folder that keeps the features (float16) for the next evaluation of the same network and
     images."""
-
-
-def nearest(
-    bank: np.ndarray,
-    queries: np.ndarray,
-    k: int,
-    device: str | torch.device = "cpu",
-    rows: int = BANK,
-    at_once: int = QUERIES,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k rows of the bank with the largest cosine to each query, largest first.
-
-    Args:
-        bank: (N, D) floats, any layout that gives slices (a memory map).  queries: (M, D) floats.
-        rows, at_once: of the bank and of the queries in a block.
-
-    Returns:
-        cosines (M, min(k, N)) float32, and rows of the bank (M, min(k, N)) int64, on the CPU.
-    """
-    k = min(k, len(bank))
-    scaled = F.normalize(torch.from_numpy(np.asarray(queries, np.float32)), dim=1)
-    best = torch.full((len(scaled), k), -torch.inf)
-    found = torch.zeros((len(scaled), k), dtype=torch.long)
-    blocks = -(-len(bank) // rows) * -(-len(scaled) // at_once)
-    with (
-        torch.inference_mode(),
-        tqdm(total=blocks, desc="neighbours", unit="block", leave=False) as bar,
-    ):
-        for first in range(0, len(bank), rows):
-            block = torch.from_numpy(np.asarray(bank[first : first + rows], np.float32)).to(device)
-            block = F.normalize(block, dim=1)
-            for start in range(0, len(scaled), at_once):
-                part = slice(start, start + at_once)
-                cosine, row = (scaled[part].to(device) @ block.T).topk(min(k, len(block)), dim=1)
-                cosine, row = (
-                    torch.cat([best[part], cosine.cpu()], 1),
-                    torch.cat([found[part], row.cpu() + first], 1),
-                )
-                best[part], chosen = cosine.topk(k, dim=1)
-                found[part] = row.gather(1, chosen)
-                bar.update()
-    return best, found
 
 
 def run(run: str | None = None, data: str = "", **options) -> dict:

@@ -8,7 +8,6 @@ from torch import nn
 from evaluate import features
 from evaluate.features import Encoder, extract, load_encoder, project
 from evaluate.probes import knn
-from train import knn as online
 from train.network import backbone
 
 
@@ -63,7 +62,6 @@ def test_a_small_temperature_is_the_nearest_neighbour():
     assert (
         knn.vote(*knn.nearest(bank, queries, 20), labels, 20, 1e-6, 4).tolist() == nearest.tolist()
     )
-    assert online.knn_predict(bank, labels, queries, 20, 1e-6, 4).tolist() == nearest.tolist()
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ from scipy.optimize import minimize
 
 from data.cli import UsageError
 from evaluate.backgrounds import variants as backgrounds
-from evaluate.features import Labelled, extract, load_encoder
+from evaluate.features import Labelled, batches, extract, load_encoder
 from evaluate.probes import knn, linear
-from train import knn as online
 from train.config import Config
 from train.loop import train
 from train.presets import moco_v2_demo
@@ -39,19 +38,14 @@ def test_knn_is_brute_force(k):
         votes = [np.exp(cosine[nearest][train_y[nearest] == c] / 0.07).sum() for c in range(3)]
         expected.append(int(np.argmax(votes)))
     assert knn.vote(*knn.nearest(train_x, test_x, k), train_y, k, 0.07, 3).tolist() == expected
-    assert online.knn_predict(train_x, train_y, test_x, k, 0.07, 3).tolist() == expected
 
 
-def test_the_online_workers_need_no_fork(images, tmp_path):
+def test_the_loaders_workers_need_no_fork(images):
     """From Python 3.14 on they are not forked: what they are given is pickled."""
-    for part in ("train", "val"):
-        (tmp_path / part).symlink_to(images / "train")
-    loader = online.OnlineKnn(str(tmp_path), 16, 1, 0.07, 8, 1, 4)
-    loader = loader.loader(loader.bank, np.arange(8))
-    given, collate, _ = pickle.loads(
-        pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn))
-    )
-    assert torch.equal(collate([given[0], given[1]]), next(iter(loader))[:2])
+    loader = batches(Labelled(str(images / "train"), 16), 1, torch.device("cpu"), batch=2)
+    parts = loader.dataset, loader.collate_fn, loader.worker_init_fn
+    dataset, collate, _ = pickle.loads(pickle.dumps(parts))
+    assert torch.equal(collate(dataset.__getitems__([0, 1])), next(iter(loader)))
 
 
 def test_linear_probe_is_the_optimum():

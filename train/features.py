@@ -1,0 +1,107 @@
+"""Features of a frozen network, a batch at a time: for the online kNN and for every evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from data.cli import UsageError
+from data.sources import labelled
+from data.sources.images import ImageError
+from train.photometric import MEAN, STD
+from train.workers import identity_collate, start_worker
+
+FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
+
+
+class BadImage(UsageError):
+    """An image that cannot be decoded; takes one argument, so that a worker can hand it to the main
+    process."""
+
+
+class Labelled(labelled.Labelled, Dataset):
+    """data.sources.labelled.Labelled for a loader of whole batches; an image that cannot be decoded
+    is one clear line."""
+
+    def read(self, i: int) -> np.ndarray:
+        """Image i, (H, W, 3) uint8. BadImage, with its name, where it cannot be decoded."""
+        try:
+            return super().read(i)
+        except ImageError as error:
+            name = os.path.join(self.root, os.fsdecode(self.paths[i]))
+            raise BadImage(f"{name}: {error}; remove or repair that image") from None
+
+    def __getitems__(self, rows: list[int]) -> torch.Tensor:
+        """(B, s, s, 3) uint8: a batch in one piece, which a worker hands over without another
+        copy."""
+        batch = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for place, row in enumerate(rows):
+            batch[place] = self[row]
+        return torch.from_numpy(batch)
+
+    def digest(self) -> str:
+        """16 hex digits of the list of images and their sizes."""
+        sizes = np.ascontiguousarray(self.images.stat()[:, 0])
+        content = b"\n".join(self.paths.tolist()) + sizes.tobytes()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def batches(
+    images: Dataset,
+    workers: int,
+    device: torch.device,
+    batch: int | None = None,
+    order: Iterable[list] | None = None,
+) -> DataLoader:
+    """A loader of whole batches, decoded ahead by `workers` processes.
+
+    Args:
+        batch: images in order, so many at a time; or
+        order: a sampler of lists of items, which images.__getitems__ takes.
+    """
+    chosen = {"batch_size": batch} if order is None else {"batch_sampler": order}
+    return DataLoader(
+        images,
+        **chosen,
+        num_workers=workers,
+        collate_fn=identity_collate,
+        worker_init_fn=start_worker,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def to_input(crops: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(B, s, s, 3) uint8 to (B, 3, s, s) float32 on `device`, normalised, channels last; in place,
+    so in one buffer."""
+    scaled = crops.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    return scaled.sub_(mean).div_(std)
+
+
+def forward(model: nn.Module, crops: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(B, D) float32 features of (B, s, s, 3) uint8 on the model's device, in bf16 on a GPU."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        return model(to_input(crops, device)).float()
+
+
+def features(
+    model: nn.Module, loader: Iterable[torch.Tensor], device: torch.device
+) -> Iterator[np.ndarray]:
+    """The features of all of a loader's images in order, (n, D) float32 of up to FLUSH batches at
+    a time."""
+    waiting = []
+    with torch.inference_mode():
+        for crops in loader:
+            waiting.append(forward(model, crops, device))
+            if len(waiting) == FLUSH:
+                yield torch.cat(waiting).cpu().numpy()
+                waiting.clear()
+        if waiting:
+            yield torch.cat(waiting).cpu().numpy()
