@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +12,14 @@ from data.sources.images import ImageError
 VERSION = 1
 
 
+def map_file(folder: str | os.PathLike, path: bytes) -> str:
+    """The file of image `path`'s map: FOLDER/<the image's relative path with .png>."""
+    stem, _ = os.path.splitext(os.fsdecode(path))
+    return os.path.join(folder, f"{stem}.png")
+
+
 def read_map(folder: str | os.PathLike, path: bytes) -> np.ndarray:
-    """The map of image `path`, from FOLDER/<the image's relative path with .png>.
+    """The map of image `path`, see map_file.
 
     Returns:
         float32 (h, w) in [0, 1], 1 = foreground.
@@ -22,8 +27,8 @@ def read_map(folder: str | os.PathLike, path: bytes) -> np.ndarray:
     Raises:
         ImageError: "no_map" where there is no such file or it is no grey image.
     """
-    file = Path(os.fspath(folder), os.fsdecode(path)).with_suffix(".png")
-    found = cv2.imread(os.fspath(file), cv2.IMREAD_GRAYSCALE) if file.is_file() else None
+    file = map_file(folder, path)
+    found = cv2.imread(file, cv2.IMREAD_GRAYSCALE) if os.path.isfile(file) else None
     if found is None:
         raise ImageError("no_map", f"{file}: no map for this image")
     return found.astype(np.float32) / 255
