@@ -1,6 +1,6 @@
 """Stage 3: weights to numbers.
 
-    python -m evaluate knn         --run RUN --data DATA      (or --weights FILE: anybody's ResNet)
+    python -m evaluate knn         --run RUN --data DATA      (or --weights FILE: third-party ResNet weights)
     python -m evaluate linear      --run RUN --data DATA
     python -m evaluate few         --run RUN --data DATA
     python -m evaluate in9         --run RUN --data DATA
@@ -21,6 +21,7 @@ import importlib
 import sys
 
 from data.cli import UsageError, run
+from evaluate.common import command
 
 EVALUATIONS = {
     "knn": "evaluate.probes.knn",
@@ -42,7 +43,11 @@ def main() -> None:
         return
     if sys.argv[1] not in EVALUATIONS:
         raise UsageError(f"no evaluation {sys.argv[1]!r}; there are: {', '.join(EVALUATIONS)}")
-    importlib.import_module(EVALUATIONS[sys.argv[1]]).main(sys.argv[2:])
+    module = importlib.import_module(EVALUATIONS[sys.argv[1]])
+    if hasattr(module, "lines"):
+        command(sys.argv[1], module, sys.argv[2:])
+    else:
+        module.main(sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -1,19 +1,35 @@
-"""What the evaluations share on the command line, and how a result is shown, repeated over seeds,
-and written."""
+"""The contract of an evaluation, and the one helper that makes a command of it.
+
+An evaluation is a module with
+
+    Arguments               a frozen dataclass, the command line; of a network's evaluation derived
+                            from Common
+    evaluate(arguments)     -> the whole result, a dict that can be written as JSON
+    lines(result)           -> what is printed, a string a line
+    draw(arguments, result, pictures) -> list[Path]
+                            optional: writes figures beside the JSON; `pictures` is what `evaluate`
+                            left under "pictures", which the JSON leaves out
+
+`Arguments.result_file()` is where the JSON goes; an evaluation without it writes none. `evaluate`
+repeats over --seeds by `repeat`, and is what other programs call; `command` is the command line:
+it parses, joins the process group, locks the JSON, evaluates, writes, and prints at last.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from types import ModuleType
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import tyro
 
 from data.cli import UsageError
-from data.io import write_text
+from data.io import lock, write_text
 
 
 @dataclass(frozen=True)
@@ -25,8 +41,8 @@ class Common:
     data: str = ""
     """Folder of the data set; which folders it needs below it is said above."""
     weights: str | None = None
-    """Anybody's ResNet weights instead of a run: MoCo's .pth.tar, torchvision's, timm's, DINO's, a
-    plain state dict, or .safetensors; recognised by its keys."""
+    """Third-party ResNet weights instead of a run: MoCo's .pth.tar, torchvision's, timm's, DINO's,
+    a plain state dict, or .safetensors; recognised by its keys."""
     stem: Literal["imagenet", "small", "small_stride2"] | None = None
     """First layer of --weights: 7x7 is told by its shape; a 3x3 one is taken as small (stride 1)
     unless you say so."""
@@ -34,7 +50,7 @@ class Common:
     """Side of the images given to the network, in pixels (default: the run's; 224 for --weights, or
     32 if its first layer is 3x3)."""
     untrained: bool = False
-    """Evaluate the network with random first weights instead: what a number is worth."""
+    """Evaluate the network with random first weights instead, as a reference value."""
     device: str = "auto"
     """cuda, cpu, or auto."""
     workers: int = 0
@@ -42,10 +58,15 @@ class Common:
     seeds: int = 1
     """Repeat with seeds 0, 1, ... and report mean and deviation. Where the evaluation itself draws
     nothing: over runs, named by their seed (--run "runs/rbd-s{seed}"), or with --untrained over
-        first weights."""
-    json: str | None = None
+    first weights."""
+    json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None
     """File to write the result to (default: RUN/NAME.json, or runs/evaluate/FILE/NAME.json for
     --weights)."""
+
+    @property
+    def evaluation(self) -> str:
+        """Name of the evaluation in its result, and of its file."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """UsageError where options are missing or do not fit together."""
@@ -59,11 +80,11 @@ class Common:
             raise UsageError(f"--workers {self.workers}, --size {self.size}: must not be negative")
 
     @property
-    def differs(self) -> bool:
+    def network_depends_on_seed(self) -> bool:
         """Whether seeds give different networks."""
         return self.untrained or "{seed}" in (self.run or self.weights or "")
 
-    def at(self, seed: int):
+    def with_seed(self, seed: int) -> Self:
         """The same with the run or the weights of a seed."""
         return replace(
             self,
@@ -71,10 +92,10 @@ class Common:
             weights=self.weights and self.weights.replace("{seed}", str(seed)),
         )
 
-    def result(self, name: str, protocol: dict, **values) -> dict:
-        """What every evaluation's JSON begins with."""
+    def result(self, protocol: dict, **values) -> dict:
+        """What the JSON of every evaluation of a network begins with."""
         return {
-            "evaluation": name,
+            "evaluation": self.evaluation,
             "run": self.run or self.weights,
             "data": self.data,
             "untrained": self.untrained,
@@ -82,26 +103,132 @@ class Common:
             **values,
         }
 
-    def output(self, name: str) -> Path:
-        """Where the result of the evaluation `name` is written."""
-        name += "-untrained" if self.untrained else ""
+    def result_file(self) -> Path:
+        """Where the result is written."""
+        name = self.evaluation + ("-untrained" if self.untrained else "")
         folder = self.run or Path("runs", "evaluate", Path(self.weights or "").name.split(".")[0])
         folder = str(folder).replace("{seed}", f"0-{self.seeds - 1}")
-        return Path(self.json or Path(folder, f"{name}.json"))
+        return Path(self.json_file or Path(folder, f"{name}.json"))
 
 
-def parse(arguments: type, argv: list[str], name: str, description: str):
-    return tyro.cli(
-        arguments, args=argv, prog=f"python -m evaluate {name}", description=description
+def command(name: str, module: ModuleType, argv: list[str]) -> None:
+    """Run an evaluation as `python -m evaluate NAME ARGV`; see this module's docstring.
+
+    Raises:
+        UsageError: bad options or input, or another process that writes the same result.
+    """
+    arguments = tyro.cli(
+        module.Arguments, args=argv, prog=f"python -m evaluate {name}", description=module.__doc__
     )
+    with process_group(arguments) as first, reserved(arguments, first):
+        result = module.evaluate(arguments)
+        if not first:
+            return
+        written = publish(module, arguments, result)
+        for line in [*module.lines(result), *written]:
+            print(line)
 
 
-def publish(result: dict, args: Common) -> None:
-    """Write the result as JSON and say where."""
-    path = args.output(result["evaluation"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(result, indent=2) + "\n")
-    print(f"written to {path}")
+@contextmanager
+def process_group(arguments: object) -> Iterator[bool]:
+    """The process group of an evaluation of a network (torchrun); gives whether this process is the
+    one that writes."""
+    if not isinstance(arguments, Common):
+        yield True
+        return
+    from train import distributed  # torch: saliency is evaluated without it
+
+    distributed.start(arguments.device)
+    try:
+        yield distributed.rank() == 0
+    finally:
+        distributed.stop()
+
+
+@contextmanager
+def reserved(arguments: object, first: bool = True) -> Iterator[None]:
+    """Hold the lock on the result's file. UsageError where another evaluation holds it."""
+    if not first or not hasattr(arguments, "result_file"):
+        yield
+        return
+    file = arguments.result_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"{file}: another evaluation is writing it; wait for that, or choose another --json"
+    with lock(file.with_name(f".{file.name}.lock"), busy):
+        yield
+
+
+def publish(module: ModuleType, arguments: object, result: dict) -> list[str]:
+    """Write the result as JSON, and its figures.
+
+    Returns:
+        lines that say where; the figures' pictures are no longer in `result`.
+    """
+    pictures = result.pop("pictures", None)
+    if not hasattr(arguments, "result_file"):
+        return []
+    file = arguments.result_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(result, indent=2) + "\n")
+    figures = module.draw(arguments, result, pictures) if hasattr(module, "draw") else []
+    return ["written to " + ", ".join(map(str, [file, *figures]))]
+
+
+def repeat(arguments: Common, measure: Callable[[Common, int], dict], *, draws: bool) -> dict:
+    """Repeat a measurement over --seeds.
+
+    Args:
+        measure: (arguments, seed) -> a whole result: "accuracy": {name: number, list of numbers, or
+            such a dictionary again}, "protocol", perhaps "per_class".
+        draws: whether the measurement draws (crops, subsets, first weights of a classifier): each
+            seed is measured on the same network. One that draws nothing is repeated over the
+            networks of the seeds; where all seeds have the same network, it is measured once and
+            the deviation is 0, which the protocol says.
+
+    Returns:
+        the first seed's result; with several seeds the means in place of its accuracies,
+        "deviation": the sample deviations (divisor n - 1), and "per_seed": each seed's accuracies.
+    """
+    arguments.check()
+    if draws:
+        results = [measure(arguments, seed) for seed in range(arguments.seeds)]
+    elif arguments.network_depends_on_seed:
+        results = [measure(arguments.with_seed(s), s) for s in range(arguments.seeds)]
+    else:
+        results = [measure(arguments, 0)] * arguments.seeds
+    if arguments.seeds == 1:
+        return results[0]
+    merged = {**results[0], "run": arguments.run or arguments.weights}
+    if not draws:
+        over = "runs" if arguments.network_depends_on_seed else "nothing that a seed changes"
+        over = "first weights" if arguments.untrained else over
+        seeds = {"seeds": arguments.seeds, "seeds_over": over}
+        merged["protocol"] = {**merged["protocol"], **seeds}
+    accuracies = [result["accuracy"] for result in results]
+    merged["accuracy"] = _merge(accuracies, _mean)
+    merged["deviation"] = _merge(accuracies, _deviation)
+    merged["per_seed"] = accuracies
+    if "per_class" in merged:
+        merged["per_class"] = _merge([result["per_class"] for result in results], _mean)
+    return merged
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return np.mean(values, axis=0)
+
+
+def _deviation(values: np.ndarray) -> np.ndarray:
+    return np.std(values, axis=0, ddof=1)
+
+
+def _merge(values: list, reduce: Callable[[np.ndarray], np.ndarray]) -> dict | list | float:
+    """Reduce the numbers of several dictionaries of one layout; keys that one of them lacks are
+    left out."""
+    if isinstance(values[0], dict):
+        keys = [key for key in values[0] if all(key in v for v in values)]
+        return {key: _merge([v[key] for v in values], reduce) for key in keys}
+    reduced = reduce(np.array(values, float))
+    return np.asarray(reduced).tolist() if isinstance(values[0], list) else float(reduced)
 
 
 def describe(protocol: dict) -> str:
@@ -109,81 +236,34 @@ def describe(protocol: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in protocol.items())
 
 
+def percent(result: dict, *keys: str) -> str:
+    """One accuracy of a result of `repeat` for people: "71.30 %", or "71.30 ± 0.12 %"."""
+    mean, deviation = result["accuracy"], result.get("deviation")
+    for key in keys:
+        mean, deviation = mean[key], deviation and deviation[key]
+    return f"{mean:6.2f} %" if deviation is None else f"{mean:6.2f} ± {deviation:.2f} %"
+
+
+def parse(arguments: type, argv: list[str], name: str, description: str):
+    """For the evaluations that still have a `main`."""
+    return tyro.cli(
+        arguments, args=argv, prog=f"python -m evaluate {name}", description=description
+    )
+
+
+def publish_result(result: dict, args: Common) -> None:
+    """For the evaluations that still have a `main`: write the result as JSON and say where."""
+    args.result_file().parent.mkdir(parents=True, exist_ok=True)
+    write_text(args.result_file(), json.dumps(result, indent=2) + "\n")
+    print(f"written to {args.result_file()}")
+
+
 def over_seeds(evaluate: Callable[[int], dict], seeds: int) -> dict:
-    """Repeat an evaluation: seeds 0, 1, ... and what they have in common.
-
-    Args:
-        evaluate: seed -> {name: number, list of numbers, or such a dictionary again}.
-
-    Returns:
-        "accuracy": the means; with several seeds also "deviation": the sample deviations (divisor n
-        - 1), and "per_seed": each seed's values.
-    """
+    """For the evaluations that still have a `main`; `repeat` takes its place."""
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: must be at least 1")
     values = [evaluate(seed) for seed in range(seeds)]
     if seeds == 1:
         return {"accuracy": values[0]}
-    return {
-        "accuracy": _merge(values, np.mean),
-        "deviation": _merge(values, lambda v, axis: np.std(v, axis, ddof=1)),
-        "per_seed": values,
-    }
-
-
-def repeat(evaluate: Callable, args: Common) -> dict:
-    """Repeat an evaluation that draws nothing itself over the networks of several seeds.
-
-    Args:
-        evaluate: (args with the run of a seed, seed) -> a whole result: "accuracy", "protocol",
-            perhaps "per_class".
-
-    Returns:
-        the first seed's result with the means in place of its numbers; see over_seeds. Where all
-        seeds have the same network, one is evaluated, and the deviation is 0, which the protocol
-        says.
-    """
-    if args.seeds == 1:
-        return evaluate(args.at(0), 0)
-    args.check()
-    results = (
-        [evaluate(args.at(seed), seed) for seed in range(args.seeds)]
-        if args.differs
-        else [evaluate(args, 0)] * args.seeds
-    )
-    over = (
-        "first weights"
-        if args.untrained
-        else "runs"
-        if args.differs
-        else "nothing that a seed changes"
-    )
-    found = over_seeds(lambda seed: results[seed]["accuracy"], args.seeds)
-    if "per_class" in results[0]:
-        found["per_class"] = _merge([result["per_class"] for result in results], np.mean)
-    return {
-        **results[0],
-        "run": args.run or args.weights,
-        "protocol": {**results[0]["protocol"], "seeds": args.seeds, "seeds_over": over},
-        **found,
-    }
-
-
-def _merge(values: list, reduce: Callable):
-    if isinstance(values[0], dict):
-        return {
-            key: _merge([v[key] for v in values], reduce)
-            for key in values[0]
-            if all(key in v for v in values)
-        }
-    if isinstance(values[0], list):
-        return np.asarray(reduce(np.array(values, float), axis=0)).tolist()
-    return float(reduce(np.array(values, float), axis=0))
-
-
-def percent(result: dict, *keys: str) -> str:
-    """One accuracy of a result of over_seeds for people: "71.30 %", or "71.30 ± 0.12 %"."""
-    mean, deviation = result["accuracy"], result.get("deviation")
-    for key in keys:
-        mean, deviation = mean[key], deviation and deviation[key]
-    return f"{mean:6.2f} %" if deviation is None else f"{mean:6.2f} ± {deviation:.2f} %"
+    merged = {"accuracy": _merge(values, _mean), "deviation": _merge(values, _deviation)}
+    return {**merged, "per_seed": values}

@@ -54,11 +54,13 @@ def challenge(rows: dict[str, Row], data: Data, out: Path, images: Path, workers
     )
     make(source, masks, out / "challenge", limit=IMAGES)
     for file, result in missing.items():
-        found = in9.run(
-            run=str(file.parent),
-            data=str(out / "challenge"),
-            train=str(images / "train"),
-            workers=workers,
+        found = in9.evaluate(
+            in9.Arguments(
+                run=str(file.parent),
+                data=str(out / "challenge"),
+                train=str(images / "train"),
+                workers=workers,
+            )
         )
         result["measured"]["challenge"] = found["accuracy"]["probe"]
         write_text(file, json.dumps(result, indent=1) + "\n")

@@ -30,7 +30,7 @@ from torch import nn
 from data.cli import UsageError
 from data.sources.labelled import whole_image
 from evaluate.backgrounds.challenge import challenge
-from evaluate.common import Common, describe, parse, publish, repeat
+from evaluate.common import Common, describe, repeat
 from evaluate.features import Encoder, Labelled, encoder_of, extract_from, project
 from evaluate.probes.linear import L2, fit_probe
 from evaluate.published import in9_table
@@ -66,6 +66,10 @@ class Arguments(Common):
     challenge: bool = False
     """Also the adversarial challenge: every foreground on every background of only_bg_t (GPU hours:
     4,050 x 4,050 pictures, less those that need not be tried)."""
+
+    @property
+    def evaluation(self) -> str:
+        return "in9"
 
 
 def read_mapping(file: str | os.PathLike) -> np.ndarray:
@@ -152,22 +156,20 @@ def images_of(folder: str, size: int, classes: list[str] | None = None) -> Label
     return images
 
 
-def run(run: str | None = None, data: str = "", **options) -> dict:
+def evaluate(arguments: Arguments) -> dict:
     """Accuracy on every variant that is in DATA, and BG-Gap, by a 1000-way head, a 9-way probe, or
     both.
-
-    Args:
-        options: those of Arguments.
 
     Returns:
         the protocol's parameters, `accuracy`: {"head" and/or "probe": {variant: percent, "bg_gap",
         "challenge"}}, `per_class`: {...: {variant: {class: percent}}}, `published`: other models'
-        rows, with their sources; means over seeds, see evaluate.common.repeat.
+        rows, with their sources; means over the seeds' networks, since nothing is drawn here: see
+        evaluate.common.repeat.
     """
-    return repeat(_one, Arguments(run, data, **options))
+    return repeat(arguments, _measure, draws=False)
 
 
-def _one(args: Arguments, seed: int) -> dict:
+def _measure(args: Arguments, seed: int) -> dict:
     encoder = encoder_of(args, seed)
     present = [v for v in VARIANTS if os.path.isdir(os.path.join(args.data, v, "val"))]
     if not {"mixed_same", "mixed_rand"} <= set(present):
@@ -195,7 +197,6 @@ def _one(args: Arguments, seed: int) -> dict:
         if args.challenge:
             values["challenge"] = challenge(encoder, decide[kind], args.data, args.workers, classes)
     return args.result(
-        "in9",
         protocol,
         accuracy=accuracy,
         per_class=per_class,
@@ -260,28 +261,24 @@ def _find_mapping(data: str) -> Path:
     return next((place for place in places if place.exists()), places[0])
 
 
-def main(argv: list[str]) -> None:
-    args = parse(Arguments, argv, "in9", __doc__)
-    result = run(**vars(args))
-    print(f"in9 ({describe(result['protocol'])})")
+def lines(result: dict) -> list[str]:
+    """The result as it is printed: a table with the published rows below ours."""
     rows = [
         {"model": f"ours, {kind}", "source": "measured", **values}
         for kind, values in result["accuracy"].items()
     ]
     rows += [
-        {"model": f"± {kind}, {args.seeds} seeds", "source": "measured", **values}
+        {"model": f"± {kind}, {result['protocol']['seeds']} seeds", "source": "measured", **values}
         for kind, values in result.get("deviation", {}).items()
     ]
-    columns = [
-        c
-        for c in (*VARIANTS, "bg_gap", "challenge")
-        if any(c in row for row in [*rows, *result["published"]])
+    rows += result["published"]
+    columns = [c for c in (*VARIANTS, "bg_gap", "challenge") if any(c in row for row in rows)]
+    text = [
+        f"in9 ({describe(result['protocol'])})",
+        f"  {'':<34}" + "".join(f"{c:>11}" for c in columns),
     ]
-    print(f"  {'':<34}" + "".join(f"{c:>11}" for c in columns))
-    for row in [*rows, *result["published"]]:
-        print(
-            f"  {row['model']:<34}"
-            + "".join(f"{row[c]:11.1f}" if c in row else f"{'-':>11}" for c in columns)
-            + ("  second-hand" if "second-hand" in row["source"] else "")
-        )
-    publish(result, args)
+    for row in rows:
+        cells = (f"{row[c]:11.1f}" if c in row else f"{'-':>11}" for c in columns)
+        mark = "  second-hand" if "second-hand" in row["source"] else ""
+        text.append(f"  {row['model']:<34}" + "".join(cells) + mark)
+    return text

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from evaluate.common import Common, describe, parse, publish, repeat
+from evaluate.common import Common, describe, repeat
 from evaluate.features import encoder_of, extract
 from evaluate.probes.linear import L2, fit_probe
 
@@ -28,35 +28,36 @@ class Arguments(Common):
     l2: float = L2
     """Weight of the squared norm of the probes (on standardised features)."""
 
+    @property
+    def evaluation(self) -> str:
+        return "backgrounds"
 
-def run(run: str | None = None, data: str = "", **options) -> dict:
+
+def evaluate(arguments: Arguments) -> dict:
     """Accuracy on each split and the gap, for the probe trained on biased and the one trained on
     unbiased images.
 
-    Args:
-        options: those of Arguments.
-
     Returns:
         the protocol's parameters, and `accuracy`: {probe: {split or "gap": percent}}; means over
-        seeds, see evaluate.common.repeat.
+        the seeds' networks, since nothing is drawn here: see evaluate.common.repeat.
     """
-    return repeat(_one, Arguments(run, data, **options))
+    return repeat(arguments, _measure, draws=False)
 
 
-def _one(args: Arguments, seed: int) -> dict:
-    encoder = encoder_of(args, seed)
+def _measure(arguments: Arguments, seed: int) -> dict:
+    encoder = encoder_of(arguments, seed)
     probes, sizes, classes = {}, {}, None
     for name, folder in PROBES.items():
+        root = os.path.join(arguments.data, folder)
         features, labels, classes = extract(
-            encoder, os.path.join(args.data, folder), workers=args.workers, classes=classes
+            encoder, root, workers=arguments.workers, classes=classes
         )
-        probes[name] = fit_probe(features, labels, len(classes), args.l2)
+        probes[name] = fit_probe(features, labels, len(classes), arguments.l2)
         sizes[f"{name}_probe_images"] = len(features)
     accuracy: dict[str, dict[str, float]] = {name: {} for name in PROBES}
     for split in SPLITS:
-        features, labels, _ = extract(
-            encoder, os.path.join(args.data, split), workers=args.workers, classes=classes
-        )
+        root = os.path.join(arguments.data, split)
+        features, labels, _ = extract(encoder, root, workers=arguments.workers, classes=classes)
         sizes[f"{split}_images"] = len(features)
         for name, probe in probes.items():
             accuracy[name][split] = probe.accuracy(features, labels)
@@ -66,22 +67,23 @@ def _one(args: Arguments, seed: int) -> dict:
         "features": "backbone, pooled, standardised",
         "crop": encoder.crop,
         "solver": "L-BFGS",
-        "l2": args.l2,
+        "l2": arguments.l2,
         "classes": len(classes),
         **sizes,
     }
-    return args.result("backgrounds", protocol, accuracy=accuracy)
+    return arguments.result(protocol, accuracy=accuracy)
 
 
-def main(argv: list[str]) -> None:
-    args = parse(Arguments, argv, "backgrounds", __doc__)
-    result = run(**vars(args))
-    print(f"backgrounds ({describe(result['protocol'])})")
+def lines(result: dict) -> list[str]:
+    """The result as it is printed."""
     columns = [*SPLITS, "gap"]
-    print("  probe     " + "".join(f"{c:>12}" for c in columns))
-    rows = result["accuracy"] | {
-        f"± {name}": values for name, values in result.get("deviation", {}).items()
-    }
-    for name, values in rows.items():
-        print(f"  {name:<10}" + "".join(f"{values[c]:12.2f}" for c in columns))
-    publish(result, args)
+    deviations = {f"± {name}": values for name, values in result.get("deviation", {}).items()}
+    rows = result["accuracy"] | deviations
+    return [
+        f"backgrounds ({describe(result['protocol'])})",
+        "  probe     " + "".join(f"{c:>12}" for c in columns),
+        *(
+            f"  {name:<10}" + "".join(f"{values[c]:12.2f}" for c in columns)
+            for name, values in rows.items()
+        ),
+    ]

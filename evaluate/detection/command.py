@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.cli import UsageError
-from evaluate.common import Common, describe, over_seeds, parse, percent, publish
+from evaluate.common import Common, describe, over_seeds, parse, percent, publish_result
 from evaluate.detection.annotations import Annotated, read_coco
 from evaluate.detection.average_precision import coco_ap, voc07_ap
 from evaluate.detection.models import build
@@ -78,6 +78,10 @@ class Arguments(Common):
     """Steps between two checkpoints."""
     seeds: int = 1
     """Repeat with seeds 0, 1, ... and report mean and deviation; MoCo's table has 5."""
+
+    @property
+    def evaluation(self) -> str:
+        return f"detection-{self.dataset}-{self.model}"
 
     def plan(self) -> Schedule:
         """The schedule with this command line's changes. UsageError where they cannot be meant."""
@@ -159,7 +163,6 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
         load_run_weights(run) if run is not None else load_weights(args.weights or "", args.stem)
     )
     train, test = read(args)
-    name = f"detection-{args.dataset}-{args.model}"
     identity = {
         "weights": weights.digest(),
         "untrained": args.untrained,
@@ -172,7 +175,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
         detector = build(
             weights, args.model, len(train.classes), seed, args.untrained, args.regions
         )
-        path = args.output(name)
+        path = args.result_file()
         detector = fit(
             detector,
             train,
@@ -218,7 +221,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
         "classes": len(train.classes),
         "seeds": args.seeds,
     }
-    return args.result(name, protocol, **accuracy)
+    return args.result(protocol, **accuracy)
 
 
 def main(argv: list[str]) -> None:
@@ -237,6 +240,6 @@ def main(argv: list[str]) -> None:
                         f"  {what}: "
                         + ", ".join(f"{n} {percent(result, kind, n).strip()}" for n in NUMBERS)
                     )
-            publish(result, args)
+            publish_result(result, args)
     finally:
         distributed.stop()

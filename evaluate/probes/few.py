@@ -25,7 +25,7 @@ import numpy as np
 
 from data.cli import UsageError
 from data.io import write_text
-from evaluate.common import Common, describe, over_seeds, parse, percent, publish
+from evaluate.common import Common, describe, over_seeds, parse, percent, publish_result
 from evaluate.features import Labelled, encoder_of
 from evaluate.probes import sgd
 from evaluate.probes.linear import classifier_file
@@ -66,6 +66,10 @@ class Arguments(Common):
     seeds: int = 1
     """Repeat with seeds 0, 1, ... (each draws its own labelled images and crops), and report mean
     and deviation."""
+
+    @property
+    def evaluation(self) -> str:
+        return "few"
 
 
 def choose(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:
@@ -116,7 +120,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
     """Accuracy on DATA/val of classifiers trained with few of DATA/train's labels.
 
     Args:
-        options: those of Arguments. `json` decides where classifiers and lists are kept (beside
+        options: those of Arguments. `json_file` decides where classifiers and lists are kept (beside
             it).
 
     Returns:
@@ -149,7 +153,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
             counts[name] = len(rows)
             part = f"-{name.replace('%', 'percent')}"
             if distributed.rank() == 0 and not isinstance(source, str):
-                file = classifier_file(args, "few", seed, part).with_suffix(".txt")
+                file = classifier_file(args, seed, part).with_suffix(".txt")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_text(file, "".join(os.fsdecode(p) + "\n" for p in train.paths[rows].tolist()))
             for mode in args.modes:
@@ -159,7 +163,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
                     encoder,
                     train,
                     replace(schedule, seed=seed),
-                    classifier_file(args, "few", seed, f"{part}-{mode}"),
+                    classifier_file(args, seed, f"{part}-{mode}"),
                     {},
                     rows,
                     args.workers,
@@ -191,7 +195,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
         "test_images": len(test),
         "classes": len(train.classes),
     }
-    return args.result("few", protocol, **found)
+    return args.result(protocol, **found)
 
 
 def _schedule(args: Arguments, mode: str, percentage: float) -> Schedule:
@@ -222,6 +226,6 @@ def main(argv: list[str]) -> None:
                     if top in result["accuracy"][name]
                 ]
                 print(f"  {name:<16} " + "   ".join(cells))
-            publish(result, args)
+            publish_result(result, args)
     finally:
         distributed.stop()

@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass
 
 from data.cli import UsageError
-from evaluate.common import Common, describe, parse, percent, publish, repeat
+from evaluate.common import Common, describe, percent, repeat
 from evaluate.features import encoder_of, extract, project
 from train.knn import nearest, vote
 
@@ -37,69 +37,63 @@ class Arguments(Common):
     """Folder that keeps the features (float16) for the next evaluation of the same network and
     images."""
 
+    @property
+    def evaluation(self) -> str:
+        return "knn"
 
-def run(run: str | None = None, data: str = "", **options) -> dict:
+
+def evaluate(arguments: Arguments) -> dict:
     """kNN accuracy of backbone features, and of head features where there is a head; DATA/train is
     the bank, DATA/val the queries.
 
-    Args:
-        options: those of Arguments.
-
     Returns:
         the protocol's parameters, and `accuracy`: top-1 in percent by k ("200"), of head features
-        "head 200"; means over seeds, see evaluate.common.repeat.
+        "head 200"; means over the seeds' networks, since nothing is drawn here: see
+        evaluate.common.repeat.
     """
-    args = Arguments(run, data, **options)
-    if not args.k or min(args.k) < 1 or args.temperature <= 0:
+    if not arguments.k or min(arguments.k) < 1 or arguments.temperature <= 0:
         raise UsageError("--k must be at least 1 and --temperature above 0")
-    return repeat(_one, args)
+    return repeat(arguments, _measure, draws=False)
 
 
-def _one(args: Arguments, seed: int) -> dict:
-    encoder = encoder_of(args, seed)
-    train, labels, classes = extract(
-        encoder, os.path.join(args.data, "train"), workers=args.workers, keep=args.features
-    )
-    test, truth, _ = extract(
-        encoder,
-        os.path.join(args.data, "val"),
-        workers=args.workers,
-        classes=classes,
-        keep=args.features,
-    )
-    kinds = {"": (train, test)}
+def _measure(arguments: Arguments, seed: int) -> dict:
+    encoder = encoder_of(arguments, seed)
+    bank_folder, query_folder = (os.path.join(arguments.data, name) for name in ("train", "val"))
+    options = {"workers": arguments.workers, "keep": arguments.features}
+    bank, labels, classes = extract(encoder, bank_folder, **options)
+    queries, truth, _ = extract(encoder, query_folder, classes=classes, **options)
+    kinds = {"": (bank, queries)}
+    head_features = NO_HEAD
     if encoder.head is not None:
-        kinds["head "] = tuple(project(encoder.head, x, encoder.device) for x in (train, test))
+        projected = [project(encoder.head, x, encoder.device) for x in (bank, queries)]
+        kinds["head "] = tuple(projected)
+        head_features = f"projection head, {projected[0].shape[1]} dimensions"
     accuracy = {}
-    for kind, (bank, queries) in kinds.items():
-        cosine, row = nearest(bank, queries, max(args.k), encoder.device)
-        for k in args.k:
-            predicted = vote(cosine, row, labels, k, args.temperature, len(classes))
+    for kind, (rows, tests) in kinds.items():
+        cosine, neighbours = nearest(rows, tests, max(arguments.k), encoder.device)
+        for k in arguments.k:
+            predicted = vote(cosine, neighbours, labels, k, arguments.temperature, len(classes))
             accuracy[f"{kind}{k}"] = 100 * float((predicted == truth).mean())
     protocol = {
         "features": "backbone, pooled",
-        "head_features": NO_HEAD
-        if encoder.head is None
-        else f"projection head, {kinds['head '][0].shape[1]} dimensions",
+        "head_features": head_features,
         "similarity": "cosine",
         "crop": encoder.crop,
-        "k": list(args.k),
-        "temperature": args.temperature,
-        "stored": str(train.dtype),
-        "train_images": len(train),
-        "test_images": len(test),
+        "k": list(arguments.k),
+        "temperature": arguments.temperature,
+        "stored": str(bank.dtype),
+        "train_images": len(bank),
+        "test_images": len(queries),
         "classes": len(classes),
     }
-    return args.result("knn", protocol, accuracy=accuracy)
+    return arguments.result(protocol, accuracy=accuracy)
 
 
-def main(argv: list[str]) -> None:
-    args = parse(Arguments, argv, "knn", __doc__)
-    result = run(**vars(args))
-    print(f"kNN ({describe(result['protocol'])})")
+def lines(result: dict) -> list[str]:
+    """The result as it is printed."""
+    text = [f"kNN ({describe(result['protocol'])})"]
     for name in result["accuracy"]:
-        kind, k = (
-            ("head", name.removeprefix("head ")) if name.startswith("head ") else ("backbone", name)
-        )
-        print(f"  {kind + ' features':<18} k={k:<4} top-1 {percent(result, name)}")
-    publish(result, args)
+        kind = "head" if name.startswith("head ") else "backbone"
+        k = name.removeprefix("head ")
+        text.append(f"  {kind + ' features':<18} k={k:<4} top-1 {percent(result, name)}")
+    return text

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from data.cli import UsageError
-from evaluate.common import Common, describe, over_seeds, parse, percent, publish
+from evaluate.common import Common, describe, over_seeds, parse, percent, publish_result
 from evaluate.features import Encoder, Labelled, encoder_of, extract
 from evaluate.probes import sgd
 from evaluate.probes.schedule import CROP, Schedule
@@ -69,6 +69,12 @@ class Arguments(Common):
     """Weight of the squared norm of the classifier (--protocol optimum)."""
     features: str | None = None
     """Folder that keeps cached features (float16) for the next evaluation (--sweep and optimum)."""
+
+    @property
+    def evaluation(self) -> str:
+        if self.sweep:
+            return "linear-sweep"
+        return "linear-optimum" if self.protocol == "optimum" else "linear"
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
     """Accuracy of a linear classifier trained on DATA/train, on DATA/val.
 
     Args:
-        options: those of Arguments. `json` decides where the classifier is kept (beside it).
+        options: those of Arguments. `json_file` decides where the classifier is kept (beside it).
 
     Returns:
         the protocol's parameters, and `accuracy`: {"top-1", "top-5" (more than five classes),
@@ -155,7 +161,7 @@ def _moco(args: Arguments, encoder: Encoder) -> dict:
             encoder,
             train,
             replace(schedule, seed=seed),
-            classifier_file(args, "linear", seed),
+            classifier_file(args, seed),
             {},
             workers=args.workers,
         )
@@ -181,7 +187,7 @@ def _moco(args: Arguments, encoder: Encoder) -> dict:
         "test_images": len(test),
         "classes": len(train.classes),
     }
-    return args.result("linear", protocol, **found)
+    return args.result(protocol, **found)
 
 
 def _cached(args: Arguments, encoder: Encoder) -> dict:
@@ -234,7 +240,7 @@ def _cached(args: Arguments, encoder: Encoder) -> dict:
             "seeds": args.seeds,
             **sizes,
         }
-        return args.result("linear-sweep", protocol, **found)
+        return args.result(protocol, **found)
     ranked = np.argsort(
         -fit_probe(np.asarray(train, np.float32), labels, len(classes), args.l2).scores(
             np.asarray(test, np.float32)
@@ -260,12 +266,12 @@ def _cached(args: Arguments, encoder: Encoder) -> dict:
         "seeds": f"{args.seeds}; it draws nothing",
         **sizes,
     }
-    return args.result("linear-optimum", protocol, **over_seeds(lambda _: accuracy, args.seeds))
+    return args.result(protocol, **over_seeds(lambda _: accuracy, args.seeds))
 
 
-def classifier_file(args: Common, evaluation: str, seed: int, part: str = "") -> Path:
+def classifier_file(args: Common, seed: int, part: str = "") -> Path:
     """Where a classifier is kept: beside the evaluation's JSON, named after it."""
-    path = args.output(evaluation)
+    path = args.result_file()
     return path.with_name(f"{path.stem}{part}-seed{seed}.pt")
 
 
@@ -283,6 +289,6 @@ def main(argv: list[str]) -> None:
                 print(f"  lr {rate:<5} held-out {held:6.2f} %, test {accuracy:6.2f} %")
             if "linear-" in result["evaluation"]:
                 print(f"  {result['protocol']['name']}")
-            publish(result, args)
+            publish_result(result, args)
     finally:
         distributed.stop()

@@ -63,16 +63,20 @@ def levels(tmp_path_factory):
 def test_accuracy_is_a_cpus(evaluation, options, levels, tmp_path):
     found = {}
     for device in ("cpu", "cuda"):
-        result = evaluation.run(
-            data=str(levels),
-            weights=str(levels / "x.pth"),
-            stem="small_stride2",
-            size=24,
-            device=device,
-            workers=2,
-            json=str(tmp_path / f"{device}.json"),
+        options = {
+            "data": str(levels),
+            "weights": str(levels / "x.pth"),
+            "stem": "small_stride2",
+            "size": 24,
+            "device": device,
+            "workers": 2,
+            "json_file": str(tmp_path / f"{device}.json"),
             **options,
-        )
+        }
+        if hasattr(evaluation, "evaluate"):
+            result = evaluation.evaluate(evaluation.Arguments(**options))
+        else:
+            result = evaluation.run(**options)
         found[device] = [
             v["top-1"] if isinstance(v, dict) else v
             for k, v in result["accuracy"].items()

@@ -16,7 +16,7 @@ def notebook_inputs(
     images: Path, truth_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     """The environment variables that the notebooks read."""
-    from evaluate.common import publish
+    from evaluate.common import command
     from evaluate.probes import knn
     from preprocess.build import build
     from preprocess.recipe import Recipe
@@ -34,8 +34,7 @@ def notebook_inputs(
     for name, masks in (("baseline", "none"), ("dilo", out / "rbd")):
         train(config(out / "data", masks, out / name, epochs=1))
     for name in ("baseline", "dilo"):
-        args = knn.Arguments(run=str(out / name), data=str(out / "data"), k=(5,))
-        publish(knn.run(**vars(args)), args)
+        command("knn", knn, ["--run", f"{out / name}", "--data", f"{out / 'data'}", "--k", "5"])
     return {
         "IMAGES": str(tree),
         "CACHE": str(out / "rbd"),

@@ -164,20 +164,22 @@ def test_in9_reads_it_with_a_probe(made, images, tmp_path):
     torch.manual_seed(0)
     torch.save(backbone("resnet10", "small_stride2", 8).state_dict(), tmp_path / "x.pth")
     options = {"weights": str(tmp_path / "x.pth"), "stem": "small_stride2", "device": "cpu"}
-    result = in9.run(data=str(out), train=str(images / "train"), challenge=True, **options)
+    result = in9.evaluate(
+        in9.Arguments(data=str(out), train=str(images / "train"), challenge=True, **options)
+    )
     accuracy = result["accuracy"]["probe"]
     assert set(accuracy) == {*VARIANTS, "bg_gap", "challenge"} and result["published"] == []
     assert accuracy["original"] > 70  # its pictures are among the probe's training images
     assert accuracy["challenge"] <= min(accuracy["original"], 100)
     with pytest.raises(UsageError, match="needs --train DIR"):
-        in9.run(data=str(out), **options)
+        in9.evaluate(in9.Arguments(data=str(out), **options))
     broken = tmp_path / "broken"
     for variant in ("mixed_same", "mixed_rand"):
         (broken / variant / "val").mkdir(parents=True)
     for content in ("{", "[]", json.dumps({"name": "dilo-challenge", "classes": [1, 2]})):
         (broken / "challenge.json").write_text(content)
         with pytest.raises(UsageError, match="not what `python -m data challenge` writes"):
-            in9.run(data=str(broken), train=str(images / "train"), **options)
+            in9.evaluate(in9.Arguments(data=str(broken), train=str(images / "train"), **options))
 
 
 def test_command_line(images, truth_cache, tmp_path):

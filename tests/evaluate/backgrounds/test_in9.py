@@ -118,7 +118,7 @@ def test_the_mappings_counts_are_held_to(root, tmp_path):
 
 def test_a_thousand_way_head_is_mapped_as_the_official_script_does(root, network):
     model, options = network
-    result = in9.run(data=str(root), challenge=True, **options)
+    result = in9.evaluate(in9.Arguments(data=str(root), challenge=True, **options))
     found = result["accuracy"]["head"]
     assert set(found) == {
         "original",
@@ -178,9 +178,11 @@ def test_the_challenge_needs_every_background(root, network):
 
 def test_a_nine_way_probe(root, network):
     _, options = network
-    result = in9.run(data=str(root), train=str(root / "training"), **options)
+    result = in9.evaluate(in9.Arguments(data=str(root), train=str(root / "training"), **options))
     assert set(result["accuracy"]) == {"head", "probe"} and result["protocol"]["train_images"] == 36
-    inner = in9.run(data=str(root), train=str(root / "training" / "train"), **options)
+    inner = in9.evaluate(
+        in9.Arguments(data=str(root), train=str(root / "training" / "train"), **options)
+    )
     assert inner["accuracy"] == result["accuracy"]
     assert result["accuracy"]["probe"]["original"] > 100 / 9
     assert result["published"][0]["challenge"] == 22.3
@@ -196,8 +198,13 @@ def test_a_kept_classifier_of_imagenet_is_a_head(root, network, tmp_path):
         "model": {"weight": model.fc.weight.data, "bias": model.fc.bias.data},
     }
     torch.save(state, tmp_path / "linear-seed0.pt")
-    result = in9.run(data=str(root), head=str(tmp_path / "linear-seed0.pt"), **options)
-    assert result["accuracy"]["head"] == in9.run(data=str(root), **options)["accuracy"]["head"]
+    result = in9.evaluate(
+        in9.Arguments(data=str(root), head=str(tmp_path / "linear-seed0.pt"), **options)
+    )
+    assert (
+        result["accuracy"]["head"]
+        == in9.evaluate(in9.Arguments(data=str(root), **options))["accuracy"]["head"]
+    )
     for change, message in (
         ({"weights": "other"}, "another network's features"),
         ({"classes": names[:10]}, "has 10 classes, not ImageNet's 1000"),
@@ -221,9 +228,9 @@ def test_a_class_that_a_variant_has_no_image_of_is_left_out(root, network, tmp_p
         (tmp_path / variant / "val").mkdir(parents=True)
         for name, folder in folders.items():
             (tmp_path / variant / "val" / name).symlink_to(root / source / "val" / folder)
-    found = in9.run(data=str(tmp_path), train=str(tmp_path / "training" / "val"), **options)[
-        "per_class"
-    ]["probe"]
+    found = in9.evaluate(
+        in9.Arguments(data=str(tmp_path), train=str(tmp_path / "training" / "val"), **options)
+    )["per_class"]["probe"]
     assert set(found["mixed_same"]) == {"a", "b"} and set(found["mixed_rand"]) == {
         "a"
     }  # no NaN, which is no JSON
@@ -232,13 +239,13 @@ def test_a_class_that_a_variant_has_no_image_of_is_left_out(root, network, tmp_p
 def test_bad_input_is_one_line(root, network, tmp_path):
     _, options = network
     with pytest.raises(UsageError, match="needs at least mixed_same/val and mixed_rand/val"):
-        in9.run(data=str(tmp_path), **options)
+        in9.evaluate(in9.Arguments(data=str(tmp_path), **options))
     with pytest.raises(UsageError, match="no classifier: give --train"):
-        in9.run(data=str(root), untrained=True, **options)
+        in9.evaluate(in9.Arguments(data=str(root), untrained=True, **options))
     with pytest.raises(UsageError, match="needs the nine class folders 00_dog to 08_fish"):
-        in9.run(data=str(root), train=str(root), **options)
+        in9.evaluate(in9.Arguments(data=str(root), train=str(root), **options))
     with pytest.raises(UsageError, match="give either --run RUN or --weights FILE"):
-        in9.run(data=str(root))
+        in9.evaluate(in9.Arguments(data=str(root)))
 
 
 def test_published_rows_are_consistent():

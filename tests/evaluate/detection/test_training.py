@@ -169,7 +169,7 @@ def test_a_run_says_its_protocol_and_repeats_over_seeds(data, weights, tmp_path)
         "regions": 16,
         "precise_bn": 1,
         "device": "cpu",
-        "json": str(tmp_path / "x.json"),
+        "json_file": str(tmp_path / "x.json"),
         "seeds": 2,
     }
     result = command.run(data=str(data["voc"]), **options)

@@ -87,7 +87,7 @@ def options(setting, tmp_path) -> dict:
         "stem": "small_stride2",
         "size": 16,
         "device": "cpu",
-        "json": str(tmp_path / "few.json"),
+        "json_file": str(tmp_path / "few.json"),
         "epochs": 4,
         "finetune_epochs": 6,
         "batch": 8,

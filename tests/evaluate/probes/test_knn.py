@@ -113,16 +113,20 @@ def test_workers_do_not_change_features(weights, images):
 def test_knn_with_anybodys_weights(weights, images, tmp_path):
     for folder in ("train", "val"):
         (tmp_path / folder).symlink_to(images / "train")
-    result = knn.run(
-        data=str(tmp_path), weights=weights, stem="small_stride2", k=(5, 1), device="cpu"
+    result = knn.evaluate(
+        knn.Arguments(
+            data=str(tmp_path), weights=weights, stem="small_stride2", k=(5, 1), device="cpu"
+        )
     )
     assert (
         result["accuracy"]["1"] == result["accuracy"]["head 1"] == 100
     )  # every query is in the bank
     assert set(result["accuracy"]) == {"5", "1", "head 5", "head 1"}
     assert result["protocol"]["head_features"] == "projection head, 6 dimensions"
-    untrained = knn.run(
-        data=str(tmp_path), weights=weights, stem="small_stride2", k=(1,), untrained=True
+    untrained = knn.evaluate(
+        knn.Arguments(
+            data=str(tmp_path), weights=weights, stem="small_stride2", k=(1,), untrained=True
+        )
     )
     assert untrained["protocol"]["head_features"].startswith("none") and set(
         untrained["accuracy"]

@@ -269,7 +269,7 @@ def test_seeds_give_mean_and_deviation(colours, network, tmp_path):
         "batch": 16,
         "lr": 1.0,
     }
-    result = linear.run(data=colours, seeds=2, json=str(tmp_path / "x.json"), **options)
+    result = linear.run(data=colours, seeds=2, json_file=str(tmp_path / "x.json"), **options)
     each = [seed["top-1"] for seed in result["per_seed"]]
     assert result["accuracy"]["top-1"] == pytest.approx(np.mean(each))
     assert result["deviation"]["top-1"] == pytest.approx(np.std(each, ddof=1))
@@ -278,7 +278,7 @@ def test_seeds_give_mean_and_deviation(colours, network, tmp_path):
         data=colours,
         sweep=True,
         sweep_lr=(0.1, 1.0),
-        json=str(tmp_path / "x.json"),
+        json_file=str(tmp_path / "x.json"),
         seeds=2,
         **{**options, "lr": 30.0},
     )

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 
 from data.cli import UsageError
 from evaluate.backgrounds import variants as backgrounds
+from evaluate.common import command, reserved
 from evaluate.features import Labelled, batches, extract, load_encoder
 from evaluate.probes import knn, linear
 from train.config import Config
@@ -89,11 +90,11 @@ def data(images, tmp_path_factory):
 
 
 def test_evaluations_give_numbers_with_their_protocol(trained, data):
-    result = knn.run(trained, data, k=(20, 1))
+    result = knn.evaluate(knn.Arguments(trained, data, k=(20, 1)))
     assert result["accuracy"]["1"] == 100  # every query is in the bank
     assert result["protocol"]["k"] == [20, 1] and result["protocol"]["train_images"] == 80
     assert linear.run(trained, data, protocol="optimum")["accuracy"]["top-1"] > 60
-    accuracy = backgrounds.run(trained, data)["accuracy"]
+    accuracy = backgrounds.evaluate(backgrounds.Arguments(trained, data))["accuracy"]
     assert set(accuracy) == {"biased", "unbiased"} and set(accuracy["biased"]) == {
         *backgrounds.SPLITS,
         "gap",
@@ -122,9 +123,10 @@ def test_seeds_repeat_over_runs_or_first_weights(trained, data, tmp_path):
         for k, v in state.items()
     }
     torch.save(other, tmp_path / "run-s1" / "backbone.pt")
-    both = knn.run(f"{tmp_path}/run-s{{seed}}", data, k=(20,), seeds=2)
+    both = knn.evaluate(knn.Arguments(f"{tmp_path}/run-s{{seed}}", data, k=(20,), seeds=2))
     each = [
-        knn.run(f"{tmp_path}/run-s{seed}", data, k=(20,))["accuracy"]["20"] for seed in range(2)
+        knn.evaluate(knn.Arguments(f"{tmp_path}/run-s{seed}", data, k=(20,)))["accuracy"]["20"]
+        for seed in range(2)
     ]
     assert (
         each[0] != each[1]
@@ -135,20 +137,20 @@ def test_seeds_repeat_over_runs_or_first_weights(trained, data, tmp_path):
     assert both["deviation"]["20"] == pytest.approx(np.std(each, ddof=1))
     assert [found["20"] for found in both["per_seed"]] == each
     args = knn.Arguments(f"{tmp_path}/run-s{{seed}}", data, seeds=2)
-    assert args.output("knn") == tmp_path / "run-s0-1" / "knn.json"
+    assert args.result_file() == tmp_path / "run-s0-1" / "knn.json"
 
-    fresh = backgrounds.run(trained, data, untrained=True, seeds=3)
-    first = backgrounds.run(trained, data, untrained=True)
+    fresh = backgrounds.evaluate(backgrounds.Arguments(trained, data, untrained=True, seeds=3))
+    first = backgrounds.evaluate(backgrounds.Arguments(trained, data, untrained=True))
     assert (
         fresh["per_seed"][0] == first["accuracy"]
         and fresh["protocol"]["seeds_over"] == "first weights"
     )
     assert len({found["biased"]["original"] for found in fresh["per_seed"]}) > 1
-    same = knn.run(trained, data, k=(20,), seeds=3)
+    same = knn.evaluate(knn.Arguments(trained, data, k=(20,), seeds=3))
     assert same["deviation"] == {"20": 0, "head 20": 0} or same["deviation"] == {"20": 0}
     assert same["protocol"]["seeds_over"] == "nothing that a seed changes"
     with pytest.raises(UsageError, match="--seeds 0"):
-        knn.run(trained, data, seeds=0)
+        knn.evaluate(knn.Arguments(trained, data, seeds=0))
 
 
 def test_labels_are_places_in_the_probes_classes(images):
@@ -159,6 +161,15 @@ def test_labels_are_places_in_the_probes_classes(images):
         Labelled(str(images / "train"), 32, ["class1"])
     with pytest.raises(UsageError, match="needs one folder a class"):
         Labelled(str(images / "train" / "class0"), 32)
+
+
+def test_two_evaluations_do_not_write_one_file(trained, data, tmp_path):
+    arguments = knn.Arguments(trained, data, json_file=str(tmp_path / "a.json"))
+    with (
+        reserved(arguments),
+        pytest.raises(UsageError, match=r"a\.json: another evaluation is writing it"),
+    ):
+        command("knn", knn, ["--run", trained, "--data", data, "--json", str(tmp_path / "a.json")])
 
 
 def test_command_line(trained, data, tmp_path):
