@@ -157,27 +157,16 @@ lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first u
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
 	$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-experiments: e1 e2 e3 e4 e5 e6  ## every table of the evidence [DATASET=embedded|imagenette|imagenette64 (a GPU) SEEDS=3]; hours on 2 cores
+experiments:  ## every table of the evidence [DATASET=embedded|imagenette|imagenette64 (a GPU) SEEDS=3]; hours on 2 cores
+e1:  ## table E1 [DATASET= SEEDS=]: estimators and controls, beside the scores of their masks
+e2:  ## table E2: other backgrounds, with and without DiLo
+e3:  ## table E3: what the foreground is pasted onto
+e4:  ## table E4: how often views are pasted
+e5:  ## table E5: side of the masks
+e6:  ## table E6: other methods than MoCo v2
 
-TABLE = $(PY) -m experiments.$@ --data $(DATASET) --seeds $(SEEDS) $(ARGS)
-
-e1: $(READY)  ## table E1 [DATASET= SEEDS=]: estimators and controls, beside what their masks are worth
-	$(TABLE)
-
-e2: $(READY)  ## table E2: other backgrounds, with and without DiLo
-	$(TABLE)
-
-e3: $(READY)  ## table E3: what the foreground is pasted onto
-	$(TABLE)
-
-e4: $(READY)  ## table E4: how often views are pasted
-	$(TABLE)
-
-e5: $(READY)  ## table E5: side of the masks
-	$(TABLE)
-
-e6: $(READY)  ## table E6: other methods than MoCo v2
-	$(TABLE)
+experiments e1 e2 e3 e4 e5 e6: $(READY)
+	exec $(PY) -m experiments $(@:experiments=all) --data $(DATASET) --seeds $(SEEDS) $(ARGS)
 
 clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
 	rm -rf $(VENV) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache

@@ -1,55 +1,152 @@
-"""The rows of every table: label -> row. A row that two tables share is equal in both, and so is
-run once."""
+"""What is run: the data sets with their budgets, and the rows of every table as options of
+`python -m train`.
+
+A row that two tables share is equal in both, and so is run once.
+"""
 
 from __future__ import annotations
 
-from experiments.settings import Row, row
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
 
-BASE, DILO = (
-    row(),
-    row("rbd"),
-)  # no DiLo; DiLo as the paper has it: RBD's masks, grey, probability 0.3
+from data.cli import UsageError
 
-E1 = {
-    "none": BASE,
-    "rbd": DILO,
-    "shuffled": row("rbd", control="shuffled"),
-    "gs": row("gs"),
-    "mc": row("mc"),
-    "fusion": row("fusion"),
-    "spectral": row("spectral"),
-    "ellipse": row("rbd", control="ellipse"),
-    "truth": row("truth"),
-}
+SIDE = 128  # of the masks, pixels, unless a row says otherwise
+Options = tuple[tuple[str, str], ...]
 
-E2 = {"none": BASE, "rbd": DILO}
 
-E3 = {
-    "none": BASE,
-    "grey": DILO,
-    "grey, no blur": row("rbd", soften_p=0.0),
-    "texture": row("rbd", background="texture", textures="{textures}"),
-    "image": row("rbd", background="image"),
-    "random": row("rbd", background="random"),
-    "swap": row("rbd", background="swap"),
-}
+def real_data(name: str) -> Path:
+    """The folder of a set of real images, or where it would be: $DILO_SHARED/data/NAME."""
+    return Path(os.environ.get("DILO_SHARED", "../shared"), "data", name)
 
-E4 = {
-    "0": BASE,
-    "0.1": row("rbd", paste_p=0.1),
-    "0.3": DILO,
-    "0.5": row("rbd", paste_p=0.5),
-    "0.7": row("rbd", paste_p=0.7),
-    "1.0": row("rbd", paste_p=1.0),
-}
 
-E5 = {
-    "none": BASE,
-    "32": row("rbd", side=32),
-    "64": row("rbd", side=64),
-    "128": DILO,
-    "256": row("rbd", side=256),
-}
+@dataclass(frozen=True)
+class Data:
+    """A data set at the size and budget that its rows share.
+
+    Attributes:
+        epochs: passes over the training images.
+        images: of the embedded set: (train, probe, test).
+        stored: side of the copies that are trained on, in pixels; 0 trains on the images as they
+            are.
+        source: folder of real images; "" for the embedded set.
+        network: what is trained, in words.
+        options: of `python -m train`, beside preset and epochs.
+    """
+
+    name: str
+    epochs: int
+    images: tuple[int, int, int] = (0, 0, 0)
+    stored: int = 0
+    source: str = ""
+    preset: str = "moco_v2_demo"
+    network: str = "the reduced version: narrow ResNet-10 at 32 px"
+    options: Options = ()
+
+    @property
+    def common(self) -> Options:
+        """Options of `python -m train` that all rows share, besides preset and epochs."""
+        # 5 px at ImageNet's 500 are 1 % of the width, of the copies here
+        soften = (("soften_sigma", f"{self.stored / 100:g}"),) if self.stored else ()
+        return (*soften, *self.options)
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of runs and mask caches, which budgets on the same images share."""
+        return Path(self.source).name.partition("_")[0] or self.name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pretraining, whatever its seed; equal rows of two tables are the same run.
+
+    Attributes:
+        masks: an estimator's name, "none" (no DiLo), or "truth" (the embedded data's own masks).
+        options: of `python -m train`, as (field name, value), sorted.
+        side: of the masks, in pixels.
+    """
+
+    masks: str = "none"
+    options: Options = ()
+    side: int = SIDE
+
+    def folder(self, data: Data) -> str:
+        """Name of the row's folder: readable, with a hash of everything that its runs depend
+        on."""
+        identity = {
+            "data": [data.name, list(data.images), data.stored],
+            "preset": data.preset,
+            "epochs": data.epochs,
+            "common": data.common,
+            "masks": self.masks,
+            "side": self.side if self.masks != "none" else 0,
+            "options": sorted(self.options),
+        }
+        text = json.dumps(identity, sort_keys=True).encode()
+        words = [self.masks]
+        words += [f"{name}={value}".replace(" ", "_") for name, value in sorted(self.options)]
+        if self.side != SIDE:
+            words.append(f"side={self.side}")
+        return f"{'-'.join(words)[:80]}-{hashlib.blake2b(text, digest_size=4).hexdigest()}"
+
+
+def row(masks: str = "none", side: int = SIDE, **options: object) -> Row:
+    """A row; options are fields of train.config.Config."""
+    return Row(masks, tuple(sorted((name, str(value)) for name, value in options.items())), side)
+
+
+def flags(options: Options) -> list[str]:
+    """Options as a command line's: True and False are switches, several values are separated by
+    spaces, {textures} is where the texture pictures lie."""
+    arguments = []
+    for name, value in options:
+        flag = name.replace("_", "-")
+        if value in ("True", "False"):
+            arguments.append(f"--{flag}" if value == "True" else f"--no-{flag}")
+        else:
+            arguments += [f"--{flag}", *value.format(textures=real_data("dtd")).split()]
+    return arguments
+
+
+def choose(name: str, epochs: int | None = None) -> Data:
+    """The data set of that name, with its own number of epochs or another.
+
+    `embedded` is the demo's. Of Imagenette at 128 px, masks are made at that size: `imagenette`
+    takes its views from copies of 48 px; `imagenette64` is a ResNet-18 at 64 px for a GPU, with
+    moco_v2_demo's way of making MoCo v2 learn in few steps (five runs side by side take 3 minutes
+    of an H200).
+
+    Raises:
+        UsageError: a wrong number of epochs.
+    """
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--epochs {epochs}: must be at least 1")
+    source = str(real_data("imagenette_128"))
+    if name == "embedded":
+        return Data(name, epochs or 14, images=(6000, 1000, 1000))
+    if name == "imagenette":
+        return Data(name, epochs or 50, stored=48, source=source)
+    options = row(
+        stem="small_stride2",
+        symmetric=False,
+        batch=256,
+        lr=0.12,
+        temperature=0.2,
+        momentum=0.9,
+        head_norm=True,
+        batch_negatives=True,
+        splits=1,
+        queue=1024,
+    ).options
+    network = "ResNet-18 at 64 px"
+    return Data(name, epochs or 60, (0, 0, 0), 0, source, "moco_v2_small", network, options)
+
+
+BASE = row()
+DILO = row("rbd")  # as the paper has it: RBD's masks, grey, probability 0.3
 
 # what a method needs besides the demo's settings, which are MoCo v2's
 METHODS = {
@@ -65,25 +162,64 @@ METHODS = {
     "moco_v1": {"head": "linear", "head_norm": False, "temperature": 0.1},
     "byol": {"method": "byol", "batch_negatives": False, "momentum": 0.99, "hidden": 128},
 }
-E6 = {
-    f"{name}{'+dilo' if masks != 'none' else ''}": row(masks, **options)
-    for name, options in METHODS.items()
-    for masks in ("none", "rbd")
-}
 
-TABLES = {"e1": E1, "e2": E2, "e3": E3, "e4": E4, "e5": E5, "e6": E6}
+TABLES = {
+    "e1": {
+        "none": BASE,
+        "rbd": DILO,
+        "shuffled": row("rbd", control="shuffled"),
+        "gs": row("gs"),
+        "mc": row("mc"),
+        "fusion": row("fusion"),
+        "spectral": row("spectral"),
+        "ellipse": row("rbd", control="ellipse"),
+        "truth": row("truth"),
+    },
+    "e2": {"none": BASE, "rbd": DILO},
+    "e3": {
+        "none": BASE,
+        "grey": DILO,
+        "grey, no blur": row("rbd", soften_p=0.0),
+        "texture": row("rbd", background="texture", textures="{textures}"),
+        "image": row("rbd", background="image"),
+        "random": row("rbd", background="random"),
+        "swap": row("rbd", background="swap"),
+    },
+    "e4": {
+        "0": BASE,
+        "0.1": row("rbd", paste_p=0.1),
+        "0.3": DILO,
+        "0.5": row("rbd", paste_p=0.5),
+        "0.7": row("rbd", paste_p=0.7),
+        "1.0": row("rbd", paste_p=1.0),
+    },
+    "e5": {
+        "none": BASE,
+        "32": row("rbd", side=32),
+        "64": row("rbd", side=64),
+        "128": DILO,
+        "256": row("rbd", side=256),
+    },
+    "e6": {
+        f"{name}{suffix}": row(masks, **options)
+        for name, options in METHODS.items()
+        for masks, suffix in (("none", ""), ("rbd", "+dilo"))
+    },
+}
 
 
 def rows_of(table: str, data: str) -> dict[str, Row]:
-    """The rows of a table ("e1" ... "e6") on a data set, in the order in which they are run."""
-    found = dict(TABLES[table])
-    if data != "embedded":
-        found.pop("truth", None)  # only there are true masks known
-    return found
+    """The rows of a table ("e1" ... "e6") on a data set, in the order in which they are run; true
+    masks are known of the embedded one alone."""
+    return {
+        label: row
+        for label, row in TABLES[table].items()
+        if data == "embedded" or row.masks != "truth"
+    }
 
 
 def base_of(table: str, label: str) -> str:
-    """The row without DiLo that a row is held against."""
+    """The row without DiLo that a row is compared with."""
     if table == "e6":
         return label.removesuffix("+dilo")
-    return {"e4": "0", "e5": "none"}.get(table, "none")
+    return "0" if table == "e4" else "none"

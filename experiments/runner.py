@@ -1,40 +1,112 @@
-"""Data, masks, trainings and measurements of rows: what is there already is kept, so that a stopped
-table continues."""
+"""Images, masks, trainings and measurements of a table's rows; what is there already is kept, so
+that a stopped table continues."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import cv2
 import torch
 from tqdm import tqdm
 
+from data.cli import UsageError
 from data.io import write_text
-from data.sources.images import list_images
+from data.resize import resize
+from data.sources.images import decode, list_images, read_bytes
 from experiments.jobs import call
 from experiments.measure import measure
-from experiments.settings import Data, Row, flags, textures
+from experiments.rows import Data, Row, flags, real_data, rows_of
 
 RESULT = "result.json"
-ORIGIN = Path(__file__).parents[1]
 
 
-def commit() -> str:
-    """The commit that the code is at, with + where files were changed since; "unknown" outside a
-    checkout."""
+class Result(TypedDict):
+    """What one run's result.json holds: `measured` is measure's, with what tables add later;
+    `untrained` likewise, of rows without DiLo only."""
+
+    seed: int
+    command: str
+    commit: str
+    date: str
+    machine: str
+    measured: dict[str, Any]
+    untrained: NotRequired[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One table on one data set, in a folder of runs.
+
+    Attributes:
+        table: "e1" ... "e6".
+        out: folder of the data set's runs, masks and copies.
+        workers: processes that decode for a training.
+    """
+
+    table: str
+    data: Data
+    out: Path
+    workers: int = 0
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """Label -> row."""
+        return rows_of(self.table, self.data.name)
+
+    @property
+    def images(self) -> Path:
+        """Folder of images that are trained on and measured with."""
+        if not self.data.source:
+            return self.out / "images"
+        return self.out / f"images-{self.data.stored}" if self.data.stored else self.originals
+
+    @property
+    def originals(self) -> Path:
+        """Folder of images that masks are made of."""
+        return Path(self.data.source or self.images)
+
+    def cache(self, row: Row) -> Path:
+        """The row's mask cache."""
+        return self.out / f"masks-{row.masks}-{row.side}"
+
+    def file(self, label: str, seed: int) -> Path:
+        """Where a run's numbers are kept."""
+        return self.out / self.rows[label].folder(self.data) / f"seed{seed}" / RESULT
+
+    def results(self, label: str) -> dict[Path, Result]:
+        """File -> numbers of the finished runs of a row, by seed."""
+        files = (self.out / self.rows[label].folder(self.data)).glob(f"seed*/{RESULT}")
+        results = {file: json.loads(file.read_text()) for file in files}
+        return dict(sorted(results.items(), key=lambda item: item[1]["seed"]))
+
+
+def save(file: Path, content: Any) -> None:
+    """Write JSON atomically, with the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(content, indent=1) + "\n")
+
+
+def stamp() -> dict[str, str]:
+    """{"commit" with + where files were changed since, "date", "machine"}."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ORIGIN), *arguments], capture_output=True, text=True
-        ).stdout.strip()
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (
-        "+" if git("status", "--porcelain", "-uno") else ""
-    )
+    commit = git("rev-parse", "--short", "HEAD") or "unknown"
+    changed = "+" if git("status", "--porcelain", "-uno") else ""
+    return {
+        "commit": commit + changed,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": machine(),
+    }
 
 
 def machine() -> str:
@@ -42,116 +114,125 @@ def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
-        names = [
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        names = []
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{len(names) or '?'} x {names[0] if names else platform.machine()}"
 
 
-def prepare(data: Data, out: Path) -> Path:
-    """The folder of images that is trained on and measured with: made, or copied small, once."""
-    if data.name == "embedded":
-        images = out / "images"
+def prepare(study: Study) -> None:
+    """Make the images that are trained on, where they are missing.
+
+    Raises:
+        UsageError: the real images are not there.
+    """
+    data = study.data
+    if not data.source:
         train, probe, test = map(str, data.images)
-        call("data", "synthetic", str(images), "--train", train, "--probe", probe, "--test", test)
-        return images
-    if not data.stored:
-        return Path(data.source)
-    images = out / f"images-{data.stored}"
-    if not (images / "done").exists():
-        for path in tqdm(
-            list_images(data.source).tolist(), desc=f"copies of {data.stored} px", unit="image"
-        ):
-            name = path.decode()
-            image = cv2.imread(str(Path(data.source, name)))
-            (images / name).parent.mkdir(parents=True, exist_ok=True)
-            small = cv2.resize(image, (data.stored, data.stored), interpolation=cv2.INTER_AREA)
-            if not cv2.imwrite(str(images / name), small, [cv2.IMWRITE_JPEG_QUALITY, 95]):
-                raise OSError(f"{images / name}: could not be written; is the disk full?")
-        write_text(images / "done", "")
-    return images
+        sizes = ("--train", train, "--probe", probe, "--test", test)
+        call("data", "synthetic", str(study.images), *sizes)
+    elif not Path(data.source, "train").is_dir():
+        raise UsageError(
+            f"{data.source}: no Imagenette there; set DILO_SHARED to the folder whose "
+            "data/imagenette_128 holds it"
+        )
+    elif data.stored:
+        squash(study.originals, study.images, data.stored)
 
 
-def masks_of(row: Row, data: Data, out: Path, images: Path) -> str:
-    """The row's mask cache, made where it is missing, or "none"."""
-    if row.masks == "none":
-        return "none"
-    cache = out / f"masks-{row.masks}-{row.side}"
-    source = Path(data.source or images, "train")  # masks come from the images as they are
-    options = (
-        ("--estimator", "files", "--maps", str(images / "masks" / "train"))
-        if row.masks == "truth"
-        else ("--estimator", row.masks)
-    )
-    call("preprocess", str(source), str(cache), *options, "--side", str(row.side), "--workers", "1")
+def squash(source: Path, target: Path, side: int, suffix: str = "") -> None:
+    """Copy a folder of images at side x side pixels, once.
+
+    Args:
+        suffix: of the copies' names, which decides their format; "" keeps each one's own.
+    """
+    if (target / "done").exists():
+        return
+    names = list_images(str(source)).tolist()
+    for name in tqdm(names, desc=f"copies of {side} px", unit="image"):
+        image = resize(decode(read_bytes(str(source), name)), side, side)
+        file = target / os.fsdecode(name)
+        file = file.with_suffix(suffix or file.suffix)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(file), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+            raise OSError(f"{file}: could not be written; is the disk full?")
+    write_text(target / "done", "")
+
+
+def make_masks(source: Path, cache: Path, masks: str, side: int, *options: str) -> str:
+    """Make a mask cache, or bring it up to date; its folder."""
+    size = ("--side", str(side), "--workers", "1")
+    call("preprocess", str(source), str(cache), "--estimator", masks, *options, *size)
     return str(cache)
 
 
-def impossible(row: Row) -> str:
-    """Why a row cannot be run here: "" where it can."""
-    if dict(row.options).get("textures") and not Path(textures()).is_dir():
-        return f"{textures()}: no textures; set DILO_SHARED to the folder whose data/dtd holds them"
-    return ""
-
-
-def run_row(
-    row: Row, data: Data, seed: int, out: Path, images: Path, workers: int = 0
-) -> dict | None:
+def run_row(study: Study, label: str, seed: int) -> Result | None:
     """Train and measure one row with one seed, or read what was measured before.
 
-    Args:
-        workers: processes that decode for it.
+    Returns:
+        The numbers, also written to the run's folder; None where the row cannot be run here.
+    """
+    file, row = study.file(label, seed), study.rows[label]
+    where = (file.parent, study.data, study.images, study.workers)
+    if file.exists():
+        result: Result = json.loads(file.read_text())
+    elif "textures" in dict(row.options) and not real_data("dtd").is_dir():
+        print(
+            f"not run: {real_data('dtd')}: no textures; set DILO_SHARED to the folder whose "
+            "data/dtd holds them",
+            flush=True,
+        )
+        return None
+    else:
+        command = _train(study, row, seed, file.parent)
+        result = {"seed": seed, "command": command, **stamp(), "measured": measure(*where)}
+    if row.masks == "none" and "untrained" not in result:
+        result["untrained"] = measure(*where, untrained=True)
+    save(file, result)
+    return result
+
+
+def _train(study: Study, row: Row, seed: int, folder: Path) -> str:
+    data, masks = study.data, "none"
+    if row.masks != "none":
+        truth = ("--maps", str(study.images / "masks" / "train")) if row.masks == "truth" else ()
+        estimator = "files" if truth else row.masks
+        source = study.originals / "train"
+        masks = make_masks(source, study.cache(row), estimator, row.side, *truth)
+    arguments = ["--masks", masks, "--preset", data.preset, "--epochs", str(data.epochs)]
+    arguments += ["--seed", str(seed), *flags(data.common), *flags(row.options)]
+    arguments += ["--threads", "1", "--workers", str(study.workers), "--out", str(folder)]
+    return call("train", str(study.images / "train"), *arguments)
+
+
+def unpack(known: Path, study: Study) -> dict[str, dict[str, float]]:
+    """Write the runs of KNOWN/DATA/TABLE.json, as a table's command wrote it, beside the study's
+    own, which stay as they are.
+
+    Only their numbers: what needs weights is not measured for them later. Runs of another number
+    of epochs are left out.
 
     Returns:
-        "measured" (see experiments.measure), "untrained" likewise (of rows without DiLo only),
-        "seed", "command", "commit", "date", "machine"; also written to the run's folder as
-        result.json. None where it cannot be run here.
+        label -> the scores of its masks there.
+
+    Raises:
+        UsageError: the file is not a table's.
     """
-    folder = out / row.folder(data) / f"seed{seed}"
-    if (folder / RESULT).exists():
-        found = json.loads((folder / RESULT).read_text())
-        if row.masks == "none" and "untrained" not in found:  # without it the gate cannot be asked
-            found["untrained"] = measure(folder, data, images, workers, untrained=True)
-            write_text(folder / RESULT, json.dumps(found, indent=1) + "\n")
-        return found
-    why = impossible(row)
-    if why:
-        print(f"not run: {why}", flush=True)
-        return None
-    masks = masks_of(row, data, out, images)
-    command = call(
-        "train",
-        str(images / "train"),
-        "--masks",
-        masks,
-        "--preset",
-        data.preset,
-        "--epochs",
-        str(data.epochs),
-        "--seed",
-        str(seed),
-        *flags(data.common),
-        *flags(row.options),
-        "--threads",
-        "1",
-        "--workers",
-        str(workers),
-        "--out",
-        str(folder),
-    )
-    found = {
-        "seed": seed,
-        "command": command,
-        "commit": commit(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": machine(),
-        "measured": measure(folder, data, images, workers),
-    }
-    if row.masks == "none":
-        found["untrained"] = measure(folder, data, images, workers, untrained=True)
-    write_text(folder / RESULT, json.dumps(found, indent=1) + "\n")
-    return found
+    file = known / study.data.name / f"{study.table}.json"
+    if not file.exists():
+        return {}
+    try:
+        table = json.loads(file.read_text())
+        rows = {label: entry for label, entry in table["rows"].items() if label in study.rows}
+        if table["epochs"] == study.data.epochs:
+            for label, entry in rows.items():
+                for result in entry["runs"]:
+                    place = study.file(label, int(result["seed"]))
+                    if not place.exists():
+                        save(place, result)
+        return {label: entry["mask"] for label, entry in rows.items() if entry["mask"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{file}: not the numbers of a table; give a folder that --known wrote before"
+        ) from None

@@ -1,119 +1,188 @@
-"""What the scripts of all tables share: the command line, and running the rows."""
+"""What is shown: a table's numbers gathered into one JSON, and as Markdown beside the paper's."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TypedDict
 
-import tyro
-from tqdm import tqdm
+import numpy as np
+from scipy.stats import ttest_1samp
 
-from benchmarks.publish import fill
-from data.cli import UsageError
-from data.io import write_text
-from experiments.challenge import challenge
-from experiments.diagnosis import diagnose
-from experiments.fidelity import fidelity
-from experiments.known import unpack
-from experiments.results import gather
-from experiments.rows import rows_of
-from experiments.runner import prepare, run_row
-from experiments.scores import scores
-from experiments.settings import Data, Row, choose
-from experiments.tables import text
+from experiments.paper import PAPER
+from experiments.rows import base_of
+from experiments.runner import Result, Study, stamp
 
-
-@dataclass(frozen=True)
-class Arguments:
-    """Options of every table."""
-
-    data: Literal["embedded", "imagenette", "imagenette64"] = "embedded"
-    """Images to run on; imagenette64 is the full budget, ResNet-18 at 64 px, for a GPU."""
-    seeds: int = 3
-    """Seeds 0, 1, ... of every row."""
-    rows: tuple[str, ...] = ()
-    """Rows to run, by name (default: all)."""
-    epochs: int | None = None
-    """Passes over the images (default: 14 on the embedded data, 50 on imagenette, 60 on
-    imagenette64)."""
-    workers: int = 0
-    """Processes that decode, a training; several where it runs on a GPU. Does not change the
-    numbers."""
-    out: str = "runs/experiments"
-    """Folder of runs and numbers."""
-    known: str | None = None
-    """Folder of numbers of earlier runs, on any machine: they count as run, and the new ones are
-    added; the repository's own is experiments/measured (default: none, everything is run here)."""
-    readme: str = "docs/results.md"
-    """File whose block of the table is written, where it has one."""
+GATE = 15.0  # points of kNN by which a baseline must beat the untrained network
+LEVEL = 0.05
+TITLES = {
+    "e1": "E1, which masks",
+    "e2": "E2, backgrounds",
+    "e3": "E3, what the foreground is pasted onto",
+    "e4": "E4, probability of pasting",
+    "e5": "E5, side of the masks",
+    "e6": "E6, methods",
+}
+# where `measured` has a column's number, and headings that are not the last word of that
+COLUMNS = ("knn", "linear", "backgrounds biased mixed_rand", "backgrounds biased gap")
+SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg", "gap")
+CHALLENGE = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg")
+E2_COLUMNS = (
+    "knn",
+    *(f"backgrounds biased {split}" for split in SPLITS),
+    *(f"challenge {variant}" for variant in (*CHALLENGE, "only_bg_b", "only_bg_t", "bg_gap")),
+    "diagnosis pointing",
+    "diagnosis same_background",
+)
+HEADINGS = {"knn": "kNN", "bg_gap": "gap", "same_background": "same background"}
+NOTES = {
+    "\\*": f"\\* differs from the row without DiLo on the same seeds (paired t test, p < {LEVEL})",
+    " (": f"in brackets: the baseline's kNN is not {GATE:.0f} points above the untrained network's, "
+    "so the row does not count",
+    "†": "† second-hand",
+    "‡": "‡ from memory, unverified",
+}
 
 
-def main(table: str, description: str) -> None:
-    """Run what is missing of a table's rows, seed by seed; numbers to OUT/DATA/TABLE.json, the
-    table into README."""
-    args = tyro.cli(Arguments, prog=f"python -m experiments.{table}", description=description)
-    if args.seeds < 0:
-        raise UsageError(
-            f"--seeds {args.seeds}: must be at least 0; 0 only writes the table of what there is"
-        )
-    data, rows = choose(args.data, args.epochs), rows_of(table, args.data)
-    unknown = sorted(set(args.rows) - set(rows))
-    if unknown:
-        raise UsageError(f"--rows {unknown[0]}: {table} on {args.data} has {', '.join(rows)}")
-    out = Path(args.out, data.folder)
-    worth = unpack(Path(args.known), table, rows, data, out) if args.known else {}
-    images = prepare(data, out)
-    jobs = [(name, seed) for seed in range(args.seeds) for name in args.rows or rows]
-    for name, seed in tqdm(jobs, desc=f"{table} on {args.data}", unit="run"):
-        found = run_row(rows[name], data, seed, out, images, args.workers)
-        if found:
-            tqdm.write(
-                f"{name}, seed {seed}: kNN {found['measured']['knn']:.1f}, linear "
-                f"{found['measured']['linear']:.1f}"
-            )
-    write(table, rows, data, out, images, args, worth)
+class Entry(TypedDict):
+    """A row's numbers: `counts` is "" or why the row does not, `mask` its masks' scores."""
+
+    runs: list[Result]
+    mask: dict[str, float] | None
+    counts: str
 
 
-def write(
-    table: str,
-    rows: dict[str, Row],
-    data: Data,
-    out: Path,
-    images: Path,
-    args: Arguments,
-    worth: dict[str, dict],
-) -> None:
-    """Gather what there is, write it as JSON and as the README's table, and print that.
+class Table(TypedDict):
+    """A table's JSON."""
+
+    table: str
+    data: str
+    epochs: int
+    stored: int
+    network: str
+    command: str
+    commit: str
+    date: str
+    machine: str
+    rows: dict[str, Entry]
+
+
+def gather(study: Study, command: str, masks: dict[str, dict[str, float]]) -> Table:
+    """The numbers of every row that has finished runs.
 
     Args:
-        worth: label -> what its masks are worth, as far as it is known; computed anew where the
-            masks are here.
+        command: that makes the table, but for the seeds: the most that a row has are put there.
+        masks: label -> scores of its masks.
     """
-    command = f"python -m experiments.{table} --data {args.data}" + (
-        f" --epochs {args.epochs}" if args.epochs else ""
-    )
-    if table == "e1":
-        worth = worth | scores(rows, data, out)
-    if table == "e5":
-        lost = fidelity([row.side for label, row in rows.items() if row.masks != "none"], out)
-        worth = {
-            label: lost[row.side]
-            for label, row in rows.items()
-            if row.masks != "none" and row.side in lost
+    runs = {label: list(study.results(label).values()) for label in study.rows}
+    rows: dict[str, Entry] = {
+        label: {
+            "runs": results,
+            "mask": masks.get(label),
+            "counts": why_not(results, runs[base_of(study.table, label)]),
         }
-    if table == "e2":
-        if data.source:
-            challenge(rows, data, out, images, args.workers)
-        else:
-            diagnose(rows, data, out, images)
-    result = gather(table, rows, data, out, command, worth)
-    numbers = Path(args.out, args.data)
-    for folder in (numbers, *([Path(args.known, args.data)] if args.known else [])):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / f"{table}.json", json.dumps(result, indent=1) + "\n")
-    told = text(result)
-    print(f"\n{told}\n\nnumbers: {numbers / f'{table}.json'}")
-    if not fill(args.readme, f"{table}-{args.data}", told):
-        print(f"{args.readme} has no block {table}-{args.data} to write the table into")
+        for label, results in runs.items()
+    }
+    data, seeds = study.data, max(map(len, runs.values()))
+    return {
+        "table": study.table,
+        "data": data.name,
+        "epochs": data.epochs,
+        "stored": data.stored,
+        "network": data.network,
+        "command": f"{command} --seeds {seeds}",
+        **stamp(),
+        "rows": rows,
+    }
+
+
+def why_not(runs: list[Result], base: list[Result]) -> str:
+    """Why a row does not count: "" where it does, which is where its baseline beats the untrained
+    network by GATE points of kNN."""
+    if not runs:
+        return "not run"
+    untrained = [run["untrained"]["knn"] for run in base if "untrained" in run]
+    if not untrained:
+        return "no baseline"
+    gain = np.mean([run["measured"]["knn"] for run in base]) - np.mean(untrained)
+    return "" if gain >= GATE else "the baseline learned too little"
+
+
+def by_seed(entry: Entry, column: str) -> dict[int, float]:
+    """Seed -> one number of a row, as "backgrounds biased gap"; seeds that lack it are left
+    out."""
+    values = {}
+    for run in entry["runs"]:
+        value = run["measured"]
+        for key in column.split():
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            values[run["seed"]] = value
+    return values
+
+
+def significant(row: dict[int, float], base: dict[int, float]) -> bool:
+    """Whether a row differs from its baseline: a paired t test over the seeds of both, p < LEVEL.
+
+    Equal seeds share their crops and colours, hence paired. Fewer than two seeds decide nothing.
+    """
+    seeds = sorted(row.keys() & base.keys())
+    if len(seeds) < 2:
+        return False
+    differences = [row[seed] - base[seed] for seed in seeds]
+    if np.ptp(differences) == 0:  # no deviation to compare with
+        return differences[0] != 0
+    return bool(ttest_1samp(differences, 0).pvalue < LEVEL)
+
+
+def cell(values: dict[int, float], base: dict[int, float] | None = None) -> str:
+    """Mean, with the sample deviation over several seeds, marked where it differs from `base`."""
+    if not values:
+        return "–"
+    numbers = list(values.values())
+    deviation = f" ± {np.std(numbers, ddof=1):.1f}" if len(numbers) > 1 else ""
+    mark = " \\*" if base is not None and significant(values, base) else ""
+    return f"{np.mean(numbers):.1f}{deviation}{mark}"
+
+
+def markdown(result: Table) -> str:
+    """How the table was made, the table, and what its marks mean."""
+    name, rows = result["table"], result["rows"]
+    wanted = E2_COLUMNS if name == "e2" else COLUMNS
+    columns = [column for column in wanted if any(by_seed(e, column) for e in rows.values())]
+    measures = next((list(entry["mask"]) for entry in rows.values() if entry["mask"]), [])
+    source, figures = PAPER[name]
+    heads = ["row", "seeds", *(f"masks: {measure}" for measure in measures)]
+    heads += [HEADINGS.get(column.split()[-1], column.split()[-1]) for column in columns]
+    heads += ["paper"] if figures else []
+    lines = [heads, ["---"] + ["--:"] * (len(heads) - 1)]
+    for label, entry in rows.items():
+        cells = [label, str(len(entry["runs"]))]
+        cells += [f"{entry['mask'][m]:.3f}" if entry["mask"] else "–" for m in measures]
+        cells += _numbers(entry, rows[base_of(name, label)], columns)
+        lines.append(cells + ([figures.get(label, "–")] if figures else []))
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    notes = [note for mark, note in NOTES.items() if any(mark in line for line in table[2:])]
+    notes += [f"paper: {source}"] if source else []
+    caption = f"**{TITLES[name]}** ({result['data']}). {_provenance(result)}"
+    return "\n".join([caption, "", *table, *(["", "; ".join(notes) + "."] if notes else [])])
+
+
+def _numbers(entry: Entry, base: Entry, columns: list[str]) -> list[str]:
+    if not entry["counts"]:
+        bases = [None if entry is base else by_seed(base, column) for column in columns]
+        return [cell(by_seed(entry, c), b) for c, b in zip(columns, bases, strict=True)]
+    first = f"({cell(by_seed(entry, 'knn'))})" if entry["runs"] else entry["counts"]
+    return [first, *["–"] * (len(columns) - 1)][: len(columns)]
+
+
+def _provenance(result: Table) -> str:
+    runs = [run for entry in result["rows"].values() for run in entry["runs"]]
+    machines, commits = (
+        ", ".join(sorted({run.get(key, result[key]) for run in runs} or {result[key]}))
+        for key in ("machine", "commit")
+    )
+    date = max((run["date"] for run in runs), default=result["date"])
+    copies = f"views cut from copies of {result['stored']} px, " if result["stored"] else ""
+    return (
+        f"`{result['command']}`, {date}, {machines}, commit {commits}; {result['network']}, "
+        f"{copies}{result['epochs']} epochs; top-1 in %."
+    )

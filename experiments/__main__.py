@@ -1,0 +1,95 @@
+"""The tables of the evidence: does DiLo do here what the paper says?
+
+    python -m experiments e1 --data embedded --seeds 3
+
+e1: which masks help, and does localization matter or occlusion? e2: other backgrounds. e3: what the
+foreground is pasted onto. e4: how often views are pasted. e5: how fine the masks are stored. e6:
+other methods than MoCo v2. What is finished is kept; a stopped table continues.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tqdm import tqdm
+
+from benchmarks.publish import fill
+from data.cli import UsageError, run
+from experiments.backgrounds import challenge, diagnose
+from experiments.masks import mask_scores
+from experiments.rows import TABLES, choose
+from experiments.runner import Study, prepare, run_row, save, unpack
+from experiments.table import gather, markdown
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of every table."""
+
+    table: tyro.conf.Positional[Literal["e1", "e2", "e3", "e4", "e5", "e6", "all"]]
+    """Table, or all of them."""
+    data: Literal["embedded", "imagenette", "imagenette64"] = "embedded"
+    """Images to run on; imagenette64 is the full budget, ResNet-18 at 64 px, for a GPU."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of every row; 0 only writes the table of what there is."""
+    rows: tuple[str, ...] = ()
+    """Rows to run, by name (default: all)."""
+    epochs: int | None = None
+    """Passes over the images (default: 14 on the embedded data, 50 on imagenette, 60 on
+    imagenette64)."""
+    workers: int = 0
+    """Processes that decode, a training; several where it runs on a GPU. Does not change the
+    numbers."""
+    out: str = "runs/experiments"
+    """Folder of runs and numbers."""
+    known: str | None = None
+    """Folder of numbers of earlier runs, on any machine: they count as run, and the new ones are
+    added; the repository's own is experiments/measured (default: none, everything is run here)."""
+    readme: str = "docs/results.md"
+    """Page whose block of the table is written, where it has one."""
+
+
+def main() -> None:
+    """Make one table or all."""
+    args = tyro.cli(Arguments, prog="python -m experiments", description=__doc__)
+    if args.seeds < 0:
+        raise UsageError(f"--seeds {args.seeds}: must be at least 0")
+    data = choose(args.data, args.epochs)
+    for table in TABLES if args.table == "all" else (args.table,):
+        make(Study(table, data, Path(args.out, data.folder), args.workers), args)
+
+
+def make(study: Study, args: Arguments) -> None:
+    """Run what is missing of a table's rows, seed by seed; numbers to OUT/DATA/TABLE.json, the
+    table into the page."""
+    unknown = sorted(set(args.rows) - set(study.rows))
+    if unknown:
+        rows = ", ".join(study.rows)
+        raise UsageError(f"--rows {unknown[0]}: {study.table} on {args.data} has {rows}")
+    masks = unpack(Path(args.known), study) if args.known else {}
+    if args.seeds:
+        prepare(study)
+    jobs = [(label, seed) for seed in range(args.seeds) for label in args.rows or study.rows]
+    for label, seed in tqdm(jobs, desc=f"{study.table} on {args.data}", unit="run"):
+        if result := run_row(study, label, seed):
+            knn, linear = result["measured"]["knn"], result["measured"]["linear"]
+            tqdm.write(f"{label}, seed {seed}: kNN {knn:.1f}, linear {linear:.1f}")
+    if study.table == "e2":
+        challenge(study) if study.data.source else diagnose(study)
+    command = f"python -m experiments {study.table} --data {args.data}"
+    command += f" --epochs {args.epochs}" if args.epochs else ""
+    result = gather(study, command, masks | mask_scores(study))
+    files = [Path(p, args.data, f"{study.table}.json") for p in (args.out, args.known) if p]
+    for file in files:
+        save(file, result)
+    text = markdown(result)
+    print(f"\n{text}\n\nnumbers: {files[0]}")
+    if not fill(args.readme, f"{study.table}-{args.data}", text):
+        print(f"{args.readme} has no block {study.table}-{args.data} to write the table into")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,76 @@
+"""E2's further numbers of finished runs: a set like the Backgrounds Challenge's on photographs, a
+diagnosis on the embedded data.
+
+Numbers of another machine's run have no weights; they are left as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.synthetic.challenge import make
+from evaluate.backgrounds import in9
+from evaluate.diagnose import command as diagnosis
+from experiments.rows import SIDE
+from experiments.runner import Result, Study, make_masks, save
+from train import checkpoint
+
+MASKS = "fusion"  # the best without weights, and not what E2's rows were trained with
+IMAGES = 100  # of a class at most
+QUERIES = 500  # of the embedded data's `original`
+KEPT = ("pointing", "share", "iou", "same_background", "background_rather")
+
+
+def challenge(study: Study) -> None:
+    """Add "challenge" (percent by variant, and "bg_gap") to runs that lack it: accuracy of a probe
+    on the training images, on validation images whose objects were cut out by MASKS."""
+    runs = _lacking("challenge", study)
+    if not runs:
+        return
+    source, cache = study.originals / "val", study.out / f"masks-{MASKS}-val"
+    make_masks(source, cache, MASKS, SIDE)
+    make(source, cache, study.out / "challenge", limit=IMAGES)
+    for file, result in runs.items():
+        arguments = in9.Arguments(
+            run=str(file.parent),
+            data=str(study.out / "challenge"),
+            train=str(study.images / "train"),
+            workers=study.workers,
+        )
+        accuracy = in9.evaluate(arguments)["accuracy"]
+        result["measured"]["challenge"] = accuracy["probe"]
+        save(file, result)
+
+
+def diagnose(study: Study) -> None:
+    """Add "diagnosis" (percent, by KEPT) to the runs of every seed in which one lacks it.
+
+    All runs of a seed are judged on the same queries; the baseline, which comes first, says which
+    backgrounds are alike.
+    """
+    for seed in sorted({result["seed"] for result in _lacking("diagnosis", study).values()}):
+        runs = {file: r for file, r in _with_weights(study).items() if r["seed"] == seed}
+        if next(iter(runs)) != study.file("none", seed):
+            continue
+        found = diagnosis.run(
+            [str(file.parent) for file in runs], str(study.images), limit=QUERIES, examples=0
+        )["runs"]
+        for file, result in runs.items():
+            accuracy = found[str(file.parent)]["accuracy"]
+            result["measured"]["diagnosis"] = {
+                key: accuracy[key] for key in KEPT if key in accuracy
+            }
+            save(file, result)
+
+
+def _with_weights(study: Study) -> dict[Path, Result]:
+    return {
+        file: result
+        for label in study.rows
+        for file, result in study.results(label).items()
+        if file.with_name(checkpoint.BACKBONE).exists()
+    }
+
+
+def _lacking(key: str, study: Study) -> dict[Path, Result]:
+    return {f: r for f, r in _with_weights(study).items() if key not in r["measured"]}

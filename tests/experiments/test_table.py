@@ -1,0 +1,172 @@
+"""Rows, the gate, significance and the text of tables, from numbers that are known."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from data.cli import UsageError
+from experiments.__main__ import main
+from experiments.masks import round_trip
+from experiments.rows import BASE, DILO, TABLES, base_of, choose, flags, row, rows_of
+from experiments.runner import Study, unpack
+from experiments.table import by_seed, cell, gather, markdown, significant, why_not
+from train.__main__ import parse
+
+
+def run(seed, knn, linear, untrained=None):
+    result = {
+        "seed": seed,
+        "command": "python -m train x",
+        "commit": "abc1234",
+        "date": "2026-11-26",
+        "machine": "m",
+        "measured": {"knn": knn, "linear": linear},
+    }
+    return result if untrained is None else result | {"untrained": {"knn": untrained}}
+
+
+def study(out, table="e4", runs=None):
+    """A study with these runs: label -> list of them."""
+    new = Study(table, choose("embedded"), out)
+    for label, results in (runs or {}).items():
+        for result in results:
+            file = new.file(label, result["seed"])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result))
+    return new
+
+
+def shown(new):
+    return markdown(gather(new, "python -m experiments x", {}))
+
+
+def test_rows_that_tables_share_are_one_folder_and_others_are_not():
+    data = choose("embedded")
+    shared = [TABLES[t][label] for t, label in (("e3", "grey"), ("e4", "0.3"), ("e5", "128"))]
+    assert shared == [DILO] * 3 and TABLES["e4"]["0"] == TABLES["e6"]["moco_v2"] == BASE
+    different = {r for table in TABLES.values() for r in table.values()}
+    assert len({r.folder(data) for r in different}) == len(different)
+    others = {DILO.folder(choose(name, 3)) for name in ("embedded", "imagenette", "imagenette64")}
+    assert len(others | {DILO.folder(data)}) == 4
+    assert row("rbd", paste_p=0.5, soften_p=0.1) == row("rbd", soften_p=0.1, paste_p=0.5)
+
+
+@pytest.mark.parametrize("name", ["embedded", "imagenette", "imagenette64"])
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_is_a_command_line_that_the_trainer_takes(table, name):
+    data = choose(name)
+    for label, one in rows_of(table, name).items():
+        options = [*flags(data.common), *flags(one.options), "--masks", one.masks]
+        parse(["x", "--out", "y", "--preset", data.preset, *options]).check()
+        assert base_of(table, label) in rows_of(table, name)
+    assert ("truth" in rows_of(table, name)) == (table == "e1" and name == "embedded")
+
+
+def test_a_row_counts_only_where_its_baseline_learned():
+    base = [run(0, 40.0, 50.0, untrained=20.0), run(1, 30.0, 50.0, untrained=20.0)]
+    assert why_not([run(0, 1.0, 1.0)], base) == ""  # 35 on average, 15 above
+    assert "learned too little" in why_not(base, base[1:])
+    assert why_not([], base) == "not run" and why_not(base, []) == "no baseline"
+
+
+def test_significance_is_the_paired_t_test():
+    rng = np.random.default_rng(0)
+    for gain in (0.0, 1.0, 2.0, 4.0):
+        ours, base = rng.normal(gain, 1, 5), rng.normal(0, 1, 5)
+        expected = ttest_rel(ours, base).pvalue < 0.05
+        rows = dict(enumerate(ours)) | {9: 1e9}  # a seed that the baseline lacks
+        assert significant(rows, dict(enumerate(base))) == expected
+    assert not significant({0: 9.0}, {0: 1.0}) and not significant({0: 9.0}, {1: 1.0})
+    assert significant({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})  # one difference, no deviation
+    assert not significant({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
+
+
+def test_table_has_its_numbers_the_papers_and_how_it_was_made(tmp_path):
+    new = study(
+        tmp_path,
+        runs={
+            "0": [run(0, 40.0, 50.0, 10.0), run(1, 42.0, 54.0, 10.0)],
+            "0.3": [run(0, 50.0, 60.0), run(1, 52.1, 62.0)],
+        },
+    )
+    text = shown(new)
+    assert "| 0 | 2 | 41.0 ± 1.4 | 52.0 ± 2.8 | 60.6 |" in text
+    assert "| 0.3 | 2 | 51.0 ± 1.5 \\* | 61.0 ± 1.4 | 62.8† |" in text
+    assert "| 1.0 | 0 | not run | – | 47.6† |" in text
+    assert "`python -m experiments x --seeds 2`, 2026-11-26, m, commit abc1234" in text
+    assert "paired t test" in text and "† second-hand" in text and "‡" not in text
+    result = gather(new, "x", {})
+    assert by_seed(result["rows"]["0.3"], "linear") == {0: 60.0, 1: 62.0}
+    assert cell({0: 50.0}) == "50.0" and cell({}) == "–"
+
+
+def test_a_method_that_did_not_learn_takes_no_other_row_with_it(tmp_path):
+    numbers = {"moco_v2": 60.0, "moco_v2+dilo": 80.0, "byol": 21.0, "byol+dilo": 22.0}
+    runs = {label: [run(0, knn, knn, 20.0)] for label, knn in numbers.items()}
+    text = shown(study(tmp_path, "e6", runs))
+    assert "| moco_v2+dilo | 1 | 80.0 | 80.0 | 69.2† |" in text
+    assert "| byol+dilo | 1 | (22.0) | – | – |" in text and "15 points above" in text
+
+
+def test_numbers_of_another_machine_count_as_run(tmp_path):
+    runs = {
+        "0": [run(0, 40.0, 50.0, 10.0), run(1, 42.0, 54.0, 10.0)],
+        "0.3": [run(0, 50.0, 60.0)],
+    }
+    there = gather(study(tmp_path / "there", runs=runs), "x", {"0.3": {"MAE": 0.25}})
+    known = tmp_path / "known" / "embedded" / "e4.json"
+    known.parent.mkdir(parents=True)
+    known.write_text(json.dumps(there))
+    here = study(tmp_path / "here", runs={"0": [run(0, 99.0, 99.0, 10.0)]})
+    assert unpack(tmp_path / "known", here) == {"0.3": {"MAE": 0.25}}
+    rows = gather(here, "x", {})["rows"]
+    assert by_seed(rows["0"], "knn") == {0: 99.0, 1: 42.0}
+    assert by_seed(rows["0.3"], "knn") == {0: 50.0}
+    other = Study("e4", choose("embedded", 3), tmp_path / "other")
+    unpack(tmp_path / "known", other)
+    assert not list((tmp_path / "other").rglob("result.json"))
+    assert unpack(tmp_path / "known", Study("e5", here.data, here.out)) == {}
+    for broken in ("{", "[]", '{"rows": 3}'):
+        known.write_text(broken)
+        with pytest.raises(UsageError, match="not the numbers of a table"):
+            unpack(tmp_path / "known", here)
+
+
+def test_the_page_is_written_from_the_kept_numbers_alone(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "results.md"
+    page.write_text("a\n<!-- e6-embedded:begin -->\n<!-- e6-embedded:end -->\nb\n")
+    kept = tmp_path / "known" / "embedded" / "e6.json"
+    kept.parent.mkdir(parents=True)
+    runs = {"moco_v2": [run(0, 60.0, 61.0, 20.0)]}
+    kept.write_text(json.dumps(gather(study(tmp_path / "x", "e6", runs), "x", {})))
+    options = ["--seeds", "0", "--known", str(tmp_path / "known"), "--readme", str(page)]
+    monkeypatch.setattr(sys, "argv", ["x", "e6", "--out", str(tmp_path / "out"), *options])
+    main()
+    assert "| moco_v2 | 1 | 60.0 | 61.0 | 67.5 |" in page.read_text()
+    numbers = json.loads((tmp_path / "out" / "embedded" / "e6.json").read_text())
+    assert numbers["rows"]["moco_v2"]["runs"][0]["measured"]["linear"] == 61.0
+
+
+def test_a_finer_mask_loses_less():
+    fine = np.random.default_rng(0).random((100, 140), np.float32)
+    lost = [np.abs(round_trip(fine, side) - fine).mean() for side in (8, 32, 512)]
+    assert lost[0] > lost[1] > lost[2] and round_trip(fine, 32).shape == fine.shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["e4", "--data", "imagenette"], "set DILO_SHARED"),
+        (["e4", "--rows", "cat"], "--rows cat"),
+        (["e4", "--epochs", "0"], "--epochs 0"),
+        (["e4", "--seeds", "-1"], "--seeds -1"),
+    ],
+)
+def test_bad_options_are_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setenv("DILO_SHARED", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["x", *arguments, "--out", str(tmp_path / "out")])
+    with pytest.raises(UsageError, match=message):
+        main()
