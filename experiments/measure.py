@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evaluate.backgrounds import variants
 from evaluate.features import extract, load_encoder
 from evaluate.probes.linear import fit_probe
@@ -30,12 +32,19 @@ def measure(
     test = images / ("val" if data.source else "original")
     bank, labels, classes = extract(encoder, str(images / "train"), workers=workers)
     queries, truth, _ = extract(encoder, str(test), workers=workers, classes=classes)
-    k = min(K, len(bank))
-    predicted = vote(*nearest(bank, queries, k), labels, k, TEMPERATURE, len(classes))
-    numbers = {"knn": 100 * float((predicted == truth).mean())}
+    numbers = {"knn": knn(bank, labels, queries, truth, len(classes))}
     if data.source:
         return numbers | {"linear": fit_probe(bank, labels, len(classes)).accuracy(queries, truth)}
     options = {"untrained": untrained, "workers": workers}
     arguments = variants.Arguments(run=str(run), data=str(images), **options)
     backgrounds = variants.evaluate(arguments)["accuracy"]
     return numbers | {"linear": backgrounds["biased"]["original"], "backgrounds": backgrounds}
+
+
+def knn(
+    bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, truth: np.ndarray, classes: int
+) -> float:
+    """Top-1 in percent of the K nearest neighbours' weighted vote, see evaluate.probes.knn."""
+    k = min(K, len(bank))
+    predicted = vote(*nearest(bank, queries, k), labels, k, TEMPERATURE, classes)
+    return 100 * float((predicted == truth).mean())
