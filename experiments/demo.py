@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +34,9 @@ RUNS = {
     "dilo-truth": ["--masks", "{out}/masks-truth"],
     "dilo-shuffled": ["--masks", "{out}/masks-truth", "--control", "shuffled"],
 }
-ROWS = ("untrained", *RUNS)
+# row of the table -> run, option of its evaluation, file of the result
+ROWS = {"untrained": ("baseline", ("--untrained",), "backgrounds-untrained.json")}
+ROWS |= {name: (name, (), "backgrounds.json") for name in RUNS}
 
 
 @dataclass(frozen=True)
@@ -60,38 +64,22 @@ def demo(args: Arguments) -> dict:
     start = time.perf_counter()
     out, images = Path(args.out), f"{args.out}/images"
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    seconds = {}
-    with _Timed(seconds, "data set"):
-        call(
-            "data",
-            "synthetic",
-            images,
-            "--seed",
-            str(args.seed),
-            "--train",
-            str(args.train_images),
-            "--probe",
-            str(args.probe_images),
-            "--test",
-            str(args.test_images),
-        )
-    with _Timed(seconds, "masks"):
-        call("preprocess", f"{images}/train", f"{out}/masks-rbd", "--estimator", "rbd")
-        call(
-            "preprocess",
-            f"{images}/train",
-            f"{out}/masks-truth",
-            "--estimator",
-            "files",
-            "--maps",
-            f"{images}/masks/train",
-        )
-    with _Timed(seconds, "pretraining"):
+    seconds: dict[str, float] = {}
+    with _stage("data set", seconds):
+        sizes = {"train": args.train_images, "probe": args.probe_images, "test": args.test_images}
+        options = [part for name, size in sizes.items() for part in (f"--{name}", str(size))]
+        call("data", "synthetic", images, "--seed", str(args.seed), *options)
+    with _stage("masks", seconds):
+        train, truth = f"{images}/train", ("--maps", f"{images}/masks/train")
+        call("preprocess", train, f"{out}/masks-rbd", "--estimator", "rbd")
+        call("preprocess", train, f"{out}/masks-truth", "--estimator", "files", *truth)
+    with _stage("pretraining", seconds):
         _train_all(args, out, images)
-    with _Timed(seconds, "evaluation"):
+    with _stage("evaluation", seconds):
         _evaluate_all(out, images)
+    files = {row: out / run / file for row, (run, _, file) in ROWS.items()}
     results = {
-        "rows": {row: json.loads(_result_file(out, row).read_text())["accuracy"] for row in ROWS},
+        "rows": {row: json.loads(file.read_text())["accuracy"] for row, file in files.items()},
         "rbd_masks": mask_agreement(Cache(out / "masks-rbd"), Cache(out / "masks-truth")),
         "seed": args.seed,
         "preset": args.preset,
@@ -128,44 +116,31 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
-class _Timed:
-    """Says which stage runs, and keeps its seconds."""
-
-    def __init__(self, seconds: dict[str, float], stage: str):
-        self.seconds, self.stage = seconds, stage
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-        print(f"== {self.stage}", flush=True)
-
-    def __exit__(self, *_) -> None:
-        self.seconds[self.stage] = round(time.perf_counter() - self.start, 1)
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Say which stage runs, and keep its seconds."""
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 1)
 
 
 def _train_all(args: Arguments, out: Path, images: str) -> None:
     options = ["--preset", args.preset, "--seed", str(args.seed)]
     if args.epochs:
         options += ["--epochs", str(args.epochs)]
-    jobs = []
+    jobs = {}
     for name, masks in RUNS.items():
-        masks = [part.format(out=out) for part in masks]
-        jobs.append(
-            (
-                out / "logs" / f"train-{name}.txt",
-                ("train", f"{images}/train", *masks, *options, "--out", str(out / name)),
-            )
-        )
-    with tqdm(
-        total=len(RUNS),
-        unit="run",
-        desc="pretraining 4 networks",
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
-    ) as bar:
+        paste = [part.format(out=out) for part in masks]
+        command = ("train", f"{images}/train", *paste, *options, "--out", str(out / name))
+        jobs[out / "logs" / f"train-{name}.txt"] = command
+    shape = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=len(RUNS), desc="pretraining 4 networks", bar_format=shape) as bar:
 
-        def tick() -> None:
-            done = {name: _progress(out / name) for name in RUNS}
-            bar.n = sum(share for share, _ in done.values())
-            bar.set_postfix({name: loss for name, (_, loss) in done.items() if loss})
+        def tick(_: int) -> None:
+            progress = {name: _progress(out / name) for name in RUNS}
+            bar.n = sum(share for share, _ in progress.values())
+            bar.set_postfix({name: loss for name, (_, loss) in progress.items() if loss})
 
         side_by_side(jobs, tick)
 
@@ -180,34 +155,19 @@ def _progress(run_folder: Path) -> tuple[float, str]:
         return 0.0, ""
 
 
-def _result_file(out: Path, row: str) -> Path:
-    return (
-        out / "baseline" / "backgrounds-untrained.json"
-        if row == "untrained"
-        else out / row / "backgrounds.json"
-    )
-
-
 def _evaluate_all(out: Path, images: str) -> None:
-    jobs = []
-    for row in ROWS:
-        run_folder = out / ("baseline" if row == "untrained" else row)
-        file = _result_file(out, row)
-        if file.exists() and file.stat().st_mtime >= (run_folder / "backbone.pt").stat().st_mtime:
+    jobs = {}
+    for row, (run_name, options, file) in ROWS.items():
+        folder = out / run_name
+        weights = (folder / "backbone.pt").stat().st_mtime
+        if (folder / file).exists() and (folder / file).stat().st_mtime >= weights:
             continue
-        untrained = ("--untrained",) if row == "untrained" else ()
-        jobs.append(
-            (
-                out / "logs" / f"evaluate-{row}.txt",
-                ("evaluate", "backgrounds", "--run", str(run_folder), "--data", images, *untrained),
-            )
-        )
-    if not jobs:
-        return
-    with tqdm(total=len(jobs), unit="network", desc="evaluating") as bar:
+        command = ("evaluate", "backgrounds", "--run", str(folder), "--data", images, *options)
+        jobs[out / "logs" / f"evaluate-{row}.txt"] = command
+    with tqdm(total=len(jobs), unit="network", desc="evaluating", disable=not jobs) as bar:
 
-        def tick() -> None:
-            bar.n = sum(job[0].exists() and "written to" in job[0].read_text() for job in jobs)
+        def tick(finished: int) -> None:
+            bar.n = finished
             bar.refresh()
 
         side_by_side(jobs, tick)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,13 +28,12 @@ def start(log: Path, module: str, *arguments: str) -> subprocess.Popen:
     In a session of its own, so that Ctrl-C reaches it once, from us: a second one would stop it
     before it has saved.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log, "w") as file:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdout=file,
             stderr=file,
-            env=environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
 
@@ -45,26 +45,30 @@ def wait(process: subprocess.Popen, log: Path) -> None:
         raise UsageError(f"{last} (exit code {process.returncode}; the whole output is in {log})")
 
 
-def side_by_side(jobs: list[tuple[Path, tuple[str, ...]]], tick) -> None:
-    """Run the commands, as many at a time as there are CPUs; `tick()` is called every half
-    second."""
-    width = min(len(jobs), len(os.sched_getaffinity(0)))
+def side_by_side(jobs: dict[Path, tuple[str, ...]], tick: Callable[[int], None]) -> None:
+    """Run commands, as many at a time as there are CPUs.
+
+    Args:
+        jobs: file for the output -> module and arguments.
+        tick: called every half second with the number of finished commands.
+    """
     running: list[subprocess.Popen] = []
 
-    def one(job: tuple[Path, tuple[str, ...]]) -> None:
-        process = start(job[0], *job[1])
-        running.append(process)
-        wait(process, job[0])
+    def work(log: Path) -> None:
+        running.append(start(log, *jobs[log]))
+        wait(running[-1], log)
 
-    with ThreadPoolExecutor(width) as pool:
-        waiting = [pool.submit(one, job) for job in jobs]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        futures = [pool.submit(work, log) for log in jobs]
         try:
-            while not all(f.done() for f in waiting):
-                tick()
+            while not all(future.done() for future in futures):
+                finished = [future for future in futures if future.done()]
+                for future in finished:
+                    future.result()
+                tick(len(finished))
                 time.sleep(0.5)
-                for future in waiting:
-                    if future.done():
-                        future.result()
+            for future in futures:
+                future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:
@@ -72,4 +76,4 @@ def side_by_side(jobs: list[tuple[Path, tuple[str, ...]]], tick) -> None:
             for process in running:
                 process.wait()
             raise
-    tick()
+    tick(len(jobs))
