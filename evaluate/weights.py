@@ -1,8 +1,8 @@
-"""Anybody's ResNet weights in torchvision's keys: a file is recognised by its keys and shapes,
+"""Third-party ResNet weights in torchvision's keys: a file is recognised by its keys and shapes,
 never by its name.
 
-MoCo's `.pth.tar`, torchvision's and timm's files, DINO's, lightly's numbered layers, a plain state
-dict, `.safetensors`, or a run of `python -m train`.
+MoCo's `.pth.tar`, torchvision's, timm's and Hugging Face's files, DINO's, lightly's numbered
+layers, a plain state dict, `.safetensors`, or a run of `python -m train`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from data.cli import UsageError
-from data.tensors import SHOWN, misfit, read_tensors
+from data.tensors import SHOWN, fitting, is_plain, load_tensors
 from train import checkpoint
 from train.network import backbone
 
@@ -31,13 +32,23 @@ NETWORKS = {
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
 }
-CLASSES = (
-    1000  # of ImageNet: an `fc` of so many outputs is a classifier, any other is a projection head
-)
+CLASSES = 1000  # of ImageNet: an `fc` of so many outputs is a classifier, else a projection head
 DEPTH = 4  # dictionaries in dictionaries that are looked through
+NO_HEAD = "is not one of linear layers and norms"
 # copies of the encoder that are not the one to evaluate; DINO's teacher is
 COPY = re.compile(r"(^|_)(k|key|momentum|target|student|ema)(_|$)")
 CHOSEN = re.compile(r"(^|_)teacher(_|$)")
+# names of transformers' ResNetModel -> torchvision's; its numbers begin at 0
+HUGGING_FACE = {
+    r"embedder\.embedder\.convolution": "conv1",
+    r"embedder\.embedder\.normalization": "bn1",
+    r"encoder\.stages\.(\d+)\.layers": lambda m: f"layer{int(m[1]) + 1}",
+    r"\blayer\.(\d)\.convolution": lambda m: f"conv{int(m[1]) + 1}",
+    r"\blayer\.(\d)\.normalization": lambda m: f"bn{int(m[1]) + 1}",
+    r"shortcut\.convolution": "downsample.0",
+    r"shortcut\.normalization": "downsample.1",
+    r"^classifier\.1\.": "resnet.fc.",
+}
 
 State = dict[str, torch.Tensor]
 
@@ -74,9 +85,16 @@ class Weights:
             seed: untrained: 0 gives the weights that the run began with, others other ones.
         """
         torch.manual_seed(self.seed + seed)
-        model = _empty(self.network, self.stem, self.width)
+        model = self.empty()
         if not untrained:
             model.load_state_dict(self.state)
+        return model
+
+    def empty(self, device: str = "cpu") -> nn.Module:
+        """The network with random weights, or on "meta" without any."""
+        with torch.device(device):
+            model = backbone(self.network, self.stem, self.width)
+        model.fc = nn.Identity()
         return model
 
     def digest(self) -> str:
@@ -117,53 +135,53 @@ def load_weights(path: str | os.PathLike, stem: str | None = None) -> Weights:
     path = Path(path)
     if path.is_dir():
         return load_run_weights(path)
-    parts = list(_encoders(read(path)))
+    content = load_tensors(path)
+    parts = list(_encoders(content))
     if not parts:
         raise UsageError(
-            f"{path}: no ResNet in it (no layer1.0.conv1.weight under any name); {_inventory(read(path))}"
+            f"{path}: no ResNet in it (no layer1.0.conv1.weight under any name); "
+            f"{_inventory(content)}"
         )
     best = min(_rank(name) for name, _, _ in parts)
     parts = [part for part in parts if _rank(part[0]) == best]
     if len(parts) > 1:
-        raise UsageError(
-            f"{path}: holds several ResNets ({', '.join(name for name, _, _ in parts[:SHOWN])}); save the "
-            "one to evaluate by itself"
-        )
-    name, state, fc = parts[0]
-    return _fit(str(path), name, state, fc, stem)
+        names = ", ".join(name for name, _, _ in parts[:SHOWN])
+        raise UsageError(f"{path}: holds several ResNets ({names}); save the one to evaluate alone")
+    return _fit(str(path), *parts[0], stem)
 
 
 def load_run_weights(folder: str | os.PathLike) -> Weights:
     """The backbone of a finished run of `python -m train`, and its head where a checkpoint still
     has it."""
     config, state = checkpoint.load_run(folder)
-    found = Weights(
+    weights = Weights(
         config["network"],
         config["stem"],
         config["width"],
         state,
         run_head(Path(folder)),
-        f"{folder}",
+        str(folder),
         config["size"],
         config["seed"],
     )
-    try:
-        found.build()
-    except RuntimeError as error:
-        raise UsageError(f"{folder}: its weights do not fit its network: {error}") from error
-    return found
+    what = f"{folder}: its weights do not fit its network"
+    return replace(weights, state=fitting(state, weights.empty("meta").state_dict(), what))
 
 
 def run_head(folder: Path) -> State:
-    """The projection head of a run, from its newest full checkpoint; empty where none was kept."""
-    parts = [part for part in _encoders(checkpoint.newest(folder) or {}) if part[2]]
+    """The projection head of a run, from its newest full checkpoint; empty where none was kept or
+    can be read, which is said."""
+    try:
+        content = checkpoint.newest(folder) or {}
+    except UsageError:
+        print(
+            f"note: {folder}: no checkpoint can be loaded, so that its head is missing; "
+            "the backbone is evaluated",
+            file=sys.stderr,
+        )
+        return {}
+    parts = [part for part in _encoders(content) if part[2]]
     return min(parts, key=lambda part: _rank(part[0]))[2] if parts else {}
-
-
-def read(path: Path) -> object:
-    """What a file of tensors holds; its code is never run. UsageError, one line, where that cannot
-    be."""
-    return read_tensors(path)[0]
 
 
 def make_head(fc: State) -> nn.Module:
@@ -177,18 +195,14 @@ def make_head(fc: State) -> nn.Module:
     for key, value in fc.items():
         place, _, name = key.rpartition(".")
         layers.setdefault(place, {})[name] = value
-    if any(place and not place.isdigit() for place in layers) or ("" in layers and len(layers) > 1):
-        raise UsageError(
-            f"a head of layers {', '.join(sorted(layers)[:SHOWN])} is not one of linear layers and norms"
-        )
-    last = max(int(place or 0) for place in layers)
+    if list(layers) == [""]:
+        return _layer(layers[""])
+    if not all(place.isdigit() for place in layers):
+        raise UsageError(f"a head of layers {', '.join(sorted(layers)[:SHOWN])} {NO_HEAD}")
+    last = max(int(place) for place in layers)
     if last > 16:
-        raise UsageError(f"a head of {last + 1} layers is not one of linear layers and norms")
-    modules = (
-        [_layer(layers[str(i)]) if str(i) in layers else nn.ReLU() for i in range(last + 1)]
-        if "" not in layers
-        else [_layer(layers[""])]
-    )
+        raise UsageError(f"a head of {last + 1} layers {NO_HEAD}")
+    modules = [_layer(layers[str(i)]) if str(i) in layers else nn.ReLU() for i in range(last + 1)]
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
@@ -200,9 +214,7 @@ def _layer(state: State) -> nn.Module:
         layer = nn.BatchNorm1d(len(state["running_mean"]), affine=weight is not None)
         state = {"num_batches_tracked": torch.zeros((), dtype=torch.long), **state}
     else:
-        raise UsageError(
-            f"a head with {', '.join(sorted(state)[:SHOWN])} is not one of linear layers and norms"
-        )
+        raise UsageError(f"a head with {', '.join(sorted(state)[:SHOWN])} {NO_HEAD}")
     try:
         layer.load_state_dict(state)
     except RuntimeError as error:
@@ -224,39 +236,44 @@ def _dictionaries(
 
 def _encoders(content: object) -> Iterator[tuple[str, State, State]]:
     """Every ResNet in a checkpoint: (place and prefix, its tensors without fc, fc's tensors)."""
-    for place, found in _dictionaries(content):
-        tensors = {
-            k: v
-            for k, v in found.items()
-            if isinstance(k, str)
-            and isinstance(v, torch.Tensor)
-            and v.layout == torch.strided
-            and not v.is_quantized
-            and not v.is_complex()
-        }
+    for place, values in _dictionaries(content):
+        tensors = {k: v for k, v in values.items() if isinstance(k, str) and is_plain(v)}
+        if any("embedder.embedder.convolution" in key for key in tensors):
+            tensors = {_from_hugging_face(key): value for key, value in tensors.items()}
         for key in tensors:
             # lightly and torch's own Sequential number the layers: 0 conv1, 1 bn1, then the stages
-            match = re.fullmatch(r"(.*?)(layer1|\d+)\.0\.conv1\.weight", key)
-            if match is None or (match[1] and not match[1].endswith(".")):
+            match = re.fullmatch(r"(.*\.)?(layer1|\d+)\.0\.conv1\.weight", key)
+            if match is None:
                 continue
-            prefix = match[1]
+            prefix = match[1] or ""
             below = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             if match[2] != "layer1":
-                stages = sorted(
-                    {int(m[1]) for k in below if (m := re.match(r"(\d+)\.0\.conv1\.weight$", k))}
-                )
-                if stages[0] != int(match[2]):
+                names = _numbered_layers(below)
+                if names.get(match[2]) != "layer1":
                     continue  # a later stage of the same network
-                names = {"0": "conv1", "1": "bn1"} | {
-                    str(s): f"layer{i}" for i, s in enumerate(stages, 1)
-                }
-                below = {
-                    ".".join([names.get(k.split(".")[0], k.split(".")[0]), *k.split(".")[1:]]): v
-                    for k, v in below.items()
-                }
+                below = {_renamed(k, names): v for k, v in below.items()}
             fc = {k.removeprefix("fc."): v.float() for k, v in below.items() if k.startswith("fc.")}
             state = {k: v for k, v in below.items() if re.match(r"(conv1|bn1|layer\d+)\.", k)}
             yield f"{place}{prefix}", state, fc
+
+
+def _from_hugging_face(key: str) -> str:
+    for pattern, name in HUGGING_FACE.items():
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def _numbered_layers(state: State) -> dict[str, str]:
+    """Number of a layer -> its name, where a network is a Sequential."""
+    matches = (re.match(r"(\d+)\.0\.conv1\.weight$", key) for key in state)
+    stages = sorted({int(match[1]) for match in matches if match})
+    stage_names = {str(number): f"layer{i}" for i, number in enumerate(stages, 1)}
+    return {"0": "conv1", "1": "bn1"} | stage_names
+
+
+def _renamed(key: str, names: dict[str, str]) -> str:
+    first, dot, rest = key.partition(".")
+    return names.get(first, first) + dot + rest
 
 
 def _rank(name: str) -> int:
@@ -273,57 +290,34 @@ def _fit(path: str, name: str, state: State, fc: State, stem: str | None) -> Wei
     )
     bottleneck = "layer1.0.conv3.weight" in state
     network = NETWORKS.get((blocks, bottleneck))
-    kind = "bottlenecks" if bottleneck else "basic blocks"
+    which = name or "its network"
     if network is None:
+        kind = "bottlenecks" if bottleneck else "basic blocks"
         raise UsageError(
-            f"{path}: {name or 'its network'} has stages of {blocks} {kind}; known are ResNet-18, 34, 50, "
-            "101, 152 and this project's resnet10"
+            f"{path}: {which} has stages of {blocks} {kind}; known are ResNet-18, 34, 50, 101, 152 "
+            "and this project's resnet10"
         )
-    first = state.get("conv1.weight", torch.empty(0))
-    first = (
-        first if first.ndim == 4 else torch.empty(64, 3, 7, 7)
-    )  # what is wrong with it is said below
+    first = state.get("conv1.weight")
+    if first is None or first.ndim != 4:
+        first = torch.empty(64, 3, 7, 7)  # what is wrong with it is said below
     large = tuple(first.shape[2:]) == (7, 7)
     if large and stem not in (None, "imagenet"):
         raise UsageError(f"{path}: its first layer is 7x7; --stem {stem} does not fit")
     stem = "imagenet" if large else stem or "small"
     width = len(first) if network == "resnet10" else 64
-    wanted = _empty(network, stem, width, "meta").state_dict()
-    state = {
-        **{
-            k: torch.zeros((), dtype=torch.long)
-            for k in wanted
-            if k.endswith("num_batches_tracked")
-        },
-        **state,
-    }  # files of before torch 0.4 have none
-    wrong = misfit(state, wanted)
-    if wrong:
-        raise UsageError(
-            f"{path}: {name or 'its network'} looks like {network} but does not fit; {wrong}"
-        )
+    origin = f"{path}, {name}" if name else path
+    weights = Weights(network, stem, width, {}, fc, origin, 224 if large else 32)
+    what = f"{path}: {which} looks like {network} but does not fit"
+    state = fitting(state, weights.empty("meta").state_dict(), what)
     state = {k: v if k.endswith("num_batches_tracked") else v.float() for k, v in state.items()}
-    broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
-    if broken:
-        raise UsageError(
-            f"{path}: {len(broken)} tensors are not finite ({', '.join(broken[:SHOWN])})"
-        )
-    origin = f"{path}{', ' + name if name else ''}"
-    return Weights(network, stem, width, state, fc, origin, 224 if large else 32)
-
-
-def _empty(network: str, stem: str, width: int, device: str = "cpu") -> nn.Module:
-    with torch.device(device):
-        model = backbone(network, stem, width)
-    model.fc = nn.Identity()
-    return model
+    return replace(weights, state=state)
 
 
 def _inventory(content: object) -> str:
     names = [
         f"{place}{key}"
-        for place, found in _dictionaries(content)
-        for key, value in found.items()
+        for place, values in _dictionaries(content)
+        for key, value in values.items()
         if isinstance(value, torch.Tensor)
     ]
     return f"it has {len(names)} tensors" + (f": {', '.join(names[:SHOWN])} ..." if names else "")

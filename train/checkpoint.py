@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from data.cli import UsageError
 from data.io import write_text
+from data.tensors import load_tensors
 from data.tensors import write_tensors as save
 
 CHECKPOINTS, BACKBONE, CONFIG = "checkpoints", "backbone.pt", "config.json"
@@ -21,17 +21,7 @@ CHECKPOINTS, BACKBONE, CONFIG = "checkpoints", "backbone.pt", "config.json"
 def load(path: Path) -> dict:
     """A file of tensors and plain values; never runs code from it. UsageError where it is damaged
     or foreign."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (
-        Exception
-    ) as error:  # zip, pickle and torch each raise kinds of their own on damaged files
-        raise UsageError(
-            f"{path}: not a checkpoint that can be loaded ({type(error).__name__}); delete it to begin "
-            "anew"
-        ) from error
+    return load_tensors(path, "checkpoint", "delete it to begin anew")
 
 
 def step_file(folder: Path, step: int) -> Path:

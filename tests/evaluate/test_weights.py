@@ -37,7 +37,30 @@ def other(state: dict) -> dict:
     return {k: v + 1 for k, v in state.items()}
 
 
+def hugging_face(state: dict) -> dict:
+    """As transformers' ResNetForImageClassification names the layers."""
+    found = {}
+    for key, value in state.items():
+        part = key.split(".")
+        if part[0] == "fc":
+            name = f"classifier.1.{part[1]}"
+        elif part[0] in ("conv1", "bn1"):
+            kind = "convolution" if part[0] == "conv1" else "normalization"
+            name = f"resnet.embedder.embedder.{kind}.{part[1]}"
+        else:
+            block = f"resnet.encoder.stages.{int(part[0][-1]) - 1}.layers.{part[1]}"
+            if part[2] == "downsample":
+                kind = ("convolution", "normalization")[int(part[3])]
+                name = f"{block}.shortcut.{kind}.{part[4]}"
+            else:
+                kind = "convolution" if part[2].startswith("conv") else "normalization"
+                name = f"{block}.layer.{int(part[2][-1]) - 1}.{kind}.{part[3]}"
+        found[name] = value
+    return found
+
+
 LAYOUTS = {
+    "hugging face": hugging_face,
     "torchvision": lambda s: s,
     "moco": lambda s: {
         "epoch": 200,
@@ -92,6 +115,12 @@ def test_the_built_network_is_torchvisions(plain, tmp_path):
         assert torch.equal(load_weights(tmp_path / "x.pth").build().eval()(x), theirs.eval()(x))
 
 
+def test_a_hugging_face_classifier_is_one(plain, tmp_path):
+    torch.save(hugging_face(plain), tmp_path / "pytorch_model.bin")
+    found = load_weights(tmp_path / "pytorch_model.bin")
+    assert torch.equal(found.classifier.weight, plain["fc.weight"])
+
+
 @pytest.mark.parametrize("make", [resnet34, resnet50])
 def test_depth_is_told_by_shapes(make, tmp_path):
     torch.save(make().state_dict(), tmp_path / "x.pth")
@@ -108,6 +137,8 @@ def test_timm_and_safetensors(tmp_path):
         found.state["conv1.weight"], state["conv1.weight"]
     )
     assert found.classifier is None and found.head.out_features == 10
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.pth")  # by its content, not its name
+    assert load_weights(tmp_path / "model.pth").digest() == found.digest()
 
 
 def test_our_small_networks(tmp_path):
@@ -175,7 +206,7 @@ def changed(plain: dict, **changes) -> dict:
         ),
         (
             lambda s: changed(s, bn1__weight=torch.full((64,), torch.nan)),
-            "1 tensors are not finite (bn1.weight)",
+            "1 not finite: bn1.weight",
         ),
         (lambda s: {"a": renamed(s, "x."), "b": renamed(s, "y.")}, "several ResNets (a/x., b/y.)"),
         (lambda s: vgg11(num_classes=2).features.state_dict(), "no ResNet in it"),

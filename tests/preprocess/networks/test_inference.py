@@ -164,7 +164,7 @@ def foreign(path, kind, weights):
             "u2net",
             "1 of another shape: stage1.rebnconv1.conv_s1.weight (32, 64, 3, 3) instead of (16, 64, 3, 3)",
         ),
-        ("not finite", "not finite (outconv.bias)"),
+        ("not finite", "not finite: outconv.bias"),
         ("sparse", "sparse, quantised or complex (outconv.weight)"),
         ("a list", "holds no state_dict"),
         ("huge", "of another shape: outconv.bias (1000000000000,)"),
