@@ -29,7 +29,7 @@ from benchmarks.publish import publish
 from data.cache.reader import Cache
 from data.cli import run
 from data.sources.images import open_images
-from data.sources.pack import pack
+from data.sources.pack import Settings, pack
 from preprocess.build import build
 from preprocess.recipe import Recipe
 from train.backgrounds import make_donors
@@ -128,7 +128,7 @@ def backgrounds(args: Arguments, scratch: str) -> dict:
 def reading(folder: str, out: str, repeats: int) -> dict:
     """{"images", "bytes", and images a second: "loose", "pack" (cold), "loose_warm",
     "pack_warm"}."""
-    pack(folder, out, side=0)  # the same bytes
+    pack(folder, out, Settings(side=0))  # the same bytes
     loose, packed = open_images(folder), open_images(out)
     order = np.random.default_rng(0).permutation(len(loose))
     files = {

@@ -20,7 +20,7 @@ from torchvision import transforms
 from benchmarks.pages import forget
 from data.cache.reader import Cache
 from data.sources.images import Images, open_images
-from data.sources.pack import pack
+from data.sources.pack import Settings, pack
 from preprocess.build import build
 from preprocess.recipe import Recipe
 from train import backgrounds
@@ -253,7 +253,7 @@ def memory(folder: Path, taken: int) -> dict:
 def packs(root: str, folder: Path, repeats: int, side: int, views: bool) -> dict:
     """Images a second (wall) from loose files and from a pack, after their pages were dropped: read
     in random order and, with `views`, made into pairs of 224 px."""
-    pack(root, str(folder), side=side)
+    pack(root, str(folder), Settings(side=side))
     loose, packed = open_images(root), open_images(folder)
     files = {
         "loose": [Path(root) / os.fsdecode(p) for p in loose.paths.tolist()],

@@ -1,11 +1,11 @@
-"""What every command line shares: bad input is one clear line and exit code 2, never a
-traceback."""
+"""What every command line shares: bad input is one line and exit code 2, never a traceback."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -53,8 +53,25 @@ def fail(message: str) -> int:
     return 2
 
 
+def note(message: str) -> None:
+    """Print one line on stderr that needs no action; of several processes of a job, the first."""
+    if os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):
+            print(f"note: {' '.join(message.split())}", file=sys.stderr)
+
+
 def describe(error: OSError) -> str:
-    """An OSError in one line: the file, what happened, what to do."""
-    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    advice = ADVICE.get(error.errno)
-    return f"{where}{error.strerror or error}" + (f"; {advice}" if advice else "")
+    """An OSError in one line: the file, what happened, what to do.
+
+    HDF5 and other libraries put file and number into the text alone.
+    """
+    text = " ".join(str(error.strerror or error).split())
+    number = re.search(r"errno = (\d+)", text)
+    code = error.errno or (int(number[1]) if number else None)
+    named = re.search(r"name = '([^']+)'", text)
+    file = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else None
+    if file is None and named:
+        file = named[1]
+    where = f"{os.fsdecode(file)}: " if file else ""
+    advice = ADVICE.get(code)
+    return f"{where}{os.strerror(code) if number else text}" + (f"; {advice}" if advice else "")

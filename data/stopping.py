@@ -59,10 +59,14 @@ def shielded() -> Iterator[None]:
 
 
 def start_worker(*_) -> None:
-    """What every worker process runs first: it ignores the signals and ends with its parent.
+    """What every worker process runs first: it ignores the signals, ends with its parent, and
+    OpenCV keeps to one thread in it.
 
     As a DataLoader's `worker_init_fn` it replaces torch's own handler of SIGTERM, which kills.
     """
+    import cv2  # late: it brings numpy, which data.one_thread must precede
+
+    cv2.setNumThreads(0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

@@ -117,7 +117,7 @@ def _describe(images: Images, recipe: Recipe, shard_size: int) -> dict:
         "schema": shards.SCHEMA,
         "identity": identity,
         "identity_hash": shards.identity_hash(identity),
-        "images_root": name if images.spans is None else name.removesuffix(".tar"),
+        "images_root": name.removesuffix(".tar"),
         "shard_size": shard_size,
         "images": len(images),
         "shards": -(-len(images) // shard_size),

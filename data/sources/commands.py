@@ -13,6 +13,7 @@ import tyro
 from data.cli import UsageError
 from data.io import write_bytes
 from data.sources.images import open_images
+from data.sources.pack import Settings
 from data.sources.pack import pack as make_pack
 from data.sources.packed import describe
 
@@ -42,25 +43,18 @@ def list_images(arguments: List) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Pack:
+@dataclass(frozen=True, kw_only=True)
+class Pack(Settings):
     """Pack images: their files, made smaller where they are larger than needed, one after the other
     in a few large files that are memory-mapped. Run it again and it continues, or says that there
     is nothing to do."""
 
     images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
-    """Folder, tar, or tar of tars."""
+    """Folder, tar, tar of tars, or folder of class tars."""
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder of the pack; every stage takes it where it takes a folder of images."""
-    side: int = 256
-    """Short side that larger images are reduced to, in pixels; smaller ones stay byte for byte. 0
-    reduces none."""
-    quality: int = 90
-    """JPEG quality of the reduced ones, 1..100."""
-    list: str | None = None
+    listed: Annotated[str | None, tyro.conf.arg(name="list")] = None
     """Text file of relative paths, one a line: pack these images only."""
-    shard_size: int = 2048
-    """Images a file."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes (default: the CPUs this process may use); the files do not depend on it."""
     repair: bool = False
@@ -68,26 +62,24 @@ class Pack:
 
 
 def pack(arguments: Pack) -> int:
-
-    made, empty = make_pack(
+    outcome = make_pack(
         arguments.images,
         arguments.out,
-        arguments.side,
-        arguments.quality,
-        arguments.shard_size,
-        arguments.workers,
-        arguments.list,
-        arguments.repair,
+        Settings(arguments.side, arguments.quality, arguments.shard_size),
+        workers=arguments.workers,
+        listed=arguments.listed,
+        repair=arguments.repair,
     )
-    size = sum(describe(arguments.out)["file_bytes"])
-    count = describe(arguments.out)["images"]
-    print(
-        f"{made} of {count} images packed, {size / 1e6:.1f} MB in {arguments.out}"
-        if made
-        else f"nothing to do: {arguments.out} is a pack of these {count} images ({size / 1e6:.1f} MB)"
-    )
-    if empty:
+    description = describe(arguments.out)
+    size = f"{sum(description['file_bytes']) / 1e6:.1f} MB"
+    count = description["images"]
+    if outcome.packed:
+        print(f"{outcome.packed} of {count} images packed, {size} in {arguments.out}")
+    else:
+        print(f"nothing to do: {arguments.out} is a pack of these {count} images ({size})")
+    if outcome.unusable:
         print(
-            f"{empty} of them could not be read, or are broken and large; the others stand in for them"
+            f"{outcome.unusable} of them could not be read, or are broken and large; the others "
+            "stand in for them"
         )
     return 0

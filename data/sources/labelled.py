@@ -1,4 +1,4 @@
-"""A folder of labelled images, one folder a class, as crops."""
+"""Labelled images as crops: one folder a class, or tiny-imagenet's annotations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 from data.cli import UsageError
 from data.resize import resize
-from data.sources.images import class_names, decode, open_images
+from data.sources.images import decode, open_images
+
+ANNOTATIONS = "val_annotations.txt"
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -40,8 +42,12 @@ def whole_image(image: np.ndarray, size: int) -> np.ndarray:
 
 
 class Labelled:
-    """ROOT/CLASS/... (a folder, a tar, or ROOT.tar): crops, (s, s, 3) uint8, and labels: places in
-    `classes`, or in its own sorted names.
+    """Labelled images as crops, (s, s, 3) uint8: ROOT/CLASS/..., a folder, a tar or ROOT.tar; or
+    tiny-imagenet's val/, whose labels are in val_annotations.txt.
+
+    Attributes:
+        classes: sorted names, or those that were given.
+        labels: (N,) int64 places in `classes`.
 
     Args:
         crop: (image, size) -> the crop.
@@ -59,23 +65,19 @@ class Labelled:
         crop: Callable[[np.ndarray, int], np.ndarray] = centre_crop,
     ):
         self.root, self.size, self.crop = root, size, crop
-        self.images = open_images(
-            f"{root}.tar" if not os.path.exists(root) and os.path.exists(f"{root}.tar") else root
-        )
+        tar = f"{root}.tar"
+        self.images = open_images(tar if os.path.exists(tar) and not os.path.exists(root) else root)
         self.paths = self.images.paths
-        found = class_names(self.paths)
-        if not found or any(b"/" not in p for p in self.paths.tolist()):
-            raise UsageError(
-                f"{root}: needs one folder a class (ROOT/CLASS/image), to know the labels"
-            )
-        self.classes = classes or found
-        unknown = sorted(set(found) - set(self.classes))
+        names = _labels(root, self.paths)
+        self.classes = classes or sorted(set(names))
+        index = {name: i for i, name in enumerate(self.classes)}
+        unknown = sorted(set(names) - index.keys())
         if unknown:
             raise UsageError(
-                f"{root}: class {unknown[0]} (of {len(unknown)}) is not one that the probe was trained on"
+                f"{root}: class {unknown[0]} (of {len(unknown)}) is not one that the probe was "
+                "trained on"
             )
-        index = {os.fsencode(name): i for i, name in enumerate(self.classes)}
-        self.labels = np.array([index[p.split(b"/", 1)[0]] for p in self.paths.tolist()])
+        self.labels = np.array([index[name] for name in names])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,3 +88,20 @@ class Labelled:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.crop(self.read(i), self.size)
+
+
+def _labels(root: str, paths: np.ndarray) -> list[str]:
+    """Each image's class: by its folder, or by tiny-imagenet's annotations ("name TAB class ...")."""
+    file = os.path.join(root, ANNOTATIONS)
+    if os.path.isfile(file):
+        with open(file, "rb") as lines:
+            known = dict(line.split()[:2] for line in lines if len(line.split()) > 1)
+        names = [known.get(os.path.basename(path), b"") for path in paths.tolist()]
+        if b"" in names:
+            path = os.fsdecode(paths[names.index(b"")])
+            raise UsageError(f"{file}: has no line for {path}")
+        return [os.fsdecode(name) for name in names]
+    folders = [path.split(b"/", 1) for path in paths.tolist()]
+    if min(map(len, folders)) < 2:
+        raise UsageError(f"{root}: needs one folder a class (ROOT/CLASS/image), to know the labels")
+    return [os.fsdecode(folder) for folder, _ in folders]

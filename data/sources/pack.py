@@ -7,46 +7,78 @@ unchanged, is kept.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import signal
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
-import h5py
 import numpy as np
 from tqdm import tqdm
 
-from data.cache.shard import (
-    ALIGNMENT,
-    own_width,
-    problem,
-    read_checksums,
-    sha256_of,
-    write_checksums,
-)
+from data.cache.shard import own_width, problem, read_checksums, sha256_of, write_checksums
 from data.cli import UsageError
-from data.io import write_bytes, write_text
+from data.columns import to_bytes
+from data.io import lock, remove_temporary, write_bytes, write_text
+from data.parallel import bounded_map
 from data.sources.images import ImageError, Images, decode, image_size, open_images
 from data.sources.packed import PACK, SCHEMA, PackError, describe, is_pack, read_shard, shard_file
 
 BLOCK = 64  # images a task
 AHEAD = 2  # tasks that wait for each worker
-KEPT_BROKEN = (
-    1 << 20
-)  # bytes; a broken file up to this is kept as it is, so that it fails as it does in the folder
+# bytes; a broken file up to this is kept as it is, so that it fails as it does in the folder
+KEPT_BROKEN = 1 << 20
 SETTINGS = "settings.json"  # of a pack that is being made
-OWN = (
-    "images-*",
-    "CHECKSUMS*",
-    f"{PACK}*",
-    f"{SETTINGS}*",
-    ".lock",
-)  # what a pack's folder may hold
+OWN = ("images-*", "CHECKSUMS*", f"{PACK}*", f"{SETTINGS}*", ".lock")  # what its folder may hold
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a pack is made."""
+
+    side: int = 256
+    """Short side that larger images are reduced to, in pixels; smaller ones stay byte for byte. 0
+    reduces none."""
+    quality: int = 90
+    """JPEG quality of the reduced ones, 1..100."""
+    shard_size: int = 2048
+    """Images a file."""
+
+    def __post_init__(self):
+        if self.side < 0 or not 1 <= self.quality <= 100 or self.shard_size < 1:
+            raise UsageError(
+                f"--side {self.side} --quality {self.quality} --shard-size {self.shard_size}: needs "
+                "side at least 0, quality in 1..100, shard size at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many images were packed now, and how many of the pack's take no bytes: missing, or broken
+    and large."""
+
+    packed: int
+    unusable: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one shard, and what their files are now (N, 2)."""
+
+    number: int
+    images: Images
+    sources: np.ndarray
+
+    def is_in(self, file: Path) -> bool:
+        """Whether a shard's file is of these images, unchanged."""
+        try:
+            shard = read_shard(file)
+        except PackError:
+            return False
+        same = np.array_equal(shard.paths, self.images.paths)
+        return same and np.array_equal(shard.sources, self.sources)
 
 
 def smaller(content: bytes, side: int, quality: int) -> bytes:
@@ -57,7 +89,8 @@ def smaller(content: bytes, side: int, quality: int) -> bytes:
     chroma).
 
     Args:
-        side: in pixels; 0 keeps every file as it is.  quality: of JPEG, 1..100.
+        side: in pixels; 0 keeps every file as it is.
+        quality: of JPEG, 1..100.
 
     Raises:
         ImageError: it cannot be decoded.
@@ -74,80 +107,69 @@ def smaller(content: bytes, side: int, quality: int) -> bytes:
 def pack(
     root: str,
     folder: str,
-    side: int = 256,
-    quality: int = 90,
-    shard_size: int = 2048,
+    settings: Settings | None = None,
+    *,
     workers: int = 1,
     listed: str | None = None,
     repair: bool = False,
-) -> tuple[int, int]:
+) -> Outcome:
     """Make, complete or repair the pack `folder` of all images under `root`.
 
     Args:
-        root: folder, tar or another pack.  listed: text file of the paths to take; None: all.
-        side, quality: see smaller.  shard_size: images a shard.
+        root: what open_images takes; another pack too.
         workers: processes; the files do not depend on it.
+        listed: text file of the paths to take; None: all.
         repair: check every shard against its SHA-256 and make the damaged ones anew.
 
-    Returns:
-        how many images were packed now, and how many of the pack's take no bytes: missing, or
-        broken and large.
-
     Raises:
-        UsageError: bad settings, no images, a folder of something else, or a finished pack of other
-            images.
+        UsageError: no images, a folder of something else, or a finished pack of other images.
         OSError: no space, a read-only folder; finished shards stay.
     """
-    if side < 0 or not 1 <= quality <= 100 or shard_size < 1 or workers < 1:
-        raise UsageError(
-            f"--side {side} --quality {quality} --shard-size {shard_size} --workers {workers}: needs side "
-            "at least 0, quality in 1..100, the others at least 1"
-        )
-    images, folder = open_images(root, listed), Path(folder)
-    settings = {"schema": SCHEMA, "side": side, "quality": quality, "shard_size": shard_size}
-    _check_folder(folder, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{folder}: another process is making this pack") from None
-        return _complete(images, folder, settings, workers, repair)
+    settings = settings or Settings()
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: needs at least 1")
+    images, out = open_images(root, listed), Path(folder)
+    _check_folder(out, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out / ".lock", f"{out}: another process is making this pack"):
+        remove_temporary(out)
+        return _complete(images, out, settings, workers, repair)
 
 
-def _check_folder(folder: Path, settings: dict) -> None:
+def _check_folder(folder: Path, settings: Settings) -> None:
+    """UsageError where the folder holds other files, or a pack with other settings."""
     if not folder.exists():
         return
     files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
     strange = [file for file in files if not any(file.match(pattern) for pattern in OWN)]
     if strange:
         raise UsageError(f"{strange[0]}: is no part of a pack of images; choose another OUT")
-    before = describe(folder) if is_pack(folder) else None
-    if before is None and (folder / SETTINGS).exists():
-        try:
-            before = json.loads((folder / SETTINGS).read_text())
-        except ValueError:
-            raise PackError(
-                f"{folder / SETTINGS}: damaged; delete {folder} and make the pack anew"
-            ) from None
-    different = (
-        [f"{k} {before.get(k)} -> {v}" for k, v in settings.items() if before.get(k) != v]
-        if before
-        else []
-    )
+    begun = folder / SETTINGS
+    if is_pack(folder):
+        before: dict = dict(describe(folder))
+    elif begun.exists():
+        before = _read_settings(begun)
+    else:
+        return
+    wanted = asdict(settings) | {"schema": SCHEMA}
+    different = [f"{k} {before.get(k)} -> {v}" for k, v in wanted.items() if before.get(k) != v]
     if different:
         raise UsageError(
-            f"{folder}: holds a pack with other settings ({', '.join(different)}); choose another OUT, or "
-            "delete it"
+            f"{folder}: holds a pack with other settings ({', '.join(different)}); choose another "
+            "OUT, or delete it"
         )
 
 
+def _read_settings(file: Path) -> dict:
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError):
+        raise PackError(f"{file}: damaged; delete {file.parent} and make the pack anew") from None
+
+
 def _complete(
-    images: Images, folder: Path, settings: dict, workers: int, repair: bool
-) -> tuple[int, int]:
-    sources, size = images.stat(), settings["shard_size"]
-    for leftover in folder.glob("*.tmp"):
-        leftover.unlink()
+    images: Images, folder: Path, settings: Settings, workers: int, repair: bool
+) -> Outcome:
     checksums, finished = read_checksums(folder), is_pack(folder)
     if finished and describe(folder)["images"] != len(images):
         raise UsageError(
@@ -155,117 +177,78 @@ def _complete(
             f"{len(images)} now; choose another OUT, or delete it"
         )
     if not finished:
-        write_text(folder / SETTINGS, json.dumps(settings) + "\n")
-    parts = [slice(first, min(first + size, len(images))) for first in range(0, len(images), size)]
-    missing = [
-        n
-        for n, part in enumerate(parts)
-        if not _is_kept(folder, n, images.paths[part], sources[part], checksums, finished, repair)
-    ]
-    count = sum(parts[n].stop - parts[n].start for n in missing)
-    with tqdm(total=count, desc="pack", unit="img", delay=2, smoothing=0.05) as bar:
-        made = _blocks(images, [parts[n] for n in missing], settings, workers, bar)
-        for number in missing:
-            part = parts[number]
-            contents = [
-                content for _ in range(part.start, part.stop, BLOCK) for content in next(made)
-            ]
-            whole = _shard(images.paths[part], contents, sources[part])
-            write_bytes(shard_file(folder, number), whole)
-            checksums[shard_file(folder, number).name] = sha256_of(whole)
-            write_checksums(folder, checksums)
+        _write_json(folder / SETTINGS, {"schema": SCHEMA} | asdict(settings), None)
+    parts = _parts(images, settings.shard_size)
+    missing = [part for part in parts if not _is_kept(folder, part, checksums, finished, repair)]
+    for part, content in _shards(missing, settings, workers):
+        file = shard_file(folder, part.number)
+        write_bytes(file, content)
+        checksums[file.name] = sha256_of(content)
+        write_checksums(folder, checksums)
     if missing or not finished:
-        files = [shard_file(folder, number) for number in range(len(parts))]
-        write_text(
-            folder / PACK,
-            json.dumps(
-                settings
-                | {
-                    "images_root": Path(images.root).resolve().name,
-                    "images": len(images),
-                    "file_bytes": [file.stat().st_size for file in files],
-                },
-                indent=2,
-            )
-            + "\n",
-        )
+        files = [shard_file(folder, part.number) for part in parts]
+        description = {"schema": SCHEMA} | asdict(settings)
+        description |= {"images_root": Path(images.root).resolve().name, "images": len(images)}
+        description |= {"file_bytes": [file.stat().st_size for file in files]}
+        _write_json(folder / PACK, description, 2)
         (folder / SETTINGS).unlink(missing_ok=True)
-    empty = sum(
-        int((np.diff(read_shard(shard_file(folder, n))[1]) == 0).sum()) for n in range(len(parts))
-    )
-    return count, empty
+    offsets = (read_shard(shard_file(folder, part.number)).offsets for part in parts)
+    unusable = sum(int((np.diff(places) == 0).sum()) for places in offsets)
+    return Outcome(sum(len(part.images) for part in missing), unusable)
+
+
+def _write_json(file: Path, content: dict, indent: int | None) -> None:
+    write_text(file, json.dumps(content, indent=indent) + "\n")
+
+
+def _parts(images: Images, size: int) -> list[Part]:
+    sources = images.stat()
+    rows = [slice(first, first + size) for first in range(0, len(images), size)]
+    return [Part(n, images.take(part), sources[part]) for n, part in enumerate(rows)]
 
 
 def _is_kept(
-    folder: Path,
-    number: int,
-    paths: np.ndarray,
-    sources: np.ndarray,
-    checksums: dict[str, str],
-    finished: bool,
-    repair: bool,
+    folder: Path, part: Part, checksums: dict[str, str], finished: bool, repair: bool
 ) -> bool:
     """Whether a shard is there, of these images, unchanged. UsageError where a finished pack's is
     of others: whoever reads it now would find other images in their places."""
-    file = shard_file(folder, number)
-    if (
-        file.name not in checksums
-        or not file.exists()
-        or (repair and problem(folder, file.name, checksums))
-    ):
+    file = shard_file(folder, part.number)
+    if file.name not in checksums or not file.exists():
         return False
-    try:
-        found, _, before, _ = read_shard(file)
-    except PackError:
+    if repair and problem(folder, file.name, checksums):
         return False
-    if np.array_equal(found, paths) and np.array_equal(before, sources):
+    if part.is_in(file):
         return True
     if finished:
         raise UsageError(
-            f"{folder}: is a finished pack, and images of {file.name} were changed since; choose another "
-            "OUT, or delete it"
+            f"{folder}: is a finished pack, and images of {file.name} were changed since; choose "
+            "another OUT, or delete it"
         )
     return False
 
 
-def _blocks(
-    images: Images, parts: list[slice], settings: dict, workers: int, bar: tqdm
-) -> Iterator[list[bytes]]:
-    """The files of each block of the parts, in order, made ahead by the workers."""
+def _shards(parts: list[Part], settings: Settings, workers: int) -> Iterator[tuple[Part, bytes]]:
+    """Each part with its shard's bytes, computed block by block ahead by the workers."""
     blocks = (
-        slice(first, min(first + BLOCK, part.stop))
+        part.images.take(slice(first, first + BLOCK))
         for part in parts
-        for first in range(part.start, part.stop, BLOCK)
+        for first in range(0, len(part.images), BLOCK)
     )
-    tasks = ((images.take(block), settings["side"], settings["quality"]) for block in blocks)
-    if workers == 1:
-        for task in tasks:
-            yield _block(*task)
-            bar.update(len(task[0]))
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
-    waiting = deque()
-    try:
-        before = signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # Ctrl-C is the driver's; workers inherit this
-        for _ in range(workers):
-            pool.submit(int)  # starts one each
-        signal.signal(signal.SIGINT, before)
-        for task in tasks:
-            waiting.append((len(task[0]), pool.submit(_block, *task)))
-            if len(waiting) < AHEAD * workers:
-                continue
-            yield waiting[0][1].result()
-            bar.update(waiting.popleft()[0])
-        while waiting:
-            yield waiting[0][1].result()
-            bar.update(waiting.popleft()[0])
-    finally:
-        pool.shutdown(cancel_futures=True)
+    function = partial(_pack_block, side=settings.side, quality=settings.quality)
+    files = bounded_map(function, blocks, workers if workers > 1 else 0, ahead=AHEAD)
+    total = sum(len(part.images) for part in parts)
+    bar = tqdm(total=total, desc="pack", unit="img", delay=2, smoothing=0.05)
+    with closing(files), bar:
+        for part in parts:
+            contents: list[bytes] = []
+            while len(contents) < len(part.images):
+                block = next(files)
+                contents += block
+                bar.update(len(block))
+            yield part, _shard(part, contents)
 
 
-def _block(images: Images, side: int, quality: int) -> list[bytes]:
+def _pack_block(images: Images, side: int, quality: int) -> list[bytes]:
     contents = []
     for row in range(len(images)):
         content = b""
@@ -277,28 +260,14 @@ def _block(images: Images, side: int, quality: int) -> list[bytes]:
     return contents
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also in one that starts later
-    cv2.setNumThreads(1)
-
-
-def _shard(paths: np.ndarray, contents: list[bytes], sources: np.ndarray) -> bytes:
-    """A shard's file as bytes, see data/sources/packed.py. Same images, same bytes."""
-    offset = np.concatenate([[0], np.cumsum([len(content) for content in contents])]).astype("<i8")
-    with h5py.File(
-        "shard",
-        "w",
-        driver="core",
-        backing_store=False,
-        alignment_threshold=1,
-        alignment_interval=ALIGNMENT,
-    ) as file:
-        for name, values in (
-            ("path", own_width(paths)),
-            ("offset", offset),
-            ("source", sources.astype("<i8")),
-            ("bytes", np.frombuffer(b"".join(contents), np.uint8)),
-        ):
-            file.create_dataset(name, data=values, track_times=False)
-        file.flush()
-        return file.id.get_file_image()
+def _shard(part: Part, contents: list[bytes]) -> bytes:
+    """A shard's file as bytes, see data/sources/packed.py."""
+    lengths = [len(content) for content in contents]
+    return to_bytes(
+        {
+            "path": own_width(part.images.paths),
+            "offset": np.cumsum([0, *lengths]).astype("<i8"),
+            "source": part.sources.astype("<i8"),
+            "bytes": np.frombuffer(b"".join(contents), np.uint8),
+        }
+    )

@@ -5,8 +5,9 @@ digests, and each shard, images-00000.h5, holds contiguous, uncompressed, little
 
     bytes (total,) uint8     the image files one after the other
     offset (N + 1,) int64    where each begins; an image that could not be used takes no bytes
-    path (N,) bytes          relative, UTF-8, as in the folder that was packed: a mask cache's rows
-    are found by them source (N, 2) int64      byte length and mtime (ns) of what was packed
+    path (N,) bytes          relative, as in the folder that was packed: what a mask cache's rows
+                             are found by
+    source (N, 2) int64      byte length and mtime (ns) of what was packed
 
 `python -m data pack` makes it (data/sources/pack.py).
 """
@@ -15,38 +16,58 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
-import h5py
 import numpy as np
 
 from data.cache.shard import problem, read_checksums
 from data.cli import UsageError
+from data.columns import column, open_columns
 from data.io import map_bytes
-from data.sources.archives import MISSING
-from data.sources.decode import ImageError
-from data.sources.images import Images
+from data.sources.base import MISSING, Spanned
+from data.sources.listing import all_inside
 
 PACK, SCHEMA = "pack.json", 1
-LARGEST = 1 << 24  # bytes of pack.json that are read
+LARGEST_DESCRIPTION = 1 << 24  # bytes of pack.json that are read
 OPEN_MAPS = 16384  # the kernel allows a process 65,530
+REPAIR = "run the same `python -m data pack` again with --repair, which makes it anew"
 
 
 class PackError(UsageError):
     """A pack that cannot be used: the message names the file and says what to do."""
 
 
-REPAIR = "run the same `python -m data pack` again with --repair, which makes it anew"
+class Description(TypedDict):
+    """What pack.json holds."""
+
+    schema: int
+    side: int
+    quality: int
+    images: int
+    shard_size: int
+    file_bytes: list[int]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a shard holds besides the images: `paths` (N,) bytes, `offsets` (N + 1,) int64,
+    `sources` (N, 2) int64, and the `place` in the file where the images' bytes begin."""
+
+    paths: np.ndarray
+    offsets: np.ndarray
+    sources: np.ndarray
+    place: int
 
 
 def is_pack(folder: str | os.PathLike) -> bool:
     return os.path.isfile(os.path.join(folder, PACK))
 
 
-def describe(folder: str | os.PathLike) -> dict:
-    """pack.json: schema, side, quality, images, shard_size, and of each shard its file's length in
-    bytes.
+def describe(folder: str | os.PathLike) -> Description:
+    """The description of a pack.
 
     Raises:
         PackError: no pack, a damaged description, or one of another version.
@@ -54,141 +75,97 @@ def describe(folder: str | os.PathLike) -> dict:
     file = Path(folder, PACK)
     try:
         with open(file, "rb") as content:
-            found = json.loads(content.read(LARGEST))
-        ints = [found[name] for name in ("schema", "images", "shard_size", "side", "quality")]
-        if (
-            not all(isinstance(n, int) and n >= 0 for n in [*ints, *found["file_bytes"]])
-            or not found["shard_size"]
-            or len(found["file_bytes"]) != -(-found["images"] // found["shard_size"])
-        ):
-            raise ValueError
+            description = json.loads(content.read(LARGEST_DESCRIPTION))
+        names = ("schema", "images", "shard_size", "side", "quality")
+        counts = [*(description[name] for name in names), *description["file_bytes"]]
+        shards = -(-description["images"] // description["shard_size"])
+        sound = all(type(n) is int and n >= 0 for n in counts)
+        if not sound or len(description["file_bytes"]) != shards:
+            raise ValueError("its numbers do not fit together")
     except FileNotFoundError:
         raise PackError(
-            f"{folder}: no pack of images here (no {PACK}); make one with `python -m data pack IMAGES "
-            f"{folder}`"
+            f"{folder}: no pack of images here (no {PACK}); make one with `python -m data pack "
+            f"IMAGES {folder}`"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
         raise PackError(f"{file}: damaged; delete it, and {REPAIR}") from None
-    if found["schema"] != SCHEMA:
+    if description["schema"] != SCHEMA:
         raise PackError(
-            f"{file}: schema {found['schema']}, this version reads {SCHEMA}: make the pack anew"
+            f"{file}: schema {description['schema']}, this version reads {SCHEMA}: make the pack "
+            "anew"
         )
-    return found
+    return description
 
 
 def shard_file(folder: str | os.PathLike, number: int) -> Path:
     return Path(folder, f"images-{number:05d}.h5")
 
 
-def read_shard(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """A shard's path, offset (N + 1,), source (N, 2), and where its bytes begin in the file.
+def read_shard(file: Path) -> Shard:
+    """Everything of a shard but the images' bytes, which must lie in it.
 
     Raises:
         PackError: missing, damaged, or not of this schema.
     """
     try:
-        with h5py.File(file, "r", locking=False) as shard:
-            content = shard["bytes"]
-            if any(
-                shard[name].nbytes > file.stat().st_size for name in ("path", "offset", "source")
-            ):
-                raise ValueError("a column longer than the file")  # or memory would be taken for it
-            paths, offset, source = (shard[name][...] for name in ("path", "offset", "source"))
-            place = content.id.get_offset()
-            whole = (
-                content.shape == (offset[-1],)
+        with open_columns(file) as shard:
+            content = column(shard, "bytes")
+            offsets = column(shard, "offset")[...]
+            paths, sources = column(shard, "path")[...], column(shard, "source")[...]
+            place = content.id.get_offset() or 0
+            sound = (
+                content.shape == (offsets[-1],)
                 and content.dtype == np.uint8
-                and offset[0] == 0
+                and {offsets.dtype, sources.dtype} == {np.dtype("<i8")}
+                and offsets[0] == 0
+                and (np.diff(offsets) >= 0).all()
                 and paths.dtype.kind == "S"
-                and paths.shape == (len(offset) - 1,)
-                and source.shape == (len(paths), 2)
-                and (np.diff(offset) >= 0).all()
-                and (place is not None or not offset[-1])
+                and paths.shape == (len(offsets) - 1,)
+                and sources.shape == (len(paths), 2)
+                and all_inside(paths)
             )
-    except (OSError, KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = (
-            "is missing"
-            if not file.exists()
-            else f"is damaged or cut short ({' '.join(str(error).split())[:80]})"
-        )
-        raise PackError(f"{file} {reason}: {REPAIR}") from error
-    if not whole:
-        raise PackError(f"{file} is damaged: its columns do not fit together; {REPAIR}")
-    return paths, offset, source, place or 0
+            if not sound:
+                raise ValueError("its columns do not fit together")
+    except FileNotFoundError:
+        raise PackError(f"{file} is missing: {REPAIR}") from None
+    except ValueError as error:
+        raise PackError(f"{file} is damaged or cut short ({error}): {REPAIR}") from error
+    return Shard(paths, offsets, sources, place)
 
 
-@dataclass
-class Packed(Images):
-    """Images of a pack by row: what data.sources.images.Images is to whoever reads them. Pickles
-    without its maps.
+class Packed(Spanned):
+    """Images of a pack.
 
     Attributes:
         spans: (N, 4) int64: place in the shard's file, byte length, the source's mtime (ns), number
-            of the shard (MISSING: not in the pack).
+            of the shard.
     """
-
-    _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def altered(self) -> str:
         """The reduction that the pack was made with; empty with side 0."""
-        made = describe(self.root)
-        return (
-            f"short side {made['side']} px at most, JPEG quality {made['quality']}"
-            if made["side"]
-            else ""
-        )
+        description = describe(self.root)
+        if not description["side"]:
+            return ""
+        return f"short side {description['side']} px at most, JPEG quality {description['quality']}"
 
-    def take(self, rows) -> Packed:
-        """The images of `rows` (a slice or an index array)."""
-        return Packed(self.root, self.paths[rows], self.spans[rows])
-
-    def read(self, row: int) -> bytes:
-        """The image file's bytes; ImageError("missing") where the pack has none, or its shard is
-        gone or cut short."""
-        place, length, _, number = self.spans[row].tolist()
-        if number == MISSING or not length:
-            raise ImageError(
-                "missing",
-                f"{os.fsdecode(self.paths[row])}: could not be used when {self.root} was made, "
-                "or is not in it",
-            )
-        shard = self._maps.get(number)
+    def _bytes(self, row: int, place: int, length: int) -> bytes:
+        number = int(self.spans[row, 3])
+        shard = self._open.get(number)
         if shard is None:
-            shard = self._open(number)
-        if place + length > len(shard):
-            raise ImageError(
-                "missing",
-                f"{os.fsdecode(self.paths[row])}: lies past its shard's end ({self.root})",
-            )
+            shard = self._map(number)
         return shard[place : place + length].tobytes()
 
-    def _open(self, number: int) -> np.ndarray:
+    def _map(self, number: int) -> np.ndarray:
+        if len(self._open) >= OPEN_MAPS:
+            self._open.clear()
         file = shard_file(self.root, number)
-        if len(self._maps) >= OPEN_MAPS:
-            self._maps.clear()
-        try:
-            self._maps[number] = map_bytes(file, 0, file.stat().st_size)
-        except (OSError, ValueError) as error:
-            raise ImageError("missing", f"{file}: {error}") from error
-        return self._maps[number]
-
-    def stat(self) -> np.ndarray:
-        """(N, 2) int64: byte length in the pack, and the source's mtime in nanoseconds."""
-        return np.ascontiguousarray(self.spans[:, 1:3])
-
-    def __getstate__(self) -> dict:
-        return {
-            "root": self.root,
-            "paths": self.paths,
-            "spans": self.spans,
-            "_file": None,
-            "_maps": {},
-        }
+        self._open[number] = map_bytes(file, 0, file.stat().st_size)
+        return self._open[number]
 
 
-def open_pack(folder: str | os.PathLike, wanted: np.ndarray | None = None) -> Packed:
-    """All images of a pack, or those of `wanted` ((M,) sorted bytes), which need not be there.
+def open_pack(folder: str | os.PathLike) -> Packed:
+    """All images of a pack.
 
     Raises:
         PackError: no pack, an unfinished one, or a shard missing, damaged or cut short.
@@ -198,33 +175,24 @@ def open_pack(folder: str | os.PathLike, wanted: np.ndarray | None = None) -> Pa
     paths, spans = [], []
     for number, expected in enumerate(description["file_bytes"]):
         file = shard_file(folder, number)
-        found = file.stat().st_size if file.exists() else -1
-        if found < expected:  # reading a map past the end of its file would be a SIGBUS
-            raise PackError(
-                f"{file} is {'missing' if found < 0 else f'cut short ({found} of {expected} bytes)'}: "
-                f"{REPAIR}"
-            )
-        path, offset, source, place = read_shard(file)
-        if place + offset[-1] > found:
-            raise PackError(f"{file} is damaged: its images end past its end; {REPAIR}")
-        paths.append(path)
-        spans.append(
-            np.column_stack(
-                [place + offset[:-1], np.diff(offset), source[:, 1], np.full(len(path), number)]
-            )
-        )
-    paths, spans = np.concatenate(paths), np.concatenate(spans).astype("<i8")
-    if len(paths) != description["images"] or (paths[1:] <= paths[:-1]).any():
+        size = file.stat().st_size if file.exists() else -1
+        if 0 <= size < expected:  # reading a map past the end of its file would be a SIGBUS
+            raise PackError(f"{file} is cut short ({size} of {expected} bytes): {REPAIR}")
+        shard = read_shard(file)
+        lengths = np.diff(shard.offsets)
+        places = np.where(lengths > 0, shard.place + shard.offsets[:-1], MISSING)
+        numbers = np.full(len(places), number)
+        paths.append(shard.paths)
+        spans.append(np.column_stack([places, lengths, shard.sources[:, 1], numbers]))
+    if not paths:
+        raise PackError(f"{folder}: holds no images; {REPAIR}")
+    packed = Packed(folder, np.concatenate(paths), np.concatenate(spans).astype("<i8"))
+    if len(packed) != description["images"] or (packed.paths[1:] <= packed.paths[:-1]).any():
         raise PackError(f"{folder}: its shards do not belong together; {REPAIR}")
-    if wanted is None:
-        return Packed(folder, paths, spans)
-    rows = np.minimum(np.searchsorted(paths, wanted), len(paths) - 1)
-    places = spans[rows]
-    places[paths[rows] != wanted] = 0, 0, 0, MISSING
-    return Packed(folder, wanted, places)
+    return packed
 
 
-def verify_pack(folder: str | os.PathLike):
+def verify_pack(folder: str | os.PathLike) -> Iterator[tuple[str, str | None]]:
     """Check every shard against CHECKSUMS; yields (file name, None or what is wrong), in order."""
     folder = Path(folder)
     checksums = read_checksums(folder)

@@ -8,57 +8,34 @@ from typing import Annotated
 
 import tyro
 
-from data.cli import UsageError
 from data.synthetic.challenge import make as make_challenge
+from data.synthetic.dataset import Scenes
 from data.synthetic.dataset import make as make_dataset
 
 
-@dataclass(frozen=True)
-class Synthetic:
+@dataclass(frozen=True, kw_only=True)
+class Synthetic(Scenes):
     """Make the embedded data set: scenes of ten object classes on ten kinds of background, with
     true masks."""
 
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to make."""
-    seed: int = 0
-    """Seed; the same seed gives the same files."""
-    train: int = 6000
-    """Training images."""
-    probe: int = 1000
-    """Unbiased images to train probes on."""
-    test: int = 1000
-    """Test objects; each is in every test split."""
-    size: int = 64
-    """Side of the images, in pixels."""
-    bias: float = 0.9
-    """Probability that a training image shows its class's own kind of background, 0..1."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes (default: the CPUs this process may use); the files do not depend on it."""
 
 
 def synthetic(arguments: Synthetic) -> int:
-    try:
-        made = make_dataset(
-            arguments.out,
-            seed=arguments.seed,
-            train=arguments.train,
-            probe=arguments.probe,
-            test=arguments.test,
-            size=arguments.size,
-            bias=arguments.bias,
-            workers=arguments.workers,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    print(f"{arguments.out}: " + ", ".join(f"{n} {split}" for split, n in made["counts"].items()))
+    record = make_dataset(arguments.out, arguments, workers=arguments.workers)
+    counts = ", ".join(f"{n} {split}" for split, n in record["counts"].items())
+    print(f"{arguments.out}: {counts}")
     return 0
 
 
 @dataclass(frozen=True)
 class Challenge:
     """Make a set like the Backgrounds Challenge's (ImageNet-9) from labelled images and their
-    masks: eight variants of every image, as OUT/VARIANT/val/CLASS/NAME.JPEG, for `python -m
-        evaluate in9 --data OUT --train DIR`."""
+    masks: eight variants of every image, as OUT/VARIANT/val/CLASS/NAME.JPEG, for
+    `python -m evaluate in9 --data OUT --train DIR`."""
 
     images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder or tar of validation images, CLASS/image."""
@@ -75,7 +52,7 @@ class Challenge:
 
 
 def challenge(arguments: Challenge) -> int:
-    made = make_challenge(
+    record = make_challenge(
         arguments.images,
         arguments.cache,
         arguments.out,
@@ -84,7 +61,8 @@ def challenge(arguments: Challenge) -> int:
         workers=arguments.workers,
     )
     print(
-        f"{arguments.out}: {sum(made['counts'].values())} images of {len(made['classes'])} classes in "
-        f"{len(made['variants'])} variants; {made['left_out']} left out for their masks"
+        f"{arguments.out}: {sum(record['counts'].values())} images of {len(record['classes'])} "
+        f"classes in {len(record['variants'])} variants; {record['left_out']} left out for their "
+        "masks"
     )
     return 0

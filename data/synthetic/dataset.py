@@ -1,5 +1,4 @@
-"""The embedded data set: ten classes of objects on ten kinds of background, with true masks and no
-download.
+"""The embedded data set: ten classes of objects on ten kinds of background, with true masks.
 
 In `train` a class usually stands on its own kind of background, so background is a shortcut; the
 test splits are built as the Backgrounds Challenge's (Xiao et al., ICLR 2021): the same objects on
@@ -8,18 +7,22 @@ their own kind, on a random kind, alone, and the background alone.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from itertools import repeat
-from multiprocessing import get_context
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from data.cli import UsageError
+from data.io import write_bytes, write_text
+from data.parallel import bounded_map
 from data.synthetic.backdrops import BACKGROUNDS, draw_background
 from data.synthetic.objects import CLASSES, draw_object
 
@@ -47,7 +50,9 @@ OWN_KIND = dict(
         strict=True,
     )
 )
-_BLOCK = 100  # images a task
+BLOCK = 100  # images a task
+FINISHED, UNFINISHED = "dataset.json", "dataset.json.tmp"
+NUMBER = "[0-9]" * 5
 
 
 def _rng(seed: int, *key: int) -> np.random.Generator:
@@ -120,164 +125,147 @@ def draw(
     }
 
 
-def _write_block(out: str, part: str, start: int, stop: int, scene: dict) -> int:
-    cv2.setNumThreads(0)
-    for index in range(start, stop):
-        name = list(CLASSES)[index % len(CLASSES)]
-        for split, (image, mask) in draw(part, index, **scene).items():
-            _write(
-                Path(out, split, name, f"{index:05d}.jpg"),
-                image[..., ::-1],
-                cv2.IMWRITE_JPEG_QUALITY,
-                95,
-            )
-            _write(
-                Path(out, "masks", split, name, f"{index:05d}.png"),
-                mask,
-                cv2.IMWRITE_PNG_COMPRESSION,
-                3,
-            )
-    return stop - start
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """What the data set holds."""
+
+    seed: int = 0
+    """Seed; the same seed gives the same files."""
+    train: int = 6000
+    """Training images."""
+    probe: int = 1000
+    """Unbiased images to train probes on."""
+    test: int = 1000
+    """Test objects; each is in every test split."""
+    size: int = 64
+    """Side of the images, in pixels."""
+    bias: float = 0.9
+    """Probability that a training image shows its class's own kind of background, 0..1."""
+
+    def __post_init__(self):
+        for name, low, high in (
+            ("seed", 0, 1 << 62),
+            ("train", 1, 100_000),
+            ("probe", 1, 100_000),
+            ("test", 1, 100_000),
+            ("size", 16, 512),
+            ("bias", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UsageError(f"--{name} {value}: expected {low} to {high:,}")
 
 
-def _write(path: Path, image: np.ndarray, *options: int) -> None:
-    if not cv2.imwrite(
-        str(path), image, options
-    ):  # OpenCV only returns False where the disk is full
-        raise OSError(f"{path}: could not be written; is the disk full?")
+class Record(TypedDict):
+    """What dataset.json holds: `counts` are images by split, `own_kind` the background of each
+    class."""
 
-
-def _complete(out: Path, wanted: dict) -> dict | None:
-    try:
-        found = json.loads((out / "dataset.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return found if all(found.get(name) == value for name, value in wanted.items()) else None
+    name: str
+    version: int
+    seed: int
+    size: int
+    bias: float
+    counts: dict[str, int]
+    classes: list[str]
+    own_kind: dict[str, str]
+    kinds: list[str]
 
 
 def make(
     out: str | os.PathLike,
+    scenes: Scenes | None = None,
     *,
-    seed: int = 0,
-    train: int = 6000,
-    probe: int = 1000,
-    test: int = 1000,
-    size: int = 64,
-    bias: float = 0.9,
     workers: int = 1,
     progress: bool = True,
-) -> dict:
-    """Write the data set under `out`, or return at once where it is already there with these
-    parameters.
+) -> Record:
+    """Write the data set under `out`, or return at once where it is already there.
 
     Layout: `<split>/<class>/NNNNN.jpg` for each of SPLITS, `masks/<split>/<class>/NNNNN.png`
     (uint8, soft edge, 255 = foreground), and `dataset.json`, named so last: a folder that holds
-    `dataset.json.tmp` instead was interrupted and is written again.
-    The pictures depend on `seed`, `size`, `bias` and their index only, never on `workers` or the
-    counts.
-
-    Args:
-        train, probe, test: images of each part (each test object is in all five test splits).
-        bias: probability, 0..1, that a training or `original` image shows its class's own kind of
-            background.
-
-    Returns:
-        what dataset.json holds: version, parameters, classes, own kinds of background, images of
-        each split.
+    `dataset.json.tmp` instead was interrupted and is written again. The pictures depend on seed,
+    size, bias and their index only, never on the workers or the counts.
 
     Raises:
-        ValueError: a parameter out of range, or `out` is a file or holds files that this function
-            did not write.
+        UsageError: `out` is a file or holds files that this function did not write.
         OSError: a file cannot be written.
     """
-    for label, count in (("train", train), ("probe", probe), ("test", test)):
-        if not 0 < count <= 100_000:
-            raise ValueError(f"{label} = {count}: expected 1 to 100,000 images")
-    if not 16 <= size <= 512:
-        raise ValueError(f"size = {size}: expected 16 to 512 pixels")
-    if not 0 <= bias <= 1:
-        raise ValueError(f"bias = {bias}: expected a probability, 0 to 1")
-    if seed < 0 or workers < 1:
-        raise ValueError(f"seed = {seed}, workers = {workers}: expected seed >= 0 and workers >= 1")
-    out = Path(out)
-    counts = {"train": train, "probe": probe, **dict.fromkeys(TEST_SPLITS, test)}
-    wanted = {
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: needs at least 1")
+    scenes = scenes or Scenes()
+    parts = {"train": scenes.train, "probe": scenes.probe, "test": scenes.test}
+    record: Record = {
         "name": NAME,
         "version": VERSION,
-        "seed": seed,
-        "size": size,
-        "bias": bias,
-        "counts": counts,
+        "seed": scenes.seed,
+        "size": scenes.size,
+        "bias": scenes.bias,
+        "counts": {split: parts.get(split, scenes.test) for split in SPLITS},
         "classes": list(CLASSES),
         "own_kind": OWN_KIND,
         "kinds": list(BACKGROUNDS),
     }
-    found = _complete(out, wanted)
-    if found is not None:
-        return found
+    out = Path(out)
+    if _read_record(out) == record:
+        return record
     _clear(out)
-    out.mkdir(parents=True, exist_ok=True)
-    marker = out / "dataset.json.tmp"
-    with open(
-        marker, "w"
-    ) as file:  # renamed last: until then it marks the folder as ours and unfinished
-        file.write(json.dumps(wanted, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    for split in SPLITS:
-        for name in CLASSES:
-            (out / split / name).mkdir(parents=True, exist_ok=True)
-            (out / "masks" / split / name).mkdir(parents=True, exist_ok=True)
+    write_text(out / UNFINISHED, json.dumps(record, indent=1) + "\n")
+    for split, name in itertools.product(SPLITS, CLASSES):
+        (out / split / name).mkdir(parents=True, exist_ok=True)
+        (out / "masks" / split / name).mkdir(parents=True, exist_ok=True)
     blocks = [
-        (part, start, min(start + _BLOCK, count))
-        for part, count in (("train", train), ("probe", probe), ("test", test))
-        for start in range(0, count, _BLOCK)
+        (part, range(start, min(start + BLOCK, count)))
+        for part, count in parts.items()
+        for start in range(0, count, BLOCK)
     ]
-    arguments = (
-        repeat(str(out)),
-        *zip(*blocks, strict=True),
-        repeat({"seed": seed, "size": size, "bias": bias}),
-    )
-    # spawn: the caller may hold threads (torch's, a progress bar's), which a fork would copy in any
-    # state.
-    pool = (
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-        if workers > 1
-        else nullcontext()
-    )
-    with (
-        pool,
-        tqdm(
-            total=train + probe + test, desc="synthetic scenes", unit="scene", disable=not progress
-        ) as bar,
-    ):
-        for done in (pool.map if workers > 1 else map)(_write_block, *arguments):
-            bar.update(done)
-    os.replace(marker, out / "dataset.json")
-    return wanted
+    written = bounded_map(partial(_write_block, out, scenes), blocks, workers if workers > 1 else 0)
+    total = sum(parts.values())
+    bar = tqdm(total=total, desc="synthetic scenes", unit="scene", disable=not progress)
+    with closing(written), bar:
+        for count in written:
+            bar.update(count)
+    os.replace(out / UNFINISHED, out / FINISHED)
+    return record
+
+
+def _write_block(out: Path, scenes: Scenes, block: tuple[str, range]) -> int:
+    part, indices = block
+    names = list(CLASSES)
+    for index in indices:
+        views = draw(part, index, seed=scenes.seed, size=scenes.size, bias=scenes.bias)
+        for split, (image, mask) in views.items():
+            place = Path(split, names[index % len(names)], f"{index:05d}")
+            jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1]
+            png = cv2.imencode(".png", mask, (cv2.IMWRITE_PNG_COMPRESSION, 3))[1]
+            write_bytes(out / place.with_suffix(".jpg"), jpeg.tobytes(), durable=False)
+            write_bytes(out / "masks" / place.with_suffix(".png"), png.tobytes(), durable=False)
+    return len(indices)
+
+
+def _read_record(out: Path) -> dict:
+    """dataset.json, or an empty dict where there is none of this data set."""
+    try:
+        record = json.loads((out / FINISHED).read_bytes())
+        return record if record["name"] == NAME else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier or interrupted data set, and nothing else; ValueError where `out` is not
-    one, nor empty."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ValueError(f"{out}: is a file, not a folder")
-    here = {entry.name for entry in out.iterdir()}
-    marks = here & {"dataset.json", "dataset.json.tmp"}
-    if "dataset.json" in marks and not _complete(out, {"name": NAME}):
-        marks = set()  # another program's file of that name
-    strangers = sorted(here - marks - ({*SPLITS, "masks"} if marks else set()))
-    if strangers:
-        raise ValueError(
-            f"{out}: holds other files ({', '.join(strangers[:5])}); give an empty or new folder"
+    """Remove an earlier or interrupted data set, and nothing else; UsageError where `out` is not
+    one, nor empty. An empty folder is there then."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file, not a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    entries = {entry.name for entry in out.iterdir()}
+    marks = entries & {UNFINISHED, *([FINISHED] if _read_record(out) else [])}
+    strange = sorted(entries - marks - ({*SPLITS, "masks"} if marks else set()))
+    if strange:
+        raise UsageError(
+            f"{out}: holds other files ({', '.join(strange[:5])}); give an empty or new folder"
         )
-    if "dataset.json" in marks:
-        os.replace(
-            out / "dataset.json", out / "dataset.json.tmp"
-        )  # a kill while removing leaves it unfinished
-    for folder, ending in ((out, "jpg"), (out / "masks", "png")):
-        for split in SPLITS:
-            for file in (folder / split).glob(f"*/[0-9][0-9][0-9][0-9][0-9].{ending}"):
+    if FINISHED in marks:  # a kill while removing leaves it unfinished
+        os.replace(out / FINISHED, out / UNFINISHED)
+    for split in SPLITS:
+        for pattern in (f"{split}/*/{NUMBER}.jpg*", f"masks/{split}/*/{NUMBER}.png*"):
+            for file in out.glob(pattern):
                 file.unlink()

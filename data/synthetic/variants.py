@@ -19,9 +19,7 @@ VARIANTS = (
     "only_bg_t",
 )
 MIXED = ("mixed_same", "mixed_rand", "mixed_next")
-# of the largest part's area: parts of an estimated mask that are smaller do not belong to the
-# object
-SPECK = 0.1
+SPECK = 0.1  # of the largest part's area: smaller parts do not belong to the object
 
 
 def binary(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -47,8 +45,13 @@ def binary(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def box(foreground: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right (the last two exclusive) of what is True in an (H, W) bool mask that
-    is not empty."""
+    """Top, left, bottom, right (the last two exclusive) of what is True in an (H, W) bool mask.
+
+    Raises:
+        ValueError: nothing is.
+    """
+    if not foreground.any():
+        raise ValueError("no pixel of it is foreground")
     rows, columns = np.flatnonzero(foreground.any(1)), np.flatnonzero(foreground.any(0))
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
@@ -58,7 +61,8 @@ def tiled(image: np.ndarray, around: tuple[int, int, int, int]) -> np.ndarray:
     of it (only_bg_t).
 
     Args:
-        image: (H, W, 3) uint8.  around: as box gives it; it must leave a strip.
+        image: (H, W, 3) uint8.
+        around: as box gives it; it must leave a strip.
 
     Raises:
         ValueError: the box is the whole image.
@@ -98,7 +102,8 @@ def compose(
     """Every variant of one image.
 
     Args:
-        image: (H, W, 3) uint8.  foreground: (H, W) bool, not empty, its box not the whole image.
+        image: (H, W, 3) uint8.
+        foreground: (H, W) bool, not empty, its box not the whole image.
         backgrounds: only_bg_t pictures (see tiled), (h, w, 3) uint8 of any size, squashed to the
             image's: for each of MIXED another image's, and under "only_bg_t" its own.
 
@@ -108,7 +113,7 @@ def compose(
     inside, around = foreground[..., None], box(foreground)
     black = image.copy()
     black[around[0] : around[2], around[1] : around[3]] = 0
-    found = {
+    pictures = {
         "original": image,
         "only_fg": np.where(inside, image, 0).astype(np.uint8),
         "no_fg": np.where(inside, 0, image).astype(np.uint8),
@@ -116,5 +121,5 @@ def compose(
     }
     for name, other in backgrounds.items():
         other = resize(other, image.shape[1], image.shape[0])
-        found[name] = np.where(inside, image, other) if name in MIXED else other
-    return found
+        pictures[name] = np.where(inside, image, other) if name in MIXED else other
+    return pictures

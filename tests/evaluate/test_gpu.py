@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.synthetic.dataset import make
+from data.synthetic.dataset import Scenes, make
 from evaluate.detection.average_precision import coco_ap
 from evaluate.detection.models import build
 from evaluate.detection.schedules import Schedule
@@ -88,7 +88,7 @@ def test_accuracy_is_a_cpus(evaluation, options, levels, tmp_path):
 
 def test_diagnosis_and_backgrounds(tmp_path):
     scenes = tmp_path / "scenes"
-    make(scenes, train=120, probe=40, test=40)
+    make(scenes, Scenes(train=120, probe=40, test=40))
     run = config(scenes, "none", tmp_path / "run", epochs=1, device="cuda")
     train(run)
     found = {}

@@ -16,7 +16,7 @@ import pytest
 from data.cache.reader import Cache
 from data.cache.shard import STATUS
 from data.cli import UsageError
-from data.sources.images import Images
+from data.sources.folder import Folder
 from preprocess.build import build
 from preprocess.recipe import Recipe
 
@@ -58,7 +58,7 @@ def test_rbd_finds_the_discs(images, rbd_cache, truth_cache):
 
 def test_a_second_run_has_nothing_to_do_and_reads_no_image(images, rbd_cache, monkeypatch):
     monkeypatch.setattr(
-        "data.sources.images.Images.read", lambda *_: pytest.fail("an image was read")
+        "data.sources.folder.Folder.read", lambda *_: pytest.fail("an image was read")
     )
     assert build(str(images / "train"), str(rbd_cache), RBD, shard_size=30).computed == 0
 
@@ -150,7 +150,7 @@ def test_an_estimator_that_fails_costs_one_row(images, tmp_path, monkeypatch):
 
     monkeypatch.setattr(blocks, "load", lambda recipe: Fails())
     rows = blocks.compute_block(
-        Images(str(images / "train"), np.array([b"class0/000.png"] * 4)), RBD
+        Folder(str(images / "train"), np.array([b"class0/000.png"] * 4)), RBD
     )
     assert rows["status"].tolist() == [0, 0, STATUS["estimator"], 0]
 

@@ -96,7 +96,7 @@ def test_touched_images_are_not_computed_and_read_once_only(root, tmp_path, monk
     assert run(root, cache).computed == 0
     assert (cache / "cache.json").read_text() == before
     monkeypatch.setattr(
-        "data.sources.images.Images.read", lambda *_: pytest.fail("an image was read")
+        "data.sources.folder.Folder.read", lambda *_: pytest.fail("an image was read")
     )
     assert run(root, cache).computed == 0
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from data.cache.reader import Cache
 from data.cli import UsageError
-from data.sources.images import Images, decode, image_size, open_images
+from data.sources.folder import Folder
+from data.sources.images import decode, image_size, open_images
 from tests.train.runs import config, losses
 from tests.train.test_copy_paste import SIZE, cases, pillow_crop
 from train.backgrounds import FILL, Donors, fill_in, make_donors, under
@@ -258,7 +259,7 @@ def test_an_image_is_never_its_own_background_and_broken_ones_are_passed_over(im
     ]
     assert {p.tobytes() for p in drawn} == {first.tobytes(), second.tobytes()}
 
-    class Broken(Images):
+    class Broken(Folder):
         def read(self, row):
             return b"broken" if row == 0 else super().read(row)
 

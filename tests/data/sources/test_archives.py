@@ -1,14 +1,12 @@
-"""Images from a tar, a tar of tars and a list: the folder's paths and bytes, nothing outside the
-root."""
+"""Images from a tar, a tar of tars and class tars: the folder's paths and bytes."""
 
 import io
 import os
 import pickle
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -56,30 +54,70 @@ def test_same_paths_bytes_and_lengths_as_the_folder(images, tmp_path, packer):
     assert len(pickle.dumps(packed.take(slice(64)))) < 10_000
 
 
-def test_the_index_is_made_once_and_again_when_the_archive_changes(
-    images, tmp_path, elsewhere, monkeypatch
-):
+def test_the_index_is_kept_and_made_again_when_the_archive_changes(images, tmp_path, elsewhere):
     file = pack(tmp_path / "x.tar", images / "train")
     open_images(file)
     assert (tmp_path / "x.tar.index.h5").exists()
-    with monkeypatch.context() as patch:
-        patch.setattr("data.sources.archives._scan", lambda _: pytest.fail("scanned again"))
-        assert len(open_images(file)) == 80
+    stat = file.stat()
+    file.write_bytes(bytes(stat.st_size))  # whoever scanned it again would find nothing
+    os.utime(file, ns=(0, stat.st_mtime_ns))
+    assert len(open_images(file)) == 80
     pack(file, images / "train" / "class0")
     assert len(open_images(file)) == 40
 
 
-def test_the_index_goes_to_the_users_cache_where_the_archives_folder_cannot_be_written(
-    images, tmp_path, elsewhere, monkeypatch
+def test_the_index_goes_elsewhere_where_it_cannot_lie_beside_the_archive(
+    images, tmp_path, elsewhere, capfd
 ):
     file = pack(tmp_path / "x.tar", images / "train")
-    (
-        tmp_path / "x.tar.index.h5"
-    ).mkdir()  # root may write anywhere; a folder in the way stops it too
+    (tmp_path / "x.tar.index.h5").mkdir()  # stops root too, who may write anywhere
     assert len(open_images(file)) == 80
-    assert list((elsewhere / "dilo").glob("x.tar-*.index.h5"))
-    monkeypatch.setattr("data.sources.archives._scan", lambda _: pytest.fail("scanned again"))
+    (index,) = (elsewhere / "dilo").glob("x.tar-*.index.h5")
+    assert len(open_images(file)) == 80 and not capfd.readouterr().err
+    index.unlink()
+    index.mkdir()
     assert len(open_images(file)) == 80
+    assert "x.tar: its index cannot be kept" in capfd.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} == {"x.tar", "x.tar.index.h5", "home"}
+
+
+def test_a_folder_of_class_tars_is_the_folder_of_classes(images, tmp_path, elsewhere):
+    (tmp_path / "tars").mkdir()
+    for name in ("class0", "class1"):
+        pack(tmp_path / "tars" / f"{name}.tar", images / "train" / name)
+    folder = open_images(images / "train")
+    (tmp_path / "list.txt").write_text("class1/041.png\n")
+    for _ in range(2):  # scanned, then from the index
+        packed = open_images(tmp_path / "tars")
+        assert np.array_equal(packed.paths, folder.paths)
+        assert np.array_equal(packed.stat()[:, 0], folder.stat()[:, 0])
+        assert all(packed.read(i) == folder.read(i) for i in (0, 79))
+        chosen = open_images(tmp_path / "tars", str(tmp_path / "list.txt"))
+        assert chosen.read(0) == (images / "train" / "class1" / "041.png").read_bytes()
+    assert (tmp_path / "tars.index.h5").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda index: index["path"].__setitem__(0, b"../../x.png"),
+        lambda index: index["span"].__setitem__((0, 1), 1 << 40),
+        lambda index: (index.pop("span"), index.__setitem__("span", np.zeros((3, 3), "<i8"))),
+        lambda index: (
+            index.pop("path"),
+            index.create_dataset("path", (1 << 40,), "S9", chunks=(1024,)),
+        ),
+        lambda index: (index.pop("path"), index.__setitem__("path", h5py.ExternalLink("y", "x"))),
+    ],
+)
+def test_an_index_that_cannot_be_is_made_again(images, tmp_path, elsewhere, damage):
+    file = pack(tmp_path / "x.tar", images / "train")
+    expected = open_images(file)
+    with h5py.File(tmp_path / "x.tar.index.h5", "r+") as index:
+        damage(index)
+    found = open_images(file)
+    assert np.array_equal(found.paths, expected.paths)
+    assert np.array_equal(found.spans, expected.spans)
 
 
 def member(name: str, content: bytes = b"x", **fields) -> tuple[tarfile.TarInfo, io.BytesIO]:
@@ -100,6 +138,8 @@ def test_links_repeated_names_and_odd_names_inside_a_tar(tmp_path, elsewhere):
         tar.addfile(*member("b/out.jpg", b"", type=tarfile.SYMTYPE, linkname="../../etc/passwd"))
         tar.addfile(*member("b/" + "long" * 60 + ".jpg", b"three"))
         tar.addfile(*member("b/notes.txt"))
+        tar.addfile(*member("b/._two.jpg"))  # what a Mac adds
+        tar.addfile(*member("__MACOSX/b/two.jpg"))
     found = open_images(tmp_path / "x.tar")
     content = {}
     for i, path in enumerate(found.paths.tolist()):
@@ -142,54 +182,8 @@ def test_bad_archives_are_one_clear_line(images, tmp_path, elsewhere):
         open_images(tmp_path / "none.tar")
 
 
-def test_a_list_names_the_images_of_a_folder_or_tar(images, tmp_path, elsewhere):
-    (tmp_path / "list.txt").write_text(
-        "class1/003.png\n\n./class0/002.png\r\nclass0/gone.png\nclass1/003.png\n"
-    )
-    expected = [b"class0/002.png", b"class0/gone.png", b"class1/003.png"]
-    for root in (images / "train", pack(tmp_path / "x.tar", images / "train")):
-        found = open_images(root, str(tmp_path / "list.txt"))
-        assert found.paths.tolist() == expected
-        assert found.read(2) == (images / "train" / "class1" / "003.png").read_bytes()
-        with pytest.raises(ImageError) as error:
-            found.read(1)
-        assert error.value.reason == "missing"
-
-
-@pytest.mark.parametrize("line", ["../x.png", "/etc/passwd", "a/../../x.png", "a//x.png"])
-def test_list_entries_stay_inside_the_root(images, tmp_path, line):
-    (tmp_path / "list.txt").write_text(f"class0/000.png\n{line}\n")
-    with pytest.raises(UsageError, match=r"line 2: .* is not a path below the image root"):
-        open_images(images / "train", str(tmp_path / "list.txt"))
-
-
-def test_bad_lists(images, tmp_path):
-    (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(UsageError, match="names no image"):
-        open_images(images / "train", str(tmp_path / "empty.txt"))
-    with pytest.raises(UsageError, match="No such file"):
-        open_images(images / "train", str(tmp_path / "nope.txt"))
-
-
 def test_a_named_pipe_never_holds_the_run(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     found = open_images(tmp_path)
     with pytest.raises(ImageError, match="no ordinary file"):
         found.read(0)
-
-
-def test_the_list_command_writes_what_list_takes(images, tmp_path, elsewhere):
-    tree = Path(__file__).parents[3]
-    file = pack_of_tars(tmp_path / "x.tar", images / "train")
-    done = subprocess.run(
-        [sys.executable, "-m", "data", "list", file, "--out", tmp_path / "list.txt"],
-        cwd=tree,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "80 images, the first class0/000.png" in done.stdout, (
-        done.stderr
-    )
-    assert np.array_equal(
-        open_images(file, str(tmp_path / "list.txt")).paths, open_images(file).paths
-    )

@@ -1,25 +1,33 @@
-"""Listing and decoding."""
+"""What a folder holds: sorted, at any depth, without what systems put there."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from data.cli import UsageError
-from data.sources.images import list_images
+from data.sources.images import ImageError, class_names, decode, list_images, open_images
+from data.sources.labelled import Labelled
+
+
+def fill(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
 
 
 def test_list_is_sorted_by_bytes_at_any_depth_and_follows_links(tmp_path):
-    for name in ("b/x.JPEG", "a/deep/er/y.png", "a/ünï code.webp", "a/notes.txt", "Z.bmp"):
-        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "root" / name).write_bytes(b"x")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "linked.jpg").write_bytes(b"x")
-    os.symlink(tmp_path / "elsewhere", tmp_path / "root" / "c")
-    os.symlink(tmp_path / "root", tmp_path / "root" / "loop")  # must not be walked for ever
-    found = [p.decode() for p in list_images(tmp_path / "root").tolist()]
-    assert found == sorted(
-        ["Z.bmp", "a/deep/er/y.png", "a/ünï code.webp", "b/x.JPEG", "c/linked.jpg"], key=str.encode
-    )
+    root = tmp_path / "root"
+    fill(root, "b/x.JPEG", "a/deep/er/y.png", "a/ünï code.webp", "a/notes.txt", "Z.bmp", "t.TIFF")
+    fill(tmp_path / "elsewhere", "linked.pgm")
+    os.symlink(tmp_path / "elsewhere", root / "c")
+    os.symlink(root, root / "loop")  # must not be walked for ever
+    expected = ["Z.bmp", "a/deep/er/y.png", "a/ünï code.webp", "b/x.JPEG", "c/linked.pgm", "t.TIFF"]
+    assert [p.decode() for p in list_images(root).tolist()] == sorted(expected, key=str.encode)
 
 
 def test_bad_folders(tmp_path):
@@ -27,3 +35,96 @@ def test_bad_folders(tmp_path):
         list_images(tmp_path / "nope")
     with pytest.raises(UsageError, match="no images"):
         list_images(tmp_path)
+
+
+def test_files_of_systems_and_tools_are_no_data(tmp_path, capsys):
+    fill(
+        tmp_path,
+        "class/x.jpg",
+        "class/._x.jpg",
+        ".ipynb_checkpoints/x-checkpoint.jpg",
+        "class/.ipynb_checkpoints/x-checkpoint.jpg",
+        "class/@eaDir/x.jpg/SYNOPHOTO_THUMB_M.jpg",
+        "__MACOSX/class/x.jpg",
+        ".DS_Store",
+        "lost+found/x.jpg",
+        ".Trash-1000/files/x.jpg",
+    )
+    assert list_images(tmp_path).tolist() == [b"class/x.jpg"]
+    assert class_names(list_images(tmp_path)) == ["class"] and not capsys.readouterr().err
+
+
+AS_A_USER = """
+import os, sys
+from data.cli import run
+from data.sources.commands import List, list_images
+if os.getuid() == 0:  # who may read everything
+    os.setgid(65534)
+    os.setuid(65534)
+run(lambda: list_images(List(sys.argv[1])))
+"""
+
+
+def test_an_unreadable_folder_is_an_error_that_names_it(tmp_path):
+    fill(tmp_path, "a/x.jpg", "lost+found/x.jpg", "café/y.jpg")
+    (tmp_path / "lost+found").chmod(0)
+    for parent in [tmp_path, *list(tmp_path.parents)[:3]]:
+        parent.chmod(0o755)
+
+    def listed() -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", AS_A_USER, str(tmp_path)]
+        return subprocess.run(
+            command, cwd=Path(__file__).parents[3], capture_output=True, text=True
+        )
+
+    assert "2 images" in listed().stdout
+    (tmp_path / "café").chmod(0)
+    done = listed()
+    (tmp_path / "café").chmod(0o755)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{tmp_path}/café: Permission denied" in done.stderr
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    fill(tmp_path, "a.gif", "b.gif", "n01.zip")
+    with pytest.raises(UsageError, match=r"no images .*it holds 2 \.gif, 1 \.zip, which are not"):
+        list_images(tmp_path)
+    fill(tmp_path, "c.jpg")
+    assert list_images(tmp_path).tolist() == [b"c.jpg"]
+    assert "left out 2 .gif, 1 .zip" in capsys.readouterr().err
+
+
+def test_a_named_pipe_never_holds_the_run(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="no ordinary file"):
+        open_images(tmp_path).read(0)
+
+
+@pytest.mark.parametrize("ending", [".tif", ".tiff", ".ppm", ".pgm"])
+def test_other_formats_are_decoded_as_torchvision_names_them(tmp_path, ending):
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    stored = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if ending == ".pgm" else image[..., ::-1]
+    cv2.imwrite(str(tmp_path / f"x{ending}"), stored)
+    found = decode(open_images(tmp_path).read(0))
+    expected = np.repeat(stored[..., None], 3, 2) if ending == ".pgm" else image
+    assert np.array_equal(found, expected)
+
+
+def test_tiny_imagenet_as_it_is_unpacked(images, tmp_path):
+    pictures = sorted((images / "train").glob("*/*.png"))[:6]
+    lines = []
+    for i, picture in enumerate(pictures):
+        label = f"n0{i % 2}"
+        for place in (f"train/{label}/images/{label}_{i}.JPEG", f"val/images/val_{i}.JPEG"):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place).write_bytes(picture.read_bytes())
+        lines.append(f"val_{i}.JPEG\t{label}\t0\t0\t62\t62\n")
+    (tmp_path / "val" / "val_annotations.txt").write_text("".join(lines))
+    train = Labelled(str(tmp_path / "train"), 32)
+    val = Labelled(str(tmp_path / "val"), 32, train.classes)
+    assert train.classes == ["n00", "n01"] and train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert val.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert np.array_equal(val[1], train[3])
+    (tmp_path / "val" / "val_annotations.txt").write_text(lines[0])
+    with pytest.raises(UsageError, match=r"val_annotations.txt: has no line for .*val_1.JPEG"):
+        Labelled(str(tmp_path / "val"), 32, train.classes)

@@ -2,7 +2,6 @@
 damaged."""
 
 import dataclasses
-import fcntl
 import json
 import os
 import pickle
@@ -19,20 +18,23 @@ import pytest
 
 from data.cache.reader import Cache
 from data.cli import UsageError
+from data.io import lock
 from data.sources.images import ImageError, decode, open_images
-from data.sources.pack import pack, smaller
+from data.sources.pack import Outcome, Settings, pack, smaller
 from data.sources.packed import PackError, is_pack, open_pack, verify_pack
 from preprocess.build import build
 from preprocess.recipe import Recipe
 from tests.train.runs import config, losses
 from train.loop import train
 
+THIRTY = Settings(shard_size=30)
+
 
 @pytest.fixture(scope="module")
 def packed(images, tmp_path_factory):
     """80 small images, 30 a shard: byte for byte."""
     folder = tmp_path_factory.mktemp("pack") / "pack"
-    assert pack(str(images / "train"), str(folder), shard_size=30) == (80, 0)
+    assert pack(str(images / "train"), str(folder), THIRTY) == Outcome(80, 0)
     return folder
 
 
@@ -80,7 +82,7 @@ def test_a_run_does_not_go_on_from_a_pack_that_reduces(images, truth_cache, tmp_
     made = config(images, truth_cache, tmp_path / "run", epochs=1)
     train(made, stop_at=2)
     for side in (0, 16):
-        pack(str(images / "train"), str(tmp_path / f"pack{side}"), side=side)
+        pack(str(images / "train"), str(tmp_path / f"pack{side}"), Settings(side))
     with pytest.raises(
         UsageError, match=r"images: 80 images, .* -> 80 images, .*, short side 16 px at most, JPEG"
     ):
@@ -114,7 +116,7 @@ def test_broken_images_keep_their_place(images, tmp_path):
         shutil.copy(images / "train" / "class0" / "000.png", tmp_path / name)
     (tmp_path / "b.png").write_bytes(b"broken")
     (tmp_path / "huge.png").write_bytes(bytes(2 << 20))
-    assert pack(str(tmp_path), str(tmp_path / "pack"), side=16) == (4, 1)
+    assert pack(str(tmp_path), str(tmp_path / "pack"), Settings(16)) == Outcome(4, 1)
     found = open_images(tmp_path / "pack")
     assert found.paths.tolist() == [b"a.png", b"b.png", b"c.png", b"huge.png"]
     assert decode(found.read(0)).shape == (16, 16, 3) and found.read(0)[:2] == b"\xff\xd8"
@@ -131,50 +133,46 @@ def test_resumed_repaired_and_made_by_many_gives_the_same_bytes(images, packed, 
     whole = contents(packed)
     assert set(whole) == {"pack.json", "CHECKSUMS", *(f"images-{n:05d}.h5" for n in range(3))}
     again = tmp_path / "again"
-    assert pack(str(images / "train"), str(again), shard_size=30, workers=2) == (80, 0)
+    root = str(images / "train")
+    assert pack(root, str(again), THIRTY, workers=2) == Outcome(80, 0)
     assert contents(again) == whole
-    assert pack(str(images / "train"), str(again), shard_size=30) == (0, 0)
-    (
-        again / "images-00001.h5"
-    ).unlink()  # as a kill would leave it: no pack.json, a shard and a half
+    assert pack(root, str(again), THIRTY) == Outcome(0, 0)
+    # as a kill would leave it: no pack.json, a shard and a half
+    (again / "images-00001.h5").unlink()
     (again / "pack.json").rename(again / "settings.json")
     (again / "images-00001.h5.host.1.tmp").write_bytes(b"half")
     with pytest.raises(UsageError, match=r"no images|no pack"):
         open_pack(again)
-    assert pack(str(images / "train"), str(again), shard_size=30) == (30, 0)
+    assert pack(root, str(again), THIRTY) == Outcome(30, 0)
     assert contents(again) == whole
     file = again / "images-00002.h5"  # a flipped bit in an image
     damaged = bytearray(file.read_bytes())
     damaged[-2000] ^= 1
     file.write_bytes(damaged)
     assert [bool(problem) for _, problem in verify_pack(again)] == [False, False, True]
-    assert pack(str(images / "train"), str(again), shard_size=30, repair=True) == (20, 0)
+    assert pack(root, str(again), THIRTY, repair=True) == Outcome(20, 0)
     assert contents(again) == whole
 
 
 def test_other_settings_other_images_and_another_process_are_refused(images, tmp_path):
     root, out = tmp_path / "images", tmp_path / "pack"
     shutil.copytree(images / "train", root)
-    pack(str(root), str(out), shard_size=30)
+    pack(str(root), str(out), THIRTY)
     with pytest.raises(UsageError, match=r"other settings \(side 256 -> 64\)"):
-        pack(str(root), str(out), side=64, shard_size=30)
+        pack(str(root), str(out), Settings(64, shard_size=30))
     file = root / "class0" / "000.png"
     os.utime(file, ns=(1, 1))
-    with pytest.raises(
-        UsageError, match=r"images of images-00000.h5 were changed since; choose another OUT"
-    ):
-        pack(str(root), str(out), shard_size=30)
+    with pytest.raises(UsageError, match=r"images-00000.h5 were changed since; choose another OUT"):
+        pack(str(root), str(out), THIRTY)
     file.unlink()
     with pytest.raises(UsageError, match="finished pack of 80 images, and there are 79 now"):
-        pack(str(root), str(out), shard_size=30)
+        pack(str(root), str(out), THIRTY)
     with pytest.raises(UsageError, match="class0: is no part of a pack"):
         pack(str(root), str(root))
-    with open(out / ".lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="another process is making this pack"):
-            pack(str(root), str(out), shard_size=30)
+    with lock(out / ".lock"), pytest.raises(UsageError, match="another process is making this"):
+        pack(str(root), str(out), THIRTY)
     with pytest.raises(UsageError, match="quality in 1"):
-        pack(str(root), str(out), quality=0)
+        Settings(quality=0)
 
 
 @pytest.mark.parametrize(
@@ -222,17 +220,50 @@ def test_a_damaged_pack_is_one_line(packed, tmp_path, damage, said):
     assert "\n" not in str(error.value)
 
 
-def test_a_shard_with_wild_columns_takes_no_memory_and_no_other_files_bytes(packed, tmp_path):
+def external(shard: h5py.File) -> None:
+    del shard["bytes"]
+    shard.create_dataset("bytes", (10,), "u1", external=[("/etc/hostname", 0, 10)])
+
+
+def virtual(shard: h5py.File) -> None:
+    layout = h5py.VirtualLayout((1 << 20,), "u1")
+    layout[:] = h5py.VirtualSource("other.h5", "bytes", (1 << 20,))
+    del shard["bytes"]
+    shard.create_virtual_dataset("bytes", layout)
+
+
+def linked(shard: h5py.File) -> None:
+    del shard["path"]
+    shard["path"] = h5py.ExternalLink("/etc/passwd", "path")
+
+
+def chunked(shard: h5py.File) -> None:
+    del shard["source"]
+    shard.create_dataset("source", (1 << 40, 2), "<i8", chunks=(1024, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda shard: shard["offset"].__setitem__(-1, 1 << 40), "do not fit together"),
+        (lambda shard: shard["path"].__setitem__(0, b"../../x.png"), "do not fit together"),
+        (external, "not in one piece of this file"),
+        (virtual, "not in one piece of this file"),
+        (chunked, "not in one piece of this file"),
+        (linked, "a link to elsewhere"),
+    ],
+)
+def test_a_pack_from_elsewhere_takes_no_memory_and_no_other_files_bytes(
+    packed, tmp_path, change, said
+):
     folder = tmp_path / "pack"
     shutil.copytree(packed, folder)
     with h5py.File(folder / "images-00000.h5", "r+") as shard:
-        shard["offset"][-1] = 1 << 40
-    with pytest.raises(PackError, match="do not fit together"):
-        open_images(folder)
-    with h5py.File(folder / "images-00000.h5", "r+") as shard:
-        del shard["source"]
-        shard.create_dataset("source", shape=(1 << 40, 2), dtype="<i8", chunks=(1024, 2))
-    with pytest.raises(PackError, match="a column longer than the file"):
+        change(shard)
+    description = json.loads((folder / "pack.json").read_text())
+    description["file_bytes"][0] = 1
+    (folder / "pack.json").write_text(json.dumps(description))
+    with pytest.raises(PackError, match=said):
         open_images(folder)
 
 
@@ -272,7 +303,7 @@ def test_an_interrupted_command_continues(images, tmp_path):
     assert done.returncode == 0 and (
         "of 600 images packed" in done.stdout or "nothing to do" in done.stdout
     )
-    pack(str(tmp_path / "many"), str(tmp_path / "whole"), shard_size=5)
+    pack(str(tmp_path / "many"), str(tmp_path / "whole"), Settings(shard_size=5))
     assert contents(tmp_path / "pack") == contents(tmp_path / "whole")
     bad = subprocess.run([*command, "--side", "9"], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1

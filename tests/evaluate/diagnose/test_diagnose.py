@@ -12,7 +12,7 @@ from torch import nn
 
 from data.cli import UsageError
 from data.synthetic.backdrops import draw_background
-from data.synthetic.dataset import OWN_KIND, _rng, background_kinds, draw, make
+from data.synthetic.dataset import OWN_KIND, Scenes, _rng, background_kinds, draw, make
 from data.synthetic.objects import CLASSES, draw_object
 from evaluate.diagnose import heat, looks, neighbours
 from evaluate.diagnose.command import main, run
@@ -203,7 +203,7 @@ def test_the_embedded_datas_backgrounds_are_of_the_kinds_that_are_said():
 def embedded(tmp_path_factory):
     """The embedded data, small, and two networks with random weights."""
     root = tmp_path_factory.mktemp("diagnose")
-    make(root / "data", train=300, probe=10, test=80, size=32, progress=False)
+    make(root / "data", Scenes(train=300, probe=10, test=80, size=32), progress=False)
     files = []
     for seed in (1, 2):
         torch.manual_seed(seed)

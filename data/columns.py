@@ -1,0 +1,68 @@
+"""Columns of numbers in an HDF5 file: written as bytes, and read only where they lie in that file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import h5py
+import numpy as np
+
+ALIGNMENT = 4096  # a column begins at a page of its own
+
+
+def to_bytes(columns: dict[str, np.ndarray], attributes: dict[str, object] | None = None) -> bytes:
+    """An HDF5 file with these contiguous columns. Same columns, same bytes.
+
+    It is laid out in memory: its SHA-256 is of what was meant, and a full disk is an OSError of
+    whoever writes it.
+    """
+    layout = {"alignment_threshold": 1, "alignment_interval": ALIGNMENT}
+    with h5py.File("memory", "w", driver="core", backing_store=False, **layout) as file:
+        file.attrs.update(attributes or {})
+        for name, values in columns.items():
+            file.create_dataset(name, data=values, track_times=False)
+        file.flush()
+        return file.id.get_file_image()
+
+
+@contextmanager
+def open_columns(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """Open an HDF5 file that may come from elsewhere; `column` reads it.
+
+    Raises:
+        ValueError: damaged, or no HDF5 file; whatever kind HDF5 raises within the block.
+        OSError: with errno: missing, no rights, a failing disk.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise type(error)(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+        raise ValueError(" ".join(str(error).split())[:120]) from error
+
+
+def column(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset whose values are plain numbers or bytes in one piece of this very file.
+
+    Raises:
+        ValueError: a link, or a chunked, virtual or external dataset, objects, or one that claims
+            to be longer than the file: memory would be taken, or another file be read.
+    """
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        if not isinstance(file.get("/".join(parts[:depth]), getlink=True), h5py.HardLink):
+            raise ValueError(f"{name}: missing, or a link to elsewhere")
+    values = file[name]
+    if not isinstance(values, h5py.Dataset) or values.dtype.hasobject or values.shape is None:
+        raise ValueError(f"{name}: no column of numbers")
+    plan = values.id.get_create_plist()
+    if plan.get_layout() != h5py.h5d.CONTIGUOUS or plan.get_external_count():
+        raise ValueError(f"{name}: not in one piece of this file")
+    length = values.dtype.itemsize * int(np.prod(values.shape, dtype=object))
+    place = values.id.get_offset()
+    if length and (place is None or place + length > os.path.getsize(file.filename)):
+        raise ValueError(f"{name}: longer than the file")
+    return values

@@ -1,0 +1,115 @@
+"""Lists of images: what other tools write is understood, what is not there is said."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.cli import UsageError
+from data.sources.images import ImageError, open_images
+from tests.data.sources.test_archives import pack, pack_of_tars
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"class1/003.png\n\n./class0/002.png\r\nclass1/003.png\n",
+        b"class1/003.png 1\nclass0/002.png 0\n",  # Caffe, mmselfsup
+        b"class1/003.png\t1 0 -1.5\r\nclass0/002.png,class0",
+        b"\xef\xbb\xbfclass1/003.png \nclass0/002.png\t\n",
+        b"ROOT/class1/003.png\nROOT/class0/002.png\n",
+    ],
+)
+def test_a_list_names_the_images_of_a_folder_or_tar(images, tmp_path, content):
+    for root in (images / "train", pack(tmp_path / "x.tar", images / "train")):
+        (tmp_path / "list.txt").write_bytes(content.replace(b"ROOT", os.fsencode(root)))
+        found = open_images(root, str(tmp_path / "list.txt"))
+        assert found.paths.tolist() == [b"class0/002.png", b"class1/003.png"]
+        assert found.read(1) == (images / "train" / "class1" / "003.png").read_bytes()
+
+
+def test_missing_paths_are_named_and_a_list_of_nothing_stops(images, tmp_path, capsys):
+    for root in (images / "train", pack(tmp_path / "x.tar", images / "train")):
+        listed = tmp_path / "list.txt"
+        listed.write_text("class0/000.png\n" + "".join(f"class0/g{i}.png\n" for i in range(9)))
+        found = open_images(root, str(listed))
+        with pytest.raises(ImageError) as error:
+            found.read(1)
+        assert error.value.reason == "missing"
+        note = capsys.readouterr().err
+        assert "9 of its 10 paths are not among the images" in note
+        assert "class0/g0.png, class0/g1.png" in note and "g5" not in note
+        own = os.path.basename(root)
+        for line, reason in (
+            (f"{own}/class0/000.png", "the folder's own name"),
+            ("class0\\000.png", "backslashes"),
+            ("class0/000", "do not end as an image's name does"),
+            ("000.png", "have no folder"),
+            ("class0/999.png", "another folder"),
+        ):
+            listed.write_text(line)
+            with pytest.raises(UsageError, match=f"1 of its 1 paths .*{reason}"):
+                open_images(root, str(listed))
+            with pytest.raises(UsageError, match=f"--exclude .*1 of its 1 .*{reason}"):
+                open_images(root).without(str(listed))
+
+
+def test_what_is_excluded_is_left_out(images, tmp_path):
+    (tmp_path / "list.txt").write_text("class1/003.png 1\n")
+    left = open_images(images / "train").without(tmp_path / "list.txt")
+    assert len(left) == 79 and b"class1/003.png" not in left.paths
+
+
+@pytest.mark.parametrize("line", ["../x.png", "/etc/passwd", "a/../../x.png", "a//x.png"])
+def test_list_entries_stay_inside_the_root(images, tmp_path, line):
+    (tmp_path / "list.txt").write_text(f"class0/000.png\n{line}\n")
+    with pytest.raises(UsageError, match=r"line 2: .* is not a path below the image root"):
+        open_images(images / "train", str(tmp_path / "list.txt"))
+
+
+def test_bad_lists(images, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UsageError, match="names no image"):
+        open_images(images / "train", str(tmp_path / "empty.txt"))
+    with pytest.raises(UsageError, match="No such file"):
+        open_images(images / "train", str(tmp_path / "nope.txt"))
+    (tmp_path / "wide.txt").write_text("class0/000.png", "utf-16")
+    with pytest.raises(UsageError, match="in UTF-8"):
+        open_images(images / "train", str(tmp_path / "wide.txt"))
+
+
+def data(*arguments: object, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "data", *map(os.fspath, arguments)]
+    return subprocess.run(
+        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, **options
+    )
+
+
+def test_the_list_command_writes_what_list_takes(images, tmp_path):
+    file = pack_of_tars(tmp_path / "x.tar", images / "train")
+    listed = tmp_path / "list.txt"
+    done = data("list", file, "--out", listed)
+    assert done.returncode == 0, done.stderr
+    assert "80 images, the first class0/000.png" in done.stdout
+    assert np.array_equal(open_images(file, str(listed)).paths, open_images(file).paths)
+
+
+def test_names_of_other_encodings_are_listed_on_a_strict_terminal(tmp_path):
+    name = b"caf\xe9 %#.jpg"
+    (tmp_path / "images").mkdir()
+    Path(os.fsdecode(bytes(tmp_path) + b"/images/" + name)).write_bytes(b"x")
+    strict = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    done = data("list", tmp_path / "images", "--out", tmp_path / "list.txt", env=strict)
+    assert done.returncode == 0 and "caf" in done.stdout, done.stderr
+    assert (tmp_path / "list.txt").read_bytes() == name + b"\n"
+    assert open_images(tmp_path / "images", str(tmp_path / "list.txt")).read(0) == b"x"
+
+
+def test_a_list_of_which_nothing_exists_stops_the_command(images, tmp_path):
+    (tmp_path / "list.txt").write_text("train/class0/000.png\n")
+    done = data("pack", images / "train", tmp_path / "pack", "--list", tmp_path / "list.txt")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "the folder's own name" in done.stderr and not (tmp_path / "pack").exists()
