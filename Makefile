@@ -17,7 +17,7 @@ LIST      ?=
 PART      ?=
 IMAGES    ?=
 CACHE     ?=
-MASKS     ?= $(or $(CACHE),none)
+MASKS     ?=
 RUN       ?=
 DATA      ?=
 RUNS      ?=
@@ -34,8 +34,10 @@ VENV  := .venv
 READY := $(VENV)/.ready
 PY    := $(VENV)/bin/python
 
+# a variable as the user wrote it, as one word of a shell: no name of a file is ever part of a target or a pattern
+q = '$(subst ','\'',$(value $(1)))'
 # stop with one line, before anything is set up, where a variable that a target needs was not given
-need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $($(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
+need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $(value $(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
 $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd ESTIMATOR=rbd)
 $(call need,pack,IMAGES OUT,make pack IMAGES=/data/imagenet/train OUT=/data/imagenet-256)
 $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd RUN=runs/rbd)
@@ -56,106 +58,106 @@ help:  ## print this help
 
 setup: $(READY)  ## make .venv and install requirements.txt (the other targets do it by themselves)
 
+# by content: a copied or checked-out project has new times, and perhaps a folder that cannot be written
 $(READY): requirements.txt
+	@cmp -s requirements.txt $@ || $(MAKE) --no-print-directory .venv-packages
+
+.PHONY: .venv-packages
+.venv-packages:
+	@test -w . || { echo "error: $(CURDIR) cannot be written: let a user who may write there run make setup once"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is too old: Python 3.11 or newer is needed; use make PYTHON=python3.12 ..."; exit 2; }
 	@echo "setting up $(VENV): about two minutes, 6 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
+	@cp requirements.txt $(READY)
 
 demo: $(READY)  ## the whole job on the embedded data, under 10 minutes on 2 cores: runs/demo/
-	$(PY) -m experiments.demo $(ARGS)
+	exec $(PY) -m experiments.demo $(ARGS)
 
 test: $(READY)  ## lint and the tests, without the slow ones
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	exec $(PY) -m ruff check .
+	exec $(PY) -m ruff format --check .
+	exec $(PY) -m pytest -m "not slow" $(ARGS)
 
 test-all: $(READY)  ## every test, the slow ones too
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(PY) -m pytest $(ARGS)
+	exec $(PY) -m ruff check .
+	exec $(PY) -m ruff format --check .
+	exec $(PY) -m pytest $(ARGS)
 
 lint: $(READY)  ## ruff alone
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+	exec $(PY) -m ruff check .
+	exec $(PY) -m ruff format --check .
 
 masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N; a network: WEIGHTS=file DEVICE=cuda BATCH=32 PRECISION=bf16]
-	$(PY) -m preprocess "$(IMAGES)" "$(CACHE)" --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
-		--workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(if $(PART),--part $(PART)) \
-		$(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
+	exec $(PY) -m preprocess $(call q,IMAGES) $(call q,CACHE) --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
+		--workers $(WORKERS) $(if $(LIST),--list $(call q,LIST)) $(if $(PART),--part $(PART)) \
+		$(if $(WEIGHTS),--weights $(call q,WEIGHTS)) $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
 		$(if $(BATCH),--batch $(BATCH)) $(if $(filter-out fp32,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
 
 pack: $(READY)  ## a million small files into a few large ones: IMAGES=folder-or-tar OUT=folder [WORKERS=n LIST=file ARGS="--side 256 --quality 90"]
-	$(PY) -m data pack "$(IMAGES)" "$(OUT)" --workers $(WORKERS) $(if $(LIST),--list "$(LIST)") $(ARGS)
+	exec $(PY) -m data pack $(call q,IMAGES) $(call q,OUT) --workers $(WORKERS) $(if $(LIST),--list $(call q,LIST)) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
-	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train "$(IMAGES)" --masks "$(MASKS)" --preset $(PRESET) --out "$(RUN)" --workers $(WORKERS) \
-		$(if $(LIST),--list "$(LIST)") $(ARGS)
+	exec $(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train $(call q,IMAGES) --masks $(if $(MASKS),$(call q,MASKS),$(if $(CACHE),$(call q,CACHE),none)) --preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) \
+		$(if $(LIST),--list $(call q,LIST)) $(ARGS)
 
-# stage 3: RUN/NAME.json is made where it is missing, older than the run's weights or about other DATA, and wherever ARGS
-# are given: they may ask for anything, such as another file
-stale = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $(strip $(ARGS)),ANYWAY,$(if $(shell grep -lsF '"data": "$(DATA)",' "$(RUN)/$(1).json"),,ANYWAY)))
-$(foreach name,knn linear backgrounds,$(eval $(RUN)/$(name).json: $(call stale,$(name))))
-ANYWAY:
+# stage 3: nothing is done where RUN/NAME.json is newer than the weights and about the same DATA; with ARGS it always runs
+knn:  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
+linear:  ## stage 3: RUN=folder DATA=folder with train/ and val/: linear probe
+backgrounds:  ## stage 3: RUN=folder DATA=folder of `python -m data synthetic`
 
-knn: $(READY) $(RUN)/knn.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
-linear: $(READY) $(RUN)/linear.json  ## stage 3: RUN=folder DATA=folder with train/ and val/: linear probe
-backgrounds: $(READY) $(RUN)/backgrounds.json  ## stage 3: RUN=folder DATA=folder of `python -m data synthetic`
+knn linear backgrounds: $(READY)
+	@run=$(call q,RUN) data=$(call q,DATA); $(if $(strip $(ARGS)),,[ "$$run/$@.json" -nt "$$run/backbone.pt" ] && \
+		grep -qsF "\"data\": \"$$data\"," "$$run/$@.json" ||) \
+		exec $(PY) -m evaluate $@ --run "$$run" --data "$$data" --workers $(WORKERS) $(ARGS)
 
-$(RUN)/%.json: $(RUN)/backbone.pt | $(READY)
-	$(PY) -m evaluate $* --run "$(RUN)" --data "$(DATA)" --workers $(WORKERS) $(ARGS)
-
-$(RUN)/backbone.pt:
-	@echo "error: $(RUN) holds no finished run; make it with: make pretrain RUN=$(RUN) IMAGES=... CACHE=..."; exit 2
-
-# a run, or anybody's weights
-SOURCE = $(if $(WEIGHTS),--weights "$(WEIGHTS)",--run "$(RUN)")
+# a run, or third-party weights
+SOURCE = $(if $(WEIGHTS),--weights $(call q,WEIGHTS),--run $(call q,RUN))
 
 detection: $(READY)  ## stage 3: RUN=folder or WEIGHTS=file, DATA=folder [DATASET=voc|coco MODEL=c4|fpn|mask SCHEDULE=voc_24k|coco_1x GPUS=8 ARGS="--seeds 5"]
-	$(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m evaluate detection $(SOURCE) \
-		--data "$(DATA)" $(if $(filter voc coco,$(DATASET)),--dataset $(DATASET)) --model $(MODEL) \
+	exec $(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m evaluate detection $(SOURCE) \
+		--data $(call q,DATA) $(if $(filter voc coco,$(DATASET)),--dataset $(DATASET)) --model $(MODEL) \
 		$(if $(SCHEDULE),--schedule $(SCHEDULE)) --workers $(WORKERS) $(ARGS)
 
 export: $(READY)  ## weights for other tools: RUN=folder or WEIGHTS=file, OUT=file [TO=torchvision|timm|detectron2]
-	$(PY) -m evaluate export --to $(TO) $(SOURCE) --out "$(OUT)" $(ARGS)
+	exec $(PY) -m evaluate export --to $(TO) $(SOURCE) --out $(call q,OUT) $(ARGS)
 
 diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" DATA=folder [ARGS="--masks CACHE --bank-masks CACHE"]: runs/diagnose.json
-	$(PY) -m evaluate diagnose --runs $(RUNS) --data "$(DATA)" --workers $(WORKERS) $(ARGS)
+	exec $(PY) -m evaluate diagnose --runs $(RUNS) --data $(call q,DATA) --workers $(WORKERS) $(ARGS)
 
 report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
-	$(PY) -m evaluate report $(RUNS) --out "$(or $(OUT),report.html)" $(ARGS)
+	exec $(PY) -m evaluate report $(RUNS) --out $(if $(OUT),$(call q,OUT),report.html) $(ARGS)
 
 bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.json and docs/benchmarks.md
-	$(PY) -m benchmarks.speed --images $(DILO_SHARED)/data/imagenet_sample $(ARGS)
+	exec $(PY) -m benchmarks.speed --images $(call q,DILO_SHARED)/data/imagenet_sample $(ARGS)
 
 bench-saliency: $(READY)  ## accuracy of every estimator on ECSSD: runs/bench/saliency.json and docs/benchmarks.md
-	$(PY) -m benchmarks.saliency --ecssd $(DILO_SHARED)/data/ecssd $(ARGS)
+	exec $(PY) -m benchmarks.saliency --ecssd $(call q,DILO_SHARED)/data/ecssd $(ARGS)
 
 bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/bench/evaluate.json and docs/benchmarks.md, 15 minutes
-	$(PY) -m benchmarks.evaluate --imagenet $(DILO_SHARED)/data/imagenet_sample \
-		--imagenette $(DILO_SHARED)/data/imagenette_128/val $(ARGS)
+	exec $(PY) -m benchmarks.evaluate --imagenet $(call q,DILO_SHARED)/data/imagenet_sample \
+		--imagenette $(call q,DILO_SHARED)/data/imagenette_128/val $(ARGS)
 
 bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json and docs/benchmarks.md
-	$(PY) -m benchmarks.datapath --images $(DILO_SHARED)/data/imagenet_sample --textures $(DILO_SHARED)/data/dtd \
-		--small $(DILO_SHARED)/data/imagenette_128/train $(ARGS)
+	exec $(PY) -m benchmarks.datapath --images $(call q,DILO_SHARED)/data/imagenet_sample --textures $(call q,DILO_SHARED)/data/dtd \
+		--small $(call q,DILO_SHARED)/data/imagenette_128/train $(ARGS)
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json and docs/benchmarks.md, 5 minutes
-	$(PY) -m benchmarks.scale --sample $(DILO_SHARED)/data/imagenet_sample $(ARGS)
+	exec $(PY) -m benchmarks.scale --sample $(call q,DILO_SHARED)/data/imagenet_sample $(ARGS)
 
 bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and docs/benchmarks.md, 3 minutes
-	$(PY) -m benchmarks.gpu --images $(DILO_SHARED)/data/imagenet_sample --workers $(WORKERS) $(ARGS)
+	exec $(PY) -m benchmarks.gpu --images $(call q,DILO_SHARED)/data/imagenet_sample --workers $(WORKERS) $(ARGS)
 
 bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and docs/benchmarks.md, 5 minutes
-	$(PY) -m benchmarks.train --data $(DILO_SHARED)/data $(ARGS)
+	exec $(PY) -m benchmarks.train --data $(call q,DILO_SHARED)/data $(ARGS)
 
 notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html
-	$(PY) -m notebooks $(ARGS)
+	exec $(PY) -m notebooks $(ARGS)
 
 lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first use) [ARGS="--no-browser --port 8888"]
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
-	$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+	exec $(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 experiments:  ## every table of the evidence [DATASET=embedded|imagenette|imagenette64 (a GPU) SEEDS=3]; hours on 2 cores
 e1:  ## table E1 [DATASET= SEEDS=]: estimators and controls, beside the scores of their masks

@@ -14,6 +14,7 @@ import data.one_thread  # noqa: F401 - before numpy is imported
 # isort: split
 import os
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -69,7 +70,7 @@ class Arguments:
 
     ecssd: str
     """Folder with images/NNNN.jpg and masks/NNNN.png."""
-    json: str = "runs/bench/saliency.json"
+    json_file: Annotated[str, tyro.conf.arg(name="json")] = "runs/bench/saliency.json"
     """File for the numbers."""
     workers: int = 1
     """Processes; more than one blurs the milliseconds."""
@@ -92,11 +93,9 @@ def main() -> int:
     result["absent"] = [name for name, present in networks.items() if not present]
     result["worse_than_authors"] = worse(result["estimators"])
     del result["paths"]
-    publish(result, table(result), args.json, args.readme, "bench-saliency")
-    for name, metric, by in result["worse_than_authors"]:
-        print(
-            f"{name}: {metric} is {by:.4f} worse than the authors' code; at most {MARGIN} is allowed"
-        )
+    publish(result, table(result), args.json_file, args.readme, "bench-saliency")
+    for name, metric, loss in result["worse_than_authors"]:
+        print(f"{name}: {metric} is {loss:.4f} worse than the authors' code, more than {MARGIN}")
     return 1 if result["worse_than_authors"] else 0
 
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -56,7 +57,7 @@ class Arguments:
 
     images: str
     """Folder of JPEG files."""
-    json: str = "runs/bench/speed.json"
+    json_file: Annotated[str, tyro.conf.arg(name="json")] = "runs/bench/speed.json"
     """File for the numbers."""
     estimator: str = "all"
     """Estimators, separated by commas."""
@@ -84,17 +85,14 @@ def main() -> int:
             functions |= {f"{name} (random weights)": untrained(name).working for name in absent}
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
-    paths = (
-        [paths[i * len(paths) // args.limit] for i in range(args.limit)]
-        if len(paths) > args.limit
-        else paths
-    )
+    if len(paths) > args.limit:
+        paths = [paths[i * len(paths) // args.limit] for i in range(args.limit)]
     result = measure([read_bytes(args.images, p) for p in paths], functions, args.repeats)
     result["absent"] = [] if args.untrained else absent
     publish(
         {"images": args.images, "repeats": args.repeats, **result},
         table(result),
-        args.json,
+        args.json_file,
         args.readme,
         "bench-networks" if args.untrained else "bench",
     )
@@ -102,47 +100,47 @@ def main() -> int:
 
 
 def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int) -> dict:
-    """Milliseconds an image: {"count", "decode_ms", "estimators": {name: {"ms", "ratio"}},
-    "stages": {stage: ms}}."""
+    """Milliseconds an image: {"count", "failed", "decode_ms", "estimators": {name: {"ms",
+    "ratio"}}, "stages": {stage: ms}}."""
     cv2.setNumThreads(0)
-    warm = np.zeros((60, 80, 3), np.uint8)
     for function in functions.values():
-        function(warm)
-    rows, stages, failed = [], [], 0
+        function(np.zeros((60, 80, 3), np.uint8))  # compiled before it is timed
+    totals, stages = [], []
     for content in tqdm(contents, desc="bench", unit="image", leave=False):
         try:
             decode(content)
         except ImageError:
-            failed += 1
             continue
-        raw = np.frombuffer(content, np.uint8)
-        best = dict.fromkeys(["decode", *functions], np.inf)
-        parts: dict[str, float] = {}
-        for _ in range(repeats):
-            best["decode"] = min(
-                best["decode"], timed(lambda raw=raw: cv2.imdecode(raw, cv2.IMREAD_COLOR))
-            )
-            for name, function in functions.items():
-                best[name] = min(
-                    best[name],
-                    timed(lambda content=content, function=function: row(content, function)),
-                )
-            for stage, took in rbd_stages(content).items():
-                parts[stage] = min(parts.get(stage, np.inf), took)
-        rows.append(best)
-        stages.append(parts)
-    if not rows:
+        totals.append(fastest(lambda content=content: times(content, functions), repeats))
+        stages.append(fastest(lambda content=content: rbd_stages(content), repeats))
+    if not totals:
         raise UsageError("none of the images can be decoded")
-    means = {name: 1e3 * float(np.mean([r[name] for r in rows])) for name in rows[0]}
+    means = {name: 1e3 * float(np.mean([row[name] for row in totals])) for name in totals[0]}
+    decoding = means["decode"]
     return {
-        "count": len(rows),
-        "failed": failed,
-        "decode_ms": means["decode"],
+        "count": len(totals),
+        "failed": len(contents) - len(totals),
+        "decode_ms": decoding,
         "estimators": {
-            name: {"ms": means[name], "ratio": means[name] / means["decode"]} for name in functions
+            name: {"ms": means[name], "ratio": means[name] / decoding} for name in functions
         },
         "stages": {stage: 1e3 * float(np.mean([s[stage] for s in stages])) for stage in stages[0]},
     }
+
+
+def fastest(measurement: Callable[[], dict[str, float]], repeats: int) -> dict[str, float]:
+    """The smallest of each value over several measurements."""
+    rows = [measurement() for _ in range(repeats)]
+    return {name: min(row[name] for row in rows) for name in rows[0]}
+
+
+def times(content: bytes, functions: dict[str, Callable]) -> dict[str, float]:
+    """CPU seconds of decoding alone and of every estimator, once, in turn."""
+    raw = np.frombuffer(content, np.uint8)
+    seconds = {"decode": timed(lambda: cv2.imdecode(raw, cv2.IMREAD_COLOR))}
+    for name, function in functions.items():
+        seconds[name] = timed(lambda function=function: row(content, function))
+    return seconds
 
 
 def untrained(name: str) -> estimators.Estimator:

@@ -110,9 +110,8 @@ def table(results: dict) -> str:
         ]
         lines.append("")
     masks = results["rbd_masks"]
-    lines.append(
-        f"RBD's masks against the true ones: mean absolute error {masks['mae']:.3f}, IoU {masks['iou']:.2f}."
-    )
+    scores = f"mean absolute error {masks['mae']:.3f}, IoU {masks['iou']:.2f}"
+    lines.append(f"RBD's masks against the true ones: {scores}.")
     return "\n".join(lines)
 
 
@@ -177,9 +176,8 @@ def main() -> None:
     args = tyro.cli(Arguments, prog="python -m experiments.demo", description=__doc__)
     results = demo(args)
     print("\n" + table(results))
-    print(
-        f"\n{results['seconds']['all']:.0f} s in all. Numbers: {args.out}/results.json, figure: {args.out}/demo.png"
-    )
+    files = f"Numbers: {args.out}/results.json, figure: {args.out}/demo.png"
+    print(f"\n{results['seconds']['all']:.0f} s in all. {files}")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ E2_COLUMNS = (
 HEADINGS = {"knn": "kNN", "bg_gap": "gap", "same_background": "same background"}
 NOTES = {
     "\\*": f"\\* differs from the row without DiLo on the same seeds (paired t test, p < {LEVEL})",
-    " (": f"in brackets: the baseline's kNN is not {GATE:.0f} points above the untrained network's, "
-    "so the row does not count",
+    " (": f"in brackets: does not count, the baseline's kNN is not {GATE:.0f} points above the "
+    "untrained network's",
     "†": "† second-hand",
     "‡": "‡ from memory, unverified",
 }

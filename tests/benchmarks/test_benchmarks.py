@@ -1,4 +1,4 @@
-"""The benchmark scripts: markers are filled and nothing else is touched; a small run gives every
+"""The benchmark scripts: blocks are filled and nothing else is touched; a small run gives every
 column."""
 
 import hashlib
@@ -16,94 +16,60 @@ from data.cli import UsageError
 from preprocess.estimators import u2netp
 
 
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capsys):
+    """(module, options) -> the numbers, and what was printed."""
+
+    def call(module, *options):
+        out = tmp_path / "bench" / "numbers.json"
+        files = ["--json", str(out), "--readme", str(tmp_path / "page.md")]
+        monkeypatch.setattr(sys, "argv", ["x", *map(str, options), *files])
+        code = module.main()
+        return json.loads(out.read_text()) | {"code": code}, capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of two images and a broken file."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images" / "a"
+    folder.mkdir(parents=True)
+    for name in ("0.jpg", "1.jpg"):
+        cv2.imwrite(str(folder / name), rng.integers(0, 256, (90, 120, 3), np.uint8))
+    return folder.parent
+
+
 def test_fill_replaces_only_the_block(tmp_path):
-    file = tmp_path / "README.md"
-    file.write_text(
-        "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n"
-        "<!-- other:begin --><!-- other:end -->"
-    )
+    file = tmp_path / "page.md"
+    block, rest = "<!-- bench:begin -->\n{}\n<!-- bench:end -->", "\n<!-- other:begin --><!-- other"
+    file.write_text("before\n" + block.format("old") + rest)
     assert fill(file, "bench", "new\ntable")
-    assert file.read_text() == (
-        "before\n<!-- bench:begin -->\nnew\ntable\n<!-- bench:end -->\nafter\n"
-        "<!-- other:begin --><!-- other:end -->"
-    )
-    assert fill(file, "bench", "newer") and "new\ntable" not in file.read_text()
+    assert file.read_text() == "before\n" + block.format("new\ntable") + rest
     assert not fill(file, "missing", "x") and not fill(tmp_path / "none.md", "bench", "x")
 
 
-def test_speed(tmp_path, monkeypatch, capsys):
-    rng = np.random.default_rng(0)
-    for index in range(2):
-        cv2.imwrite(str(tmp_path / f"{index}.jpg"), rng.integers(0, 256, (90, 120, 3), np.uint8))
-    (tmp_path / "broken.jpg").write_bytes(b"no image")
-    out = tmp_path / "bench" / "speed.json"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "speed",
-            "--images",
-            str(tmp_path),
-            "--estimator",
-            "rbd,ft",
-            "--repeats",
-            "1",
-            "--json",
-            str(out),
-            "--readme",
-            str(tmp_path / "none.md"),
-        ],
-    )
-    assert speed.main() == 0
-    result = json.loads(out.read_text())
-    assert (
-        result["count"] == 2
-        and result["failed"] == 1
-        and set(result["estimators"]) == {"rbd", "ft"}
-    )
-    assert set(result["stages"]) == {
-        "decode",
-        "resize",
-        "frame",
-        "superpixels",
-        "graph",
-        "solve",
-        "write",
-    }
-    assert "| `rbd` |" in capsys.readouterr().out
+def test_speed(bench, pictures):
+    (pictures / "broken.jpg").write_bytes(b"no image")
+    options = ("--images", pictures, "--estimator", "rbd,ft", "--repeats", "1")
+    result, said = bench(speed, *options)
+    assert result["count"] == 2 and result["failed"] == 1 and "| `rbd` |" in said
+    assert set(result["estimators"]) == {"rbd", "ft"}
+    assert {"decode", "superpixels", "graph", "solve", "write"} <= set(result["stages"])
 
 
-def test_speed_of_networks(tmp_path, monkeypatch, capsys):
+def test_speed_of_networks(bench, pictures, tmp_path, monkeypatch):
     """Without weights the row says so; with random ones it is timed."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("DILO_WEIGHTS", raising=False)
-    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((9, 9, 3), np.uint8))
-    arguments = [
-        "speed",
-        "--images",
-        str(tmp_path),
-        "--estimator",
-        "u2netp",
-        "--repeats",
-        "1",
-        "--json",
-        str(tmp_path / "speed.json"),
-        "--readme",
-        str(tmp_path / "none.md"),
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert speed.main() == 0 and "| `u2netp` | no weights here | | |" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", [*arguments, "--untrained"])
-    assert speed.main() == 0
-    assert (
-        json.loads((tmp_path / "speed.json").read_text())["estimators"]["u2netp (random weights)"][
-            "ms"
-        ]
-        > 10
-    )
+    options = ("--images", pictures, "--estimator", "u2netp", "--repeats", "1", "--limit", "1")
+    assert "| `u2netp` | no weights here | | |" in bench(speed, *options)[1]
+    result, _ = bench(speed, *options, "--untrained")
+    assert result["estimators"]["u2netp (random weights)"]["ms"] > 10
 
 
-def test_saliency_of_networks(shared, tmp_path, monkeypatch, capsys):
+def test_saliency_of_networks(bench, shared, tmp_path, monkeypatch):
     """A network whose weights are found is scored like any estimator; the others' rows say that
     they have none."""
     torch.manual_seed(0)
@@ -112,30 +78,10 @@ def test_saliency_of_networks(shared, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("DILO_WEIGHTS", str(file))  # one network's, not taken for the others'
     monkeypatch.setattr(saliency, "NAMES", ("fusion", *saliency.AUTHORS))
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "saliency",
-            "--ecssd",
-            str(shared / "ecssd"),
-            "--limit",
-            "2",
-            "--json",
-            str(tmp_path / "saliency.json"),
-            "--readme",
-            str(tmp_path / "none.md"),
-        ],
-    )
-    saliency.main()
-    said = capsys.readouterr().out
-    result = json.loads((tmp_path / "saliency.json").read_text())
-    assert (
-        result["estimators"]["u2netp"]["weights"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    )
-    assert {"u2net", "basnet"} <= set(result["absent"]) and 0 < result["estimators"]["u2netp"][
-        "mae"
-    ] < 1
+    result, said = bench(saliency, "--ecssd", shared / "ecssd", "--limit", "2")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert result["estimators"]["u2netp"]["weights"] == digest
+    assert {"u2net", "basnet"} <= set(result["absent"])
     assert set(result["odd"]) == {"fusion"} and "| fusion, odd numbers | " in said
     assert "| u2net | no weights here |" in said
 
@@ -148,64 +94,23 @@ def test_losses_against_the_authors_are_listed():
     assert saliency.worse(entries) == []
     entries["rbd"]["mae"] += 0.02
     entries["mr"]["s"] -= 0.02
-    assert [(name, metric) for name, metric, _ in saliency.worse(entries)] == [
-        ("rbd", "mae"),
-        ("mr", "s"),
-    ]
+    assert [loss[:2] for loss in saliency.worse(entries)] == [("rbd", "mae"), ("mr", "s")]
 
 
-def test_extraction_beside_the_bare_network(tmp_path, monkeypatch, capsys):
-    rng = np.random.default_rng(0)
-    (tmp_path / "images" / "a").mkdir(parents=True)
-    for index in range(5):
-        cv2.imwrite(
-            str(tmp_path / "images" / "a" / f"{index}.jpg"),
-            rng.integers(0, 256, (40, 50, 3), np.uint8),
-        )
-    out, readme, images = (
-        tmp_path / "bench" / "evaluate.json",
-        tmp_path / "README.md",
-        str(tmp_path / "images"),
-    )
-    readme.write_text("<!-- bench-evaluate:begin -->\n<!-- bench-evaluate:end -->")
-    monkeypatch.setattr(
-        evaluate, "CASES", (("resnet10", 32, "imagenet", 4), ("resnet10", 32, "imagenette", 9))
-    )
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "evaluate",
-            "--imagenet",
-            images,
-            "--imagenette",
-            images,
-            "--rounds",
-            "3",
-            "--batch",
-            "2",
-            "--queries",
-            "0",
-            "--json",
-            str(out),
-            "--readme",
-            str(readme),
-        ],
-    )
-    assert evaluate.main() == 0
-    rows = json.loads(out.read_text())["rows"]
-    assert [row["count"] for row in rows] == [4, 5]
+def test_extraction_beside_the_bare_network(bench, pictures, tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench-evaluate:begin -->\n<!-- bench-evaluate:end -->")
+    cases = (("resnet10", 32, "imagenet", 1), ("resnet10", 32, "imagenette", 9))
+    monkeypatch.setattr(evaluate, "CASES", cases)
+    options = ("--imagenet", pictures, "--imagenette", pictures, "--rounds", "3", "--batch", "2")
+    rows = bench(evaluate, *options, "--queries", "0")[0]["rows"]
+    assert [row["count"] for row in rows] == [1, 2]
     for row in rows:
-        ratios = sorted(bare / extracted for bare, extracted in row["seconds"])
-        assert (
-            row["ratio"] == ratios[1]
-            and row["bare"] == row["count"] / sorted(s[0] for s in row["seconds"])[1]
-        )
-        assert (
-            row["cpu_ratio"]
-            == sorted(bare / extracted for bare, extracted in row["cpu_seconds"])[1]
-        )
-    assert "| resnet10, 32 px | 4 of imagenet |" in readme.read_text()
+        bare = sorted(seconds[0] for seconds in row["seconds"])[1]
+        assert row["bare"] == row["count"] / bare
+        for ratio, times in ((row["ratio"], "seconds"), (row["cpu_ratio"], "cpu_seconds")):
+            assert ratio == sorted(bare / extracted for bare, extracted in row[times])[1]
+    assert "| resnet10, 32 px | 1 of imagenet |" in page.read_text()
 
 
 @pytest.mark.slow
@@ -215,73 +120,26 @@ def test_memory_of_neighbours_counts_the_queries():
     assert 0.35 < many - few < 1.2
 
 
-def test_datapath(images, tmp_path, monkeypatch, capsys):
+def test_datapath(bench, images):
     """Every background and both readers on a tiny set; where nothing is pasted the share is 0 by
     definition."""
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "datapath",
-            "--images",
-            str(images / "train"),
-            "--small",
-            str(images / "train"),
-            "--textures",
-            str(images / "masks"),
-            "--size",
-            "32",
-            "--repeats",
-            "1",
-            "--json",
-            str(tmp_path / "d.json"),
-            "--readme",
-            str(tmp_path / "none.md"),
-        ],
-    )
-    assert datapath.main() == 0 and "| swap |" in capsys.readouterr().out
-    result = json.loads((tmp_path / "d.json").read_text())
-    assert set(result["samples"]) == set(datapath.KINDS) and result["samples"]["none"]["share"] == 0
+    train = images / "train"
+    options = ("--images", train, "--small", train, "--textures", images / "masks")
+    result, said = bench(datapath, *options, "--size", "32", "--repeats", "1")
+    assert "| swap |" in said and result["samples"]["none"]["share"] == 0
+    assert set(result["samples"]) == set(datapath.KINDS)
     assert result["samples"]["random"]["donors"] > result["samples"]["swap"]["donors"] > 0
     reading = result["reading"]["photographs"]
-    assert reading["images"] == 80 and reading["bytes"] == sum(
-        f.stat().st_size for f in images.glob("train/*/*.png")
-    )
+    sizes = [file.stat().st_size for file in train.glob("*/*.png")]
+    assert reading["images"] == 80 and reading["bytes"] == sum(sizes)
 
 
-def test_speed_on_a_gpu_needs_one_and_is_told_as_a_ratio(tmp_path, monkeypatch):
+def test_speed_on_a_gpu_needs_one(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu", "--images", str(tmp_path)])
     with pytest.raises(UsageError, match="no GPU that torch can use"):
         gpu.main()
-    told = gpu.table(
-        {
-            "ours_per_s": 900.0,
-            "alone_per_s": 1000.0,
-            "waiting": 0.04,
-            "memory_gb": 14.1,
-            "with_negative": 1.3,
-            "batch": 256,
-            "background": "grey",
-            "workers": 14,
-            "cpus": 16,
-            "gpu": "G",
-            "torch": "2",
-            "date": "today",
-            "compile": False,
-        }
-    )
-    assert (
-        "| **90 %** | ≥ 85 % |" in told
-        and "| 1000 |" in told
-        and "14 workers on 16 CPUs, G" in told
-    )
-    with pytest.raises(UsageError, match="no images"):
-        gpu.repeat(tmp_path, tmp_path / "to", 4)
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
     gpu.repeat(tmp_path, tmp_path / "to", 3)
-    assert sorted(p.name for p in (tmp_path / "to").iterdir()) == [
-        "000000.png",
-        "000001.png",
-        "000002.png",
-    ]
+    names = sorted(p.name for p in (tmp_path / "to").iterdir())
+    assert names == ["000000.png", "000001.png", "000002.png"]
