@@ -14,7 +14,6 @@ from __future__ import annotations
 import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
-import importlib
 import os
 import tempfile
 import time
@@ -32,8 +31,6 @@ from data.cli import UsageError, run
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
 from preprocess import estimators
-from preprocess.estimators import rbd
-from preprocess.vision import regions as graph
 from preprocess.vision.frames import inner_box
 from preprocess.vision.pixels import lab_planes, working_image
 from preprocess.vision.superpixels import slic
@@ -148,10 +145,10 @@ def untrained(name: str) -> estimators.Estimator:
     import torch
 
     torch.manual_seed(0)
-    module = importlib.import_module(estimators.NETWORKS[name])
+    architecture = estimators.create(name)
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, module.WEIGHTS.files[0])
-        torch.save(module.build(None, **module.PARAMETERS).state_dict(), file)
+        file = os.path.join(folder, architecture.source.files[0])
+        torch.save(architecture.build().state_dict(), file)
         return estimators.load(name, weights=file)
 
 
@@ -169,16 +166,16 @@ def rbd_stages(content: bytes) -> dict[str, float]:
         clock.append(time.process_time())
         return clock[-1] - clock[-2]
 
-    took = {}
+    rbd, took = estimators.create("rbd"), {}
     image = decode(content)
     took["decode"] = lap()
     small = working_image(image, 256)
     took["resize"] = lap()
-    inner_box(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+    inner_box(small)
     took["frame"] = lap()
-    slic(lab_planes(small), iterations=rbd.PARAMETERS["iterations"])
+    slic(lab_planes(small), iterations=rbd.iterations)
     took["superpixels"] = lap()
-    parts = graph.regions(image, **rbd.PARAMETERS)
+    parts = rbd.regions(image)
     _ = parts.colour, parts.space, parts.near
     took["graph"] = max(0.0, lap() - took["resize"] - took["frame"] - took["superpixels"])
     values = rbd.solve(parts)

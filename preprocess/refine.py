@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from preprocess.vision.pixels import working_image
-from preprocess.vision.regions import unit
+from preprocess.estimators.base import Estimator
+from preprocess.vision.pixels import min_max, sigmoid, working_image
 
 MAX_SIDE = 256  # px, of the map and image that are refined
 RADIUS = 0.03  # of the longer side: the guided filter's window
 EPSILON = 1e-2  # its regularisation, for colours in 0..1
-GRABCUT_SIDE = 200  # px: twice the size takes five times as long and finds the same
+GRABCUT_SIDE = 200  # px: twice the size takes five times as long for the same result
 GRABCUT_ROUNDS = 1
+CERTAIN = 0.05, 0.97  # stretched priors below and above which a pixel is certain
+FEWEST = 10  # pixels on a side of the cut: its colour model has five components
 LEAST = 0.005  # of the image: a smaller foreground is a failed cut
 
 
-def refined(
-    function: Callable[..., np.ndarray], image: np.ndarray, refine: str, **parameters
-) -> np.ndarray:
-    """`function`'s map of an (H, W, 3) uint8 RGB image, refined: float32 (h, w) in [0, 1], no side
-    over MAX_SIDE px.
+@dataclass(frozen=True)
+class Refined(Estimator):
+    """Another estimator's maps, refined.
 
     Args:
-        refine: "guided" (edges follow the image's, the map stays soft) or "grabcut" (nearly
-            binary).
+        estimator: whose maps.
+        refine: a key of REFINE.
     """
-    saliency = function(image, **parameters)
-    return {"guided": guided, "grabcut": grabcut}[refine](image, saliency)
+
+    estimator: Estimator
+    refine: str
+
+    @property
+    def name(self) -> str:
+        return self.estimator.name
+
+    @property
+    def version(self) -> int:
+        return self.estimator.version
+
+    @property
+    def parameters(self) -> dict:
+        return {**self.estimator.parameters, "refine": self.refine}
+
+    def working(self, image: np.ndarray) -> np.ndarray:
+        return REFINE[self.refine](image, self.estimator.working(image))
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """All that a refinement needs of an (H, W, 3) uint8 RGB image: no side over MAX_SIDE px."""
+    return working_image(image, MAX_SIDE)
 
 
 def guided(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """Guided filter (He, Sun, Tang, ECCV 2010, the colour version of section 3.4): soft, in the
-    given map's range."""
-    small = working_image(image, MAX_SIDE)
+    """Guided filter (He, Sun, Tang, ECCV 2010, the colour version of section 3.4).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        saliency: float32 (h, w), of any size.
+
+    Returns:
+        float32 of the thumbnail's size, soft, in the given map's range.
+    """
+    small = thumbnail(image)
     height, width = small.shape[:2]
     saliency = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
     radius = max(1, round(RADIUS * max(height, width)))
@@ -49,32 +77,33 @@ def grabcut(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     """GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004), OpenCV's, from a soft prior.
 
     Pixels start on the side of the prior's Otsu threshold that they are on, the surest are fixed.
-    Where that leaves nothing to cut, or the cut comes back (nearly) empty, the prior itself is the
-    answer.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        saliency: float32 (h, w), of any size.
+
+    Returns:
+        float32, no side over GRABCUT_SIDE px, 0 or 1; the prior itself where there is nothing to
+        cut, or the cut comes back (nearly) empty.
     """
     small = working_image(image, GRABCUT_SIDE)
     height, width = small.shape[:2]
     prior = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
-    levels = np.rint(255 * unit(prior)).astype(np.uint8)
-    threshold = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0] / 255
-    sure = unit(1 / (1 + np.exp(10 * (np.float32(threshold) - levels / np.float32(255)))))
-    mask = np.where(sure >= 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    mask[sure < 0.05] = cv2.GC_BGD
-    mask[sure > 0.97] = cv2.GC_FGD
+    levels = np.rint(255 * min_max(prior)).astype(np.uint8)
+    threshold = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]
+    stretched = min_max(sigmoid(10 * (levels - np.float32(threshold)) / np.float32(255)))
+    mask = np.where(stretched >= 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    mask[stretched < CERTAIN[0]] = cv2.GC_BGD
+    mask[stretched > CERTAIN[1]] = cv2.GC_FGD
     inside = int(np.count_nonzero(mask & 1))
-    if (
-        min(height, width) < 3 or inside < 10 or mask.size - inside < 10
-    ):  # too few for five colours a side
+    if min(height, width) < 3 or min(inside, mask.size - inside) < FEWEST:
         return prior
+    bgr = np.ascontiguousarray(small[..., ::-1])
+    models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)  # its k-means draws: the same image must give the same map
-    cv2.grabCut(
-        np.ascontiguousarray(small[..., ::-1]),
-        mask,
-        None,
-        np.zeros((1, 65)),
-        np.zeros((1, 65)),
-        GRABCUT_ROUNDS,
-        cv2.GC_INIT_WITH_MASK,
-    )
+    cv2.grabCut(bgr, mask, None, *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
     cut = (mask & 1).astype(np.float32)
     return cut if cut.mean() > LEAST else prior
+
+
+REFINE = {"guided": guided, "grabcut": grabcut}

@@ -28,7 +28,7 @@ def read_map(folder: str | os.PathLike, path: bytes) -> np.ndarray:
         ImageError: "no_map" where there is no such file or it is no grey image.
     """
     file = map_file(folder, path)
-    found = cv2.imread(file, cv2.IMREAD_GRAYSCALE) if os.path.isfile(file) else None
-    if found is None:
+    saliency = cv2.imread(file, cv2.IMREAD_GRAYSCALE) if os.path.isfile(file) else None
+    if saliency is None:
         raise ImageError("no_map", f"{file}: no map for this image")
-    return found.astype(np.float32) / 255
+    return saliency.astype(np.float32) / 255

@@ -1,27 +1,30 @@
-"""Fine-grained saliency (Montabone and Soto, Image and Vision Computing 2010), OpenCV's: centre and
-surround."""
+"""Fine-grained saliency (Montabone and Soto, Image and Vision Computing 2010), OpenCV's."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from preprocess.vision.pixels import working_image
-from preprocess.vision.regions import unit
-
-VERSION = 1
-PARAMETERS = {"max_side": 256}
+from preprocess.estimators.base import Estimator
+from preprocess.vision.pixels import min_max, working_image
 
 
-def saliency(image: np.ndarray, max_side: int = 256) -> np.ndarray:
-    """Fine-grained saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the
-    working size.
+@dataclass(frozen=True)
+class FineGrained(Estimator):
+    """Contrast of centre and surround at several scales.
 
     Args:
         max_side: of the working image, px.
     """
-    image = cv2.cvtColor(working_image(image, max_side), cv2.COLOR_RGB2BGR)
-    found, saliency_map = cv2.saliency.StaticSaliencyFineGrained_create().computeSaliency(image)
-    if not found:
-        return np.zeros(image.shape[:2], np.float32)
-    return unit(np.nan_to_num(saliency_map).astype(np.float32))
+
+    name = "fine_grained"
+    max_side: int = 256
+
+    def working(self, image: np.ndarray) -> np.ndarray:
+        small = cv2.cvtColor(working_image(image, self.max_side), cv2.COLOR_RGB2BGR)
+        computed, saliency = cv2.saliency.StaticSaliencyFineGrained_create().computeSaliency(small)
+        if not computed:
+            return np.zeros(small.shape[:2], np.float32)
+        return min_max(np.nan_to_num(saliency).astype(np.float32))

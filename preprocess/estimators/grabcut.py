@@ -1,25 +1,37 @@
-"""GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004), OpenCV's, from the map of another
-estimator."""
+"""GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004), OpenCV's, from another method's map."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from preprocess import estimators, refine
+from preprocess import refine
+from preprocess.estimators.base import Estimator
+from preprocess.estimators.fusion import Fusion
+from preprocess.estimators.gs import GS
+from preprocess.estimators.mbd import MBD
+from preprocess.estimators.mc import MC
+from preprocess.estimators.mr import MR
+from preprocess.estimators.rbd import RBD
 
-VERSION = 1
-PARAMETERS = {"prior": "rbd"}
+PRIORS = {method.name: method for method in (Fusion, GS, MBD, MC, MR, RBD)}
 
 
-def saliency(image: np.ndarray, prior: str = "rbd") -> np.ndarray:
-    """GrabCut of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1], nearly always 0 or 1.
+@dataclass(frozen=True)
+class GrabCut(Estimator):
+    """A map that is nearly always 0 or 1.
 
     Args:
-        prior: estimator whose map starts the cut, and stands where the cut fails.
-
-    Raises:
-        ValueError: the prior is no estimator, or is grabcut itself.
+        prior: method whose map starts the cut, and stands where the cut fails.
     """
-    if prior == "grabcut":
-        raise ValueError("grabcut needs another estimator's map as its prior")
-    return refine.grabcut(image, estimators.load(prior).working(image))
+
+    name = "grabcut"
+    prior: str = "rbd"
+
+    def __post_init__(self):
+        if self.prior not in PRIORS:
+            raise ValueError(f"grabcut takes one of {', '.join(PRIORS)} as its prior")
+
+    def working(self, image: np.ndarray) -> np.ndarray:
+        return refine.grabcut(image, PRIORS[self.prior]().working(image))

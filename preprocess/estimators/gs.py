@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from preprocess.vision import regions as graph
-from preprocess.vision.regions import Regions, unit
+from preprocess.estimators.regional import Regional
+from preprocess.vision.pixels import min_max
+from preprocess.vision.regions import Regions, distance_to, scales
 
-VERSION = 1
-PARAMETERS = dict(graph.PARAMETERS)
-# of all superpixels: how many of the border a border superpixel is compared with (5 of 200)
-SIMILAR = 0.025
+SIMILAR = 0.025  # of all superpixels: how many of the border a border superpixel is compared with
 SATURATED = 0.02  # of the superpixels, the most salient ones, that become 1
 
 
-def saliency(image: np.ndarray, **parameters) -> np.ndarray:
-    """Geodesic saliency of an (H, W, 3) uint8 RGB image: float32 (h, w) in [0, 1] at the working
-    size."""
-    parts = graph.regions(image, **parameters)
-    return parts.paint(solve(parts))
+@dataclass(frozen=True)
+class GS(Regional):
+    """The cost of the cheapest path to the background (section 3.1)."""
 
+    name = "gs"
 
-def solve(parts: Regions) -> np.ndarray:
-    """(n,) float64 saliency in [0, 1]: the cost of the cheapest path to the background (section
-    3.1)."""
-    colour = parts.colour
-    clique = np.logical_and.outer(parts.border, parts.border)
-    scale = graph.scales(parts)
-    edge = np.where(parts.adjacent | clique, np.maximum(colour - scale.clip, 0), np.inf)
-    distance = graph.distance_to(edge, background(parts))
-    distance = np.where(np.isfinite(distance), distance, 0)
-    top = np.sort(distance)[::-1][
-        min(max(round(SATURATED * len(distance)) - 1, 0), len(distance) - 1)
-    ]
-    return np.clip(distance / top, 0, 1) if top > 0 else np.zeros(len(distance))
+    @staticmethod
+    def solve(parts: Regions) -> np.ndarray:
+        cost = np.maximum(parts.colour - scales(parts).clip, 0)
+        edge = np.where(parts.adjacent | parts.clique, cost, np.inf)
+        distance = distance_to(edge, background(parts))
+        distance = np.where(np.isfinite(distance), distance, 0)
+        rank = min(max(round(SATURATED * len(distance)) - 1, 0), len(distance) - 1)
+        top = np.sort(distance)[::-1][rank]
+        return np.clip(distance / top, 0, 1) if top > 0 else np.zeros(len(distance))
 
 
 def background(parts: Regions) -> np.ndarray:
-    """(n,) bool: the border superpixels that are like others of the border (section 3.2, its 1-D
-    saliency).
+    """(n,) bool: border superpixels that are like others of the border (section 3.2's 1-D saliency).
 
     One that is unlike its nearest kin along the border is likely an object that touches it.
     """
@@ -47,5 +41,5 @@ def background(parts: Regions) -> np.ndarray:
     count = max(1, min(round(SIMILAR * len(parts.size)), len(border) - 1))
     unlike = np.sort(kin, 1)[:, :count].mean(1)
     chosen = np.zeros(len(parts.size), bool)
-    chosen[border if np.ptp(unlike) <= 1 else border[unit(unlike) <= 0.5]] = True
+    chosen[border if np.ptp(unlike) <= 1 else border[min_max(unlike) <= 0.5]] = True
     return chosen

@@ -1,27 +1,27 @@
-"""U²-Net, 44 M parameters (Qin et al., Pattern Recognition 2020): trained by its authors on DUTS's
-human masks."""
+"""U²-Net, 44 M parameters (Qin et al., Pattern Recognition 2020), trained on DUTS's human masks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from preprocess.networks.squashed import finish, prepare, run
+from preprocess.networks.squashed import Squashed
 from preprocess.networks.weights import Source
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PARAMETERS", "VERSION", "WEIGHTS", "build", "finish", "prepare", "run"]
-VERSION = 1
-PARAMETERS = {"side": 320}
-WEIGHTS = Source(
-    ("u2net.pth",),
-    "the links in the README of github.com/xuebinqin/U-2-Net",
-    {"u2net.pth": "md5 09fb4e49b7f785c9f855baf94916840a"},
-)
 
+@dataclass(frozen=True)
+class U2Net(Squashed):
+    name = "u2net"
+    source = Source(
+        ("u2net.pth",),
+        "the links in the README of github.com/xuebinqin/U-2-Net",
+        {"u2net.pth": "md5 09fb4e49b7f785c9f855baf94916840a"},
+    )
 
-def build(state: dict | None = None, side: int = 320) -> nn.Module:
-    from preprocess.networks.u2net import LARGE, U2Net
+    def build(self, state: dict | None = None) -> nn.Module:
+        from preprocess.networks import u2net
 
-    return U2Net(LARGE)
+        return u2net.U2Net(u2net.LARGE)

@@ -11,14 +11,13 @@ another order then.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -30,7 +29,7 @@ from preprocess import estimators
 from preprocess import recipe as blocks
 from preprocess.quality import SIDE, quality
 from preprocess.recipe import Recipe
-from preprocess.vision.pixels import working_image
+from preprocess.refine import thumbnail
 
 Rows = dict[str, np.ndarray]
 
@@ -78,9 +77,7 @@ def prepare_block(images: Images, recipe: Recipe) -> Rows:
                 rows["prepared"][i] = Prepared(
                     _prepare(recipe)(image),
                     cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA),
-                    working_image(image, estimators.REFINED_SIDE)
-                    if dict(recipe.parameters).get("refine")
-                    else None,
+                    thumbnail(image) if dict(recipe.parameters).get("refine") else None,
                 )
         except ImageError as error:
             rows["status"][i] = STATUS[error.reason]
@@ -89,9 +86,8 @@ def prepare_block(images: Images, recipe: Recipe) -> Rows:
 
 @lru_cache(maxsize=4)
 def _prepare(recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
-    module = importlib.import_module(estimators.NETWORKS[recipe.estimator])
-    given = {name: value for name, value in recipe.parameters if name != "refine"}
-    return partial(module.prepare, **{**module.PARAMETERS, **given})
+    parameters = {name: value for name, value in recipe.parameters if name != "refine"}
+    return estimators.create(recipe.estimator, **parameters).prepare
 
 
 @lru_cache(maxsize=4)

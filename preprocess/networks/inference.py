@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -15,39 +14,53 @@ from torch import Tensor, nn
 
 from data.cli import UsageError
 from data.tensors import SHOWN, misfit, read_tensors
-from preprocess.estimators import REFINED_SIDE, Estimator
+from preprocess.estimators.base import Estimator
+from preprocess.networks.base import Architecture
 from preprocess.networks.weights import find
-from preprocess.vision.pixels import working_image
+from preprocess.refine import REFINE, thumbnail
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WRAPPERS = (
-    "state_dict",
-    "model",
-    "network",
-    "net",
-    "teacher",
-)  # under which checkpoints keep the state
+WRAPPERS = ("state_dict", "model", "network", "net", "teacher")  # checkpoints keep the state there
 PREFIXES = ("module.", "backbone.")  # of DistributedDataParallel, of DINO's full checkpoints
 
 
 @dataclass(frozen=True)
 class Network(Estimator):
-    """A network estimator, see preprocess.networks; made by `load`.
+    """An architecture with its weights on a device; made by `load`.
 
     Attributes:
-        precision: "fp32" or "bf16".  refine: one of REFINEMENTS.
-        module: the estimator's module.  options: what its functions take; `parameters`, which a
-            cache's identity stores, are these, and refinement and precision where they are not the
-            usual ones.
-        network: in evaluation mode, on device `place` ("cuda:1").
+        module: in evaluation mode, on device `place` ("cuda:1").
+        weights: SHA-256 of its file.
     """
 
-    precision: str = "fp32"
+    architecture: Architecture
+    module: nn.Module
+    weights: str
     refine: str = "none"
-    module: ModuleType | None = None
-    options: dict = field(default_factory=dict)
-    network: nn.Module | None = None
     place: str = "cpu"
+    precision: str = "fp32"
+
+    @property
+    def name(self) -> str:
+        return self.architecture.name
+
+    @property
+    def version(self) -> int:
+        return self.architecture.version
+
+    @property
+    def device(self) -> str:
+        return torch.device(self.place).type
+
+    @property
+    def parameters(self) -> dict:
+        """The architecture's, and refinement and precision where they are not the usual ones."""
+        parameters = self.architecture.parameters
+        if self.refine != "none":
+            parameters["refine"] = self.refine
+        if self.precision != "fp32":
+            parameters["precision"] = self.precision
+        return parameters
 
     def working(self, image: np.ndarray) -> np.ndarray:
         return self.batch([image])[0]
@@ -55,37 +68,32 @@ class Network(Estimator):
     def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         outputs = self.forward(np.stack([self.prepare(image) for image in images]))
         return [
-            self.finish(out, self.thumbnail(image))
-            for out, image in zip(outputs, images, strict=True)
+            self.finish(output, self.thumbnail(image))
+            for output, image in zip(outputs, images, strict=True)
         ]
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """What the network sees of an (H, W, 3) uint8 RGB image; the same shape and dtype for every
-        image."""
-        return self.module.prepare(image, **self.options)
+        """What the network sees of an (H, W, 3) uint8 RGB image, see Architecture.prepare."""
+        return self.architecture.prepare(image)
 
     def thumbnail(self, image: np.ndarray) -> np.ndarray | None:
-        """What `finish` needs of the image itself: nothing, unless the map is to be refined."""
-        return None if self.refine == "none" else working_image(image, REFINED_SIDE)
+        """What `finish` needs of the image: nothing, unless the map is to be refined."""
+        return None if self.refine == "none" else thumbnail(image)
 
     def forward(self, batch: np.ndarray) -> np.ndarray:
-        """(B, ...) of prepared images to (B, ...) float32 outputs, one `run` of the network.
+        """(B, ...) prepared images to (B, ...) float32 outputs.
 
         Raises:
-            torch.OutOfMemoryError: the batch is too large for the device; MemoryError: for the CPU.
+            torch.OutOfMemoryError: the batch is too large for the device.
+            MemoryError: the batch is too large for the CPU's memory.
         """
+        autocast = torch.autocast(
+            self.device, PRECISIONS[self.precision], enabled=self.precision != "fp32"
+        )
         try:
-            with (
-                torch.inference_mode(),
-                _settings(),
-                torch.autocast(
-                    self.device, PRECISIONS[self.precision], enabled=self.precision != "fp32"
-                ),
-            ):
-                out: Tensor = self.module.run(
-                    self.network, torch.from_numpy(batch).to(self.place), **self.options
-                )
-                return out.float().cpu().numpy()
+            with torch.inference_mode(), _reproducible(), autocast:
+                x = torch.from_numpy(batch).to(self.place)
+                return self.architecture.run(self.module, x).float().cpu().numpy()
         except RuntimeError as error:
             if "allocate memory" in str(error) and not isinstance(error, torch.OutOfMemoryError):
                 raise MemoryError(str(error).splitlines()[0]) from error
@@ -93,167 +101,99 @@ class Network(Estimator):
 
     def finish(self, output: np.ndarray, thumbnail: np.ndarray | None = None) -> np.ndarray:
         """One image's output to its map, float32 (h, w) in [0, 1]."""
-        saliency = self.module.finish(np.ascontiguousarray(output), **self.options)
-        if thumbnail is None:
-            return saliency
-        from preprocess.refine import refined
-
-        return refined(lambda _: saliency, thumbnail, self.refine)
+        saliency = self.architecture.finish(np.ascontiguousarray(output))
+        return saliency if thumbnail is None else REFINE[self.refine](thumbnail, saliency)
 
 
 @contextmanager
-def _settings():
-    """fp32 that is fp32, and the same sums at every run: TensorFloat-32 would move maps by more
-    than two levels."""
-    backends = torch.backends
-    before = (
-        backends.cuda.matmul.allow_tf32,
-        backends.cudnn.allow_tf32,
-        backends.cudnn.deterministic,
-    )
-    backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic = (
-        False,
-        False,
-        True,
-    )
+def _reproducible() -> Iterator[None]:
+    """The same sums at every run, in fp32: TensorFloat-32 moves maps by more than two levels."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = False, False, True
     try:
         yield
     finally:
-        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic = (
-            before
-        )
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = before
 
 
 def load(
-    name: str,
-    module: ModuleType,
-    parameters: dict,
+    architecture: Architecture,
     refine: str = "none",
     weights: str | None = None,
     device: str = "cpu",
     precision: str = "fp32",
 ) -> Network:
-    """The network estimator `name` with its weights (see preprocess.networks.weights.find), ready
-    on the device.
+    """A network with its weights (see preprocess.networks.weights.find) on the device.
 
     Raises:
-        UsageError: one line: no weights, a file that cannot be read, or does not fit; no such
-            device or precision.
+        UsageError: no weights, a file that cannot be read or does not fit, no such device or
+            precision.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
-    path = find(name, module.WEIGHTS, weights)
+    path = find(architecture.name, architecture.source, weights)
     stat = path.stat()
-    stored = dict(parameters)
-    if refine != "none":
-        stored["refine"] = refine
-    if precision != "fp32":
-        stored["precision"] = precision
-    network, digest = _load(
-        name,
-        module,
-        tuple(sorted(parameters.items())),
-        path,
-        (stat.st_size, stat.st_mtime_ns),
-        device,
-    )
-    return Network(
-        name,
-        module.VERSION,
-        stored,
-        None,
-        digest,
-        torch.device(device).type,
-        precision,
-        refine,
-        module,
-        parameters,
-        network,
-        device,
-    )
+    module, digest = _load(architecture, path, (stat.st_size, stat.st_mtime_ns), device)
+    return Network(architecture, module, digest, refine, device, precision)
 
 
 @lru_cache(maxsize=2)
 def _load(
-    name: str, module: ModuleType, parameters: tuple, path: Path, stat: tuple, device: str
-) -> tuple:
-    """(network, SHA-256 of its file); kept, for callers that load an estimator anew for every
-    image."""
+    architecture: Architecture, path: Path, stat: tuple[int, int], device: str
+) -> tuple[nn.Module, str]:
+    """The module and its file's SHA-256; kept, for callers that load it for every image."""
     content, digest = read_tensors(path)
-    options = dict(parameters)
-    state = tensors_of(content, path)
-    if hasattr(module, "convert"):
-        state = module.convert(state, **options)
     try:
-        network = fitted(partial(module.build, state, **options), state, f"no weights of {name}")
+        module = fitted(architecture, architecture.convert(tensors_of(content)))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     try:
-        return network.eval().requires_grad_(False).to(device), digest
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # what torch raises where it has no CUDA, or no such card
+        return module.eval().requires_grad_(False).to(device), digest
+    except (RuntimeError, AssertionError) as error:  # torch's, where there is no such device
         raise UsageError(f"--device {device}: {' '.join(str(error).split())[:200]}") from error
 
 
-def tensors_of(content: object, path: Path) -> dict[str, Tensor]:
-    """The one state of a checkpoint, without wrappers and prefixes. UsageError where there is
-    none."""
+def tensors_of(content: object) -> dict[str, Tensor]:
+    """The one state of a checkpoint, without wrappers and prefixes.
+
+    Raises:
+        UsageError: there is none.
+    """
     while isinstance(content, dict):
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
         content = inner
-    state = (
-        {
-            key: value
-            for key, value in content.items()
-            if isinstance(key, str) and isinstance(value, Tensor)
-        }
-        if isinstance(content, dict)
-        else {}
-    )
+    items = content.items() if isinstance(content, dict) else ()
+    state = {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
     if not state:
-        raise UsageError(
-            f"{path}: holds no state_dict, no {{name: tensor}} of a network's parameters"
-        )
+        raise UsageError("holds no state_dict, no {name: tensor} of a network's parameters")
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
-def fitted(build: Callable[[], nn.Module], state: dict[str, Tensor], what: str) -> nn.Module:
-    """`build()` with the weights `state`.
+def fitted(architecture: Architecture, state: dict[str, Tensor]) -> nn.Module:
+    """The network with the weights `state`.
 
     Raises:
-        UsageError: `what`, and which keys are missing, unexpected or of another shape; or tensors
-            that are not finite.
+        UsageError: keys that are missing, unexpected or of another shape; tensors that are not
+            dense or not finite.
     """
-    odd = [
-        key
-        for key, value in state.items()
-        if value.layout != torch.strided
-        or value.is_quantized
-        or value.is_complex()
-        or value.is_meta
-    ]
+    what = f"no weights of {architecture.name}"
+    odd = [key for key, value in state.items() if not _is_dense(value)]
     if odd:
         raise UsageError(
             f"{what}: {len(odd)} of its tensors are sparse, quantised or complex ({odd[0]})"
         )
-    network = build()
-    wanted = network.state_dict()
-    state = {
-        **{
-            k: torch.zeros((), dtype=torch.long)
-            for k in wanted
-            if k.endswith("num_batches_tracked")
-        },
-        **state,
-    }  # files of before torch 0.4 have none
-    wrong = misfit(state, wanted)
+    network = architecture.build(state)
+    expected = network.state_dict()
+    for key in expected:
+        if key.endswith("num_batches_tracked"):  # files of before torch 0.4 have none
+            state.setdefault(key, torch.zeros((), dtype=torch.long))
+    wrong = misfit(state, expected)
     if wrong:
         raise UsageError(f"{what}; {wrong}")
     broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
@@ -263,3 +203,9 @@ def fitted(build: Callable[[], nn.Module], state: dict[str, Tensor], what: str) 
         )
     network.load_state_dict(state)
     return network
+
+
+def _is_dense(value: Tensor) -> bool:
+    return not (
+        value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
+    )

@@ -1,18 +1,20 @@
-"""GrabCut on superpixels (Rother, Kolmogorov, Blake, SIGGRAPH 2004): colour models and the minimum
-cut in turn.
+"""GrabCut on superpixels (Rother, Kolmogorov, Blake, SIGGRAPH 2004): colour models and cuts in turn.
 
 OpenCV's works on pixels and takes 10 to 60 ms; on 400 superpixels the same energy takes 1 to 2 ms,
 follows the contours as well, and is the more accurate for it (measured on ECSSD, even numbers).
+The maximum flow is compiled: scipy's takes four times as long, 3 ms of fusion's 20 times decoding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numba import njit
 
 from preprocess.vision import mixture
+from preprocess.vision.regions import describe, label_mean
 from preprocess.vision.superpixels import slic
 
 GAMMA = 50.0  # of the contrast-sensitive smoothness (the paper's section 3.2)
@@ -23,52 +25,96 @@ CAPACITY = 256.0  # integer capacities a unit of energy: the cut is exact and th
 
 
 @dataclass(frozen=True)
+class Links:
+    """Undirected links of n nodes, as m directed edges: those of node i from start[i] to start[i + 1].
+
+    Attributes:
+        start: (n + 1,) int64.
+        neighbour: (m,) int64, the node that an edge leads to.
+        reverse: (m,) int64, the edge that leads back.
+        weight: (m,) float64, the same both ways.
+    """
+
+    start: np.ndarray
+    neighbour: np.ndarray
+    reverse: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def of(cls, weight: np.ndarray) -> Links:
+        """The links of (n, n) float64 symmetric weights that are not 0."""
+        rows, columns = np.nonzero(weight)
+        start = np.searchsorted(rows, np.arange(len(weight) + 1))
+        columns = np.ascontiguousarray(columns)
+        return cls(start, columns, np.lexsort((rows, columns)), weight[rows, columns])
+
+
+@dataclass(frozen=True)
 class Cells:
     """Fine superpixels of an image, n of them, and what a cut between any two costs.
 
     Attributes:
-        labels: (h, w) int32.  lab: (n, 3) float64 mean colours.  size: (n,) float64 pixels.
-        links: touching cells, as start (n + 1,), neighbour (m,) and reverse (m,) int64: edge e of
-            cell i, from start[i] to start[i + 1], leads to neighbour[e], and edge reverse[e] leads
-            back.
-        contact: (m,) float64, of each edge the sum over touching pixels of exp(-beta |RGB
-            difference|^2).
+        labels: (h, w) int32.
+        lab: (n, 3) float64 mean colours.
+        size: (n,) float64 pixels.
+        contact: between touching cells, the sum over touching pixels of exp(-beta |RGB difference|^2).
         edge: (n,) float64, pixels on the image's border (a corner counts twice).
     """
 
     labels: np.ndarray
     lab: np.ndarray
     size: np.ndarray
-    links: tuple[np.ndarray, np.ndarray, np.ndarray]
-    contact: np.ndarray
+    contact: Links
     edge: np.ndarray
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """(n,) float64 means of an (h, w) map over the cells."""
-        return np.bincount(self.labels.ravel(), values.ravel(), len(self.size)) / self.size
+        return label_mean(self.labels, values, self.size)
 
 
 def cells(image: np.ndarray, planes: np.ndarray, superpixels: int = 400) -> Cells:
-    """Fine superpixels of an (h, w, 3) uint8 RGB working image with (3, h, w) float32 Lab
-    planes."""
+    """Fine superpixels of an (h, w, 3) uint8 RGB working image with (3, h, w) float32 Lab planes."""
     labels, count = slic(planes, superpixels, iterations=5)
-    lab, size = _means(labels, planes, count)
+    lab, _, size, _ = describe(labels, planes.transpose(1, 2, 0), count)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    start, neighbour, reverse, contact = adjacency_lists(
-        _contact(labels, np.ascontiguousarray(image), count)
-    )
     return Cells(
-        labels,
-        lab,
-        size,
-        (start, neighbour, reverse),
-        contact,
-        np.bincount(border, minlength=count).astype(np.float64),
+        labels=labels,
+        lab=lab,
+        size=size,
+        contact=Links.of(_contact(labels, image, _contrast(image), count)),
+        edge=np.bincount(border, minlength=count).astype(np.float64),
     )
+
+
+@njit("float64[:, ::1](int32[:, ::1], uint8[:, :, ::1], float64, int64)", cache=True, nogil=True)
+def _contact(labels, image, beta, count):
+    """(n, n) float64 contact of any two cells, see Cells."""
+    h, w = labels.shape
+    contact = np.zeros((count, count))
+    for y in range(h):
+        for x in range(w):
+            for ny, nx in ((y, x + 1), (y + 1, x)):
+                if ny < h and nx < w and labels[ny, nx] != labels[y, x]:
+                    distance = 0.0
+                    for c in range(3):
+                        distance += (np.float64(image[y, x, c]) - image[ny, nx, c]) ** 2
+                    weight = np.exp(-beta * distance)
+                    contact[labels[y, x], labels[ny, nx]] += weight
+                    contact[labels[ny, nx], labels[y, x]] += weight
+    return contact
+
+
+def _contrast(image: np.ndarray) -> float:
+    """Beta: half of one over the mean squared RGB difference of neighbours (the paper's section 2)."""
+    height, width = image.shape[:2]
+    down = cv2.norm(image[1:], image[:-1], cv2.NORM_L2SQR) if height > 1 else 0.0
+    across = cv2.norm(image[:, 1:], image[:, :-1], cv2.NORM_L2SQR) if width > 1 else 0.0
+    pairs = (height - 1) * width + height * (width - 1)
+    return 0.5 / max((down + across) / max(pairs, 1), 1e-6)
 
 
 def grab(
-    parts: Cells,
+    fine: Cells,
     prior: np.ndarray,
     rounds: int = 3,
     background: float = 0.05,
@@ -77,136 +123,50 @@ def grab(
     """Cut the foreground that a soft prior suggests.
 
     Args:
-        parts: n cells.  prior: (n,) float64 in [0, 1]; from 0.5 it starts as foreground.
-        rounds: of colour models and cut.  background, foreground: priors below and above which a
-            cell is certain.
+        fine: n cells.
+        prior: (n,) float64 in [0, 1]; from 0.5 it starts as foreground.
+        rounds: of colour models and cut.
+        background, foreground: priors below and above which a cell is certain.
 
     Returns:
         (n,) float64, 0 or 1; the prior itself where there is nothing to cut, or the cut leaves less
         than LEAST.
     """
     chosen = prior >= 0.5
+    share = fine.size / fine.size.sum()
     certain = np.where(prior < background, -1, np.where(prior > foreground, 1, 0))
     for _ in range(rounds):
-        if not LEAST < parts.size[chosen].sum() / parts.size.sum() < 1:
+        if chosen.all() or share[chosen].sum() <= LEAST:
             return prior
-        inside = mixture.log_likelihood(parts.lab, mixture.fit(parts.lab, parts.size * chosen))
-        outside = mixture.log_likelihood(parts.lab, mixture.fit(parts.lab, parts.size * ~chosen))
-        gain = parts.size * (inside - outside) - GAMMA * OUTSIDE * parts.edge
-        before, chosen = chosen, minimum_cut(gain, parts.links, GAMMA * parts.contact, certain)
+        inside, outside = (
+            mixture.log_likelihood(fine.lab, mixture.fit(fine.lab, fine.size * side))
+            for side in (chosen, ~chosen)
+        )
+        gain = fine.size * (inside - outside) - GAMMA * OUTSIDE * fine.edge
+        before, chosen = chosen, minimum_cut(gain, fine.contact, GAMMA, certain)
         if np.array_equal(before, chosen):
             break
-    return (
-        chosen.astype(np.float64) if parts.size[chosen].sum() > LEAST * parts.size.sum() else prior
-    )
+    return chosen.astype(np.float64) if share[chosen].sum() > LEAST else prior
 
 
-def minimum_cut(
-    gain: np.ndarray,
-    links: tuple[np.ndarray, np.ndarray, np.ndarray],
-    cost: np.ndarray,
-    certain: np.ndarray,
-) -> np.ndarray:
-    """The set with the greatest sum of gains less the costs of the links it cuts (an exact minimum
-    cut).
+def minimum_cut(gain: np.ndarray, links: Links, scale: float, certain: np.ndarray) -> np.ndarray:
+    """The set with the greatest sum of gains less the costs of the links it cuts; exact.
 
     Args:
-        gain: (n,) float64, of each node's being in the set.  links: as Cells.links.
-        cost: (m,) float64 >= 0 of each edge, the same both ways.
+        gain: (n,) float64, of each node's being in the set.
+        scale: what a link of weight 1 costs.
         certain: (n,) integers: 1 is in the set, -1 is not, 0 is open.
 
     Returns:
         (n,) bool; of several best sets the smallest.
     """
-    start, neighbour, reverse = links
+    cost = scale * links.weight
     total = np.concatenate([[0.0], np.cumsum(cost)])
-    bound = (
-        total[start[1:]] - total[start[:-1]] + np.abs(gain) + 1
-    )  # more than certain nodes can be pulled with
-    terminal = np.where(certain != 0, certain * bound, gain)
-    return _minimum_cut(
-        np.rint(terminal * CAPACITY).astype(np.int64),
-        start,
-        neighbour,
-        reverse,
-        np.rint(cost * CAPACITY).astype(np.int64),
-    )
-
-
-@njit(
-    "Tuple((float64[:, ::1], float64[::1]))(int32[:, ::1], float32[:, :, ::1], int64)",
-    cache=True,
-    nogil=True,
-)
-def _means(labels, planes, count):
-    """Mean Lab (n, 3) and pixels (n,) of each cell."""
-    lab, size = np.zeros((count, 3)), np.zeros(count)
-    for y in range(labels.shape[0]):
-        for x in range(labels.shape[1]):
-            k = labels[y, x]
-            size[k] += 1
-            for c in range(3):
-                lab[k, c] += planes[c, y, x]
-    for k in range(count):
-        lab[k] /= size[k]
-    return lab, size
-
-
-@njit("float64[:, ::1](int32[:, ::1], uint8[:, :, ::1], int64)", cache=True, nogil=True)
-def _contact(labels, image, count):
-    h, w = labels.shape
-    total, pairs = 0.0, 0
-    for y in range(h):
-        for x in range(w):
-            for c in range(3):
-                if x + 1 < w:
-                    total += (np.float64(image[y, x, c]) - image[y, x + 1, c]) ** 2
-                if y + 1 < h:
-                    total += (np.float64(image[y, x, c]) - image[y + 1, x, c]) ** 2
-            pairs += (x + 1 < w) + (y + 1 < h)
-    beta = 0.5 / max(total / max(pairs, 1), 1e-6)
-    contact = np.zeros((count, count))
-    for y in range(h):
-        for x in range(w):
-            k = labels[y, x]
-            for side in range(2):
-                ny, nx = y + side, x + 1 - side
-                if ny < h and nx < w and labels[ny, nx] != k:
-                    distance = 0.0
-                    for c in range(3):
-                        distance += (np.float64(image[y, x, c]) - image[ny, nx, c]) ** 2
-                    weight = np.exp(-beta * distance)
-                    contact[k, labels[ny, nx]] += weight
-                    contact[labels[ny, nx], k] += weight
-    return contact
-
-
-@njit(
-    "Tuple((int64[::1], int64[::1], int64[::1], float64[::1]))(float64[:, ::1])",
-    cache=True,
-    nogil=True,
-)
-def adjacency_lists(cost):
-    """(n, n) float64 symmetric costs as start (n + 1,), neighbour, reverse edge and cost (m,) of
-    the positive ones."""
-    n = cost.shape[0]
-    start = np.zeros(n + 1, np.int64)
-    for i in range(n):
-        start[i + 1] = start[i]
-        for j in range(n):
-            start[i + 1] += cost[i, j] > 0 and i != j
-    neighbour, reverse = np.empty(start[n], np.int64), np.empty(start[n], np.int64)
-    weight, fill = np.empty(start[n]), start[:n].copy()
-    for i in range(n):
-        for j in range(i):
-            if cost[i, j] > 0:
-                a, b = fill[i], fill[j]
-                neighbour[a], neighbour[b] = j, i
-                weight[a] = weight[b] = cost[i, j]
-                reverse[a], reverse[b] = b, a
-                fill[i] += 1
-                fill[j] += 1
-    return start, neighbour, reverse, weight
+    # more than certain nodes can be pulled with
+    bound = total[links.start[1:]] - total[links.start[:-1]] + np.abs(gain) + 1
+    terminal = np.rint(np.where(certain != 0, certain * bound, gain) * CAPACITY).astype(np.int64)
+    capacity = np.rint(cost * CAPACITY).astype(np.int64)
+    return _minimum_cut(terminal, links.start, links.neighbour, links.reverse, capacity)
 
 
 @njit(
@@ -215,8 +175,10 @@ def adjacency_lists(cost):
     nogil=True,
 )
 def _minimum_cut(terminal, start, neighbour, reverse, capacity):
-    """Dinic's algorithm; `terminal` is a node's link from the source (positive) or to the sink
-    (negative)."""
+    """Dinic's algorithm.
+
+    `terminal` is a node's link from the source (positive) or to the sink (negative).
+    """
     n = len(terminal)
     residual = capacity.copy()
     supply, demand = np.maximum(terminal, 0), np.maximum(-terminal, 0)

@@ -1,17 +1,20 @@
-"""Artificial frames (a drawn border around a photograph): find them, so that they do not pose as
-the background."""
+"""Artificial frames (a drawn border around a photograph), so that they do not pose as background."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numba import njit
 
 MAX_WIDTH = 0.075  # of the longer side: 30 px of a 400 px image
 DENSITY = 0.6  # of a row (or column) that must be edge to be a frame's
-BOTH = 0.9  # of two neighbouring rows together
+BOTH = 0.9  # of two neighbouring rows together: noise may scatter a step's thinned edge over both
+CUTOFF = 4.0  # times the mean squared gradient: the usual automatic threshold of Sobel edges
+
+Box = tuple[slice, slice]  # rows and columns of an image
 
 
-def inner_box(grey: np.ndarray) -> tuple[int, int, int, int]:
+def inner_box(image: np.ndarray, frame: bool = True) -> Box:
     """The part of an image inside its artificial frame.
 
     A row (column) within MAX_WIDTH of a side of which more than DENSITY is Sobel edge ends a frame
@@ -19,100 +22,82 @@ def inner_box(grey: np.ndarray) -> tuple[int, int, int, int]:
     et al., CVPR 2014, the authors' demo).
 
     Args:
-        grey: (h, w) uint8.
-
-    Returns:
-        (top, bottom, left, right): image[top:bottom, left:right] is free of the frame; (0, h, 0, w)
-        without a frame.
+        image: (h, w, 3) uint8 RGB.
+        frame: False: the whole image, whatever it has.
     """
-    height, width = grey.shape
+    height, width = image.shape[:2]
     reach = round(MAX_WIDTH * max(height, width))
-    if min(height, width) < 4 * reach or reach < 2:  # too narrow to tell a frame from the picture
-        return 0, height, 0, width
-    top, bottom, left, right = _frame_widths(np.ascontiguousarray(grey), reach, DENSITY)
-    widest = max(top, bottom, left, right)
-    if widest == 0:
-        return 0, height, 0, width
-    return top or widest, height - (bottom or widest), left or widest, width - (right or widest)
+    widths = np.zeros(4, np.int64)
+    if frame and min(height, width) >= 4 * reach and reach >= 2:  # else too narrow to tell
+        widths = _frame_widths(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), reach)
+    top, bottom, left, right = np.where(widths == 0, widths.max(), widths).tolist()
+    return slice(top, height - bottom), slice(left, width - right)
 
 
-@njit("float32(uint8[:, ::1], int64, int64)", cache=True, nogil=True, inline="always")
-def _gradient(grey, y, x):
-    """The squared Sobel gradient at a pixel, negative where the change is more vertical than
-    horizontal."""
-    h, w = grey.shape
-    up, down = max(y - 1, 0), min(y + 1, h - 1)
-    left, right = max(x - 1, 0), min(x + 1, w - 1)
-    ul, u, ur = np.float32(grey[up, left]), np.float32(grey[up, x]), np.float32(grey[up, right])
-    dl, d, dr = (
-        np.float32(grey[down, left]),
-        np.float32(grey[down, x]),
-        np.float32(grey[down, right]),
-    )
-    ml, mr = np.float32(grey[y, left]), np.float32(grey[y, right])
-    gx = (ur + 2 * mr + dr) - (ul + 2 * ml + dl)
-    gy = (dl + 2 * d + dr) - (ul + 2 * u + ur)
-    total = gx * gx + gy * gy
-    return total if abs(gx) >= abs(gy) else -total
+def unframed(inner: np.ndarray, box: Box, shape: tuple[int, int]) -> np.ndarray:
+    """A float32 map of the inner box as one of the whole image, (H, W), 0 in the frame."""
+    if inner.shape == shape:
+        return inner
+    whole = np.zeros(shape, np.float32)
+    whole[box] = inner
+    return whole
 
 
-@njit("int64[::1](int64[::1])", cache=True, nogil=True)
-def _with_next(counts):
-    """Each line's count with that of the line before it."""
-    out = counts.copy()
-    out[1:] += counts[:-1]
-    return out
+def _frame_widths(grey: np.ndarray, reach: int) -> np.ndarray:
+    """(4,) int64: px of the frame at the top, bottom, left and right; 0 where there is none."""
+    x = cv2.Sobel(grey, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
+    y = cv2.Sobel(grey, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
+    rows, columns = _edge_counts(x, y, reach)
+    rows, columns = _density(rows / len(columns)), _density(columns / len(rows))
+    lines = np.stack([rows[:reach], rows[::-1][:reach], columns[:reach], columns[::-1][:reach]])
+    return ((lines > DENSITY) * np.arange(1, reach + 1)).max(1)
 
 
-@njit("UniTuple(int64, 4)(uint8[:, ::1], int64, float64)", cache=True, nogil=True)
-def _frame_widths(grey, reach, density):
-    """Widths in px of the frame at the top, bottom, left and right; 0 where there is none."""
-    h, w = grey.shape
-    signed = np.empty((h, w), np.float32)
+def _density(share: np.ndarray) -> np.ndarray:
+    """The share of edge of each line, or a part of that of the line and the one before it."""
+    both = share.copy()
+    both[1:] += share[:-1]
+    return np.maximum(share, both * (DENSITY / BOTH))
+
+
+@njit("float64(float32[:, ::1], int64)", cache=True, nogil=True, inline="always")
+def _mean_strength(strength, reach):
+    """The mean, of every pixel near a side and of a quarter of those inside."""
+    h, w = strength.shape
     total, count = 0.0, 0
-    for y in range(h):
-        border = y <= reach or y >= h - 1 - reach
-        for x in range(w):
-            if border or x <= reach or x >= w - 1 - reach:
-                signed[y, x] = _gradient(grey, y, x)
-            elif (x + y) % 4:
-                continue  # inside, a quarter of the pixels tells the mean as well
-            else:
-                signed[y, x] = _gradient(grey, y, x)
-            weight = 1 if border or x <= reach or x >= w - 1 - reach else 4
-            total += weight * abs(signed[y, x])
-            count += weight
-    cutoff = 4.0 * total / count  # the usual automatic Sobel threshold
+    for i in range(h):
+        for j in range(w):
+            inside = reach < i < h - 1 - reach and reach < j < w - 1 - reach
+            if not inside:
+                total += strength[i, j]
+                count += 1
+            elif (i + j) % 4 == 0:
+                total += 4 * strength[i, j]
+                count += 4
+    return total / count
+
+
+@njit("UniTuple(int64[::1], 2)(float32[:, ::1], float32[:, ::1], int64)", cache=True, nogil=True)
+def _edge_counts(x, y, reach):
+    """Edge pixels in each row and column within `reach` px of a side, thinned across their direction.
+
+    From Sobel's derivatives; in numpy this takes three times as long, 0.2 ms of RBD's 6 times
+    decoding.
+    """
+    h, w = x.shape
+    strength = x * x + y * y
+    cutoff = CUTOFF * _mean_strength(strength, reach)
     rows, columns = np.zeros(h, np.int64), np.zeros(w, np.int64)
-    for y in range(h):
-        inside = reach <= y < h - reach
-        x = -1
-        while x + 1 < w:
-            x += 1
-            if inside and x == reach:
-                x = w - reach
-            strength = abs(signed[y, x])
-            if strength <= cutoff:
+    for i in range(h):
+        for j in range(w):
+            here = strength[i, j]
+            if (reach <= i < h - reach and reach <= j < w - reach) or here <= cutoff:
                 continue
-            if signed[y, x] > 0:  # thinned: an edge is one pixel wide, across its own direction
-                before, after = signed[y, max(x - 1, 0)], signed[y, min(x + 1, w - 1)]
+            if abs(x[i, j]) >= abs(y[i, j]):
+                before, after = strength[i, max(j - 1, 0)], strength[i, min(j + 1, w - 1)]
             else:
-                before, after = signed[max(y - 1, 0), x], signed[min(y + 1, h - 1), x]
-            if abs(before) <= strength and strength > abs(after):
-                rows[y] += 1
-                columns[x] += 1
-    top, bottom, left, right = 0, 0, 0, 0
-    # Noise may scatter a step's thinned edge over two lines: together they must hold nearly all of
-    # it.
-    rows = np.maximum(rows / w, _with_next(rows) / w * (density / BOTH))
-    columns = np.maximum(columns / h, _with_next(columns) / h * (density / BOTH))
-    for i in range(reach):
-        if rows[i] > density:
-            top = i + 1
-        if rows[h - 1 - i] > density:
-            bottom = i + 1
-        if columns[i] > density:
-            left = i + 1
-        if columns[w - 1 - i] > density:
-            right = i + 1
-    return top, bottom, left, right
+                before, after = strength[max(i - 1, 0), j], strength[min(i + 1, h - 1), j]
+            if before <= here and here > after:
+                rows[i] += 1
+                columns[j] += 1
+    return rows, columns

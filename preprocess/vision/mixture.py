@@ -1,5 +1,7 @@
-"""Weighted Gaussian mixtures of colours, compiled: the colour models of a foreground and a
-background."""
+"""Weighted Gaussian mixtures of colours, compiled: fusion fits 14 an image in under 1 ms.
+
+OpenCV's EM takes no weights, and its 20 times decoding leave no room for one in numpy.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from numba import njit
 
 COMPONENTS = 5  # of GrabCut (Rother et al., SIGGRAPH 2004, section 3.1)
 VARIANCE = 16.0  # Lab units squared, added to each: superpixel means vary less than their pixels
+ROUNDS = 4  # of k-means
 
 
 def fit(
@@ -18,151 +21,104 @@ def fit(
     Deterministic: components start as quantiles along the main axis of the colours.
 
     Args:
-        colours: (n, 3) float64.  weight: (n,) float64 >= 0, not all 0.
+        colours: (n, 3) float64.
+        weight: (n,) float64 >= 0, not all 0.
 
     Returns:
         (k, 13) float64, a row a component: log weight minus half the log determinant, mean (3),
         inverse covariance (9).
     """
-    held = weight > 0  # the others would only cost time
-    return _fit(
-        np.ascontiguousarray(colours[held]),
-        np.ascontiguousarray(weight[held], np.float64),
-        components,
-        steps,
-    )
+    positive = weight > 0  # the others would only cost time
+    return _fit(colours[positive], weight[positive].astype(np.float64), components, steps)
 
 
-def log_likelihood(colours: np.ndarray, mixture: np.ndarray) -> np.ndarray:
-    """(n,) float64 log densities, up to a constant common to all mixtures, of (n, 3) colours."""
-    return _log_likelihood(np.ascontiguousarray(colours), mixture)
-
-
-@njit(
-    "float64(float64[:, ::1], int64, float64[:, ::1], int64)",
-    cache=True,
-    nogil=True,
-    inline="always",
-)
-def _log_density(colours, i, mixture, k):
-    a, b, c = (
-        colours[i, 0] - mixture[k, 1],
-        colours[i, 1] - mixture[k, 2],
-        colours[i, 2] - mixture[k, 3],
-    )
-    m = mixture[k]
-    return m[0] - 0.5 * (
-        a * (m[4] * a + 2 * (m[5] * b + m[6] * c)) + b * (m[8] * b + 2 * m[9] * c) + c * m[12] * c
-    )
+@njit("float64[:, ::1](float64[:, ::1], float64[:, ::1])", cache=True, nogil=True)
+def _log_densities(colours, mixture):
+    """(n, k) log densities of (n, 3) colours under each component."""
+    out = np.empty((len(colours), len(mixture)))
+    for i in range(len(colours)):
+        for k in range(len(mixture)):
+            m = mixture[k]
+            a, b, c = colours[i, 0] - m[1], colours[i, 1] - m[2], colours[i, 2] - m[3]
+            across = a * (m[5] * b + m[6] * c) + m[9] * b * c
+            out[i, k] = m[0] - 0.5 * (m[4] * a * a + m[8] * b * b + m[12] * c * c) - across
+    return out
 
 
 @njit("float64[::1](float64[:, ::1], float64[:, ::1])", cache=True, nogil=True)
-def _log_likelihood(colours, mixture):
-    n, k = colours.shape[0], mixture.shape[0]
-    out, parts = np.empty(n), np.empty(k)
-    for i in range(n):
-        best = -np.inf
-        for j in range(k):
-            parts[j] = _log_density(colours, i, mixture, j)
-            best = max(best, parts[j])
+def log_likelihood(colours, mixture):
+    """(n,) float64 log densities, up to a constant common to all mixtures, of (n, 3) colours."""
+    out = np.empty(len(colours))
+    densities = _log_densities(colours, mixture)
+    for i in range(len(colours)):
+        top = densities[i].max()
         total = 0.0
-        for j in range(k):
-            total += np.exp(parts[j] - best)
-        out[i] = best + np.log(total)
+        for k in range(len(mixture)):
+            total += np.exp(densities[i, k] - top)
+        out[i] = top + np.log(total)
     return out
+
+
+@njit(
+    "Tuple((float64, float64[::1], float64[:, ::1]))(float64[:, ::1], float64[::1], float64)",
+    cache=True,
+    nogil=True,
+)
+def _moments(colours, weight, least):
+    """Total weight, `least` added, mean (3,) and covariance (3, 3) of weighted (n, 3) colours."""
+    mass = weight.sum() + least
+    mean = (weight @ colours) / mass
+    offset = colours - mean
+    return mass, mean, (offset.T * weight) @ offset / mass
 
 
 @njit("float64[:, ::1](float64[:, ::1], float64[::1], float64[:, ::1])", cache=True, nogil=True)
 def _maximise(colours, weight, share):
-    """The mixture that fits colours of which component k holds share[k, i]."""
-    n, k = colours.shape[0], share.shape[0]
-    mixture = np.empty((k, 13))
+    """The mixture that fits colours of which component k holds share[i, k]."""
+    mixture = np.empty((share.shape[1], 13))
     total = weight.sum()
-    for j in range(k):
-        mass, mean, second = 1e-9 * total, np.zeros(3), np.zeros((3, 3))
-        for i in range(n):
-            w = weight[i] * share[j, i]
-            mass += w
-            for a in range(3):
-                mean[a] += w * colours[i, a]
-        mean /= mass
-        for i in range(n):
-            w = weight[i] * share[j, i]
-            if w > 0:
-                for a in range(3):
-                    for b in range(a + 1):
-                        second[a, b] += w * (colours[i, a] - mean[a]) * (colours[i, b] - mean[b])
-        for a in range(3):
-            for b in range(a + 1):
-                second[a, b] /= mass
-                second[b, a] = second[a, b]
-            second[a, a] += VARIANCE
-        inverse = np.linalg.inv(second)
-        mixture[j, 0] = np.log(mass / total) - 0.5 * np.log(np.linalg.det(second))
-        mixture[j, 1:4] = mean
-        mixture[j, 4:] = inverse.ravel()
+    for k in range(share.shape[1]):
+        # a component that holds nothing stays finite
+        mass, mean, covariance = _moments(colours, weight * share[:, k], 1e-9 * total)
+        covariance += VARIANCE * np.eye(3)
+        mixture[k, 0] = np.log(mass / total) - 0.5 * np.log(np.linalg.det(covariance))
+        mixture[k, 1:4] = mean
+        mixture[k, 4:] = np.linalg.inv(covariance).ravel()
     return mixture
 
 
-@njit("int64[::1](float64[:, ::1], float64[::1], int64)", cache=True, nogil=True)
-def _quantiles(colours, weight, components):
-    """(n,) the quantile, 0 to components - 1, of each colour along the main axis."""
-    n, total = colours.shape[0], weight.sum()
-    mean, second = np.zeros(3), np.zeros((3, 3))
-    for i in range(n):
-        mean += weight[i] * colours[i]
-    mean /= total
-    for i in range(n):
-        for a in range(3):
-            for b in range(3):
-                second[a, b] += weight[i] * (colours[i, a] - mean[a]) * (colours[i, b] - mean[b])
-    axis = np.linalg.eigh(second)[1][:, 2]
-    along = np.empty(n)
-    for i in range(n):
-        along[i] = 0.0
-        for a in range(3):
-            along[i] += (colours[i, a] - mean[a]) * axis[a]
-    owner, before = np.empty(n, np.int64), 0.0
-    for i in np.argsort(along, kind="mergesort"):  # stable
-        owner[i] = min(max(int((before + 0.5 * weight[i]) / total * components), 0), components - 1)
-        before += weight[i]
-    return owner
+@njit("float64[:, ::1](int64[::1], int64)", cache=True, nogil=True)
+def _one_hot(owner, components):
+    share = np.zeros((len(owner), components))
+    for i in range(len(owner)):
+        share[i, owner[i]] = 1
+    return share
 
 
 @njit("float64[:, ::1](float64[:, ::1], float64[::1], int64, int64)", cache=True, nogil=True)
 def _fit(colours, weight, components, steps):
-    n = colours.shape[0]
-    owner = _quantiles(colours, weight, components)
-    for _ in range(4):  # k-means
-        centre, mass = np.zeros((components, 3)), np.zeros(components)
-        for i in range(n):
-            mass[owner[i]] += weight[i]
-            for a in range(3):
-                centre[owner[i], a] += weight[i] * colours[i, a]
-        for i in range(n):
-            nearest, best = 0, np.inf
-            for j in range(components):
-                if mass[j] > 0:
-                    distance = 0.0
-                    for a in range(3):
-                        distance += (colours[i, a] - centre[j, a] / mass[j]) ** 2
-                    if distance < best:
-                        nearest, best = j, distance
-            owner[i] = nearest
-    share = np.zeros((components, n))
-    for i in range(n):
-        share[owner[i], i] = 1
-    mixture = _maximise(colours, weight, share)
+    mass, mean, covariance = _moments(colours, weight, 0.0)
+    along = (colours - mean) @ np.ascontiguousarray(np.linalg.eigh(covariance)[1][:, 2])
+    owner = np.empty(len(colours), np.int64)
+    before = 0.0
+    for i in np.argsort(along, kind="mergesort"):  # stable
+        quantile = int((before + 0.5 * weight[i]) / mass * components)
+        owner[i] = min(max(quantile, 0), components - 1)
+        before += weight[i]
+    for _ in range(ROUNDS):
+        share = _one_hot(owner, components)
+        held = weight @ share
+        centre = (share.T * weight) @ colours / np.maximum(held, 1e-300).reshape(-1, 1)
+        distance = (centre * centre).sum(1) - 2 * (colours @ centre.T)
+        for k in np.flatnonzero(held == 0):
+            distance[:, k] = np.inf
+        for i in range(len(colours)):
+            owner[i] = distance[i].argmin()
+    mixture = _maximise(colours, weight, _one_hot(owner, components))
     for _ in range(steps):
-        for i in range(n):
-            best, total = -np.inf, 0.0
-            for j in range(components):
-                share[j, i] = _log_density(colours, i, mixture, j)
-                best = max(best, share[j, i])
-            for j in range(components):
-                share[j, i] = np.exp(share[j, i] - best)
-                total += share[j, i]
-            for j in range(components):
-                share[j, i] /= total
+        share = _log_densities(colours, mixture)
+        for i in range(len(colours)):
+            share[i] = np.exp(share[i] - share[i].max())
+            share[i] /= share[i].sum()
         mixture = _maximise(colours, weight, share)
     return mixture

@@ -1,4 +1,4 @@
-"""Pixels for the estimators: the working size and Lab planes, the same for all."""
+"""Pixels for the estimators: the working size, Lab planes, and ranges, the same for all."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import cv2
 import numpy as np
 
 
+def min_max(values: np.ndarray) -> np.ndarray:
+    """Min-max normalise to [0, 1]; all zero where the values do not differ."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high - low > 1e-12 else np.zeros_like(values)
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-values))."""
+    return 1 / (1 + np.exp(-values))
+
+
 def working_image(image: np.ndarray, max_side: int) -> np.ndarray:
-    """Shrink an (H, W, 3) uint8 image so that no side exceeds `max_side` px; smaller ones stay as
-    they are."""
+    """Shrink an (H, W, 3) uint8 image so that no side exceeds `max_side` px, or leave it as it is."""
     height, width = image.shape[:2]
     scale = max_side / max(height, width)
     if scale >= 1:
@@ -23,23 +33,21 @@ def shrink(image: np.ndarray, width: int, height: int) -> np.ndarray:
     INTER_AREA gives, but five to ten times as fast, and INTER_AREA took longer than decoding.
     """
     while image.shape[0] > 2 * height or image.shape[1] > 2 * width:
-        half = (
-            max(width, (image.shape[1] + 1) // 2) if image.shape[1] > 2 * width else image.shape[1],
-            max(height, (image.shape[0] + 1) // 2)
-            if image.shape[0] > 2 * height
-            else image.shape[0],
-        )
-        image = cv2.resize(image, half, interpolation=cv2.INTER_LINEAR)
+        size = _halved(image.shape[1], width), _halved(image.shape[0], height)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     if image.shape[:2] == (height, width):
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
+def _halved(length: int, least: int) -> int:
+    return max(least, (length + 1) // 2) if length > 2 * least else length
+
+
 def lab_planes(image: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 RGB to (3, h, w) float32 Lab with L in 0..100, one plane a channel."""
-    lab = cv2.cvtColor(
-        image, cv2.COLOR_RGB2LAB
-    )  # 8-bit: half the time, and the maps score the same
+    # from 8 bits: half the time of floats, and the maps score the same
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     planes = np.empty((3, *image.shape[:2]), np.float32)
     np.multiply(lab[..., 0], np.float32(100 / 255), out=planes[0])
     np.subtract(lab[..., 1], np.float32(128), out=planes[1])

@@ -13,7 +13,7 @@ import torch
 from benchmarks import datapath, evaluate, gpu, saliency, speed
 from benchmarks.publish import fill
 from data.cli import UsageError
-from preprocess.estimators import u2netp
+from preprocess.estimators.u2netp import U2NetP
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_saliency_of_networks(bench, shared, tmp_path, monkeypatch):
     they have none."""
     torch.manual_seed(0)
     file = tmp_path / "u2netp.pth"
-    torch.save(u2netp.build().state_dict(), file)
+    torch.save(U2NetP().build().state_dict(), file)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("DILO_WEIGHTS", str(file))  # one network's, not taken for the others'
     monkeypatch.setattr(saliency, "NAMES", ("fusion", *saliency.AUTHORS))

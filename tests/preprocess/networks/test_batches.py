@@ -20,7 +20,7 @@ from data.cli import UsageError
 from data.sources.images import Images, open_images
 from preprocess import recipe as blocks
 from preprocess.build import build
-from preprocess.estimators import u2netp
+from preprocess.estimators.u2netp import U2NetP
 from preprocess.networks import batches
 from preprocess.recipe import Recipe
 
@@ -29,7 +29,7 @@ from preprocess.recipe import Recipe
 def recipe(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "u2netp.pth"
-    torch.save(u2netp.build().state_dict(), path)
+    torch.save(U2NetP().build().state_dict(), path)
     return Recipe("u2netp", (("side", 32),), 32, weights=str(path), batch=3)
 
 

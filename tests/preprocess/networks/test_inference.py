@@ -12,7 +12,7 @@ import torch
 
 from data.cli import UsageError
 from preprocess import estimators
-from preprocess.estimators import u2netp
+from preprocess.estimators.u2netp import U2NetP
 from preprocess.networks import squashed
 from preprocess.networks.weights import Source, find, unpublished
 
@@ -28,7 +28,7 @@ def nowhere(monkeypatch, tmp_path):
 def weights(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "u2netp.pth"
-    torch.save(u2netp.build().state_dict(), path)
+    torch.save(U2NetP().build().state_dict(), path)
     return path
 
 
