@@ -24,7 +24,7 @@ WRAPPERS = ("state_dict", "model", "network", "net", "teacher")  # checkpoints k
 PREFIXES = ("module.", "backbone.")  # of DistributedDataParallel, of DINO's full checkpoints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network(Estimator):
     """An architecture with its weights on a device; made by `load`.
 
@@ -135,7 +135,14 @@ def load(
     path = find(architecture.name, architecture.source, weights)
     stat = path.stat()
     module, digest = _load(architecture, path, (stat.st_size, stat.st_mtime_ns), device)
-    return Network(architecture, module, digest, refine, device, precision)
+    return Network(
+        architecture=architecture,
+        module=module,
+        weights=digest,
+        refine=refine,
+        place=device,
+        precision=precision,
+    )
 
 
 @lru_cache(maxsize=2)

@@ -1,12 +1,16 @@
 """What every estimator promises: shape, type, range, determinism, on ordinary and on odd images."""
 
+import json
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
 from data.resize import resize
 from preprocess import estimators, refine
-from preprocess.estimators import ESTIMATORS, load
+from preprocess.estimators import ESTIMATORS, create, load
 
 NAMES = sorted(ESTIMATORS)
 ODD = [(1, 1), (1, 2), (3, 3), (12, 12), (3000, 2), (2, 3000), (8, 500)]
@@ -24,30 +28,25 @@ def picture(height=120, width=160, seed=0):
 
 
 def check(estimator, image):
-    found = estimator(image)
-    assert found.shape == image.shape[:2] and found.dtype == np.float32
-    assert np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
-    assert np.array_equal(found, estimator(image))
-    return found
+    saliency = estimator(image)
+    assert saliency.shape == image.shape[:2] and saliency.dtype == np.float32
+    assert np.isfinite(saliency).all() and saliency.min() >= 0 and saliency.max() <= 1
+    assert np.array_equal(saliency, estimator(image))
+    return saliency
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_ordinary_image(name):
-    image = picture()
-    found = check(load(name), image)
+    saliency = check(load(name), picture())
     if name not in ("centre", "spectral", "fine_grained"):
-        assert found[40:65, 52:76].mean() > 3 * found[:15].mean()
+        assert saliency[40:65, 52:76].mean() > 3 * saliency[:15].mean()
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", ODD)
-def test_odd_shapes(name, shape):
+def test_odd_images(name):
     rng = np.random.default_rng(0)
-    check(load(name), rng.integers(0, 256, (*shape, 3), np.uint8))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_flat_and_grey_images(name):
+    for shape in ODD:
+        check(load(name), rng.integers(0, 256, (*shape, 3), np.uint8))
     for value in (0, 77, 255):
         check(load(name), np.full((60, 80, 3), value, np.uint8))
     check(load(name), np.repeat(picture()[..., :1], 3, 2))
@@ -56,17 +55,53 @@ def test_flat_and_grey_images(name):
 @pytest.mark.parametrize("name", ["rbd", "gs", "mr", "mc", "mbd", "sf", "ft", "fusion"])
 def test_flipping_the_image_flips_the_map(name):
     image, estimator = picture(), load(name)
-    found = estimator(image)
+    saliency = estimator(image)
     for axis in (0, 1):
         flipped = np.flip(estimator(np.ascontiguousarray(np.flip(image, axis))), axis)
-        assert np.abs(found - flipped).mean() < 0.06
+        assert np.abs(saliency - flipped).mean() < 0.06
+
+
+COMMANDS = """
+import sys
+from preprocess.__main__ import main
+images, caches, *names = sys.argv[1:]
+for name in names:
+    sys.argv = ["", images, f"{caches}/{name}", "--estimator", name, "--side", "40", "--workers", "0"]
+    main()
+"""
+
+
+def test_the_class_with_its_defaults_gives_the_map_of_the_command(tmp_path):
+    from data.cache.reader import Cache
+
+    (tmp_path / "images").mkdir()
+    image = picture(seed=3)
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), image[..., ::-1])
+    arguments = [str(tmp_path / "images"), str(tmp_path), *NAMES]
+    subprocess.run([sys.executable, "-c", COMMANDS, *arguments], check=True, capture_output=True)
+    for name in NAMES:
+        method = create(name)
+        assert method == type(method)() == load(name)
+        mask = np.rint(resize(method.working(image), 40, 40) * 255).astype(np.uint8)
+        assert np.array_equal(Cache(tmp_path / name).mask(0), mask), name
+        stored = json.loads((tmp_path / name / "cache.json").read_text())["identity"]
+        assert stored["parameters"] == method.parameters and stored["version"] == method.version
+
+
+def test_parameters_that_caches_store():
+    regional = {"superpixels": 200, "max_side": 256, "compactness": 20.0, "iterations": 10}
+    assert load("mr").parameters == {**regional, "frame": True}
+    assert load("rbd").parameters == {**regional, "iterations": 6, "frame": True}
+    assert load("fusion").parameters == {**regional, "frame": True, "cells": 400}
+    assert load("rbd", refine="guided").parameters["refine"] == "guided"
+    assert load("spectral").parameters == {} and load("spectral").version == 2
 
 
 @pytest.mark.parametrize("kind", ["guided", "grabcut"])
-@pytest.mark.parametrize("shape", [*ODD, (120, 160)])
-def test_refinement(kind, shape):
+def test_refinement_of_odd_images(kind):
     rng = np.random.default_rng(0)
-    check(load("centre", refine=kind), rng.integers(0, 256, (*shape, 3), np.uint8))
+    for shape in (*ODD, (120, 160)):
+        check(load("centre", refine=kind), rng.integers(0, 256, (*shape, 3), np.uint8))
 
 
 def test_grabcut_refinement_finds_the_object():
@@ -75,6 +110,8 @@ def test_grabcut_refinement_finds_the_object():
     soft = cv2.GaussianBlur(disc.astype(np.float32), (0, 0), 6)
     better = resize(refine.grabcut(picture(), soft), 160, 120)
     assert np.abs(better - disc).mean() < 0.2 * np.abs(soft - disc).mean()
+    flat, prior = np.full((60, 80, 3), 90, np.uint8), np.full((60, 80), 0.3, np.float32)
+    assert np.array_equal(refine.grabcut(flat, prior), prior)
 
 
 def test_guided_refinement_sharpens_at_the_images_edge_and_nowhere_else():
@@ -83,21 +120,9 @@ def test_guided_refinement_sharpens_at_the_images_edge_and_nowhere_else():
     soft = cv2.GaussianBlur((radius < 26.4).astype(np.float32), (0, 0), 4)
     better = resize(refine.guided(picture(), soft), 160, 120)
     inner, outer = (radius < 26) & (radius > 24), (radius > 27) & (radius < 29)
-    assert better[inner].mean() - better[outer].mean() > 1.5 * (
-        soft[inner].mean() - soft[outer].mean()
-    )
+    contrast = soft[inner].mean() - soft[outer].mean()
+    assert better[inner].mean() - better[outer].mean() > 1.5 * contrast
     assert better[radius < 10].min() > 0.9 and better[radius > 45].max() < 0.1
-
-
-def test_grabcut_falls_back_where_there_is_nothing_to_cut():
-    image = np.full((60, 80, 3), 90, np.uint8)
-    prior = np.full((60, 80), 0.3, np.float32)
-    assert np.array_equal(refine.grabcut(image, prior), prior)
-
-
-def test_a_refinement_is_a_parameter_only_where_it_is_chosen():
-    assert "refine" not in load("rbd").parameters
-    assert load("rbd", refine="guided").parameters["refine"] == "guided"
 
 
 def test_parameters_and_names_are_checked():
@@ -109,4 +134,18 @@ def test_parameters_and_names_are_checked():
     with pytest.raises(ValueError, match="no refinement"):
         load("rbd", refine="crf")
     with pytest.raises(ValueError, match="as its prior"):
-        load("grabcut", prior="grabcut")(picture())
+        load("grabcut", prior="grabcut")
+    with pytest.raises(ValueError, match="rbd is no network"):
+        load("rbd", weights="x.pth")
+
+
+def test_torch_is_not_imported_without_a_network():
+    """Nor by a worker that prepares images for one."""
+    code = (
+        "import sys, numpy as np, preprocess.__main__, preprocess.networks.batches\n"
+        "from preprocess.estimators import ESTIMATORS, NETWORKS, create, load\n"
+        "[load(name) for name in ESTIMATORS]\n"
+        "[create(name).prepare(np.zeros((9, 9, 3), np.uint8)) for name in NETWORKS]\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 from data.cli import UsageError
 from data.resize import resize
 from preprocess import estimators
-from preprocess.estimators import dino
+from preprocess.estimators.dino import DINO
 from preprocess.networks import tokencut, vit
 
 
@@ -147,7 +147,7 @@ def test_the_networks_of_dino_are_recognised_by_their_shapes(name):
             if "dinov2" in name
             else {"head.weight": torch.zeros(1)}
         )
-        found = dino.build(dino.convert({**wanted, **extra}, **dino.PARAMETERS)).state_dict()
+        found = DINO().build(DINO().convert({**wanted, **extra})).state_dict()
     assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
 
 
@@ -156,7 +156,7 @@ def test_a_network_of_another_size_gives_the_same_features_as_timms():
     reference = timm.create_model(
         "vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True
     ).eval()
-    network = dino.build(reference.state_dict()).eval()
+    network = DINO().build(reference.state_dict()).eval()
     network.load_state_dict(reference.state_dict())
     x = torch.randn(1, 3, 112, 112, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

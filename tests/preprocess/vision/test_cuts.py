@@ -16,8 +16,7 @@ def test_minimum_cut_is_the_best_of_all_sets():
         n = 8
         cost = np.triu(rng.random((n, n)) * (rng.random((n, n)) < 0.4), 1)
         cost, gain, certain = cost + cost.T, rng.normal(size=n), rng.choice([0, 0, 0, 1, -1], n)
-        *links, weight = cuts.adjacency_lists(cost)
-        found = cuts.minimum_cut(gain, tuple(links), weight, certain)
+        found = cuts.minimum_cut(gain, cuts.Links.of(cost), 1.0, certain)
 
         def value(chosen, gain=gain, cost=cost):
             return (gain * chosen).sum() - (cost * np.logical_xor.outer(chosen, chosen)).sum() / 2

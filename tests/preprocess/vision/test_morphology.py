@@ -1,4 +1,4 @@
-"""The other graph methods, MB+ and FT against answers known beforehand."""
+"""Barrier distance and grey-scale reconstruction against exact and independent ones."""
 
 import heapq
 
@@ -7,59 +7,7 @@ import numpy as np
 import pytest
 from skimage.morphology import reconstruction
 
-from preprocess.estimators import ft, gs, load, mc, mr, sf
 from preprocess.vision import barrier, morphology
-from preprocess.vision import regions as graph
-
-
-def boxed():
-    image = np.full((120, 160, 3), 128, np.uint8)
-    image[40:80, 60:100] = (200, 30, 30)
-    return image
-
-
-@pytest.fixture(scope="module")
-def parts():
-    return graph.regions(boxed())
-
-
-@pytest.mark.parametrize("method", [gs, mc, mr, sf])
-def test_graph_methods_find_the_box(parts, method):
-    values = method.solve(parts)
-    red = parts.lab[:, 1] > 40
-    assert values.min() >= 0 and values.max() <= 1
-    assert values[red].min() > 0.8 and values[~red].max() < 0.3
-
-
-def test_gs_leaves_an_object_at_the_border_out_of_the_background():
-    image = np.full((120, 160, 3), 128, np.uint8)
-    image[60:, 70:90] = (200, 30, 30)
-    parts = graph.regions(image)
-    red, chosen = parts.lab[:, 1] > 40, gs.background(parts)
-    assert (
-        (red & parts.border).any() and not chosen[red].any() and chosen[parts.border & ~red].all()
-    )
-
-
-def test_mr_rank_equals_the_closed_form():
-    weight = np.array([[0, 1, 0.5], [1, 0, 0], [0.5, 0, 0]])
-    full = np.linalg.inv(np.diag([1.5, 1, 0.5]) - 0.99 * weight)
-    found = mr.ranking(weight)(np.eye(3))
-    assert found == pytest.approx(full - np.diag(np.diag(full)), rel=1e-3)
-
-
-def test_mc_absorbed_time_equals_a_simulated_walk():
-    # A chain a - b - c with self weights 1; a is absorbing: a and its neighbour b are also linked
-    # to a's duplicate.
-    weight = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1.0]])
-    step = np.array([[1 / 3, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4], [0, 1 / 2, 1 / 2]])
-    time, alive = np.zeros(3), np.eye(3)
-    for _ in range(3000):
-        time += alive.sum(1)
-        alive = alive @ step
-    assert mc.absorbed_time(weight, np.array([True, False, False])) == pytest.approx(
-        graph.unit(time), abs=1e-6
-    )
 
 
 def exact_barrier(plane):
@@ -130,15 +78,3 @@ def test_opening_closing_removes_spots_and_keeps_contours():
     expected = np.zeros_like(image)
     expected[20:45, 20:45] = 200
     assert np.array_equal(cleaned, expected)
-
-
-def test_mbd_finds_the_box():
-    found = load("mbd")(boxed())
-    assert found[45:75, 65:95].min() > 0.9 and found[:30].max() < 0.1
-
-
-def test_ft_is_the_squared_distance_to_the_mean_colour():
-    image = np.full((64, 64, 3), 100, np.uint8)
-    image[16:48, 16:48] = 200
-    found = ft.saliency(image)
-    assert found[32, 32] == pytest.approx(1, abs=0.02) and found[2, 2] < 0.2
