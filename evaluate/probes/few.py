@@ -164,7 +164,6 @@ def run(run: str | None = None, data: str = "", **options) -> dict:
                     train,
                     replace(schedule, seed=seed),
                     classifier_file(args, seed, f"{part}-{mode}"),
-                    {},
                     rows,
                     args.workers,
                 )

@@ -162,7 +162,6 @@ def _moco(args: Arguments, encoder: Encoder) -> dict:
             train,
             replace(schedule, seed=seed),
             classifier_file(args, seed),
-            {},
             workers=args.workers,
         )
         return sgd.evaluate(model, test, workers=args.workers)

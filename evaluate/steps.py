@@ -1,0 +1,212 @@
+"""A training that one file holds, for whatever an evaluation fits: probes and detectors.
+
+The state is saved every so often and on a signal, and the same command continues. A loss or weight
+that is not finite ends the training and is never saved.
+
+    training = Training(model, optimizer, file, identity, "classifier")
+    training.restore()
+    if not training.finished:
+        training.run(batches_from(training.step), loss_of, Plan(...))
+        training.save(finished=True)
+
+Used by evaluate/probes/sgd.py and evaluate/detection/training.py.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from data.cli import UsageError
+from data.stopping import Stopping
+from data.tensors import load_tensors, write_tensors
+from train import distributed
+from train.checkpoint import differences
+
+ASK = 20  # steps between two looks at the loss, and at whether any process was told to stop
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a training runs.
+
+    Attributes:
+        steps: all of them, those that are done included.
+        save_every: steps between two saves; the last step is saved too.
+        rates: step -> the learning rate of each of the optimizer's groups.
+        name: of the progress bar.
+    """
+
+    steps: int
+    save_every: int
+    rates: Callable[[int], Sequence[float]]
+    name: str
+
+
+class Training:
+    """A model, its optimizer, and the file that holds both; without the optimizer when finished.
+
+    Args:
+        identity: what makes it the same training (JSON-able).
+        what: noun of the messages, "classifier" or "detector".
+        advice: what to change where the loss is not finite.
+
+    Attributes:
+        step: steps that are done.  finished: whether the file holds the finished model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        file: Path,
+        identity: dict,
+        what: str,
+        advice: str = "lower --lr",
+    ):
+        self.model, self.optimizer = model, optimizer
+        self.file, self.what, self.advice = file, what, advice
+        self.identity = json.loads(json.dumps(identity))  # as it will be read
+        self.step = self.saved = 0
+        self.finished = False
+        self.first_bad = torch.zeros((), dtype=torch.long)  # step with a loss that is not finite
+
+    def restore(self) -> None:
+        """Load what the file holds, where there is one.
+
+        Raises:
+            UsageError: a file that is damaged, or of another training.
+        """
+        if self.file.exists():
+            state = load_tensors(self.file, "checkpoint", "delete it to begin anew")
+            try:
+                different = differences(json.loads(state["identity"]), self.identity)
+                if not different:
+                    self._load(state)
+            except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+                raise UsageError(
+                    f"{self.file}: not a {self.what}'s checkpoint; delete it to begin anew"
+                ) from error
+            if different:
+                raise UsageError(
+                    f"{self.file}: holds a {self.what} trained otherwise ({different}); delete it, "
+                    "or choose another --json"
+                )
+        distributed.barrier()  # no process writes the file before all have read it
+
+    def _load(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.finished = "optimizer" not in state
+        self.step = self.saved = int(state["step"])
+
+    def run(
+        self, batches: Iterable, loss_of: Callable[[object, int], torch.Tensor], plan: Plan
+    ) -> None:
+        """Train from the step that is reached to the plan's last, and save that.
+
+        Args:
+            batches: from that step on.
+            loss_of: (batch, step) -> this process's loss; the mean over processes is minimised.
+
+        Raises:
+            UsageError: a loss that is not finite.
+            SystemExit: stopped by a signal, and saved; code 0, or 130 on Ctrl-C.
+        """
+        bar = tqdm(
+            total=plan.steps,
+            initial=self.step,
+            unit="step",
+            desc=plan.name,
+            disable=distributed.rank() > 0,
+            leave=False,
+        )
+        with Stopping(signal.SIGUSR1) as stop, bar:
+            for batch in batches:
+                loss = self._update(batch, loss_of, plan)
+                bar.update()
+                ask, stopped = self.step % ASK == 0, 0
+                if ask or distributed.world() == 1:
+                    stopped = distributed.any_rank(stop.received)
+                save = stopped or self.step % plan.save_every == 0 or self.step == plan.steps
+                if ask or save:
+                    self.check_finite()
+                    mean = distributed.total(loss.detach().clone()).item() / distributed.world()
+                    bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
+                if save:
+                    self.save()
+                if stopped and self.step < plan.steps:
+                    self._stop(stopped, plan)
+
+    def _update(
+        self, batch: object, loss_of: Callable[[object, int], torch.Tensor], plan: Plan
+    ) -> torch.Tensor:
+        rates = plan.rates(self.step)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        loss = loss_of(batch, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        before = self.first_bad.to(loss.device)
+        sound = loss.detach().isfinite() | (before > 0)
+        self.first_bad = torch.where(sound, before, self.step)
+        return loss
+
+    def check_finite(self) -> None:
+        """UsageError, in every process, where a loss or a weight is not finite in one of them."""
+        bad = int(self.first_bad)
+        if not bad and not all(map(_is_finite, self.model.state_dict().values())):
+            bad = self.step
+        bad = distributed.any_rank(bad)
+        if not bad:
+            return
+        advice = self.advice
+        if self.saved:
+            advice = f"{self.file} keeps step {self.saved}; {advice} and give another --json"
+        raise UsageError(f"{self.file.stem}: the loss is not finite at step {bad}; {advice}")
+
+    def _stop(self, received: int, plan: Plan) -> None:
+        if distributed.rank() == 0:
+            print(
+                f"stopped at step {self.step} of {plan.steps} and saved to {self.file}; "
+                "the same command continues"
+            )
+        raise SystemExit(130 if received == signal.SIGINT else 0)
+
+    def save(self, finished: bool = False) -> None:
+        """Write the file; a finished model without its optimizer. UsageError as check_finite."""
+        self.check_finite()
+        state = {
+            "identity": json.dumps(self.identity),
+            "step": self.step,
+            "model": self.model.state_dict(),
+        }
+        if not finished:
+            state["optimizer"] = self.optimizer.state_dict()
+        self.saved, self.finished = self.step, finished
+        if distributed.rank() == 0:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(self.file, state)
+
+
+def spread(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with gradients averaged over processes, where there are several."""
+    if distributed.world() == 1:
+        return model
+    ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
+    return DistributedDataParallel(model, ids)
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
