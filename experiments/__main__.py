@@ -69,7 +69,8 @@ def make(study: Study, args: Arguments) -> None:
     if unknown:
         rows = ", ".join(study.rows)
         raise UsageError(f"--rows {unknown[0]}: {study.table} on {args.data} has {rows}")
-    masks = unpack(Path(args.known), study) if args.known else {}
+    folders = [Path(folder) for folder in (args.known, args.out) if folder]
+    masks = {k: v for folder in folders for k, v in unpack(folder, study).items()}
     if args.seeds:
         prepare(study)
     jobs = [(label, seed) for seed in range(args.seeds) for label in args.rows or study.rows]
@@ -81,12 +82,12 @@ def make(study: Study, args: Arguments) -> None:
         challenge(study) if study.data.source else diagnose(study)
     command = f"python -m experiments {study.table} --data {args.data}"
     command += f" --epochs {args.epochs}" if args.epochs else ""
-    result = gather(study, command, masks | mask_scores(study))
-    files = [Path(p, args.data, f"{study.table}.json") for p in (args.out, args.known) if p]
+    result = gather(study, command, mask_scores(study, masks))
+    files = [folder / args.data / f"{study.table}.json" for folder in folders]
     for file in files:
         save(file, result)
     text = markdown(result)
-    print(f"\n{text}\n\nnumbers: {files[0]}")
+    print(f"\n{text}\n\nnumbers: {files[-1]}")
     if not fill(args.readme, f"{study.table}-{args.data}", text):
         print(f"{args.readme} has no block {study.table}-{args.data} to write the table into")
 

@@ -22,41 +22,35 @@ def call(module: str, *arguments: str) -> str:
     return command
 
 
-def start(log: Path, module: str, *arguments: str) -> subprocess.Popen:
-    """Start a command with one CPU thread, its output to a file: several run side by side.
-
-    In a session of its own, so that Ctrl-C reaches it once, from us: a second one would stop it
-    before it has saved.
-    """
-    with open(log, "w") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdout=file,
-            stderr=file,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-
-
-def wait(process: subprocess.Popen, log: Path) -> None:
-    """Wait for a command; UsageError with the last line of its output where it fails."""
-    if process.wait():
-        last = (log.read_text().strip().splitlines() or ["no output"])[-1].removeprefix("error: ")
-        raise UsageError(f"{last} (exit code {process.returncode}; the whole output is in {log})")
-
-
 def side_by_side(jobs: dict[Path, tuple[str, ...]], tick: Callable[[int], None]) -> None:
-    """Run commands, as many at a time as there are CPUs.
+    """Run commands, as many at a time as there are CPUs, with one thread each.
+
+    Each is in a session of its own, so that Ctrl-C reaches it once, from us: a second one would
+    stop it before it has saved.
 
     Args:
         jobs: file for the output -> module and arguments.
         tick: called every half second with the number of finished commands.
+
+    Raises:
+        UsageError: a command failed; the last line of its output.
     """
     running: list[subprocess.Popen] = []
 
     def work(log: Path) -> None:
-        running.append(start(log, *jobs[log]))
-        wait(running[-1], log)
+        with open(log, "w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *jobs[log]],
+                stdout=file,
+                stderr=file,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        running.append(process)
+        if code := process.wait():
+            lines = log.read_text().strip().splitlines() or ["no output"]
+            last = lines[-1].removeprefix("error: ")
+            raise UsageError(f"{last} (exit code {code}; the whole output is in {log})")
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         futures = [pool.submit(work, log) for log in jobs]

@@ -3,8 +3,6 @@ estimator on ECSSD for photographs, and what storing them small loses."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,8 @@ from data.resize import resize
 from data.sources.images import decode, list_images, read_bytes
 from evaluate.masks import saliency
 from evaluate.masks.agreement import agreement
-from experiments.rows import SIDE
-from experiments.runner import Study, real_data, save, squash
+from experiments.rows import SIDE, real_data
+from experiments.runner import Study, squash
 from preprocess.estimators import load
 from train.masks import ellipse_like, shuffled_rows
 
@@ -25,37 +23,26 @@ SHUFFLE_SEED = 0
 FIDELITY_IMAGES = 250
 
 
-def mask_scores(study: Study) -> dict[str, Scores]:
-    """Label -> scores of the row's masks, as far as they can be computed here.
+def mask_scores(study: Study, known: dict[str, Scores]) -> dict[str, Scores]:
+    """Label -> scores of the row's masks: the known ones, and those that can be computed here.
 
     E1: "MAE" (0..1) with "IoU" (embedded) or "maxF" (ECSSD's odd numbers); controls are scored as
     the masks that they paste by, and left out on ECSSD, which no run sees. E5: see `fidelity`.
     """
-    rows = {label: row for label, row in study.rows.items() if row.masks != "none"}
-    if study.table == "e5" and (real_data("ecssd") / "images").is_dir():
-        return {
-            label: _kept(study.out / f"fidelity-{row.side}.json", lambda s=row.side: fidelity(s))
-            for label, row in rows.items()
-        }
-    if study.table != "e1":
-        return {}
-    scores, truth = {}, study.out / f"masks-truth-{SIDE}"
-    for label, row in rows.items():
-        cache, control = study.cache(row), dict(row.options).get("control", "none")
-        if not (cache / "cache.json").exists():
+    scores = dict(known)
+    for label, row in study.rows.items():
+        if label in known or row.masks == "none":
             continue
-        if study.data.source and control == "none":
-            file = study.out / f"ecssd-{row.masks}.json"
-            scores[label] = _kept(file, lambda name=row.masks: on_ecssd(name, study.out))
-        elif not study.data.source and (truth / "cache.json").exists():
+        cache, control = study.cache(row), dict(row.options).get("control", "none")
+        truth = study.out / f"masks-truth-{SIDE}"
+        made = (cache / "cache.json").exists()
+        if study.table == "e5" and real_data("ecssd").is_dir():
+            scores[label] = fidelity(row.side)
+        elif study.table == "e1" and made and study.data.source and control == "none":
+            scores[label] = on_ecssd(row.masks, study.out)
+        elif study.table == "e1" and made and (truth / "cache.json").exists():
             scores[label] = against_truth(Cache(cache), Cache(truth), control)
     return scores
-
-
-def _kept(file: Path, compute: Callable[[], Scores]) -> Scores:
-    if not file.exists():
-        save(file, compute())
-    return json.loads(file.read_text())
 
 
 def against_truth(masks: Cache, truth: Cache, control: str) -> Scores:

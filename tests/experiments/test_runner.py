@@ -41,7 +41,7 @@ def test_rows_with_masks_have_their_caches_made_and_scored(study):
     pasted = run_row(study, "rbd", 0)
     assert "untrained" not in pasted and "masks-rbd-128" in pasted["command"]
     run_row(study, "truth", 0)
-    scores = mask_scores(study)
+    scores = mask_scores(study, {})
     assert scores["truth"] == {"MAE": 0.0, "IoU": 1.0} and scores["shuffled"]["IoU"] < 1
     assert scores["shuffled"]["IoU"] < scores["ellipse"]["IoU"] < scores["rbd"]["IoU"]
 
