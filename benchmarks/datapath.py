@@ -30,7 +30,7 @@ from data.cache.reader import Cache
 from data.cli import run
 from data.sources.images import open_images
 from data.sources.pack import Settings, pack
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from train.backgrounds import make_donors
 from train.config import Config

@@ -25,7 +25,7 @@ from benchmarks import train_parts as parts
 from benchmarks.publish import about, publish
 from data.cli import UsageError, run
 from data.sources.images import list_images
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from train.config import Config
 from train.loop import train

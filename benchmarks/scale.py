@@ -1,41 +1,44 @@
 """How the batch stage grows: 10^3, 10^4 and 10^5 images, a fitted line, and what 1.28 million would
 take.
 
-    python -m benchmarks.scale                      # `make bench-scale`: a few minutes, JSON in
-    runs/bench/scale.json
+    python -m benchmarks.scale
 
-Tiny PNGs and the `centre` estimator, so that what is measured is the engine; the time of a real
-estimator comes from real images (--sample), where there are any. Every run is a process of its own,
-so that peaks of memory are its own.
+That is `make bench-scale`: a few minutes, JSON in runs/bench/scale.json. Tiny PNGs and the `centre`
+estimator, so that the engine is measured; the time of a real estimator comes from real images
+(--sample), where there are any. Every run is a process of its own, so that peaks of memory are its
+own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tyro
 
-from benchmarks.growth import IMAGENET, fit, table
+from benchmarks.processes import Usage, timed
 from benchmarks.publish import about, publish
 from benchmarks.sparse import sparse_cache
 from data.cache.reader import Cache
-from data.cli import UsageError, run
-from data.sources.images import list_images, open_images
+from data.cli import run
+from data.resize import resize
+from data.sources.images import Images, decode, list_images, open_images
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe, compute_block
 
+IMAGENET = 1_281_167
 SIDE = 128
 SHARD = 1000  # as many as the smallest set has: the driver's memory is a few times a shard
+FITTED = ("seconds", "driver_seconds", "bytes", "again_seconds", "driver_mb", "worker_mb")
 
 
 @dataclass(frozen=True)
@@ -65,76 +68,10 @@ def make_images(root: Path, count: int) -> None:
         (folder / f"{i:07d}.png").write_bytes(content.tobytes())
 
 
-def timed(root: Path, cache: Path, workers: int, *options: str) -> dict[str, float]:
-    """One `python -m preprocess`: seconds, CPU seconds of the driver, peak memory (resident MB) of
-    it and workers."""
-    command = [
-        sys.executable,
-        "-m",
-        "preprocess",
-        str(root),
-        str(cache),
-        "--side",
-        str(SIDE),
-        "--workers",
-        str(workers),
-        *options,
-    ]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peaks: dict[int, float] = {}
-    scheduled: dict[int, tuple[float, float]] = {}
-    while process.poll() is None:
-        for pid in (process.pid, *_descendants(process.pid)):
-            peaks[pid] = max(peaks.get(pid, 0.0), _peak(pid))
-            scheduled[pid] = max(scheduled.get(pid, (0.0, 0.0)), _scheduled(pid))
-        time.sleep(0.1)
-    seconds = time.perf_counter() - start
-    if process.returncode:
-        raise UsageError(f"{' '.join(command)} failed: {process.stderr.read().decode()[-500:]}")
-    driver, (busy, _) = peaks.pop(process.pid, 0.0), scheduled.pop(process.pid, (0.0, 0.0))
-    waited = [
-        wait for ran, wait in scheduled.values() if ran > 0.3 * max(scheduled.values())[0]
-    ]  # workers, no helpers
-    return {
-        "seconds": seconds,
-        "driver_seconds": busy,
-        "driver_mb": driver,
-        "waited": sum(waited) / max(1, len(waited)),
-        "worker_mb": max(peaks.values(), default=0.0),
-    }
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:
-            continue
-        found += children + [pid for child in children for pid in _descendants(child)]
-    return found
-
-
-def _peak(pid: int) -> float:
-    try:
-        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return 0.0
-    return int(match[1]) / 1024 if match else 0.0
-
-
-def _scheduled(pid: int) -> tuple[float, float]:
-    """Seconds that a process ran, and that it could have run but other processes had the cores; all
-    its threads."""
-    ran = waited = 0.0
-    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        try:
-            fields = task.read_text().split()
-        except OSError:
-            continue
-        ran, waited = ran + int(fields[0]) / 1e9, waited + int(fields[1]) / 1e9
-    return ran, waited
+def masks(root: Path, cache: Path, workers: int, estimator: str = "centre") -> Usage:
+    """One `python -m preprocess`."""
+    settings = f"--side {SIDE} --workers {workers} --shard-size {SHARD} --estimator {estimator}"
+    return timed("-m", "preprocess", str(root), str(cache), *settings.split())
 
 
 def read_speed(cache: Cache, reads: int = 200_000) -> float:
@@ -149,30 +86,20 @@ def read_speed(cache: Cache, reads: int = 200_000) -> float:
     return reads / (time.perf_counter() - start)
 
 
-def overhead(root: Path, folder: Path) -> dict[str, float]:
+def overhead(root: Path, folder: Path) -> float:
     """Milliseconds an image that are neither decoding nor the estimator: a run in one process, less
     those two."""
     images = open_images(root).take(slice(4096))
     recipe = Recipe("centre", (), SIDE)
     compute_block(images.take(slice(64)), recipe)  # imports and first calls
-    spent = _inner_seconds(images, recipe)
+    inner = _inner_seconds(images, recipe)
     (folder / "list.txt").write_bytes(b"\n".join(images.paths.tolist()))
-    from preprocess.build import build
-
     start = time.perf_counter()
     build(str(root), str(folder / "overhead"), recipe, listed=str(folder / "list.txt"))
-    whole = time.perf_counter() - start
-    return {
-        "whole_ms": 1e3 * whole / len(images),
-        "inner_ms": 1e3 * spent / len(images),
-        "overhead_ms": 1e3 * (whole - spent) / len(images),
-    }
+    return 1e3 * (time.perf_counter() - start - inner) / len(images)
 
 
-def _inner_seconds(images, recipe: Recipe) -> float:
-    from data.resize import resize
-    from data.sources.images import decode
-
+def _inner_seconds(images: Images, recipe: Recipe) -> float:
     estimator = recipe.load()
     start = time.perf_counter()
     for i in range(len(images)):
@@ -183,35 +110,25 @@ def _inner_seconds(images, recipe: Recipe) -> float:
 def two_workers(sample: Path, folder: Path, estimator: str) -> dict[str, float]:
     """Images a second of one and of two workers on real images: from what a longer run takes more
     than a shorter one, so that starting and ending do not count. `free_*` leave out the time that
-    workers waited for a core which other
-    programs held: what an idle machine would show."""
+    workers waited for a core which other programs held: what an idle machine would show."""
     roots = {}
     for copies in (4, 16):
         roots[copies] = folder / f"sample-{copies}"
         roots[copies].mkdir()
         for copy in range(copies):
             os.symlink(sample.resolve(), roots[copies] / str(copy))
-    timed(
-        roots[4], folder / "warm", 1, "--estimator", estimator
-    )  # compiles kernels, brings the files to memory
+    masks(roots[4], folder / "warm", 1, estimator)  # compiles kernels, brings the files to memory
     more = 12 * len(list_images(sample))
-    speeds, free = {}, {}
-    for workers in (1, 2):
-        short, long = [
-            timed(root, folder / f"workers-{workers}-{copies}", workers, "--estimator", estimator)
-            for copies, root in roots.items()
-        ]
-        seconds = long["seconds"] - short["seconds"]
-        speeds[workers] = more / seconds
-        free[workers] = more / (seconds - (long["waited"] - short["waited"]))
-    return {
-        "one": speeds[1],
-        "two": speeds[2],
-        "ratio": speeds[2] / speeds[1],
-        "free_one": free[1],
-        "free_two": free[2],
-        "free_ratio": free[2] / free[1],
-    }
+    speeds = {}
+    for workers, name in ((1, "one"), (2, "two")):
+        short = masks(roots[4], folder / f"short-{name}", workers, estimator)
+        long = masks(roots[16], folder / f"long-{name}", workers, estimator)
+        seconds = long.seconds - short.seconds
+        speeds[name] = more / seconds
+        speeds[f"free_{name}"] = more / (seconds - (long.waited - short.waited))
+    speeds["ratio"] = speeds["two"] / speeds["one"]
+    speeds["free_ratio"] = speeds["free_two"] / speeds["free_one"]
+    return speeds
 
 
 def measure(args: Arguments) -> dict:
@@ -221,31 +138,14 @@ def measure(args: Arguments) -> dict:
     work.mkdir(parents=True)
     rows = []
     for count in args.counts:
-        root, cache = work / "images", work / f"cache-{count}"
-        make_images(root, count)  # the smaller set is the beginning of the larger
-        first = timed(root, cache, 2, "--estimator", "centre", "--shard-size", str(SHARD))
-        again = timed(root, cache, 2, "--estimator", "centre", "--shard-size", str(SHARD))
-        start = time.perf_counter()
-        reader = Cache(cache)
-        opened = time.perf_counter() - start
-        rows.append(
-            {
-                "images": count,
-                **first,
-                "bytes": sum(f.stat().st_size for f in cache.iterdir()),
-                "again_seconds": again["seconds"],
-                "open_seconds": opened,
-                "reads": read_speed(reader),
-            }
-        )
+        make_images(work / "images", count)  # the smaller set is the beginning of the larger
+        rows.append({"images": count, **_measure_one(work / "images", work / f"cache-{count}")})
         print(json.dumps(rows[-1]), flush=True)
-        if count != max(args.counts):
-            shutil.rmtree(cache)
     results = {
         "rows": rows,
         "side": SIDE,
         "shard_size": SHARD,
-        "overhead": overhead(work / "images", work),
+        "overhead": {"overhead_ms": overhead(work / "images", work)},
         "million": million(work),
         "listing_mb": listing_memory(),
         **about(),
@@ -258,17 +158,30 @@ def measure(args: Arguments) -> dict:
     return results
 
 
+def _measure_one(root: Path, cache: Path) -> dict[str, float]:
+    first = masks(root, cache, 2)
+    again = masks(root, cache, 2)
+    start = time.perf_counter()
+    reader = Cache(cache)
+    opened = time.perf_counter() - start
+    return {
+        **asdict(first),
+        "bytes": sum(file.stat().st_size for file in cache.iterdir()),
+        "again_seconds": again.seconds,
+        "open_seconds": opened,
+        "reads": read_speed(reader),
+    }
+
+
 def million(folder: Path) -> dict[str, float]:
     """Time to open a cache of ImageNet's 1,281,167 rows (its index; the shards are sparse files),
     and of random reads over 3,000 shards."""
     sparse_cache(folder / "million", IMAGENET, 4096)
     start = time.perf_counter()
     reader = Cache(folder / "million")
-    opened = time.perf_counter() - start
-    start = time.perf_counter()
+    opened = time.perf_counter()
     reader.find(reader.paths)
-    found = time.perf_counter() - start
-    del reader
+    found = time.perf_counter()
     sparse_cache(folder / "shards", 3000 * 8, 8)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
@@ -276,12 +189,15 @@ def million(folder: Path) -> dict[str, float]:
         reads = read_speed(Cache(folder / "shards"))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return {"open_seconds": opened, "find_seconds": found, "reads_3000_shards": reads}
+    return {
+        "open_seconds": opened - start,
+        "find_seconds": found - opened,
+        "reads_3000_shards": reads,
+    }
 
 
 LISTING = """
 import os, types
-from data.sources import images
 from data.sources import listing
 folder = types.SimpleNamespace(st_dev=0, st_ino=0)
 
@@ -303,19 +219,74 @@ numbers = iter(range(10**6))
 os.scandir, os.stat = scandir, lambda path: types.SimpleNamespace(st_dev=0, st_ino=next(numbers))
 paths = listing.list_folder("root")
 assert len(paths) == 1281167
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))  # getrusage would count the parent's peak
-print(int(status["VmHWM"].split()[0]) / 1024)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) / 1024)  # getrusage would count the parent's peak
 """
 
 
 def listing_memory() -> float:
     """Peak resident MB of a process that lists ImageNet's 1,281,167 paths from a folder that only
     seems to be there."""
-    return float(
-        subprocess.run(
-            [sys.executable, "-c", LISTING], check=True, capture_output=True, text=True
-        ).stdout
+    command = [sys.executable, "-c", LISTING]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def fit(results: dict) -> dict:
+    """Lines through the measurements, and what 1.28 M images would take."""
+    counts = np.array([row["images"] for row in results["rows"]], float)
+    lines = {}
+    for name in FITTED:
+        values = np.array([row[name] for row in results["rows"]], float)
+        slope, start = np.polyfit(counts, values, 1, w=1 / np.sqrt(counts))
+        at_imagenet = float(start + slope * IMAGENET)
+        lines[name] = {"per_image": float(slope), "at_0": float(start), "at_imagenet": at_imagenet}
+    hours = {}
+    if "workers" in results:
+        one = 1 / results["workers"]["free_one"]  # decoding, estimator and engine
+        driver = lines["driver_seconds"]["per_image"]  # one process writes: it sets a floor
+        hours = {str(cores): IMAGENET * max(one / cores, driver) / 3600 for cores in (16, 64)}
+    return {"lines": lines, "hours": hours}
+
+
+def table(results: dict) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| images | seconds | driver, MB | a worker, MB | cache, MB | no-op re-run, s | open, ms | "
+        "reads/s |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        lines.append(
+            f"| {row['images']:,} | {row['seconds']:.1f} | {row['driver_mb']:.0f} | "
+            f"{row['worker_mb']:.0f} | {row['bytes'] / 1e6:.0f} | {row['again_seconds']:.1f} | "
+            f"{1e3 * row['open_seconds']:.0f} | {row['reads']:,.0f} |"
+        )
+    line = {name: values["at_imagenet"] for name, values in results["fit"]["lines"].items()}
+    rows = results["million"]
+    lines.append(
+        f"\nTiny images, the `centre` estimator, masks of {results['side']}x{results['side']}, "
+        f"{results['shard_size']:,} a shard, two workers ({results['machine']}). Fitted to "
+        f"1,281,167 images: {line['bytes'] / 1e9:.1f} GB, a no-op re-run in "
+        f"{line['again_seconds']:.0f} s, {line['driver_mb']:.0f} MB in the driver and "
+        f"{line['worker_mb']:.0f} MB in a worker. Engine overhead (neither decoding nor "
+        f"estimator): {results['overhead']['overhead_ms']:.2f} ms an image. Opening a cache of "
+        f"1,281,167 rows: {rows['open_seconds']:.2f} s; random reads over 3,000 shards at "
+        f"`ulimit -n 256`: {rows['reads_3000_shards']:,.0f} a second; listing 1,281,167 paths "
+        f"peaks at {results['listing_mb']:.0f} MB."
     )
+    hours = results["fit"]["hours"]
+    if hours:
+        speed = results["workers"]
+        per_second = 1 / results["fit"]["lines"]["driver_seconds"]["per_image"]
+        lines.append(
+            f"\nWith the real estimator on real images: {speed['one']:.1f} images/s with one "
+            f"worker, {speed['two']:.1f} with two ({speed['ratio']:.2f} times; "
+            f"{speed['free_one']:.1f} and {speed['free_two']:.1f}, {speed['free_ratio']:.2f} "
+            "times, less the time that other programs held the cores). 1.28 M images at that "
+            f"speed: {hours['16']:.1f} hours on 16 cores, {hours['64']:.1f} on 64 (scaled, not "
+            f"run; one driver alone could take {per_second:,.0f} images/s, more with --part)."
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -3,14 +3,13 @@ real."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from data.cache.description import Description, identity_hash, write_description
 from data.cache.index import write_index
-from data.cache.shard import SCHEMA, identity_hash, shard_name, write_checksums
-from data.io import write_text
+from data.cache.shard import ALIGNMENT, SCHEMA, shard_name
 
 SIDE = 128
 
@@ -20,49 +19,33 @@ def sparse_cache(folder: Path, images: int, shard_size: int) -> None:
     are holes."""
     folder.mkdir(parents=True)
     shards = -(-images // shard_size)
-    identity = {
-        "schema": SCHEMA,
-        "estimator": "none",
-        "version": 1,
-        "parameters": {},
-        "weights": None,
-        "device": "cpu",
-        "side": SIDE,
-    }
+    identity = {"schema": SCHEMA, "estimator": "none", "device": "cpu", "side": SIDE}
+    description = Description(
+        schema=SCHEMA,
+        identity=identity | {"version": 1, "parameters": {}, "weights": None},
+        identity_hash="",
+        images_root="sparse",
+        shard_size=shard_size,
+        images=images,
+        shards=shards,
+        files=[shard_name(number, "0" * 64) for number in range(shards)],
+        statuses={"ok": images},
+    )
+    description["identity_hash"] = identity_hash(description["identity"])
     rows = np.arange(images)
     paths = np.char.mod("n%08d/", rows // 1300).astype("S10")
     paths = np.char.add(paths, np.char.mod("n%015d.JPEG", rows).astype("S21"))
     paths.sort()
-    length = 4096 + shard_size * SIDE * SIDE
-    for number in range(shards):
-        with open(folder / shard_name(number), "wb") as file:
+    length = ALIGNMENT + shard_size * SIDE * SIDE
+    for name in description["files"]:
+        with open(folder / name, "wb") as file:
             file.truncate(length)
-    write_checksums(folder, {shard_name(i): "0" * 64 for i in range(shards)})
-    write_index(
-        folder,
-        {
-            "path": paths,
-            "status": np.zeros(images, np.uint8),
-            "offset": np.full(shards, 4096, "<i8"),
-            "file_bytes": np.full(shards, length, "<i8"),
-            "sources": np.zeros((images, 2), "<i8"),
-        },
-        [shard_name(i) for i in range(shards)],
-    )
-    write_text(
-        folder / "cache.json",
-        json.dumps(
-            {
-                "schema": SCHEMA,
-                "identity": identity,
-                "identity_hash": identity_hash(identity),
-                "images_root": "sparse",
-                "shard_size": shard_size,
-                "images": images,
-                "shards": shards,
-                "generation": 1,
-                "complete": True,
-                "statuses": {"ok": images},
-            }
-        ),
-    )
+    index = {
+        "path": paths,
+        "status": np.zeros(images, np.uint8),
+        "key": np.zeros((images, 2), "<i8"),
+        "offset": np.full(shards, ALIGNMENT, "<i8"),
+        "file_bytes": np.full(shards, length, "<i8"),
+    }
+    write_index(folder, index, description)
+    write_description(folder, description)

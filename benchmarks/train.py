@@ -27,7 +27,7 @@ from benchmarks.publish import about, publish
 from data.cache.reader import Cache
 from data.cli import UsageError, run
 from data.sources.images import open_images
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 
 

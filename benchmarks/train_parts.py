@@ -21,7 +21,7 @@ from benchmarks.pages import forget
 from data.cache.reader import Cache
 from data.sources.images import Images, open_images
 from data.sources.pack import Settings, pack
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from train import backgrounds
 from train.batch_norm import spread_batch_norm

@@ -161,7 +161,7 @@ def estimate(
     """Caches of `names` on `limit` images of a folder, made now where they are missing: FOLDER/NAME
     each."""
     from data.sources.images import open_images
-    from preprocess.build import build
+    from preprocess.pipeline import build
     from preprocess.recipe import Recipe
 
     paths = open_images(images).paths

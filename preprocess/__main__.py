@@ -1,18 +1,20 @@
 """Stage 1: one saliency mask an image, once, into HDF5 shards.
 
     python -m preprocess /data/imagenet/train caches/imagenet-rbd --estimator rbd --workers 16
-    python -m preprocess ILSVRC2012_img_train.tar CACHE                   # a tar, or a tar of tars,
-    is not unpacked
-    python -m preprocess IMAGES CACHE --estimator files --maps MASKS     # masks that exist already
-    python -m preprocess IMAGES CACHE --estimator u2net --weights u2net.pth --device cuda --batch 32
-    --workers 16
-    python -m preprocess IMAGES CACHE --part 3/64                        # a job array: all parts,
-    in any order
-    python -m preprocess IMAGES CACHE --dask tcp://host:8786             # a dask.distributed
-    cluster
+
+IMAGES may be a tar, or a tar of tars, which is not unpacked:
+
+    python -m preprocess ILSVRC2012_img_train.tar CACHE
+
+Masks that exist already, a network on a GPU, one part of a job array, a dask.distributed cluster:
+
+    python -m preprocess IMAGES CACHE --estimator files --maps MASKS
+    python -m preprocess IMAGES CACHE --estimator u2net --weights u2net.pth --device cuda
+    python -m preprocess IMAGES CACHE --part 3/64
+    python -m preprocess IMAGES CACHE --dask tcp://host:8786
 
 The same command continues an interrupted run, and brings a finished cache up to date where images
-changed; run again, it finds nothing to do. --repair checks every shard and makes damaged ones anew.
+changed; run again, it finds nothing to do. --repair checks every shard and rebuilds damaged ones.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 
+import errno
 import os
 import re
 import shutil
@@ -32,15 +35,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from data.cli import UsageError, run
+from data.cli import UsageError, describe, run
 from data.io import sha256
 from data.sources.images import MAX_PIXELS
+from data.stopping import SIGNALS
 from preprocess import estimators
-from preprocess.build import build
-from preprocess.commit import FAILURES
 from preprocess.networks.weights import find, unpublished
+from preprocess.pipeline import build
 from preprocess.progress import Outcome
 from preprocess.recipe import Recipe, load
+from preprocess.writer import FAILURES
 
 BATCH = {"cpu": 4, "cuda": 32}  # images a batch by default
 LARGEST_BATCH = 1024
@@ -94,7 +98,7 @@ class Arguments:
     """Address of a dask.distributed scheduler (tcp://host:8786): its workers compute instead of
     --workers."""
     repair: bool = False
-    """Check every shard of the cache against its checksum and make the damaged ones anew."""
+    """Check every shard of the cache against its checksum and rebuild the damaged ones."""
     digest: bool = False
     """Compare the contents of all images with those that the masks were made of, not only lengths
     and mtimes."""
@@ -104,33 +108,22 @@ def main() -> None:
     args = tyro.cli(Arguments, prog="python -m preprocess", description=__doc__)
     if args.side < 8 or args.shard_size < 1 or args.workers < 0 or args.max_pixels < 1:
         raise UsageError(
-            "--side must be at least 8, --shard-size and --max-pixels at least 1, --workers at least 0"
+            "--side must be at least 8, --shard-size and --max-pixels at least 1, --workers at "
+            "least 0"
         )
     part = _part(args.part)
-    refine = () if args.refine == "none" else (("refine", args.refine),)
-    recipe = _with_weights(
-        args, Recipe(_resolve(args), refine, args.side, args.maps, args.max_pixels)
-    )
+    recipe = _recipe(args)
+    print(_heading(args, recipe), flush=True)
     signals: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, frame: _stop(n, signals))
-    where = f"the workers of {args.dask}" if args.dask else f"{args.workers} workers"
-    refined = "" if args.refine == "none" else f" refined by {args.refine}"
-    network = ""
-    if recipe.network:
-        network = f" ({recipe.weights}, SHA-256 {recipe.sha256[:16]}..., {recipe.precision} on {recipe.device}, "
-        network += f"batches of {recipe.batch})"
-    print(
-        f"estimator {recipe.estimator}{network}{refined}, masks {args.side}x{args.side}, {where} -> {args.cache}",
-        flush=True,
-    )
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: _stop(number, signals))
     try:
         outcome = build(
             args.images,
             args.cache,
             recipe,
-            args.shard_size,
-            args.workers,
+            shard_size=args.shard_size,
+            workers=args.workers,
             listed=args.list,
             part=part,
             cluster=args.dask,
@@ -151,45 +144,66 @@ def main() -> None:
 
 def _stop(number: int, signals: list[int]) -> None:
     signals.append(number)
-    for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_IGN)  # a second Ctrl-C would only break the cleaning up
+    for other in SIGNALS:  # a second one would only break the cleaning up
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def _disk_error(error: OSError, cache: str) -> str:
-    place = next(
-        (p for p in [Path(cache), *Path(cache).resolve().parents] if p.exists()), Path("/")
-    )
-    free = f" ({shutil.disk_usage(place).free / 1e6:.0f} MB free)" if error.errno == 28 else ""
+def _heading(args: Arguments, recipe: Recipe) -> str:
+    where = f"the workers of {args.dask}" if args.dask else f"{args.workers} workers"
+    refined = "" if args.refine == "none" else f" refined by {args.refine}"
+    network = ""
+    if recipe.network:
+        network = (
+            f" ({recipe.weights}, SHA-256 {recipe.sha256[:16]}..., {recipe.precision} on "
+            f"{recipe.device}, batches of {recipe.batch})"
+        )
     return (
-        f"{error.filename or cache}: {error.strerror or error}{free}; finished shards are kept in {cache}, nothing "
-        "half-written is left there; set it right and the same command continues"
+        f"estimator {recipe.estimator}{network}{refined}, masks {args.side}x{args.side}, {where} "
+        f"-> {args.cache}"
+    )
+
+
+def _disk_error(error: OSError, cache: str) -> str:
+    places = [Path(cache), *Path(cache).resolve().parents]
+    place = next((place for place in places if place.exists()), Path("/"))
+    free = ""
+    if error.errno == errno.ENOSPC:
+        free = f" ({shutil.disk_usage(place).free / 1e6:.0f} MB free)"
+    return (
+        f"{describe(error)}{free}; finished shards are kept in {cache}, nothing half-written is "
+        "left there; set it right and the same command continues"
     )
 
 
 def _summary(args: Arguments, outcome: Outcome) -> None:
-    failures = {name: n for name, n in outcome.statuses.items() if name != "ok"}
     if not outcome.computed and not outcome.copied and outcome.complete:
         print(f"nothing to do: {args.cache} holds the masks of all {outcome.images} images")
     else:
         speed = outcome.computed / outcome.seconds
         copied = f" and {outcome.copied} copied" if outcome.copied else ""
-        cores = (
-            "" if args.dask or args.device != "cpu" else f", {speed / outcome.workers:.1f} a core"
-        )
+        cores = f", {speed / outcome.workers:.1f} a core"
+        if args.dask or args.device != "cpu":
+            cores = ""
         print(
-            f"{outcome.computed} of {outcome.images} masks computed{copied} in {outcome.seconds:.1f} s "
-            f"({speed:.1f} images/s{cores}), {outcome.bytes / 1e6:.1f} MB written"
+            f"{outcome.computed} of {outcome.images} masks computed{copied} in "
+            f"{outcome.seconds:.1f} s ({speed:.1f} images/s{cores}), {outcome.bytes / 1e6:.1f} MB "
+            "written"
         )
     if not outcome.complete:
-        print(f"part {args.part} is done; the cache is finished by the last part")
+        print(
+            f"part {args.part} is done; other parts are still to make {outcome.lacking} shards, the "
+            "last one to end finishes the cache"
+        )
+    if outcome.old_bytes:
+        print(
+            f"old shards take {outcome.old_bytes / 1e6:.1f} MB; when no training reads them any "
+            f"more: python -m data clean {args.cache}"
+        )
+    failures = [f"{n} {name}" for name, n in outcome.statuses.items() if name != "ok"]
     if failures:
         lists = os.path.join(args.cache, FAILURES) if outcome.complete else "the finished cache"
-        print(
-            "failed: "
-            + ", ".join(f"{n} {name}" for name, n in failures.items())
-            + f"; {lists} names them"
-        )
+        print(f"failed: {', '.join(failures)}; {lists} names them")
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
@@ -201,49 +215,49 @@ def _part(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _resolve(args: Arguments) -> str:
+def _recipe(args: Arguments) -> Recipe:
+    refine = () if args.refine == "none" else (("refine", args.refine),)
+    recipe = Recipe(_estimator(args), refine, args.side, args.maps, args.max_pixels)
+    if recipe.network:
+        return _with_weights(args, recipe)
+    for name in ("weights", "device", "batch", "precision"):
+        if getattr(args, name) != Arguments.__dataclass_fields__[name].default:
+            raise UsageError(
+                f"--{name} is for networks ({', '.join(sorted(estimators.NETWORKS))}); "
+                f"{recipe.estimator} is none"
+            )
+    return recipe
+
+
+def _estimator(args: Arguments) -> str:
     name = estimators.AUTO if args.estimator == "auto" else args.estimator
-    if name == "files":
-        if args.refine != "none":
-            raise UsageError(
-                "--refine does not go with --estimator files: its maps are taken as they are"
-            )
-        if args.maps is None or not os.path.isdir(args.maps):
-            raise UsageError(
-                f"--estimator files needs --maps FOLDER with the maps; {args.maps} is no folder"
-            )
-        return name
-    if args.maps is not None:
-        raise UsageError("--maps goes with --estimator files")
-    if name in estimators.NETWORKS:
-        return name
-    try:
-        return estimators.load(name).name
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if name != "files":
+        if args.maps is not None:
+            raise UsageError("--maps goes with --estimator files")
+        if name not in estimators.NETWORKS:
+            try:
+                estimators.load(name)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+    elif args.refine != "none":
+        raise UsageError(
+            "--refine does not go with --estimator files: its maps are taken as they are"
+        )
+    elif args.maps is None or not os.path.isdir(args.maps):
+        raise UsageError(
+            f"--estimator files needs --maps FOLDER with the maps; {args.maps} is no folder"
+        )
+    return name
 
 
 def _with_weights(args: Arguments, recipe: Recipe) -> Recipe:
-    if not recipe.network:
-        for name, default in (
-            ("weights", None),
-            ("device", "cpu"),
-            ("batch", None),
-            ("precision", "fp32"),
-        ):
-            if getattr(args, name) != default:
-                raise UsageError(
-                    f"--{name} is for networks ({', '.join(sorted(estimators.NETWORKS))}); "
-                    f"{recipe.estimator} is none"
-                )
-        return recipe
     batch = BATCH[args.device] if args.batch is None else args.batch
     if not 1 <= batch <= LARGEST_BATCH:
         raise UsageError(f"--batch {batch}: must be 1 to {LARGEST_BATCH}")
     if args.device != "cpu" and args.dask is not None:
         raise UsageError(
-            "--device cuda does not go with --dask; for several GPUs run several --part, each with its "
-            "own CUDA_VISIBLE_DEVICES"
+            "--device cuda does not go with --dask; for several GPUs run several --part, each with "
+            "its own CUDA_VISIBLE_DEVICES"
         )
     source = estimators.weights_of(recipe.estimator)
     path = find(recipe.estimator, source, args.weights)
@@ -257,7 +271,7 @@ def _with_weights(args: Arguments, recipe: Recipe) -> Recipe:
         precision=args.precision,
         batch=batch,
     )
-    load(recipe)  # what is wrong with the file is said before anything is written
+    load(recipe)  # an error in the file is shown before anything is written
     return recipe
 
 

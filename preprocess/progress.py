@@ -1,4 +1,4 @@
-"""What a run tells: one bar, a JSONL log in the cache's folder, and a summary at the end."""
+"""What a run reports: one bar, a JSONL log in the cache's folder, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.cache.shard import STATUS_NAMES
+from data.cache.reader import status_counts
+
+# events that are shown above the bar
+MESSAGES = {
+    "worker died": "a worker died ({error}; out of memory?): the blocks in flight, from {first} on, "
+    "are computed again, each alone",
+    "out of memory": "the device is out of memory: batches of {batch} from here on",
+    "crashed": "crashed: {path} kills the process that works on it; it gets no mask",
+}
 
 
 @dataclass(frozen=True)
@@ -20,51 +28,53 @@ class Outcome:
     """What a run did.
 
     Attributes:
-        images: of the whole list.  computed, copied: rows made from images, and taken from an older
-            generation.
-        seconds: the run took.  workers: processes that computed.
+        images: of the whole list.
+        seconds: the run took.
         statuses: images of the whole cache by status name; where other parts are not done yet, of
             this run's rows.
+        computed, copied: rows computed from images, and taken from older shards.
+        workers: processes that computed.
         bytes: of the shards that the run wrote.
-        complete: False where other parts of the cache are still to be computed.
+        lacking: shards that other parts of the cache are still to make.
+        old_bytes: of shards in the folder that are no longer part of the cache.
     """
 
     images: int
-    computed: int
     seconds: float
     statuses: dict[str, int]
+    computed: int = 0
     copied: int = 0
     workers: int = 1
     bytes: int = 0
-    complete: bool = True
+    lacking: int = 0
+    old_bytes: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return not self.lacking
 
 
 @dataclass
 class Report:
     """Bar and log of one run; a log that cannot be written never stops the run.
 
-    Args:
-        folder: of the cache.  part: (I, N) where the run is one of several.
-        images, todo: of the list, and rows that this run makes.
+    Attributes:
+        folder: of the cache.
+        part: (I, N) where the run is one of several.
+        todo: rows that this run makes.
+        statuses: rows so far by name of status.
     """
 
     folder: Path
     part: tuple[int, int] | None
-    images: int
     todo: int
-    workers: int
-    failed: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> Report:
-        self.started = time.perf_counter()
-        name = (
-            "log.jsonl" if self.part is None else f"log.part-{self.part[0]}-of-{self.part[1]}.jsonl"
-        )
-        self.file = self.folder / name
-        self.bar = tqdm(
-            total=self.todo, desc="masks", unit="img", smoothing=0.05, disable=not self.todo
-        )
+        suffix = "" if self.part is None else f".part-{self.part[0]}-of-{self.part[1]}"
+        self.file = self.folder / f"log{suffix}.jsonl"
+        options = {"desc": "masks", "unit": "img", "smoothing": 0.05}
+        self.bar = tqdm(total=self.todo, disable=not self.todo, **options)
         return self
 
     def __exit__(self, kind, error, _) -> None:
@@ -81,30 +91,15 @@ class Report:
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": what, **values}
         with contextlib.suppress(OSError), open(self.file, "a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-        if what == "worker died":
-            self.bar.write(
-                f"a worker died ({values['error']}; out of memory?): the {values['blocks']} blocks in "
-                "flight are computed again, each alone",
-                file=sys.stderr,
-            )
-        elif what == "out of memory":
-            self.bar.write(
-                f"the device is out of memory: batches of {values['batch']} from here on",
-                file=sys.stderr,
-            )
-        elif what == "crashed":
-            self.bar.write(
-                f"crashed: {values['path']} kills the process that works on it; it gets no mask",
-                file=sys.stderr,
-            )
+        if what in MESSAGES:
+            self.bar.write(MESSAGES[what].format(**values), file=sys.stderr)
 
     def rows(self, status: np.ndarray) -> None:
         """Rows are there; `status` (n,) uint8."""
-        for code, count in zip(*np.unique(status, return_counts=True), strict=True):
-            name = STATUS_NAMES[int(code)]
-            self.statuses[name] = self.statuses.get(name, 0) + int(count)
-        self.failed += int((status != 0).sum())
-        self.bar.set_postfix(failed=self.failed, refresh=False)
+        for name, count in status_counts(status).items():
+            self.statuses[name] = self.statuses.get(name, 0) + count
+        failed = sum(count for name, count in self.statuses.items() if name != "ok")
+        self.bar.set_postfix(failed=failed, refresh=False)
         self.bar.update(len(status))
 
     def end(self, outcome: Outcome) -> None:

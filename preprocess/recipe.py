@@ -1,20 +1,22 @@
-"""A block of images to rows: the pure function that the driver hands to workers, here or on a
-cluster."""
+"""How masks are made, and the pure function that makes the rows of a block of images: what the
+driver hands to its workers, here or on a cluster."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from data.cache.shard import SCHEMA, STATUS, empty_rows
+from data.cache.shard import SCHEMA, STATUS, Rows, empty_rows
 from data.cli import UsageError
 from data.resize import resize
-from data.sources.images import MAX_PIXELS, ImageError, Images, decode
+from data.sources.images import MAX_PIXELS, ImageError, Images, decode, read_bytes
 from preprocess import estimators
 from preprocess.estimators import files
 from preprocess.quality import quality
@@ -27,7 +29,7 @@ class Recipe:
     """How masks are made: picklable, and with `identity()` what a cache's identity stores.
 
     Attributes:
-        estimator: a name of preprocess.estimators.ESTIMATORS, or "files" (maps on disk).
+        estimator: a name of preprocess.estimators, or "files" (maps on disk).
         parameters: sorted (name, value) pairs.
         side: S, pixels of the stored mask's side.
         maps: folder of maps for "files".
@@ -62,17 +64,23 @@ class Recipe:
         """Images a task: BLOCK, or as many more as make whole batches."""
         return -(-BLOCK // self.batch) * self.batch if self.network else BLOCK
 
+    def absolute(self) -> Recipe:
+        """The same recipe for processes that run in another folder."""
+        maps, weights = (path and os.path.abspath(path) for path in (self.maps, self.weights))
+        return replace(self, maps=maps, weights=weights)
+
     def load(self) -> estimators.Estimator:
         """The estimator. UsageError where the file of weights is no longer the one with
         `sha256`."""
+        parameters = dict(self.parameters)
         if not self.network:
-            return estimators.load(self.estimator, **dict(self.parameters))
+            return estimators.load(self.estimator, **parameters)
         loaded = estimators.load(
             self.estimator,
             weights=self.weights,
             device=self.device,
             precision=self.precision,
-            **dict(self.parameters),
+            **parameters,
         )
         if self.sha256 not in (None, loaded.weights):
             raise UsageError(f"{self.weights}: changed while it was in use; start again")
@@ -81,28 +89,38 @@ class Recipe:
     def identity(self) -> dict:
         """The cache's identity: JSON-able, equal for equal masks."""
         if self.estimator == "files":
-            version, weights, parameters = (
-                files.VERSION,
-                None,
-                {"maps": self.maps.rstrip("/").rsplit("/", 1)[-1]},
-            )
+            folder = os.path.basename(self.maps.rstrip("/"))
+            method = {"version": files.VERSION, "parameters": {"maps": folder}, "weights": None}
         else:
             loaded = load(self)
-            version, weights, parameters = loaded.version, loaded.weights, loaded.parameters
+            method = {
+                "version": loaded.version,
+                "parameters": loaded.parameters,
+                "weights": loaded.weights,
+            }
         identity = {
             "schema": SCHEMA,
             "estimator": self.estimator,
-            "version": version,
-            "parameters": parameters,
-            "weights": weights,
+            **method,
             "device": self.device.split(":")[0],
             "side": self.side,
         }
-        if (
-            self.max_pixels != MAX_PIXELS
-        ):  # absent where the option is left alone; it decides which images are refused
+        if self.max_pixels != MAX_PIXELS:  # it decides which images are refused
             identity["max_pixels"] = self.max_pixels
         return identity
+
+    def keys(self, images: Images) -> np.ndarray:
+        """What each row is made from: (N, 2) int64, length and mtime (ns) of the image's file; with
+        "files" (N, 4), the same of the map's file beside. Zeros where there is no file."""
+        keys = images.stat()
+        if self.estimator != "files":
+            return keys
+        of_maps = np.zeros_like(keys)
+        for i, path in enumerate(images.paths.tolist()):
+            with contextlib.suppress(OSError):
+                status = os.stat(files.map_file(self.maps, path))
+                of_maps[i] = status.st_size, status.st_mtime_ns
+        return np.hstack([keys, of_maps])
 
 
 @lru_cache(maxsize=4)
@@ -110,57 +128,70 @@ def load(recipe: Recipe) -> estimators.Estimator:
     return recipe.load()
 
 
-def compute_block(images: Images, recipe: Recipe) -> dict[str, np.ndarray]:
-    """The shard rows of `images`: one that fails gets a status and an all-zero mask, and never
-    stops the run.
-
-    Returns:
-        rows as data.cache.shard.empty_rows, in the order of `images`.
+def compute_block(images: Images, recipe: Recipe) -> Rows:
+    """The shard rows of `images`, in their order, but for the keys: one that fails gets a status
+    and an all-zero mask, and never stops the run.
 
     Raises:
         MemoryError: no memory for an image; the driver then tries it alone.
     """
-    cv2.setNumThreads(0)
-    cv2.utils.logging.setLogLevel(
-        cv2.utils.logging.LOG_LEVEL_SILENT
-    )  # what is wrong with an image is in its status
-    rows = empty_rows(len(images), recipe.side, images.paths)
-    for i in range(len(images)):
-        try:
-            _compute_row(images, i, recipe, rows)
-        except ImageError as error:
-            rows["mask"][i] = 0
-            rows["status"][i] = STATUS[error.reason]
+    rows = empty_rows(images.paths, recipe.side)
+    with quiet_opencv():
+        for i in range(len(images)):
+            try:
+                _compute_row(images, i, recipe, rows)
+            except ImageError as error:
+                rows["mask"][i] = 0
+                rows["status"][i] = STATUS[error.reason]
     return rows
 
 
-def crashed_row(images: Images, recipe: Recipe) -> dict[str, np.ndarray]:
-    """The row of one image on which the worker dies: its digest, so that a later run knows it
-    again, and its status."""
-    rows = empty_rows(1, recipe.side, images.paths)
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """OpenCV in one thread, since there is a process a core, and without messages: what is wrong
+    with an image is in its status."""
+    threads = cv2.getNumThreads()
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+        cv2.utils.logging.setLogLevel(level)
+
+
+def crashed_row(images: Images, recipe: Recipe) -> Rows:
+    """The row of one image on which the worker dies."""
+    rows = empty_rows(images.paths, recipe.side)
     with contextlib.suppress(ImageError):
-        rows["digest"][0] = digest(images.read(0))
+        rows["digest"][0] = read_source(images, 0, recipe)[1]
     rows["status"][0] = STATUS["crashed"]
     return rows
 
 
-def digest(content: bytes) -> np.ndarray:
-    """(16,) uint8: BLAKE2b-128 of a file's bytes."""
-    return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
+def read_source(images: Images, i: int, recipe: Recipe) -> tuple[bytes, np.ndarray]:
+    """Image `i`'s file, and (16,) uint8: BLAKE2b-128 of all that its row is made from, which is
+    this file, and with "files" the map's file after it. ImageError where it cannot be read."""
+    content = images.read(i)
+    digest = hashlib.blake2b(content, digest_size=16)
+    if recipe.estimator == "files":
+        with contextlib.suppress(ImageError):
+            file = os.fsencode(files.map_file(recipe.maps, images.paths[i]))
+            digest.update(read_bytes("", file))
+    return content, np.frombuffer(digest.digest(), np.uint8)
 
 
-def decode_row(images: Images, i: int, recipe: Recipe, rows: dict[str, np.ndarray]) -> np.ndarray:
+def decode_row(images: Images, i: int, recipe: Recipe, rows: Rows) -> np.ndarray:
     """Image `i` as (H, W, 3) uint8 RGB; its digest and size go into its row. ImageError where it
     cannot be used."""
-    content = images.read(i)
-    rows["digest"][i] = digest(content)
+    content, rows["digest"][i] = read_source(images, i, recipe)
     image = decode(content, recipe.max_pixels)
     rows["size"][i] = image.shape[:2]
     return image
 
 
 @contextlib.contextmanager
-def failing_estimator():
+def failing_estimator() -> Iterator[None]:
     """Whatever an estimator does on an odd image, the run goes on: ImageError("estimator"), but for
     want of memory."""
     try:
@@ -171,7 +202,7 @@ def failing_estimator():
         raise ImageError("estimator", f"{type(error).__name__}: {error}") from error
 
 
-def store_map(saliency: np.ndarray, i: int, side: int, rows: dict[str, np.ndarray]) -> None:
+def store_map(saliency: np.ndarray, i: int, side: int, rows: Rows) -> None:
     """A float32 (h, w) map in [0, 1] to row `i`'s (side, side) uint8 mask. ImageError where it is
     not finite."""
     if not np.isfinite(saliency).all():
@@ -180,7 +211,13 @@ def store_map(saliency: np.ndarray, i: int, side: int, rows: dict[str, np.ndarra
     rows["mask"][i] = np.rint(np.clip(mask, 0, 1) * 255)
 
 
-def _compute_row(images: Images, i: int, recipe: Recipe, rows: dict[str, np.ndarray]) -> None:
+def store_quality(pixels: np.ndarray, i: int, rows: Rows) -> None:
+    """The statistics of row `i`'s mask on its image, (h, w, 3) uint8 RGB."""
+    for name, value in quality(pixels, rows["mask"][i]).items():
+        rows[f"quality/{name}"][i] = value
+
+
+def _compute_row(images: Images, i: int, recipe: Recipe, rows: Rows) -> None:
     image = decode_row(images, i, recipe, rows)
     if recipe.estimator == "files":
         saliency = files.read_map(recipe.maps, images.paths[i])
@@ -188,5 +225,4 @@ def _compute_row(images: Images, i: int, recipe: Recipe, rows: dict[str, np.ndar
         with failing_estimator():
             saliency = load(recipe).working(image)
     store_map(saliency, i, recipe.side, rows)
-    for name, value in quality(image, rows["mask"][i]).items():
-        rows[f"quality/{name}"][i] = value
+    store_quality(image, i, rows)

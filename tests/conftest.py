@@ -43,7 +43,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def truth_cache(images: Path) -> Path:
     """A cache of the true masks of `images`, 30 a shard."""
-    from preprocess.build import build
+    from preprocess.pipeline import build
     from preprocess.recipe import Recipe
 
     folder = images / "cache-truth"

@@ -1,5 +1,7 @@
-"""A cache's index: every image's path and status, and where the shards' masks begin. Derived from
-the shards."""
+"""A cache's index.h5: every image's path, status and key, and where the shards' masks begin.
+
+It is derived from the shards, so that opening a cache reads one file instead of thousands.
+"""
 
 from __future__ import annotations
 
@@ -11,115 +13,94 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data.cache.shard import open_shard, read_checksums, shard_name
+from data.cache.description import Description, load_description
+from data.cache.shard import HDF5_ERRORS, CacheError, open_shard, own_dataset
 from data.io import atomic
 
-UNKNOWN = (
-    -1
-)  # byte length and mtime of a source that were not noted: its digest tells whether it changed
-PROGRESS = ".progress"  # folder in a cache that is being made
+Index = dict[str, np.ndarray]
+COLUMNS = ("path", "status", "key", "offset", "file_bytes")
 
 
-def shard_files(description: dict) -> list[str]:
-    """The names of a cache's shards in order; cache.json lists them where a later generation made
-    some anew."""
-    return description.get("files") or [
-        shard_name(number) for number in range(description["shards"])
-    ]
-
-
-def load_index(
-    folder: Path, description: dict, columns: tuple[str, ...] | None = None
-) -> dict[str, np.ndarray]:
-    """The index's columns (all where `columns` is None); rebuilt from the shards where index.h5 is
-    missing, damaged, or of other shards than CHECKSUMS names.
+def load_index(folder: Path, description: Description, columns: tuple[str, ...] = COLUMNS) -> Index:
+    """The index's columns, see build_index; rebuilt where index.h5 is missing, damaged, or of
+    other shards.
 
     Raises:
         CacheError: a shard that the rebuilding needs is missing or damaged.
     """
     index = read_index(folder, description, columns)
-    if index is not None:
-        return index
-    index = build_index(folder, shard_files(description))
-    if not (
-        folder / PROGRESS
-    ).exists():  # or a better one, with the sources, is about to be written
-        with contextlib.suppress(OSError):  # a read-only cache is as good, only slower to open
-            write_index(folder, index, shard_files(description))
-    return index if columns is None else {name: index[name] for name in columns}
+    if index is None:
+        index = build_index(folder, description)
+        with contextlib.suppress(OSError, CacheError):  # a read-only cache is only slower to open
+            if load_description(folder) == description:
+                write_index(folder, index, description)
+    return {name: index[name] for name in columns}
 
 
 def read_index(
-    folder: Path, description: dict, columns: tuple[str, ...] | None = None
-) -> dict[str, np.ndarray] | None:
+    folder: Path, description: Description, columns: tuple[str, ...] = COLUMNS
+) -> Index | None:
     """index.h5's columns, each checked against its CRC-32; None where it is missing, damaged or
     stale."""
     index = {}
     try:
         with h5py.File(folder / "index.h5", "r", locking=False) as file:
-            if file.attrs["shards"] != _key(folder, shard_files(description)):
+            if file.attrs["shards"] != _shards_hash(description):
                 return None
-            for name in columns or tuple(file):
-                index[name] = file[name][...]
-                if zlib.crc32(index[name].view(np.uint8).reshape(-1)) != file[name].attrs["crc32"]:
+            for name in columns:
+                dataset = own_dataset(file, name)
+                rows = "shards" if name in ("offset", "file_bytes") else "images"
+                index[name] = dataset[...]
+                if (
+                    len(index[name]) != description[rows]
+                    or _crc32(index[name]) != dataset.attrs["crc32"]
+                ):
                     return None
-    except (
-        OSError,
-        KeyError,
-        RuntimeError,
-        ValueError,
-    ):  # HDF5 raises many kinds on damaged headers
+    except HDF5_ERRORS:
         return None
     return index
 
 
-def build_index(
-    folder: Path, files: list[str], sources: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
-    """The index's columns from the shards.
-
-    Args:
-        files: names of the shards, in order.
-        sources: (N, 2) int64, each image's byte length and mtime in nanoseconds; UNKNOWN where
-            None.
+def build_index(folder: Path, description: Description) -> Index:
+    """The index from the shards.
 
     Returns:
-        path (N,) bytes, status (N,) uint8, sources (N, 2) int64; of each shard: offset of its masks
-        and length of its file in bytes, both int64.
+        path (N,) bytes, status (N,) uint8, key (N, 2 or 4) int64 as in the shards; of each shard
+        offset of its masks and length of its file in bytes, both int64.
+
+    Raises:
+        CacheError: a shard is missing, damaged, or of another cache.
     """
-    paths, status, offsets, sizes = [], [], [], []
-    for name in files:
+    identity, count = description["identity"], description["images"]
+    mask_shape = (identity["side"], identity["side"])
+    key_width = 4 if identity["estimator"] == "files" else 2
+    parts: dict[str, list] = {name: [] for name in COLUMNS}
+    for name in description["files"]:
         with open_shard(folder / name) as shard:
-            paths.append(shard["path"][...])
-            status.append(shard["status"][...])
-            offsets.append(shard["mask"].id.get_offset())
-        sizes.append((folder / name).stat().st_size)
-    path = np.concatenate(paths)
-    return {
-        "path": path,
-        "status": np.concatenate(status),
-        "offset": np.array(offsets, "<i8"),
-        "file_bytes": np.array(sizes, "<i8"),
-        "sources": np.full((len(path), 2), UNKNOWN, "<i8")
-        if sources is None
-        else sources.astype("<i8"),
-    }
+            if shard["mask"].shape[1:] != mask_shape or shard["key"].shape[1] != key_width:
+                raise CacheError(f"{folder / name}: is a shard of another cache")
+            for column in ("path", "status", "key"):
+                parts[column].append(shard[column][...])
+            parts["offset"].append([shard["mask"].id.get_offset()])
+            parts["file_bytes"].append([shard.id.get_filesize()])
+    index = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    if len(index["path"]) != count:
+        raise CacheError(f"{folder}: its shards hold {len(index['path'])} rows, not {count}")
+    return index | {name: index[name].astype("<i8") for name in ("offset", "file_bytes")}
 
 
-def write_index(folder: Path, index: dict[str, np.ndarray], files: list[str]) -> None:
-    """Write index.h5 atomically; it names the checksums of its shards, so that a stale one is
-    noticed."""
+def write_index(folder: Path, index: Index, description: Description) -> None:
+    """Write index.h5 atomically; it names its shards, so that a stale one is noticed."""
     with atomic(folder / "index.h5") as temporary, h5py.File(temporary, "w", locking=False) as file:
-        file.attrs["shards"] = _key(folder, files)
+        file.attrs["shards"] = _shards_hash(description)
         for name, values in index.items():
             dataset = file.create_dataset(name, data=values, track_times=False)
-            dataset.attrs["crc32"] = np.uint32(
-                zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1))
-            )
+            dataset.attrs["crc32"] = _crc32(values)
 
 
-def _key(folder: Path, files: list[str]) -> str:
-    checksums = read_checksums(folder)
-    return hashlib.sha256(
-        "".join(f"{name} {checksums.get(name)}\n" for name in files).encode()
-    ).hexdigest()
+def _crc32(values: np.ndarray) -> np.uint32:
+    return np.uint32(zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1)))
+
+
+def _shards_hash(description: Description) -> str:
+    return hashlib.sha256("\n".join(description["files"]).encode()).hexdigest()

@@ -2,152 +2,80 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
-from data.cache.index import build_index, load_index, shard_files, write_index
-from data.cache.shard import (
-    REPAIR,
-    STATUS,
-    CacheError,
-    identity_hash,
-    open_shard,
-    problem,
-    read_checksums,
-)
+from data.cache.description import Description, load_description
+from data.cache.index import load_index
+from data.cache.shard import REPAIR, STATUS, CacheError, open_shard
 from data.io import map_bytes
 
-__all__ = [
-    "STATUS",
-    "Cache",
-    "CacheError",
-    "build_index",
-    "failures",
-    "load_description",
-    "load_index",
-    "old_description",
-    "status_counts",
-    "verify",
-    "write_index",
-]
 OPEN_MAPS = 16384  # the kernel allows a process 65,530
 
 
-def old_description(folder: Path, generation: int) -> Path:
-    """Where the description of a generation that readers may still have open is kept."""
-    return folder / f"cache.{generation}.json"
-
-
-def load_description(folder: Path, generation: int | None = None) -> dict:
-    """cache.json as a dict, or that of an older generation which is still there.
-
-    Raises:
-        CacheError: the folder is no cache, holds another generation, or its cache.json is damaged.
-    """
-    return _open_description(folder, generation)[1]
-
-
-def _open_description(folder: Path, generation: int | None = None) -> tuple[int, dict]:
-    """An open descriptor of the description's file, and the description."""
-    file = folder / "cache.json"
-    for place in (file, *([] if generation is None else [old_description(folder, generation)])):
-        try:
-            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            description = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-            whole = description["identity_hash"] == identity_hash(description["identity"])
-        except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            os.close(descriptor)
-            raise CacheError(
-                f"{place}: damaged (its identity does not match its hash); delete it and run the same "
-                "`python -m preprocess` again"
-            )
-        if generation in (None, description.get("generation", 1)):
-            return descriptor, description
-        os.close(descriptor)
-    if file.exists():
-        raise CacheError(
-            f"{folder}: the cache was brought up to date meanwhile (generation {generation} is gone); "
-            "start again"
-        )
-    raise CacheError(
-        f"{folder}: no mask cache here (no cache.json); make one with `python -m preprocess IMAGES "
-        f"{folder}`"
-    )
-
-
 class Cache:
-    """A finished mask cache, read through memory maps.
+    """A mask cache, read through memory maps.
 
-    A reader that is open keeps its generation: `python -m preprocess` leaves the old shards in
-    place as long as one is.
+    A reader keeps the shards that it was opened on, also where the cache is brought up to date
+    meanwhile: those stay on the disk until `python -m data clean`. It pickles to the folder's path
+    and the description, never to an array: a worker opens its own maps on first use.
 
     Attributes:
         side: S, the masks' side in pixels.
         paths: (N,) bytes, sorted.
         status: (N,) uint8, codes of data.cache.shard.STATUS; 0 = usable.
-        identity: how the masks were made (dict).
-
-    Pickles to its folder's path and generation, never to an array: a worker opens its own maps on
-    first use.
+        identity: how the masks were made.
 
     Raises:
         CacheError: no cache, unfinished, or a shard missing or cut short.
     """
 
-    def __init__(self, folder: str | os.PathLike, generation: int | None = None):
-        self._descriptor = None
+    def __init__(self, folder: str | os.PathLike, description: Description | None = None):
         self.folder = Path(folder)
-        self._descriptor, self.description = _open_description(self.folder, generation)
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-        if not self.description["complete"]:
-            raise CacheError(
-                f"{self.folder}: the cache is unfinished; run the same `python -m preprocess` again, "
-                "it continues"
-            )
+        self.description = description or load_description(self.folder)
         self.identity = self.description["identity"]
         self.side = self.identity["side"]
         self.shard_size = self.description["shard_size"]
-        self.files = shard_files(self.description)
-        index = load_index(
-            self.folder, self.description, ("path", "status", "offset", "file_bytes")
-        )
-        self.paths, self.status = index["path"], index["status"]
-        self._offsets = index["offset"]
-        for name, expected in zip(self.files, index["file_bytes"].tolist(), strict=True):
-            file = self.folder / name
-            found = file.stat().st_size if file.exists() else -1
-            if (
-                found < expected
-            ):  # reading a map past the end of its file is a SIGBUS, not an exception
-                raise CacheError(
-                    f"{file} is {'missing' if found < 0 else f'cut short ({found} of {expected} bytes)'}"
-                    f": {REPAIR}"
-                )
+        self.files = self.description["files"]
+        columns = ("path", "status", "offset", "file_bytes")
+        index = load_index(self.folder, self.description, columns)
+        self.paths = index["path"]
+        self.status = index["status"]
+        self._offsets = index["offset"].tolist()
         self._maps: dict[int, np.ndarray] = {}
+        for shard, expected in enumerate(index["file_bytes"].tolist()):
+            self._check_length(shard, expected)
+
+    def _check_length(self, shard: int, expected: int) -> None:
+        """Reading a map past the end of its file is a SIGBUS, not an exception."""
+        file = self.folder / self.files[shard]
+        length = file.stat().st_size if file.exists() else -1
+        masks_end = self._offsets[shard] + self._count(shard) * self.side**2
+        if length < 0:
+            raise CacheError(f"{file} is missing: {REPAIR}")
+        if length < max(expected, masks_end) or self._offsets[shard] < 0:
+            raise CacheError(f"{file} is cut short ({length} of {expected} bytes): {REPAIR}")
+
+    def _count(self, shard: int) -> int:
+        return min(self.shard_size, len(self) - shard * self.shard_size)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __del__(self):
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
     def __getstate__(self) -> dict:
-        return {"folder": str(self.folder), "generation": self.description.get("generation", 1)}
+        return {"folder": str(self.folder), "description": self.description}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["folder"], state["generation"])
+        try:
+            self.__init__(state["folder"], state["description"])
+        except CacheError as error:
+            if load_description(Path(state["folder"])) == state["description"]:
+                raise
+            raise CacheError(
+                f"{state['folder']}: its old shards were removed while they were read; start again"
+            ) from error
 
     def find(self, paths: np.ndarray) -> np.ndarray:
         """(M,) int64 rows of `paths` ((M,) bytes); -1 where the cache has no such image."""
@@ -160,7 +88,7 @@ class Cache:
         rows = self.find(paths)
         missing = np.flatnonzero(rows < 0)
         if len(missing):
-            first = ", ".join(os.fsdecode(p) for p in paths[missing[:5]].tolist())
+            first = ", ".join(os.fsdecode(path) for path in paths[missing[:5]].tolist())
             raise CacheError(
                 f"{self.folder} lacks the masks of {len(missing)} of the run's {len(paths)} images "
                 f"(first: {first}): run `python -m preprocess` on this image folder"
@@ -177,18 +105,17 @@ class Cache:
     def _open(self, shard: int) -> np.ndarray:
         if len(self._maps) >= OPEN_MAPS:
             self._maps.clear()
-        count = min(self.shard_size, len(self) - shard * self.shard_size)
+        count = self._count(shard)
         file = self.folder / self.files[shard]
         try:
-            flat = map_bytes(file, int(self._offsets[shard]), count * self.side * self.side)
+            flat = map_bytes(file, self._offsets[shard], count * self.side**2)
         except (OSError, ValueError) as error:
             raise CacheError(f"{file} cannot be read any more ({error}): {REPAIR}") from error
         masks = self._maps[shard] = flat.reshape(count, self.side, self.side)
         return masks
 
     def column(self, name: str) -> np.ndarray:
-        """A whole column (`size`, `digest`, `quality/coverage`, ...) of all shards, read by
-        HDF5."""
+        """A whole column (`size`, `digest`, `quality/coverage`, ...) of all shards."""
         parts = []
         for file in self.files:
             with open_shard(self.folder / file) as shard:
@@ -205,20 +132,7 @@ def failures(paths: np.ndarray, status: np.ndarray) -> list[tuple[str, int]]:
     return [(os.fsdecode(paths[i]), int(status[i])) for i in np.flatnonzero(status)]
 
 
-def verify(folder: str | os.PathLike):
-    """Check every shard of a cache against CHECKSUMS; yields (file name, None or what is wrong), in
-    order.
-
-    SHA-256 of the whole file finds a flipped bit anywhere, in the headers too.
-    """
-    folder = Path(folder)
-    checksums = read_checksums(folder)
-    for name in shard_files(load_description(folder)):
-        yield name, problem(folder, name, checksums)
-
-
 def status_counts(status: np.ndarray) -> dict[str, int]:
     """{status name: number of images}, every name of STATUS that occurs."""
-    return {
-        name: int((status == code).sum()) for name, code in STATUS.items() if (status == code).any()
-    }
+    counts = {name: int((status == code).sum()) for name, code in STATUS.items()}
+    return {name: count for name, count in counts.items() if count}

@@ -1,14 +1,16 @@
-"""One shard of a mask cache on disk: its schema, its bytes, and their check.
+"""One shard of a mask cache on disk: its schema, its name, its bytes, and their check.
 
 A shard is an HDF5 file whose datasets are contiguous, uncompressed, little-endian and 4096-byte
-aligned, so that a reader can map them with np.memmap and never needs HDF5's locks or handles.
+aligned: a reader maps the masks and needs neither HDF5's locks nor its handles. Its name holds the
+beginning of its SHA-256, so that a name never gets other bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import zlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -17,9 +19,7 @@ import numpy as np
 from data.cli import UsageError
 from data.io import sha256, write_text
 
-__all__ = ["STATUS", "CacheError", "check_shard", "sha256", "write_text"]
-
-SCHEMA = 1
+SCHEMA = 2
 STATUS = {
     "ok": 0,  # usable
     "unreadable": 1,  # not an image, or its data is broken
@@ -29,31 +29,50 @@ STATUS = {
     "estimator": 5,  # the estimator failed on it
     "no_map": 6,  # estimator `files`: no map on disk for this image
     "truncated": 7,  # cut short or broken so far that the trainer would not use it either
-    # the process that worked on it died (out of memory, a fault in a library), alone too
-    "crashed": 8,
+    "crashed": 8,  # the process that worked on it died, alone too
 }
 STATUS_NAMES = {code: name for name, code in STATUS.items()}
+# of the moment, not of the image: the next run tries these rows again
+MOMENTARY = [STATUS[name] for name in ("missing", "estimator", "no_map", "crashed")]
 QUALITY = ("coverage", "border", "contrast", "entropy")
-COLUMNS = ("mask", "path", "size", "digest", "status", *(f"quality/{name}" for name in QUALITY))
+LONGEST_PATH = 1024  # bytes
 ALIGNMENT = 4096
-REPAIR = "run the same `python -m preprocess` again with --repair, which makes it anew"
+NAME = re.compile(r"shard-(\d{5,9})-([0-9a-f]{16})\.h5")
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+REPAIR = "run the same `python -m preprocess` again with --repair, which rebuilds it"
+
+Rows = dict[str, np.ndarray]
 
 
 class CacheError(UsageError):
     """A cache or shard that cannot be used: the message names the file and says what to do."""
 
 
-def empty_rows(count: int, side: int, paths: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """`count` rows of zeros with a shard's dtypes: mask (N, S, S) uint8, path bytes, size (N, 2)
-    int32 (height, width), digest (N, 16) uint8, status (N,) uint8, quality/* (N,) float32."""
-    rows = {
-        "mask": np.zeros((count, side, side), np.uint8),
-        "path": np.zeros(count, "S1") if paths is None else own_width(paths),
-        "size": np.zeros((count, 2), "<i4"),
-        "digest": np.zeros((count, 16), np.uint8),
-        "status": np.zeros(count, np.uint8),
+def layout(count: int, side: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype and shape of each column of a shard with `count` rows; `path` is bytes of any width.
+
+    `key` (length and mtime in nanoseconds of the image's file, and of the map's file where masks
+    come from files) has two or four numbers.
+    """
+    return {
+        "mask": ("|u1", (count, side, side)),
+        "path": ("|S", (count,)),
+        "key": ("<i8", (count, 2)),
+        "size": ("<i4", (count, 2)),  # height, width
+        "digest": ("|u1", (count, 16)),
+        "status": ("|u1", (count,)),
+        **{f"quality/{name}": ("<f4", (count,)) for name in QUALITY},
     }
-    return rows | {f"quality/{name}": np.zeros(count, "<f4") for name in QUALITY}
+
+
+COLUMNS = tuple(layout(0, 0))
+
+
+def empty_rows(paths: np.ndarray, side: int) -> Rows:
+    """Rows of zeros for (N,) byte paths: a shard's columns but for the keys."""
+    columns = layout(len(paths), side)
+    rows = {name: np.zeros(*columns[name][::-1]) for name in COLUMNS if name != "key"}
+    return rows | {"path": own_width(paths)}
 
 
 def own_width(paths: np.ndarray) -> np.ndarray:
@@ -62,24 +81,23 @@ def own_width(paths: np.ndarray) -> np.ndarray:
     return paths.astype(f"S{max(1, int(np.char.str_len(paths).max(initial=1)))}")
 
 
-def identity_hash(identity: dict) -> str:
-    """32 hex digits of BLAKE2b over the identity's canonical JSON."""
-    return blake(json.dumps(identity, sort_keys=True).encode())
+def shard_name(number: int, digest: str) -> str:
+    """The file name of a shard with the SHA-256 `digest` (hex)."""
+    return f"shard-{number:05d}-{digest[:16]}.h5"
 
 
-def shard_name(number: int, generation: int = 1) -> str:
-    """The file of a shard; those that a later generation had to make anew carry its number."""
-    return f"shard-{number:05d}.h5" if generation == 1 else f"shard-{number:05d}-{generation}.h5"
+def shard_number(name: str) -> int:
+    return int(NAME.fullmatch(name)[1])
 
 
-def shard_bytes(rows: dict[str, np.ndarray], identity: str) -> bytes:
-    """A shard's file as bytes. Same rows, same bytes.
+def shard_bytes(rows: Rows, identity: str) -> bytes:
+    """A shard's file as bytes: the same rows give the same bytes.
 
     It is laid out in memory, so that its SHA-256 is of what was meant to be written, and so that a
     full disk is an ordinary OSError.
 
     Args:
-        rows: see empty_rows.
+        rows: see layout.
         identity: identity_hash of the cache.
     """
     with h5py.File(
@@ -93,66 +111,72 @@ def shard_bytes(rows: dict[str, np.ndarray], identity: str) -> bytes:
         file.attrs["schema"] = SCHEMA
         file.attrs["identity"] = identity
         for column in COLUMNS:
-            values = np.ascontiguousarray(rows[column])
-            dataset = file.create_dataset(column, data=values, track_times=False)
-            dataset.attrs["crc32"] = np.uint32(zlib.crc32(values.view(np.uint8).reshape(-1)))
+            file.create_dataset(column, data=np.ascontiguousarray(rows[column]), track_times=False)
         file.flush()
         return file.id.get_file_image()
 
 
-def open_shard(path: Path) -> h5py.File:
-    """The shard opened for reading. CacheError where it is missing, cut short, or no shard of this
-    schema."""
+@contextmanager
+def open_shard(path: Path) -> Iterator[h5py.File]:
+    """The shard opened for reading, its layout checked.
+
+    Raises:
+        CacheError: missing, cut short, damaged, or not laid out as `layout` says; also where the
+            block fails to read from it.
+    """
     try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        reason = "is missing" if not path.exists() else "is damaged or cut short"
-        raise CacheError(f"{path} {reason}: {REPAIR}") from error
-    if file.attrs.get("schema") != SCHEMA:
-        file.close()
-        raise CacheError(
-            f"{path}: schema {file.attrs.get('schema')}, this version reads {SCHEMA}: make the cache anew"
-        )
-    return file
+        with h5py.File(path, "r", locking=False) as file:
+            schema = file.attrs.get("schema")
+            if schema != SCHEMA:
+                raise CacheError(f"{path}: schema {schema}, this version reads {SCHEMA}")
+            _check_layout(file)
+            yield file
+    except CacheError:
+        raise
+    except HDF5_ERRORS as error:
+        reason = f"is damaged or cut short ({' '.join(str(error).split())[:80]})"
+        raise CacheError(f"{path} {reason if path.exists() else 'is missing'}: {REPAIR}") from error
 
 
-def read_column(path: Path, column: str) -> np.ndarray:
+def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset that lies in this very file, contiguous and within its length: links to other files
+    and external or virtual storage are never followed.
+
+    Raises:
+        ValueError: it does not.
+    """
+    parts = name.split("/")
+    for depth in range(len(parts)):
+        path = "/".join(parts[: depth + 1])
+        if not isinstance(file.get(path, getlink=True), h5py.HardLink):
+            raise ValueError(f"{path} is not in this file")
+    dataset = file[name]
+    storage = dataset.id.get_create_plist()
+    if storage.get_layout() != h5py.h5d.CONTIGUOUS or storage.get_external_count():
+        raise ValueError(f"{name} is not contiguous in this file")
+    start = dataset.id.get_offset()
+    if dataset.nbytes and (start is None or start + dataset.nbytes > file.id.get_filesize()):
+        raise ValueError(f"{name} is longer than the file")
+    return dataset
+
+
+def _check_layout(file: h5py.File) -> None:
+    count, side = own_dataset(file, "mask").shape[:2]
+    for name, (dtype, shape) in layout(count, side).items():
+        dataset = own_dataset(file, name)
+        if name == "path":
+            fits = dataset.dtype.kind == "S" and dataset.dtype.itemsize <= LONGEST_PATH
+        else:
+            fits = dataset.dtype.str == dtype
+        shapes = (shape, (count, 4)) if name == "key" else (shape,)
+        if not fits or dataset.shape not in shapes:
+            raise ValueError(f"{name} is {dataset.dtype} {dataset.shape}")
+
+
+def read_rows(path: Path) -> Rows:
+    """All columns of a shard. CacheError where it cannot be read."""
     with open_shard(path) as file:
-        return file[column][...]
-
-
-def check_shard(path: Path, identity: str) -> str | None:
-    """None where every dataset of the shard has its CRC-32 and the identity fits, else what is
-    wrong."""
-    try:
-        with open_shard(path) as file:
-            if file.attrs.get("identity") != identity:
-                return f"{path}: made with other parameters than this cache"
-            for column in COLUMNS:
-                values = np.ascontiguousarray(file[column][...])
-                if zlib.crc32(values.view(np.uint8).reshape(-1)) != file[column].attrs["crc32"]:
-                    return f"{path}: dataset {column} does not match its checksum"
-    except CacheError as error:
-        return str(error)
-    except (
-        OSError,
-        KeyError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # HDF5 raises many kinds on damaged headers
-        return f"{path}: damaged ({error})"
-    return None
-
-
-def read_rows(path: Path) -> dict[str, np.ndarray]:
-    """All columns of a shard, see empty_rows. CacheError where it cannot be read."""
-    try:
-        with open_shard(path) as file:
-            return {column: file[column][...] for column in COLUMNS}
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise (
-            error if isinstance(error, CacheError) else CacheError(f"{path}: damaged ({error})")
-        ) from error
+        return {column: file[column][...] for column in COLUMNS}
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
@@ -161,46 +185,32 @@ def read_checksums(folder: Path) -> dict[str, str]:
         lines = (folder / "CHECKSUMS").read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return {}
-    return {
-        name: digest for digest, name in (line.split("  ", 1) for line in lines if "  " in line)
-    }
+    pairs = [line.split("  ", 1) for line in lines if line[64:66] == "  "]
+    return {name: digest for digest, name in pairs}
 
 
 def write_checksums(folder: Path, checksums: dict[str, str]) -> None:
-    write_text(
-        folder / "CHECKSUMS", "".join(f"{checksums[name]}  {name}\n" for name in sorted(checksums))
-    )
+    lines = [f"{checksums[name]}  {name}\n" for name in sorted(checksums)]
+    write_text(folder / "CHECKSUMS", "".join(lines))
 
 
 def problem(folder: Path, name: str, checksums: dict[str, str]) -> str | None:
-    """What is wrong with a shard's file; None where its SHA-256 is the one in CHECKSUMS."""
+    """What is wrong with a file; None where its SHA-256 is the one in CHECKSUMS, or without a line
+    there the one that a shard's name begins."""
+    named = NAME.fullmatch(name)
+    expected = checksums.get(name) or (named and named[2])
     if not (folder / name).exists():
         return "missing"
-    if name not in checksums:
+    if not expected:
         return "has no line in CHECKSUMS"
     try:
-        found = sha256(folder / name)
+        digest = sha256(folder / name)
     except OSError as error:  # a bad sector
         return f"cannot be read: {error.strerror}"
-    return (
-        None
-        if found == checksums[name]
-        else "does not match its checksum: damaged since it was written"
-    )
+    if digest.startswith(expected):
+        return None
+    return "does not match its checksum: damaged since it was written"
 
 
 def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def read_receipts(folder: Path) -> dict[str, str]:
-    """{shard file name: SHA-256 hex} of the shards that were written since the cache was last
-    complete."""
-    return {
-        file.name.removesuffix(".sha256"): file.read_text().strip()
-        for file in folder.glob("shard-*.sha256")
-    }
-
-
-def blake(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -3,10 +3,9 @@ become rows.
 
 On a CPU each worker has the network and does all of it, as for any estimator. With another device
 the workers only decode and prepare, ahead, and the driver alone uses the device. Every batch has
-the same shape, a short one is filled
-up with its last image: the same command gives the same bytes, whatever was interrupted. Another
---batch, or one halved for want of memory, may move a mask by up to two levels, for a device adds in
-another order then.
+the same shape, a short one is filled up with its last image: the same command gives the same bytes,
+whatever was interrupted. Another --batch, or one halved for want of memory, may move a mask by up
+to two levels, for a device adds in another order then.
 """
 
 from __future__ import annotations
@@ -22,16 +21,14 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from data.cache.shard import STATUS, empty_rows
+from data.cache.shard import STATUS, Rows, empty_rows
 from data.cli import UsageError
 from data.sources.images import ImageError, Images
 from preprocess import estimators
 from preprocess import recipe as blocks
-from preprocess.quality import SIDE, quality
+from preprocess.quality import SIDE
 from preprocess.recipe import Recipe
 from preprocess.refine import thumbnail
-
-Rows = dict[str, np.ndarray]
 
 
 @dataclass
@@ -40,8 +37,8 @@ class Prepared:
     afterwards.
 
     Attributes:
-        network: array of the estimator's `prepare`.  pixels: (SIDE, SIDE, 3) uint8 RGB for the
-            quality columns.
+        network: array of the estimator's `prepare`.
+        pixels: (SIDE, SIDE, 3) uint8 RGB for the quality columns.
         thumbnail: the image that a refinement sees; None without one.
     """
 
@@ -50,7 +47,7 @@ class Prepared:
     thumbnail: np.ndarray | None
 
 
-def task(recipe: Recipe) -> Callable[[Images, Recipe], Rows]:
+def work_of(recipe: Recipe) -> Callable[[Images, Recipe], Rows]:
     """What a worker does with a block of images."""
     if not recipe.network:
         return blocks.compute_block
@@ -60,28 +57,30 @@ def task(recipe: Recipe) -> Callable[[Images, Recipe], Rows]:
 def compute_block(images: Images, recipe: Recipe) -> Rows:
     """The shard rows of `images`, see preprocess.recipe.compute_block; by a network, in this
     process."""
-    return _batches(recipe).rows(prepare_block(images, recipe))
+    with blocks.quiet_opencv():
+        return _batches(recipe).rows(prepare_block(images, recipe))
 
 
 def prepare_block(images: Images, recipe: Recipe) -> Rows:
     """Rows without masks, and "prepared": a Prepared for each image, None for one that failed.
     Imports no torch."""
-    cv2.setNumThreads(0)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    rows = empty_rows(len(images), recipe.side, images.paths)
-    rows["prepared"] = [None] * len(images)
-    for i in range(len(images)):
-        try:
-            image = blocks.decode_row(images, i, recipe, rows)
-            with blocks.failing_estimator():
-                rows["prepared"][i] = Prepared(
-                    _prepare(recipe)(image),
-                    cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA),
-                    thumbnail(image) if dict(recipe.parameters).get("refine") else None,
-                )
-        except ImageError as error:
-            rows["status"][i] = STATUS[error.reason]
-    return rows
+    rows = empty_rows(images.paths, recipe.side)
+    prepared: list[Prepared | None] = [None] * len(images)
+    with blocks.quiet_opencv():
+        for i in range(len(images)):
+            try:
+                image = blocks.decode_row(images, i, recipe, rows)
+                with blocks.failing_estimator():
+                    prepared[i] = _prepared(image, recipe)
+            except ImageError as error:
+                rows["status"][i] = STATUS[error.reason]
+    return rows | {"prepared": prepared}
+
+
+def _prepared(image: np.ndarray, recipe: Recipe) -> Prepared:
+    pixels = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    refined = dict(recipe.parameters).get("refine")
+    return Prepared(_prepare(recipe)(image), pixels, thumbnail(image) if refined else None)
 
 
 @lru_cache(maxsize=4)
@@ -93,6 +92,16 @@ def _prepare(recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
 @lru_cache(maxsize=4)
 def _batches(recipe: Recipe) -> Batches:
     return Batches(blocks.load(recipe), recipe)
+
+
+def joined(parts: list[Rows]) -> Rows:
+    """The rows of several blocks as one; a part without "prepared" has none that could be."""
+    columns = [name for name in parts[0] if name != "prepared"]
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in columns}
+    if any("prepared" in part for part in parts):
+        lists = [part.get("prepared", [None] * len(part["path"])) for part in parts]
+        rows["prepared"] = [prepared for part in lists for prepared in part]
+    return rows
 
 
 def infer(
@@ -135,25 +144,25 @@ class Batches:
         event: Callable[..., None] | None = None,
         pool: ThreadPoolExecutor | None = None,
     ):
-        self.estimator, self.recipe, self.pool = estimator, recipe, pool
-        self.event = event or _tell
+        self.estimator = estimator
+        self.recipe = recipe
+        self.event = event or _print_event
+        self.pool = pool
         self.size = recipe.batch
 
     def rows(self, block: Rows) -> Rows:
         """A prepared block to shard rows."""
         prepared = block.pop("prepared", [None] * len(block["path"]))
-        ready = [i for i, one in enumerate(prepared) if one is not None]
-        finished = []
-        for i, output in zip(
-            ready, self.outputs([prepared[i].network for i in ready]), strict=True
-        ):
-            arguments = self._finish, block, i, output, prepared[i]
-            finished.append(
-                self.pool.submit(*arguments) if self.pool else arguments[0](*arguments[1:])
-            )
-        for future in finished:
-            if future is not None:
-                future.result()
+        ready = [i for i, item in enumerate(prepared) if item is not None]
+        outputs = self.outputs([prepared[i].network for i in ready])
+        futures = []
+        for i, output in zip(ready, outputs, strict=True):
+            if self.pool is None:
+                self._finish(block, i, output, prepared[i])
+            else:
+                futures.append(self.pool.submit(self._finish, block, i, output, prepared[i]))
+        for future in futures:
+            future.result()
         return block
 
     def outputs(self, inputs: list[np.ndarray]) -> Iterator[np.ndarray]:
@@ -161,10 +170,10 @@ class Batches:
         start = 0
         while start < len(inputs):
             chunk = inputs[start : start + self.size]
-            out = self._forward(np.stack(chunk + [chunk[-1]] * (self.size - len(chunk))))
-            if out is None:
+            outputs = self._forward(np.stack(chunk + [chunk[-1]] * (self.size - len(chunk))))
+            if outputs is None:
                 continue
-            yield from out[: len(chunk)]
+            yield from outputs[: len(chunk)]
             start += len(chunk)
 
     def _forward(self, batch: np.ndarray) -> np.ndarray | None:
@@ -175,24 +184,28 @@ class Batches:
             with nullcontext() if self.recipe.on_device else _one_thread():
                 return self.estimator.forward(batch)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            if self.size == 1 and self.recipe.on_device:
-                raise UsageError(
-                    f"{self.recipe.device} has not the memory for one image of {self.recipe.estimator}; "
-                    "free some and the same command continues, or take --device cpu"
-                ) from error
             if self.size == 1:
-                raise MemoryError(f"no memory for one image of {self.recipe.estimator}") from error
+                raise self._no_memory() from error
         except RuntimeError as error:
             what = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"{self.recipe.estimator} failed on {self.recipe.device} ({what}); finished shards are "
-                "kept, the same command continues"
+                f"{self.recipe.estimator} failed on {self.recipe.device} ({what}); finished shards "
+                "are kept, the same command continues"
             ) from error
         self.size //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.event("out of memory", batch=self.size)
         return None
+
+    def _no_memory(self) -> Exception:
+        """What is raised where not even one image fits: a worker's block is tried alone."""
+        if not self.recipe.on_device:
+            return MemoryError(f"no memory for one image of {self.recipe.estimator}")
+        return UsageError(
+            f"{self.recipe.device} has not the memory for one image of {self.recipe.estimator}; "
+            "free some and the same command continues, or take --device cpu"
+        )
 
     def _finish(self, rows: Rows, i: int, output: np.ndarray, prepared: Prepared) -> None:
         try:
@@ -202,12 +215,11 @@ class Batches:
         except ImageError as error:
             rows["status"][i] = STATUS[error.reason]
             return
-        for name, value in quality(prepared.pixels, rows["mask"][i]).items():
-            rows[f"quality/{name}"][i] = value
+        blocks.store_quality(prepared.pixels, i, rows)
 
 
 @contextmanager
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     """A worker a core, a thread a worker; and sums in the same order on any number of cores."""
     import torch
 
@@ -219,5 +231,5 @@ def _one_thread():
         torch.set_num_threads(before)
 
 
-def _tell(what: str, batch: int) -> None:
+def _print_event(what: str, batch: int) -> None:
     print(f"{what}: batches of {batch} from here on", file=sys.stderr)

@@ -18,7 +18,7 @@ def notebook_inputs(
     """The environment variables that the notebooks read."""
     from evaluate.common import command
     from evaluate.probes import knn
-    from preprocess.build import build
+    from preprocess.pipeline import build
     from preprocess.recipe import Recipe
     from train.loop import train
 

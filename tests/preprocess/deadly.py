@@ -1,9 +1,9 @@
 """Run a build whose estimator kills its own process (as the kernel's out-of-memory killer would) on
 13x13 images.
 
-    python tests/preprocess/deadly.py IMAGES CACHE [once FILE]
+    python -m tests.preprocess.deadly IMAGES CACHE [FILE]
 
-With `once FILE` it does so only while FILE does not exist.
+With FILE it does so only while FILE does not exist.
 """
 
 import os
@@ -12,10 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from preprocess import estimators
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 
 
@@ -42,9 +40,5 @@ class Deadly(Recipe):
 
 
 if __name__ == "__main__":
-    once = sys.argv[4] if len(sys.argv) > 4 else ""
-    print(
-        build(
-            sys.argv[1], sys.argv[2], Deadly("centre", (), 32, once=once), shard_size=150, workers=2
-        )
-    )
+    recipe = Deadly("centre", (), 32, once="".join(sys.argv[3:]))
+    print(build(sys.argv[1], sys.argv[2], recipe, shard_size=150, workers=2))

@@ -8,7 +8,7 @@ import pytest
 from data.cache.reader import Cache
 from data.cli import UsageError
 from data.sources.images import open_images
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.train.runs import config
 from train import checkpoint

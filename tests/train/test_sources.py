@@ -10,7 +10,7 @@ import pytest
 from data.cache.reader import Cache
 from data.sources.images import ImageError, decode, open_images
 from evaluate.features import Labelled
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from train.config import Config
 from train.loader import Pairs

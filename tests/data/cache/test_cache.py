@@ -1,10 +1,12 @@
 """The mask cache: contract on disk, reader, damage."""
 
+import json
 import multiprocessing
 import os
 import pickle
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,14 +14,26 @@ import h5py
 import numpy as np
 import pytest
 
-from data.cache.reader import Cache, load_index, verify
+from benchmarks.sparse import sparse_cache
+from data.cache.index import load_index
+from data.cache.reader import Cache
 from data.cache.shard import CacheError
+from data.cache.verify import check_shards
 from data.sources.images import list_images
 
 
 def true_mask(images: Path, path: bytes, side: int) -> np.ndarray:
     mask = cv2.imread(str(images / "masks" / path.decode()), cv2.IMREAD_GRAYSCALE)
     return cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+
+
+def shard(folder: Path, number: int) -> Path:
+    return next(folder.glob(f"shard-{number:05d}-*.h5"))
+
+
+@pytest.fixture
+def copy(truth_cache, tmp_path) -> Path:
+    return Path(shutil.copytree(truth_cache, tmp_path / "cache"))
 
 
 def test_rows_are_the_images_masks_in_the_order_of_their_paths(images, truth_cache):
@@ -31,34 +45,35 @@ def test_rows_are_the_images_masks_in_the_order_of_their_paths(images, truth_cac
         assert np.abs(cache.mask(row) - true_mask(images, cache.paths[row], 32)).max() <= 0.51
 
 
-def test_shards_can_be_mapped_and_are_aligned(truth_cache):
-    for shard in sorted(truth_cache.glob("shard-*.h5")):
-        with h5py.File(shard) as file:
-            for name in ("mask", "path", "size", "digest", "status", "quality/coverage"):
-                dataset = file[name]
-                assert dataset.chunks is None and dataset.compression is None
-                assert dataset.id.get_offset() % 4096 == 0
-            assert file["size"][0].tolist() == [48, 48]
-            assert file["quality/coverage"][...] == pytest.approx(
-                file["mask"][...].mean((1, 2)) / 255, abs=2e-3
-            )
+def test_shards_can_be_mapped_and_hold_what_their_rows_were_made_from(images, truth_cache):
+    for file in sorted(truth_cache.glob("shard-*.h5")):
+        with h5py.File(file) as content:
+            for name in ("mask", "path", "key", "size", "digest", "status", "quality/coverage"):
+                assert content[name].chunks is None and content[name].compression is None
+                assert content[name].id.get_offset() % 4096 == 0
+            assert content["size"][0].tolist() == [48, 48]
+            means = content["mask"][...].mean((1, 2)) / 255
+            assert content["quality/coverage"][...] == pytest.approx(means, abs=2e-3)
+            path = os.fsdecode(content["path"][0])
+            stats = [(images / folder / path).stat() for folder in ("train", "masks")]
+            key = [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
+            assert content["key"][0].tolist() == key
 
 
-def test_checksums_are_in_sha256sums_format(truth_cache):
-    done = subprocess.run(
-        ["sha256sum", "-c", "CHECKSUMS"], cwd=truth_cache, capture_output=True, text=True
-    )
+def test_checksums_are_in_sha256sums_format_and_begin_in_the_names(truth_cache):
+    command = ["sha256sum", "-c", "CHECKSUMS"]
+    done = subprocess.run(command, cwd=truth_cache, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("OK") == 3
+    for line in (truth_cache / "CHECKSUMS").read_text().splitlines():
+        assert line.endswith(f"-{line[:16]}.h5")
 
 
 def test_find_takes_any_subset_and_says_what_is_missing(truth_cache):
     cache = Cache(truth_cache)
     wanted = np.array([cache.paths[70], b"class0/none.png", cache.paths[3], b"zzz"], dtype="S20")
     assert cache.find(wanted).tolist() == [70, -1, 3, -1]
-    with pytest.raises(
-        CacheError,
-        match=r"lacks the masks of 2 of the run's 4 images \(first: class0/none.png, zzz\)",
-    ):
+    message = r"lacks the masks of 2 of the run's 4 images \(first: class0/none.png, zzz\)"
+    with pytest.raises(CacheError, match=message):
         cache.require(wanted)
 
 
@@ -78,7 +93,7 @@ def test_reader_survives_workers(truth_cache, method):
     worker.join()
 
 
-def test_reader_pickles_to_its_path(truth_cache):
+def test_reader_pickles_without_arrays(truth_cache):
     cache = Cache(truth_cache)
     cache.mask(0)
     content = pickle.dumps(cache)
@@ -86,63 +101,53 @@ def test_reader_pickles_to_its_path(truth_cache):
     assert np.array_equal(pickle.loads(content).mask(79), cache.mask(79))
 
 
-def test_open_maps_are_bounded_and_hold_no_descriptor(truth_cache, monkeypatch):
-    monkeypatch.setattr("data.cache.reader.OPEN_MAPS", 2)
-    cache = Cache(truth_cache)
-    first = cache.mask(0)
-    content, before = first.copy(), len(os.listdir("/proc/self/fd"))
-    for row in range(80):
-        cache.mask(row)
-    assert len(cache._maps) <= 2 and len(os.listdir("/proc/self/fd")) == before
-    assert np.array_equal(first, content)  # a view outlives its map's place in the reader
-    assert np.array_equal(cache.mask(0), content) and not first.flags.writeable
-
-
-@pytest.fixture
-def copy(truth_cache, tmp_path) -> Path:
-    return Path(shutil.copytree(truth_cache, tmp_path / "cache"))
+def test_3000_shards_work_at_256_descriptors(tmp_path):
+    sparse_cache(tmp_path / "cache", 3000 * 2, 2)
+    code = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256));"
+        "from data.cache.reader import Cache; cache = Cache(sys.argv[1]); view = cache.mask(0);"
+        "print(sum(int(cache.mask(row).sum()) for row in range(len(cache))), view.flags.writeable)"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "cache"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.stdout.split() == ["0", "False"], done.stderr
 
 
 def test_missing_or_stale_index_is_rebuilt(copy):
     before = load_index(copy, Cache(copy).description)
     (copy / "index.h5").unlink()
     assert np.array_equal(Cache(copy).paths, before["path"])
-    assert (copy / "index.h5").exists()
-    checksums = copy / "CHECKSUMS"
-    checksums.write_text(
-        checksums.read_text() + "\n"
-    )  # another state of the shards than the index knows
-    (copy / "shard-00002.h5").unlink()
-    with pytest.raises(CacheError, match=r"shard-00002.h5 is missing"):
+    with h5py.File(copy / "index.h5", "a") as index:
+        index.attrs["shards"] = "others"
+    shard(copy, 2).unlink()
+    with pytest.raises(CacheError, match=r"shard-00002-\w+.h5 is missing"):
         Cache(copy)
 
 
-def test_a_shard_cut_short_is_told_when_the_cache_is_opened(copy):
-    shard = copy / "shard-00001.h5"
-    shard.write_bytes(shard.read_bytes()[:-5000])
-    with pytest.raises(
-        CacheError,
-        match=r"shard-00001.h5 is cut short .* `python -m preprocess` again with --repair",
-    ):
+def test_a_shard_cut_short_is_an_error_when_the_cache_is_opened(copy):
+    shard(copy, 1).write_bytes(shard(copy, 1).read_bytes()[:-5000])
+    with pytest.raises(CacheError, match=r"shard-00001-\w+.h5 is cut short .* with --repair"):
         Cache(copy)
 
 
 def test_verify_finds_one_flipped_bit_anywhere(copy):
-    assert [problem for _, problem in verify(copy)] == [None] * 3
-    shard = copy / "shard-00001.h5"
-    content = bytearray(shard.read_bytes())
+    assert [problem for _, problem in check_shards(copy)] == [None] * 3
+    content = bytearray(shard(copy, 1).read_bytes())
     for place in (0, 100, len(content) // 2, len(content) - 1):  # headers and data alike
         content[place] ^= 4
-        shard.write_bytes(content)
-        found = dict(verify(copy))
-        assert "damaged" in found["shard-00001.h5"] and found["shard-00000.h5"] is None
+        shard(copy, 1).write_bytes(content)
+        problems = [problem for _, problem in check_shards(copy)]
+        assert "damaged" in problems[1] and problems[0] is None
         content[place] ^= 4
 
 
-def test_no_cache_or_an_unfinished_one(tmp_path, copy):
+def test_no_cache_an_unfinished_and_an_old_one(tmp_path, copy):
     with pytest.raises(CacheError, match="no mask cache here"):
         Cache(tmp_path)
-    description = copy / "cache.json"
-    description.write_text(description.read_text().replace('"complete": true', '"complete": false'))
+    description = json.loads((copy / "cache.json").read_text())
+    (copy / "cache.json").write_text(json.dumps(description | {"schema": 1}))
+    with pytest.raises(CacheError, match="schema 1, this version reads 2: make it again"):
+        Cache(copy)
+    (copy / "cache.json").unlink()
     with pytest.raises(CacheError, match="unfinished"):
         Cache(copy)

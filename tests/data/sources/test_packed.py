@@ -22,7 +22,7 @@ from data.io import lock
 from data.sources.images import ImageError, decode, open_images
 from data.sources.pack import Outcome, Settings, pack, smaller
 from data.sources.packed import PackError, is_pack, open_pack, verify_pack
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.train.runs import config, losses
 from train.loop import train

@@ -144,7 +144,7 @@ def test_other_options_or_files_are_refused(made, images, truth_cache, tmp_path)
 
 
 def _one_class(images, tmp_path):
-    from preprocess.build import build
+    from preprocess.pipeline import build
     from preprocess.recipe import Recipe
 
     build(

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +14,15 @@ import pytest
 import torch
 
 from data.cache.reader import Cache
-from data.cache.shard import COLUMNS, STATUS
+from data.cache.shard import STATUS
 from data.cli import UsageError
-from data.sources.images import Images, open_images
+from data.sources.images import open_images
 from preprocess import recipe as blocks
-from preprocess.build import build
 from preprocess.estimators.u2netp import U2NetP
 from preprocess.networks import batches
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
+from tests.preprocess.runs import TREE, content, one_line, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,6 @@ def few(images, tmp_path_factory):
         (root / f"{i}.png").write_bytes(path.read_bytes())
     (root / "4.png").write_bytes(b"no image")
     return root
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {
-        p.name: p.read_bytes()
-        for p in sorted(folder.iterdir())
-        if not p.name.startswith((".", "log."))
-    }
 
 
 @pytest.fixture(scope="module")
@@ -195,15 +187,6 @@ def test_a_device_without_memory_for_one_image_is_one_line(few, recipe):
         network.rows(batches.prepare_block(open_images(str(few)), recipe))
 
 
-def test_the_bar_tells_of_a_halved_batch(tmp_path, capsys):
-    from preprocess.progress import Report
-
-    with Report(tmp_path, None, 1, 1, 1) as report:
-        report.event("out of memory", batch=16)
-    assert "out of memory: batches of 16 from here on" in capsys.readouterr().err
-    assert '"batch": 16' in (tmp_path / "log.jsonl").read_text()
-
-
 def test_a_map_that_is_not_finite_costs_one_row(few, recipe):
     class Broken(Small):
         def finish(self, output, thumbnail=None):
@@ -265,132 +248,46 @@ def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(
 ):
     (tmp_path / "driver.py").write_text(DRIVER)
     folder = tmp_path / "cache"
-    command = [
-        sys.executable,
-        str(tmp_path / "driver.py"),
-        str(images / "train"),
-        str(folder),
-        "--estimator",
-        "u2netp",
-        "--weights",
-        recipe.weights,
-        "--shard-size",
-        "4",
-        "--workers",
-        "1",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    options = ["--estimator", "u2netp", "--shard-size", "4", "--workers", "1", "--weights"]
+    command = [sys.executable, tmp_path / "driver.py", images / "train", folder, *options]
+    command.append(recipe.weights)
+    environment = {**os.environ, "PYTHONPATH": str(TREE)}
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
     )
-    deadline = time.monotonic() + 60
-    while (
-        not list(folder.glob("shard-*.h5"))
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.005)
+    wait_for(lambda: list(folder.glob("shard-*.h5")), process)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert (
-        process.returncode == 128 + number
-        and "the same command continues" in said
-        and "Traceback" not in said
-    )
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number and "Traceback" not in errors
+    assert "the same command continues" in errors
     assert 0 < len(list(folder.glob("shard-*.h5"))) < 20 and not list(folder.glob("*.tmp"))
     assert subprocess.run(command, capture_output=True, env=environment).returncode == 0
     build(str(images / "train"), str(tmp_path / "whole"), replace(recipe, batch=4), shard_size=4)
     assert content(folder) == content(tmp_path / "whole")
 
 
-def test_halves_of_a_block_keep_what_is_prepared(few, recipe, monkeypatch):
-    """A worker died of one image: the others' inputs reach the driver."""
-    from preprocess import engine
-
-    def dies(images: Images, recipe: Recipe):
-        return None if b"7.png" in images.paths.tolist() else batches.prepare_block(images, recipe)
-
-    monkeypatch.setattr(engine, "_in_own_process", dies)
-    rows = engine.compute_alone(open_images(str(few)), recipe, lambda *_, **__: None)
-    assert [one is None for one in rows["prepared"]] == [i in (4, 7) for i in range(10)]
-    finished = batches.Batches(Small(9), recipe).rows(rows)
-    assert set(finished) == set(COLUMNS) and finished["status"].tolist() == [0] * 4 + [1] + [
-        0
-    ] * 2 + [8, 0, 0]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--estimator", "u2net"], "no weights for u2net: put u2net.pth into $DILO_WEIGHTS"),
-        (
-            ["--estimator", "u2netp", "--weights", "{few}/0.png"],
-            "0.png: not a file of weights that can be loaded",
-        ),
-        (["--estimator", "rbd", "--device", "cuda"], "--device is for networks (basnet"),
-        (
-            ["--estimator", "u2netp", "--weights", "{weights}", "--batch", "0"],
-            "--batch 0: must be 1 to",
-        ),
-        (
-            [
-                "--estimator",
-                "u2netp",
-                "--weights",
-                "{weights}",
-                "--device",
-                "cuda",
-                "--dask",
-                "tcp://x:1",
-            ],
-            "--part",
+        ("u2net", "no weights for u2net: put u2net.pth into $DILO_WEIGHTS"),
+        ("u2netp --weights {few}/0.png", "0.png: not a file of weights that can be loaded"),
+        ("rbd --device cuda", "--device is for networks (basnet"),
+        ("u2netp --weights {weights} --batch 0", "--batch 0: must be 1 to"),
+        ("u2netp --weights {weights} --device cuda --dask tcp://x:1", "--part"),
+        pytest.param(
+            "u2netp --weights {weights} --device cuda",
+            "error: --device cuda: ",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(
-    few, recipe, tmp_path, monkeypatch, arguments, message
-):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.delenv("DILO_WEIGHTS", raising=False)
-    places = {"few": few, "weights": recipe.weights}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "preprocess",
-            str(few),
-            str(tmp_path / "out"),
-            *(a.format(**places) for a in arguments),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    errors = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
+def test_bad_input_is_one_line_and_exit_code_2(few, recipe, tmp_path, arguments, message):
+    environment = {**os.environ, "TORCH_HOME": str(tmp_path), "DILO_WEIGHTS": ""}
+    options = arguments.format(few=few, weights=recipe.weights).split()
+    command = [sys.executable, "-m", "preprocess", few, tmp_path / "out", "--estimator", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TREE, env=environment)
+    assert message in one_line(done) and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_no_gpu_is_one_line(few, recipe, tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "preprocess",
-            str(few),
-            str(tmp_path / "out"),
-            "--estimator",
-            "u2netp",
-            "--weights",
-            recipe.weights,
-            "--device",
-            "cuda",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and done.stderr.startswith("error: --device cuda: "), done.stderr
-    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,86 @@
+"""Time and memory of a command and of all its processes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.cli import UsageError
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a run of a command took.
+
+    Attributes:
+        seconds: of the wall clock.
+        driver_seconds: of CPU in the first process.
+        driver_mb, worker_mb: peak of resident memory of the first process, and of the largest of
+            the others.
+        waited: seconds that a busy worker was ready to run, but others had the cores; on average.
+    """
+
+    seconds: float
+    driver_seconds: float
+    driver_mb: float
+    worker_mb: float
+    waited: float
+
+
+def timed(*command: str) -> Usage:
+    """Run `python ...`; its processes are sampled ten times a second."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    peaks: dict[int, float] = {}
+    scheduled: dict[int, tuple[float, float]] = {}
+    while process.poll() is None:
+        for pid in (process.pid, *_descendants(process.pid)):
+            peaks[pid] = max(peaks.get(pid, 0.0), _peak_mb(pid))
+            scheduled[pid] = max(scheduled.get(pid, (0.0, 0.0)), _scheduled(pid))
+        time.sleep(0.1)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise UsageError(f"{' '.join(command)} failed: {process.stderr.read().decode()[-500:]}")
+    driver_mb = peaks.pop(process.pid, 0.0)
+    driver_seconds, _ = scheduled.pop(process.pid, (0.0, 0.0))
+    busiest = max((ran for ran, _ in scheduled.values()), default=0.0)
+    waits = [wait for ran, wait in scheduled.values() if ran > 0.3 * busiest]  # workers, no helpers
+    worker_mb = max(peaks.values(), default=0.0)
+    return Usage(seconds, driver_seconds, driver_mb, worker_mb, sum(waits) / max(1, len(waits)))
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for text in _read(pid, "task/*/children"):
+        children = [int(child) for child in text.split()]
+        found += children + [pid for child in children for pid in _descendants(child)]
+    return found
+
+
+def _peak_mb(pid: int) -> float:
+    matches = [re.search(r"VmHWM:\s+(\d+) kB", text) for text in _read(pid, "status")]
+    return max((int(match[1]) / 1024 for match in matches if match), default=0.0)
+
+
+def _scheduled(pid: int) -> tuple[float, float]:
+    """Seconds that a process ran, and that it could have run but other processes had the cores; all
+    its threads."""
+    fields = [text.split() for text in _read(pid, "task/*/schedstat")]
+    return sum(int(f[0]) for f in fields) / 1e9, sum(int(f[1]) for f in fields) / 1e9
+
+
+def _read(pid: int, pattern: str) -> list[str]:
+    """The files under /proc/PID, empty where the process has ended."""
+    texts = []
+    for file in Path(f"/proc/{pid}").glob(pattern):
+        try:
+            texts.append(file.read_text())
+        except OSError:
+            continue
+    return texts

@@ -1,0 +1,106 @@
+"""A cache's cache.json: how its masks are made, and which shards it is made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypedDict
+
+from data.cache.shard import NAME, SCHEMA, CacheError, shard_number
+from data.io import write_text
+
+LARGEST = 1 << 26  # bytes of cache.json that are read
+LARGEST_SIDE = 1 << 14
+
+
+class DamagedDescription(CacheError):
+    """A cache.json that does not match itself."""
+
+
+class Description(TypedDict):
+    """cache.json.
+
+    Attributes:
+        identity: how masks are made: schema, estimator, version, parameters, weights (SHA-256),
+            device, side. `identity_hash` is of it.
+        images_root: name of the folder or tar of images.
+        images, shards, shard_size: numbers of rows, of shards, and of rows a shard.
+        files: names of the shards in order.
+        statuses: number of images by name of status.
+    """
+
+    schema: int
+    identity: dict[str, Any]
+    identity_hash: str
+    images_root: str
+    shard_size: int
+    images: int
+    shards: int
+    files: list[str]
+    statuses: dict[str, int]
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """32 hex digits of BLAKE2b over the identity's canonical JSON."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def load_description(folder: Path) -> Description:
+    """The folder's cache.json.
+
+    Raises:
+        CacheError: the folder is no cache, or one of another version.
+        DamagedDescription: its cache.json is damaged.
+    """
+    file = folder / "cache.json"
+    try:
+        with open(file, "rb") as content:
+            description = json.loads(content.read(LARGEST))
+        schema = description["schema"]
+        sound = schema != SCHEMA or _is_sound(description)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CacheError(_absent(folder)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise DamagedDescription(
+            f"{file}: damaged (it does not match its identity's hash, or its own numbers); delete "
+            "it and run the same `python -m preprocess` again"
+        )
+    if schema != SCHEMA:
+        raise CacheError(
+            f"{file}: a cache of schema {schema}, this version reads {SCHEMA}: make it again with "
+            "`python -m preprocess`, in another folder or after deleting this one"
+        )
+    return description
+
+
+def _absent(folder: Path) -> str:
+    if any(folder.glob("shard-*.h5")):
+        return (
+            f"{folder}: the cache is unfinished (no cache.json); run the same `python -m "
+            "preprocess` again, it continues"
+        )
+    return (
+        f"{folder}: no mask cache here (no cache.json); make one with `python -m preprocess IMAGES "
+        f"{folder}`"
+    )
+
+
+def _is_sound(description: Description) -> bool:
+    count, size, files = (description[name] for name in ("images", "shard_size", "files"))
+    return (
+        description["identity_hash"] == identity_hash(description["identity"])
+        and 1 <= description["identity"]["side"] <= LARGEST_SIDE
+        and size >= 1
+        and count >= 1
+        and len(files) == description["shards"] == -(-count // size)
+        and all(NAME.fullmatch(name) for name in files)
+        and [shard_number(name) for name in files] == list(range(len(files)))
+    )
+
+
+def write_description(folder: Path, description: Description) -> None:
+    write_text(folder / "cache.json", json.dumps(description, indent=2) + "\n")

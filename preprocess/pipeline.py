@@ -1,0 +1,378 @@
+"""The driver of the batch stage: blocks of images to workers, their rows in order to shards.
+
+It alone writes, and the same command continues: a kill loses at most the shard in progress. See
+preprocess/plan.py for what is computed, and preprocess/writer.py for what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from data.cache.description import DamagedDescription, Description, identity_hash, load_description
+from data.cache.index import read_index
+from data.cache.shard import (
+    MOMENTARY,
+    NAME,
+    SCHEMA,
+    CacheError,
+    Rows,
+    empty_rows,
+    open_shard,
+    read_rows,
+    shard_number,
+)
+from data.cache.verify import old_shards
+from data.cli import UsageError
+from data.io import remove_temporary
+from data.parallel import WorkerDied, alone, bounded_map
+from data.sources.images import Images, open_images
+from preprocess import writer
+from preprocess.networks import batches
+from preprocess.plan import Existing, Plan, Source, Work, best, damaged_shards, existing_shards
+from preprocess.progress import Outcome, Report
+from preprocess.recipe import Recipe, crashed_row
+
+AHEAD = 8  # blocks a worker in flight: one slow block does not leave the other workers idle
+AHEAD_OF_DEVICE = 2  # an image as a network sees it is 20 times a mask
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a cache is made, as far as its masks do not depend on it.
+
+    Attributes:
+        shard_size: images a shard.
+        workers: processes that decode and estimate; 0 computes in this one.
+        listed: text file of relative paths, instead of all images under the root.
+        part: (I, N), 1 <= I <= N: every N-th shard only; the last part to end finishes the cache.
+        cluster: address of a dask.distributed scheduler, whose workers are used.
+        repair: check every shard's bytes, and rebuild the damaged ones.
+        digest: compare all contents with the digests of their rows, not only lengths and mtimes.
+    """
+
+    shard_size: int = 4096
+    workers: int = 0
+    listed: str | None = None
+    part: tuple[int, int] | None = None
+    cluster: str | None = None
+    repair: bool = False
+    digest: bool = False
+
+
+def build(root: str, folder: str, recipe: Recipe, **options) -> Outcome:
+    """Make, complete or bring up to date the mask cache `folder` of all images under `root`.
+
+    Args:
+        options: fields of Options.
+
+    Raises:
+        UsageError: no images, a folder that holds another cache or other files, or that another
+            process writes.
+        OSError: no space, a read-only folder; what is finished stays, and nothing half-written has
+            a final name.
+    """
+    began = time.perf_counter()
+    chosen = Options(**options)
+    images, recipe = open_images(os.path.abspath(root), chosen.listed), recipe.absolute()
+    source = Source(images, recipe.keys(images), recipe, chosen.shard_size)
+    place = Path(folder)
+    description = _describe(source)
+    _check_folder(place, description, chosen.repair)  # before a lock's file is put into it
+    place.mkdir(parents=True, exist_ok=True)
+    with writer.writing(place, chosen.part):
+        before = _check_folder(place, description, chosen.repair)
+        if (
+            before
+            and not chosen.repair
+            and not chosen.digest
+            and _is_up_to_date(place, before, source)
+        ):
+            return Outcome(
+                len(images),
+                seconds=time.perf_counter() - began,
+                statuses=before["statuses"],
+                old_bytes=_old_bytes(place),
+            )
+        if chosen.part is None:
+            remove_temporary(place)
+        return Run(source, place, chosen, description, before, began).bring_up_to_date()
+
+
+def _describe(source: Source) -> Description:
+    identity = source.recipe.identity()
+    name = Path(source.images.root).resolve().name
+    return {
+        "schema": SCHEMA,
+        "identity": identity,
+        "identity_hash": identity_hash(identity),
+        "images_root": name.removesuffix(".tar"),
+        "shard_size": source.shard_size,
+        "images": len(source.images),
+        "shards": source.shards,
+        "files": [],
+        "statuses": {},
+    }
+
+
+def _check_folder(folder: Path, description: Description, repair: bool) -> Description | None:
+    """The description in the folder, None where it holds none that is sound.
+
+    Raises:
+        UsageError: the folder is neither empty nor this very cache, in whatever state.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, not a folder for a cache")
+    if (folder / "cache.json").exists():
+        try:
+            before = load_description(folder)
+        except DamagedDescription:
+            if not repair:
+                raise
+        else:
+            _check_same(folder, before, description)
+            return before
+    own = {"CHECKSUMS", "index.h5", "cache.json", writer.FAILURES}
+    for file in sorted(folder.iterdir()) if folder.exists() else []:
+        name = file.name
+        if NAME.fullmatch(name):
+            _check_identity(file, description["identity_hash"])
+        elif not (name in own or name.startswith((".", "log.")) or name.endswith(".tmp")):
+            raise UsageError(
+                f"{folder}: holds {name} but no cache.json; choose an empty folder for the cache"
+            )
+    return None
+
+
+def _check_same(folder: Path, before: Description, description: Description) -> None:
+    old, new = ({**d["identity"], "shard_size": d["shard_size"]} for d in (before, description))
+    different = [
+        f"{key} {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key)
+    ]
+    if different:
+        raise UsageError(
+            f"{folder}: holds a cache made with other parameters ({'; '.join(different)}); "
+            "choose another folder, or delete this one"
+        )
+
+
+def _check_identity(file: Path, identity: str) -> None:
+    """UsageError where a shard without a cache.json was made with other parameters."""
+    try:
+        with open_shard(file) as shard:
+            same = shard.attrs["identity"] == identity
+    except CacheError:  # damaged: nothing to lose
+        return
+    if not same:
+        raise UsageError(
+            f"{file}: made with other parameters, and its cache.json is missing; choose another "
+            "folder, or delete this one"
+        )
+
+
+def _is_up_to_date(folder: Path, before: Description, source: Source) -> bool:
+    """Whether the cache is whole in length, its images are unchanged, and no row is to be tried
+    again; reads no image."""
+    index = read_index(folder, before)
+    if index is None or np.isin(index["status"], MOMENTARY).any():
+        return False
+    for name, size in zip(before["files"], index["file_bytes"].tolist(), strict=True):
+        file = folder / name
+        if not file.exists() or file.stat().st_size != size:
+            return False
+    return np.array_equal(index["path"], source.images.paths) and np.array_equal(
+        index["key"], source.keys
+    )
+
+
+def _old_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in old_shards(folder))
+
+
+@dataclass
+class Run:
+    """One run that has something to do, in a folder that it may write.
+
+    Attributes:
+        description: of the cache to be, without its shards.
+        before: of the finished cache in the folder, if there is one.
+        began: time.perf_counter() at the start.
+    """
+
+    source: Source
+    folder: Path
+    options: Options
+    description: Description
+    before: Description | None
+    began: float
+
+    @property
+    def identity(self) -> str:
+        return self.description["identity_hash"]
+
+    def bring_up_to_date(self) -> Outcome:
+        current = self.before["files"] if self.before else []
+        damaged = damaged_shards(self.folder, current) if self.options.repair else {}
+        existing = existing_shards(self.folder, self.identity, damaged)
+        numbers = [n for n in range(self.source.shards) if self._is_own(n)]
+        plan = Plan(self.folder, self.source, existing, current, self.options.digest).make(numbers)
+        with Report(self.folder, self.options.part, plan.rows) as report:
+            report.event(
+                "start",
+                images=len(self.source.images),
+                rows=plan.rows,
+                compute=plan.computed,
+                identity=self.description["identity"],
+                workers=self.options.workers,
+                part=self.options.part,
+                dask=self.options.cluster,
+                damaged=damaged,
+            )
+            written = self._write(plan.work, report)
+            with writer.finishing(self.folder, self.options.part):
+                outcome = self._finish(plan, written, report.statuses)
+            report.end(outcome)
+        return outcome
+
+    def _finish(
+        self, plan: Plan, written: dict[int, writer.Written], statuses: dict[str, int]
+    ) -> Outcome:
+        """Commit if all shards are there."""
+        own = plan.kept | {number: shard.name for number, shard in written.items()}
+        files = self._files_of_all_parts(own)
+        lacking = self.source.shards - len(files)
+        if not lacking:
+            names = [files[number] for number in range(self.source.shards)]
+            digests = {shard.name: shard.digest for shard in written.values() if shard.digest}
+            statuses = writer.commit(self.folder, self.description, names, digests)
+        return Outcome(
+            images=len(self.source.images),
+            computed=plan.computed,
+            copied=plan.rows - plan.computed,
+            seconds=time.perf_counter() - self.began,
+            statuses=statuses,
+            workers=max(1, self.options.workers),
+            bytes=sum(shard.size for shard in written.values()),
+            lacking=lacking,
+            old_bytes=0 if lacking else _old_bytes(self.folder),
+        )
+
+    def _is_own(self, number: int) -> bool:
+        part = self.options.part
+        return part is None or number % part[1] == part[0] - 1
+
+    def _files_of_all_parts(self, files: dict[int, str]) -> dict[int, str]:
+        """`files`, and the shards of the other parts as far as they are there, by number."""
+        if len(files) == self.source.shards:
+            return files
+        by_number: dict[int, list] = {}
+        for shard in existing_shards(self.folder, self.identity):
+            number = shard_number(shard.name)
+            if number < self.source.shards and shard.holds(self.source, self.source.rows(number)):
+                by_number.setdefault(number, []).append(shard)
+        return {number: best(shards).name for number, shards in by_number.items()} | files
+
+    def _write(self, work: list[Work], report: Report) -> dict[int, writer.Written]:
+        """Compute and write the shards of `work` in order, each as soon as its last block is
+        there; by number."""
+        recipe, options = self.source.recipe, self.options
+        with contextlib.ExitStack() as running:  # whatever ends the run also ends the workers
+            results = bounded_map(
+                partial(batches.work_of(recipe), recipe=recipe),
+                self._blocks(work),
+                options.workers,
+                cluster=options.cluster,
+                ahead=AHEAD_OF_DEVICE if recipe.on_device else AHEAD,
+                rescue=Rescue(recipe, report),
+            )
+            running.enter_context(contextlib.closing(results))
+            if recipe.on_device:
+                results = batches.infer(results, recipe, report.event, threads=options.workers)
+                running.enter_context(contextlib.closing(results))
+            return {shard.number: self._write_shard(shard, results, report) for shard in work}
+
+    def _blocks(self, work: Iterable[Work]) -> Iterator[Images]:
+        for shard in work:
+            for rows in self._split(shard):
+                yield self.source.images.take(rows)
+
+    def _split(self, work: Work) -> list[np.ndarray]:
+        """The rows of the run that are computed for a shard, block by block."""
+        size = self.source.recipe.block
+        return [work.compute[i : i + size] for i in range(0, len(work.compute), size)]
+
+    def _write_shard(self, work: Work, results: Iterator[Rows], report: Report) -> writer.Written:
+        began = time.perf_counter()
+        first = work.rows.start
+        rows = empty_rows(self.source.images.paths[work.rows], self.source.recipe.side)
+        for target in self._split(work):
+            computed = next(results)
+            # never a mask in another image's row
+            if not np.array_equal(computed["path"], self.source.images.paths[target]):
+                raise RuntimeError(f"the rows of {computed['path'][0]} came out of order")
+            _put(computed, slice(None), rows, target - first)
+            report.rows(computed["status"])
+        if work.before and _same_status(work.before, rows, work.compute - first):
+            return writer.Written(work.before.name)
+        for name, origin, target in work.copies:
+            copied = read_rows(self.folder / name)
+            _put(copied, origin, rows, target - first)
+            report.rows(copied["status"][origin])
+        rows["key"] = self.source.keys[work.rows]
+        written = writer.write_shard(self.folder, work.number, rows, self.identity)
+        report.event(
+            "shard",
+            name=written.name,
+            rows=len(rows["status"]),
+            failed=int((rows["status"] != 0).sum()),
+            seconds=round(time.perf_counter() - began, 3),
+        )
+        return written
+
+
+def _put(source: Rows, origin: np.ndarray | slice, target: Rows, rows: np.ndarray) -> None:
+    for column in target:
+        target[column][rows] = source[column][origin]
+
+
+def _same_status(before: Existing, rows: Rows, retried: np.ndarray) -> bool:
+    return np.array_equal(before.status[retried], rows["status"][retried])
+
+
+@dataclass
+class Rescue:
+    """Makes the rows of a block that was in flight when a worker died: alone in a process of its
+    own, then halved until the image is found that kills its process."""
+
+    recipe: Recipe
+    report: Report
+    death: Exception | None = None
+
+    def __call__(self, images: Images, death: Exception) -> Rows:
+        if death is not self.death:
+            self.report.event("worker died", error=type(death).__name__, first=_name(images))
+        self.death = death
+        return self._compute(images)
+
+    def _compute(self, images: Images) -> Rows:
+        with contextlib.suppress(WorkerDied):
+            return alone(partial(batches.work_of(self.recipe), recipe=self.recipe), images)
+        if len(images) == 1:
+            self.report.event("crashed", path=_name(images))
+            return crashed_row(images, self.recipe)
+        middle = len(images) // 2
+        halves = [self._compute(images.take(part)) for part in (slice(middle), slice(middle, None))]
+        return batches.joined(halves)
+
+
+def _name(images: Images) -> str:
+    return images.paths[0].decode(errors="backslashreplace")

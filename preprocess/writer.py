@@ -1,0 +1,137 @@
+"""Everything that a run writes into a cache's folder.
+
+A shard appears whole under its name or not at all, and its name never gets other bytes. The
+replacement of cache.json is the commit: before it the old shards are the cache, after it the new
+ones. Old shards stay, since a training may have them mapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.cache.description import Description, write_description
+from data.cache.index import Index, build_index, write_index
+from data.cache.reader import failures, status_counts
+from data.cache.shard import (
+    REPAIR,
+    STATUS_NAMES,
+    CacheError,
+    Rows,
+    problem,
+    read_checksums,
+    sha256_of,
+    shard_bytes,
+    shard_name,
+    shard_number,
+    write_checksums,
+)
+from data.cache.verify import BUSY, LOCK
+from data.io import lock, sha256, write_bytes
+
+FAILURES = "failures.tsv"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard's file name, the bytes written (0 where it was there already), and its SHA-256 in hex
+    (empty where it was not read)."""
+
+    name: str
+    size: int = 0
+    digest: str = ""
+
+
+@contextmanager
+def writing(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """One process writes a cache at a time, or several parts of it.
+
+    Raises:
+        UsageError: another process does.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(lock(folder / LOCK, f"{folder}: {BUSY}", shared=part is not None))
+        if part is not None:
+            name = f"{part[0]}-of-{part[1]}"
+            busy = (
+                f"{folder}: another process is computing part {part[0]}/{part[1]}; wait for it or "
+                "stop it"
+            )
+            held.enter_context(lock(folder / f".lock-part-{name}", busy))
+        yield
+
+
+def finishing(
+    folder: Path, part: tuple[int, int] | None
+) -> contextlib.AbstractContextManager[None]:
+    """Of several parts that end together, one after the other looks whether all is there."""
+    return contextlib.nullcontext() if part is None else lock(folder / ".lock-finish", wait=True)
+
+
+def write_shard(folder: Path, number: int, rows: Rows, identity: str) -> Written:
+    """Write a shard, whole or not at all."""
+    content = shard_bytes(rows, identity)
+    digest = sha256_of(content)
+    name = shard_name(number, digest)
+    if (folder / name).exists() and problem(folder, name, {}) is None:
+        return Written(name, 0, digest)
+    write_bytes(folder / name, content)
+    return Written(name, len(content), digest)
+
+
+def commit(
+    folder: Path, description: Description, files: list[str], digests: dict[str, str]
+) -> dict[str, int]:
+    """Make the shards `files` the cache; its images by name of status.
+
+    The index comes after cache.json: where it is not of these shards, the next run commits again.
+
+    Args:
+        digests: {file name: SHA-256 hex} as far as known; the other shards are read.
+
+    Raises:
+        CacheError: a shard is not what its name says.
+    """
+    _write_checksums(folder, files, digests)
+    description = {**description, "shards": len(files), "files": files}
+    index = build_index(folder, description)
+    description["statuses"] = status_counts(index["status"])
+    write_failures(folder, index)
+    write_description(folder, description)
+    write_index(folder, index, description)
+    return description["statuses"]
+
+
+def _write_checksums(folder: Path, files: list[str], digests: dict[str, str]) -> None:
+    """CHECKSUMS of `files`, and of old shards that are still there."""
+    checksums = read_checksums(folder) | digests
+    for name in tqdm(files, desc="checking shards", unit="shard", delay=2, leave=False):
+        if name in checksums:
+            continue
+        checksums[name] = sha256(folder / name)
+        if name != shard_name(shard_number(name), checksums[name]):
+            raise CacheError(f"{folder / name}: damaged since it was written; {REPAIR}")
+    present = {name: line for name, line in checksums.items() if (folder / name).exists()}
+    write_checksums(folder, present)
+
+
+def write_failures(folder: Path, index: Index) -> None:
+    """failures.tsv: reason, tab, path of every image without a mask; no file where there is
+    none."""
+    lines = [
+        f"{STATUS_NAMES[status]}\t{_one_line(path)}\n".encode(errors="surrogateescape")
+        for path, status in failures(index["path"], index["status"])
+    ]
+    if lines:
+        write_bytes(folder / FAILURES, b"".join(lines))
+    else:
+        (folder / FAILURES).unlink(missing_ok=True)
+
+
+def _one_line(path: str) -> str:
+    return path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
