@@ -15,16 +15,11 @@ from experiments.runner import Study, unpack
 from experiments.table import by_seed, cell, gather, markdown, significant, why_not
 from train.__main__ import parse
 
+ABOUT = {"command": "x", "commit": "abc1234", "date": "2026-11-26", "machine": "m"}
+
 
 def run(seed, knn, linear, untrained=None):
-    result = {
-        "seed": seed,
-        "command": "python -m train x",
-        "commit": "abc1234",
-        "date": "2026-11-26",
-        "machine": "m",
-        "measured": {"knn": knn, "linear": linear},
-    }
+    result = {**ABOUT, "seed": seed, "measured": {"knn": knn, "linear": linear}}
     return result if untrained is None else result | {"untrained": {"knn": untrained}}
 
 
@@ -110,43 +105,28 @@ def test_a_method_that_did_not_learn_takes_no_other_row_with_it(tmp_path):
     assert "| byol+dilo | 1 | (22.0) | – | – |" in text and "15 points above" in text
 
 
-def test_numbers_of_another_machine_count_as_run(tmp_path):
-    runs = {
-        "0": [run(0, 40.0, 50.0, 10.0), run(1, 42.0, 54.0, 10.0)],
-        "0.3": [run(0, 50.0, 60.0)],
-    }
+def test_numbers_of_another_machine_count_as_run(tmp_path, monkeypatch):
+    runs = {"0": [run(s, 40.0 + s, 50.0, 10.0) for s in (0, 1)], "0.3": [run(0, 50.0, 60.0)]}
     there = gather(study(tmp_path / "there", runs=runs), "x", {"0.3": {"MAE": 0.25}})
     known = tmp_path / "known" / "embedded" / "e4.json"
     known.parent.mkdir(parents=True)
     known.write_text(json.dumps(there))
-    here = study(tmp_path / "here", runs={"0": [run(0, 99.0, 99.0, 10.0)]})
-    assert unpack(tmp_path / "known", here) == {"0.3": {"MAE": 0.25}}
-    rows = gather(here, "x", {})["rows"]
-    assert by_seed(rows["0"], "knn") == {0: 99.0, 1: 42.0}
-    assert by_seed(rows["0.3"], "knn") == {0: 50.0}
+    here = study(tmp_path / "out" / "embedded", runs={"0": [run(0, 99.0, 99.0, 10.0)]})
+    page = tmp_path / "results.md"
+    page.write_text("a\n<!-- e4-embedded:begin -->\n<!-- e4-embedded:end -->\nb\n")
+    options = f"--seeds 0 --known {tmp_path}/known --readme {page} --out {tmp_path}/out".split()
+    monkeypatch.setattr(sys, "argv", ["x", "e4", *options])
+    main()  # the table of what there is, without any images
+    assert "| 0.3 | 1 | 0.250 | 50.0 | 60.0 | 62.8† |" in page.read_text()
+    rows = json.loads(known.read_text())["rows"]
+    assert by_seed(rows["0"], "knn") == {0: 99.0, 1: 41.0}  # what is here stays
     other = Study("e4", choose("embedded", 3), tmp_path / "other")
     unpack(tmp_path / "known", other)
     assert not list((tmp_path / "other").rglob("result.json"))
-    assert unpack(tmp_path / "known", Study("e5", here.data, here.out)) == {}
     for broken in ("{", "[]", '{"rows": 3}'):
         known.write_text(broken)
         with pytest.raises(UsageError, match="not the numbers of a table"):
             unpack(tmp_path / "known", here)
-
-
-def test_the_page_is_written_from_the_kept_numbers_alone(tmp_path, monkeypatch, capsys):
-    page = tmp_path / "results.md"
-    page.write_text("a\n<!-- e6-embedded:begin -->\n<!-- e6-embedded:end -->\nb\n")
-    kept = tmp_path / "known" / "embedded" / "e6.json"
-    kept.parent.mkdir(parents=True)
-    runs = {"moco_v2": [run(0, 60.0, 61.0, 20.0)]}
-    kept.write_text(json.dumps(gather(study(tmp_path / "x", "e6", runs), "x", {})))
-    options = ["--seeds", "0", "--known", str(tmp_path / "known"), "--readme", str(page)]
-    monkeypatch.setattr(sys, "argv", ["x", "e6", "--out", str(tmp_path / "out"), *options])
-    main()
-    assert "| moco_v2 | 1 | 60.0 | 61.0 | 67.5 |" in page.read_text()
-    numbers = json.loads((tmp_path / "out" / "embedded" / "e6.json").read_text())
-    assert numbers["rows"]["moco_v2"]["runs"][0]["measured"]["linear"] == 61.0
 
 
 def test_a_finer_mask_loses_less():
