@@ -18,10 +18,17 @@ from train.copy_paste import Box, CopyPaste
 from train.masks import shuffled_rows
 from train.streams import PASTE, stream
 
-EXAMPLES = 10
-TITLES = ("image", "RBD mask", "true mask", "pasted, RBD", "pasted, truth", "pasted, shuffled")
-SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg")
+EXAMPLES = 7
+TITLES = ("image", "RBD mask", "pasted", "shuffled")
+SPLITS = ("original", "mixed_rand")
 CHANCE = 10  # percent, of ten classes
+LABELS = {
+    "untrained": "untrained",
+    "baseline": "no DiLo",
+    "dilo-shuffled": "shuffled masks",
+    "dilo-rbd": "RBD masks",
+    "dilo-truth": "true masks",
+}
 
 
 def demo_figure(out: Path, results: dict) -> Path:
@@ -29,17 +36,17 @@ def demo_figure(out: Path, results: dict) -> Path:
 
     Args:
         out: the demo's folder with `images`, `masks-rbd` and `masks-truth`.
-        results: of experiments.demo.demo: "seed", and "rows" with the accuracies.
+        results: of experiments.demo.demo: "seed", and "rows": row -> accuracies.
 
     Returns:
         the file's path.
     """
-    figure = plt.figure(figsize=(13, 13), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    figure = plt.figure(figsize=(10, 9), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.6, 1))
     _examples(top, out, results["seed"])
     _bars(bottom, results["rows"])
     path = out / "demo.png"
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
     return path
 
@@ -53,15 +60,14 @@ def _examples(figure: SubFigure, out: Path, seed: int) -> None:
     for column, name in enumerate(names):
         row = _median_row(rbd, truth, name)
         image = decode(read_bytes(out / "images" / "train", truth.paths[row]))
-        masks = rbd.mask(row), truth.mask(row)
-        pasted = [_pasted(image, mask, row) for mask in (*masks, truth.mask(shuffled[row]))]
-        for axis, picture in zip(axes[:, column], (image, *masks, *pasted), strict=True):
+        masks = rbd.mask(row), truth.mask(shuffled[row])
+        pasted = [_pasted(image, mask, row) for mask in masks]
+        for axis, picture in zip(axes[:, column], (image, masks[0], *pasted), strict=True):
             axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
             axis.set_xticks([])
             axis.set_yticks([])
     for axis, title in zip(axes[:, 0], TITLES, strict=True):
-        axis.set_ylabel(title, fontsize=9)
-    figure.suptitle("One training image a class (the median by RBD's agreement with the truth)")
+        axis.set_ylabel(title, fontsize=13)
 
 
 def _median_row(masks: Cache, truth: Cache, name: str) -> int:
@@ -79,16 +85,16 @@ def _pasted(image: np.ndarray, mask: np.ndarray, row: int) -> np.ndarray:
 
 
 def _bars(figure: SubFigure, rows: dict[str, dict]) -> None:
-    """Accuracy by split, one panel a probe, one colour a network."""
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, probe in zip(axes, ("biased", "unbiased"), strict=True):
-        for i, (name, accuracy) in enumerate(rows.items()):
-            places = np.arange(len(SPLITS)) + (i - (len(rows) - 1) / 2) * 0.16
-            bars = axis.bar(places, [accuracy[probe][s] for s in SPLITS], 0.15, label=name)
-            axis.bar_label(bars, fmt="%.0f", fontsize=7)
-        axis.set_xticks(range(len(SPLITS)), SPLITS)
-        axis.set_title(f"linear probe trained on {probe} images")
-        axis.axhline(CHANCE, color="grey", linewidth=0.8, linestyle=":")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("accuracy, % (dotted: chance)")
-    axes[1].legend(fontsize=8)
+    """Accuracy of the biased probe by split, one colour a network."""
+    axis = figure.subplots()
+    width = 0.9 / len(LABELS)
+    for i, (name, label) in enumerate(LABELS.items()):
+        places = np.arange(len(SPLITS)) + (i - (len(LABELS) - 1) / 2) * width
+        values = [rows[name]["biased"][split] for split in SPLITS]
+        bars = axis.bar(places, values, 0.95 * width, label=label)
+        axis.bar_label(bars, fmt="%.0f", fontsize=12)
+    axis.set_xticks(range(len(SPLITS)), SPLITS, fontsize=13)
+    axis.axhline(CHANCE, color="grey", linewidth=0.8, linestyle=":")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_ylabel("linear probe, % (dotted: chance)", fontsize=12)
+    axis.legend(fontsize=12, loc="center left", bbox_to_anchor=(1, 0.5))
