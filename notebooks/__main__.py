@@ -13,13 +13,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import tyro
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from tqdm import tqdm
 
 from data.cli import UsageError, run
 from data.io import write_text
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -34,24 +39,16 @@ class Arguments:
     """Seconds that a cell may take."""
 
 
-def execute(file: Path, timeout: int = 600):
-    """The notebook with its outputs (nbformat.NotebookNode), run in its own folder.
+def execute(file: Path, timeout: int = 600) -> nbformat.NotebookNode:
+    """The notebook with its outputs, run in its own folder.
 
     Raises:
         UsageError: a cell fails; names the notebook and the error.
     """
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError
-
     notebook = nbformat.read(file, as_version=4)
+    place = {"metadata": {"path": os.fspath(file.parent)}}
     try:
-        NotebookClient(
-            notebook,
-            timeout=timeout,
-            kernel_name="python3",
-            resources={"metadata": {"path": os.fspath(file.parent)}},
-        ).execute()
+        NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=place).execute()
     except CellExecutionError as error:
         raise UsageError(f"{file}: {error.ename}: {error.evalue}") from error
     except CellTimeoutError as error:
@@ -61,28 +58,20 @@ def execute(file: Path, timeout: int = 600):
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m notebooks", description=__doc__)
-    files = sorted(FOLDER.glob("*.ipynb"))
-    if args.only:
-        chosen = args.only.split(",")
-        unknown = sorted(set(chosen) - {file.stem for file in files})
-        if unknown:
-            raise UsageError(
-                f"no notebook {unknown[0]}; there are: {', '.join(file.stem for file in files)}"
-            )
-        files = [file for file in files if file.stem in chosen]
-    from nbconvert import HTMLExporter
-    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
-
-    page_of = HTMLExporter(embed_images=True)
-    page_of.register_preprocessor(
-        CoalesceStreamsPreprocessor, enabled=True
-    )  # every step of a bar is an output
+    files = {file.stem: file for file in sorted(FOLDER.glob("*.ipynb"))}
+    names = args.only.split(",") if args.only else list(files)
+    for name in names:
+        if name not in files:
+            raise UsageError(f"no notebook {name}; there are: {', '.join(files)}")
+    exporter = HTMLExporter(embed_images=True)
+    # or every step of a progress bar is an output of its own
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    for file in tqdm(files, desc="notebooks", unit="notebook"):
-        page, _ = page_of.from_notebook_node(execute(file, args.timeout))
-        write_text(out / f"{file.stem}.html", page)
-    print(f"written: {', '.join(str(out / (file.stem + '.html')) for file in files)}")
+    for name in tqdm(names, desc="notebooks", unit="notebook"):
+        page, _ = exporter.from_notebook_node(execute(files[name], args.timeout))
+        write_text(out / f"{name}.html", page)
+    print(f"written: {', '.join(str(out / f'{name}.html') for name in names)}")
 
 
 if __name__ == "__main__":

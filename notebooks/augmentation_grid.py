@@ -1,5 +1,4 @@
-"""What the trainer really sees: views of one image, made by the trainer's own loader and
-photometrics."""
+"""What the trainer sees: views of one image, made by the trainer's own loader and photometrics."""
 
 from __future__ import annotations
 
@@ -25,29 +24,17 @@ from train.presets import PRESETS
 def settings(images: str, masks: str, preset: str = "moco_v2_demo", **changes) -> Config:
     """The preset's configuration, of a run that is never started; views are always pasted unless
     `changes` say so."""
-    return Config(
-        **{
-            "images": images,
-            "masks": masks,
-            "out": "none",
-            "preset": preset,
-            "workers": 0,
-            **PRESETS[preset](),
-            "paste_p": 1.0,
-            "soften_p": 0.0,
-            **changes,
-        }
-    )
+    fixed = {"images": images, "masks": masks, "out": "none", "preset": preset, "workers": 0}
+    return Config(**fixed, **{**PRESETS[preset](), "paste_p": 1.0, "soften_p": 0.0, **changes})
 
 
 def choices(option: str, config: Config) -> tuple[str, ...]:
     """The values that an option of `python -m train` takes (background, control) and `config` has
     the means for: `texture` needs textures, `truth` a cache of true masks."""
-    true = Cache(config.masks).identity["estimator"] == "files"
-    lacking = ({"texture"} if config.textures is None else set()) | (set() if true else {"truth"})
-    return tuple(
-        value for value in get_args(get_type_hints(Config)[option]) if value not in lacking
-    )
+    lacking = set() if config.textures else {"texture"}
+    if Cache(config.masks).identity["estimator"] != "files":
+        lacking.add("truth")
+    return tuple(v for v in get_args(get_type_hints(Config)[option]) if v not in lacking)
 
 
 def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndarray:
@@ -62,35 +49,30 @@ def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndar
     """
     images = open_images(config.images, config.list)
     cache, rows = _masks(config, images)
-    dataset = make_loader(
-        replace(config, batch=1),
-        images,
-        make_masks(config, cache, rows),
-        0,
-        pin_memory=False,
-        donors=make_donors(config, images, cache, rows),
-    ).dataset
-    batch = dataset.__getitems__([(epoch, row) for epoch in range(count)])
-    if not colours:
-        return batch["views"][1].numpy()
-    shown = (
-        photometric(batch["views"][1], batch["parameters"][1], torch.device("cpu"))
-        .permute(0, 2, 3, 1)
-        .numpy()
+    donors = make_donors(config, images, cache, rows)
+    masks = make_masks(config, cache, rows)
+    loader = make_loader(
+        replace(config, batch=1), images, masks, 0, pin_memory=False, donors=donors
     )
-    return np.clip(np.rint((shown * np.array(STD) + np.array(MEAN)) * 255), 0, 255).astype(np.uint8)
+    batch = loader.dataset.__getitems__([(epoch, row) for epoch in range(count)])
+    pasted = batch["views"][1]
+    if not colours:
+        return pasted.numpy()
+    seen = photometric(pasted, batch["parameters"][1], torch.device("cpu")).permute(0, 2, 3, 1)
+    pixels = (seen.numpy() * np.array(STD) + np.array(MEAN)) * 255
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 @styled
 def grid(
-    rows: dict[str, Config], row: int, count: int = 10, colours: bool = False, title: str = ""
+    configs: dict[str, Config], row: int, count: int = 10, colours: bool = False, title: str = ""
 ) -> Figure:
     """A line of views for each configuration, of the same image with the same crops; its name at
     the left."""
-    figure, axes = axes_grid(len(rows), count + 1, 1.1, 1.1, title)
-    for line, (name, config) in zip(axes, rows.items(), strict=True):
+    figure, axes = axes_grid(len(configs), count + 1, 1.1, 1.1, title)
+    for i, (line, (name, config)) in enumerate(zip(axes, configs.items(), strict=True)):
         images = open_images(config.images, config.list)
-        picture(line[0], decode(images.read(row)), "image" if line[0] is axes[0, 0] else "")
+        picture(line[0], decode(images.read(row)), "" if i else "image")
         line[0].set_ylabel(name)
         for axis, view in zip(line[1:], views(config, row, count, colours), strict=True):
             picture(axis, view)
@@ -100,20 +82,18 @@ def grid(
 def by_option(config: Config, option: str, values: Sequence) -> dict[str, Config]:
     """{name: config with `option` at each of `values`}, for `grid`; textures only where they are
     the background."""
-    made = {
-        f"{option.split('_')[0]}\n{value}": replace(config, **{option: value}) for value in values
-    }
-    return {
-        name: one if one.background == "texture" else replace(one, textures=None)
-        for name, one in made.items()
-    }
+    configs = {}
+    for value in values:
+        changed = replace(config, **{option: value})
+        if changed.background != "texture":
+            changed = replace(changed, textures=None)
+        configs[f"{option.split('_')[0]}\n{value}"] = changed
+    return configs
 
 
 def typical_row(config: Config) -> int:
     """The image, as a row of the run's list, whose mask covers a third of it as nearly as any."""
-    images = open_images(config.images, config.list)
-    cache = Cache(config.masks)
-    rows = cache.require(images.paths)
+    cache, rows = _masks(config, open_images(config.images, config.list))
     distance = np.abs(cache.column("quality/coverage") - 1 / 3) + 9.0 * (cache.status != 0)
     return int(np.argmin(distance[rows]))
 

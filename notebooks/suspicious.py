@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cache.reader import Cache
-from data.io import write_text
+from data.io import write_bytes
 
 EMPTY, EVERYTHING = 0.01, 0.95  # shares of the image
 HUGS = 0.5  # share of the image's border that is covered
@@ -34,31 +34,28 @@ def suspicious(
     Returns:
         {rule: (n,) int64 rows}.
     """
-    usable = cache.status == 0
-    coverage, border, entropy = (
-        cache.column(f"quality/{name}") for name in ("coverage", "border", "entropy")
-    )
+    columns = (cache.column(f"quality/{name}") for name in ("coverage", "border", "entropy"))
+    coverage, border, entropy = columns
     rules = {
         "empty": coverage < empty,
         "everything": coverage > everything,
         "hugs the border": border > hugs,
         "flat": entropy > flat,
     }
+    usable = cache.status == 0
     return {name: np.flatnonzero(usable & broken) for name, broken in rules.items()}
 
 
-def counts(cache: Cache, found: dict[str, np.ndarray]) -> str:
+def counts(cache: Cache, rows: dict[str, np.ndarray]) -> str:
     """Lines for people: how many masks break each rule, and how many any."""
     total = max(1, len(cache))
-    every = union(found)
-    lines = [f"{name:<16} {len(rows):8,}  {len(rows) / total:7.2%}" for name, rows in found.items()]
-    return "\n".join([*lines, f"{'any of them':<16} {len(every):8,}  {len(every) / total:7.2%}"])
+    lines = {**rows, "any of them": union(rows.values())}
+    return "\n".join(f"{name:<16} {len(r):8,}  {len(r) / total:7.2%}" for name, r in lines.items())
 
 
-def union(found: dict[str, np.ndarray], rules: Iterable[str] | None = None) -> np.ndarray:
-    """(n,) int64 sorted rows that break any of `rules` (all where None)."""
-    chosen = [found[rule] for rule in (found if rules is None else rules)]
-    return np.unique(np.concatenate([np.empty(0, np.int64), *chosen]))
+def union(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """(n,) int64 sorted rows of all rules."""
+    return np.unique(np.concatenate([np.empty(0, np.int64), *rows]))
 
 
 def write_exclusions(cache: Cache, rows: np.ndarray, file: str | os.PathLike) -> Path:
@@ -66,5 +63,5 @@ def write_exclusions(cache: Cache, rows: np.ndarray, file: str | os.PathLike) ->
     path."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, "".join(os.fsdecode(path) + "\n" for path in cache.paths[rows].tolist()))
+    write_bytes(file, b"".join(path + b"\n" for path in cache.paths[rows].tolist()))
     return file

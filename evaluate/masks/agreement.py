@@ -1,4 +1,4 @@
-"""How well the masks of one cache agree with those of another."""
+"""How well masks agree."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import numpy as np
 
 from data.cache.reader import Cache
 
+HALF = 128  # of 255: this and above is foreground
+
 
 def mask_agreement(masks: Cache, truth: Cache) -> dict[str, float]:
-    """Mean absolute error (0..1) and mean IoU at half of `masks` against true ones, over the images
-    of both."""
-    rows = truth.require(masks.paths)
-    return agreement((masks.mask(i), truth.mask(row)) for i, row in enumerate(rows.tolist()))
+    """`agreement` of the masks of one cache with another's, over the images of the first."""
+    rows = truth.require(masks.paths).tolist()
+    return agreement((masks.mask(i), truth.mask(row)) for i, row in enumerate(rows))
 
 
 def agreement(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """ "mae" and "iou" over pairs of a mask and the true one, both (S, S) uint8; two empty ones
-    overlap wholly."""
+    """Mean absolute error ("mae", 0..1) and mean IoU at half ("iou") of pairs of masks.
+
+    Args:
+        pairs: of (S, S) uint8; two empty ones overlap wholly.
+    """
     errors, overlaps = [], []
-    for mine, right in pairs:
-        errors.append(np.abs(mine.astype(np.int16) - right).mean() / 255)
-        union = ((mine >= 128) | (right >= 128)).sum()
-        overlaps.append(((mine >= 128) & (right >= 128)).sum() / union if union else 1.0)
+    for mask, truth in pairs:
+        errors.append(np.abs(mask.astype(np.int16) - truth).mean() / 255)
+        union = np.count_nonzero((mask >= HALF) | (truth >= HALF))
+        both = np.count_nonzero((mask >= HALF) & (truth >= HALF))
+        overlaps.append(both / union if union else 1.0)
     return {"mae": float(np.mean(errors)), "iou": float(np.mean(overlaps))}

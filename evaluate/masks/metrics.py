@@ -15,6 +15,22 @@ from scipy.ndimage import correlate1d, distance_transform_edt
 BETA2 = 0.3  # weight of recall against precision (Achanta et al., CVPR 2009)
 LEVELS = 256
 TINY = np.spacing(1)
+TITLES = {
+    "mae": "MAE",
+    "max_f_a": "maxF(a)",
+    "max_f_b": "maxF(b)",
+    "mean_f": "mean F",
+    "adaptive_f": "adaptive F",
+    "weighted_f": "weighted F",
+    "s": "S",
+    "mean_e": "mean E",
+    "max_e": "max E",
+    "adaptive_e": "adaptive E",
+    "iou": "IoU",
+    "adaptive_iou": "adaptive IoU",
+    "max_iou": "max IoU",
+    "ms": "ms/image",
+}
 Nearest = tuple[np.ndarray, np.ndarray]
 
 

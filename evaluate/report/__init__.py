@@ -1,14 +1,12 @@
-"""One page of everything that was measured of some runs: a single HTML file that needs nothing
-else.
+"""One page of everything that was measured of some runs: a single HTML file that loads nothing.
 
-    python -m evaluate report runs/moco_v2 runs/moco_v2-rbd --out report.html          (make report
-    RUNS="..." OUT=...)
+    python -m evaluate report runs/moco_v2 runs/moco_v2-rbd --out report.html
 
-A run is a folder of `python -m train` or of `python -m evaluate --weights` (runs/evaluate/FILE), or
-one JSON of an evaluation. The page holds a table an evaluation (means ± deviations over seeds; runs
-that differ in their seed alone also as one row), protocols, curves of log.jsonl, the pictures in
-the folders, and some masks of the caches that the runs were trained with. It loads nothing, so it
-can be sent as it is.
+(`make report RUNS="..." OUT=...`.) A run is a folder of `python -m train` or of `python -m evaluate
+--weights` (runs/evaluate/FILE), or one JSON of an evaluation. The page holds a table an evaluation
+(means ± deviations over seeds; runs that differ in their seed alone also as one row), protocols,
+curves of log.jsonl, the pictures in the folders, and some masks of the caches that the runs were
+trained with.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ import tyro
 
 from data.cli import UsageError
 from data.io import write_text
-from evaluate.report.collect import collect
 from evaluate.report.page import page
+from evaluate.report.runs import collect
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,11 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"--masks {args.masks}, --pictures {args.pictures}: must not be negative")
     runs, notes = collect(args.runs)
     text = page(runs, notes, args.title, args.masks, args.pictures)
-    for note in notes:
-        print(f"left out: {' '.join(note.split())}", file=sys.stderr)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
+    for note in notes:
+        print(f"left out: {' '.join(note.split())}", file=sys.stderr)
     results = sum(len(run.results) for run in runs)
-    print(
-        f"written: {out} ({results} results of {len(runs)} runs, {len(text.encode()) / 1e6:.1f} MB)"
-    )
+    size = len(text.encode()) / 1e6
+    print(f"written: {out} ({results} results of {len(runs)} runs, {size:.1f} MB)")
