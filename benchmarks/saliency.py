@@ -20,7 +20,8 @@ import tyro
 
 from benchmarks.publish import publish
 from data.cli import run
-from evaluate.masks.saliency import run as score
+from evaluate.masks.saliency import Arguments as Scoring
+from evaluate.masks.saliency import evaluate
 from preprocess import estimators
 
 NAMES = (
@@ -85,11 +86,11 @@ def main() -> int:
     images, truth = os.path.join(args.ecssd, "images"), os.path.join(args.ecssd, "masks")
     networks = {name: estimators.has_weights(name) for name in sorted(estimators.NETWORKS)}
     names = (*NAMES, *(name for name, present in networks.items() if present))
-    result = score(images, truth, names, limit=args.limit, workers=args.workers)
+    common = {"images": images, "truth": truth, "limit": args.limit, "workers": args.workers}
+    result = evaluate(Scoring(**common, estimator=",".join(names), examples=0))
     odd = [name for name in ODD if name in names]
-    result["odd"] = score(images, truth, odd, half="odd", limit=args.limit, workers=args.workers)[
-        "estimators"
-    ]
+    half = Scoring(**common, estimator=",".join(odd), half="odd", examples=0)
+    result["odd"] = evaluate(half)["estimators"]
     result["absent"] = [name for name, present in networks.items() if not present]
     result["worse_than_authors"] = worse(result["estimators"])
     del result["paths"]

@@ -64,7 +64,7 @@ ECSSD = {
 
 
 def saliency_check(result: dict) -> list[dict]:
-    """Published scores beside ours, where a result of evaluate.masks.saliency.run is of all of
+    """Published scores beside ours, where a result of evaluate.masks.saliency.evaluate is of all of
     ECSSD and not refined.
 
     Returns:

@@ -11,6 +11,7 @@ from pathlib import Path
 from data.synthetic.challenge import make
 from evaluate.backgrounds import in9
 from evaluate.diagnose import command as diagnosis
+from evaluate.diagnose.arguments import Arguments
 from experiments.rows import SIDE
 from experiments.runner import Result, Study, make_masks, save
 from train import checkpoint
@@ -52,9 +53,9 @@ def diagnose(study: Study) -> None:
         runs = {file: r for file, r in _with_weights(study).items() if r["seed"] == seed}
         if next(iter(runs)) != study.file("none", seed):
             continue
-        found = diagnosis.run(
-            [str(file.parent) for file in runs], str(study.images), limit=QUERIES, examples=0
-        )["runs"]
+        folders = tuple(str(file.parent) for file in runs)
+        arguments = Arguments(folders, str(study.images), limit=QUERIES, examples=0)
+        found = diagnosis.evaluate(arguments)["runs"]
         for file, result in runs.items():
             accuracy = found[str(file.parent)]["accuracy"]
             result["measured"]["diagnosis"] = {

@@ -72,7 +72,8 @@ def on_ecssd(estimator: str, out: Path) -> Scores:
     for kind in ("images", "masks"):
         squash(source / kind, small / kind, SIDE, ".png")
     folders = (str(small / "images"), str(small / "masks"))
-    found = saliency.run(*folders, (estimator,), half="odd")["estimators"][estimator]
+    arguments = saliency.Arguments(*folders, estimator=estimator, half="odd", examples=0)
+    found = saliency.evaluate(arguments)["estimators"][estimator]
     return {"MAE": found["mae"], "maxF": found["max_f_a"]}
 
 

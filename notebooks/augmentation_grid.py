@@ -24,8 +24,9 @@ from train.presets import PRESETS
 def settings(images: str, masks: str, preset: str = "moco_v2_demo", **changes) -> Config:
     """The preset's configuration, of a run that is never started; views are always pasted unless
     `changes` say so."""
-    fixed = {"images": images, "masks": masks, "out": "none", "preset": preset, "workers": 0}
-    return Config(**fixed, **{**PRESETS[preset](), "paste_p": 1.0, "soften_p": 0.0, **changes})
+    options = {"images": images, "masks": masks, "out": "none", "preset": preset, "workers": 0}
+    options |= {**PRESETS[preset](), "paste_p": 1.0, "soften_p": 0.0, **changes}
+    return Config(**options)
 
 
 def choices(option: str, config: Config) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from evaluate.diagnose.command import diagnose
+from evaluate.diagnose.arguments import Arguments
+from evaluate.diagnose.command import evaluate
 from evaluate.diagnose.figure import sheet
 from evaluate.report.runs import DETAILS, Run
 from evaluate.report.tables import leaves
@@ -86,4 +87,5 @@ def heat_maps(
 ) -> Figure:
     """Where the decisions of several runs come from, on a few images of a data set."""
     limit = max(50, examples)
-    return sheet(diagnose(runs, data, masks=masks, limit=limit, examples=examples)[1])
+    arguments = Arguments(tuple(runs), data, masks, limit=limit, examples=examples)
+    return sheet(evaluate(arguments)["pictures"])

@@ -1,5 +1,2 @@
 """Does the network look at the object? Heat maps of its decisions against masks, and what wrong
-neighbours share.
-
-From Python: `evaluate.diagnose.command.run(runs, data, masks=..., bank_masks=...)`, see there.
-"""
+neighbours share."""

@@ -4,17 +4,18 @@ mask."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from data.cache.reader import Cache
 from data.cli import UsageError
+from data.resize import resize
+from data.sources.images import ImageError
 from data.sources.labelled import centre_square
 from evaluate.features import Labelled
+from preprocess.estimators.files import map_file, read_map
 from train.backgrounds import remove
 from train.copy_paste import Box, crop_mask
 from train.photometric import MEAN
@@ -22,58 +23,49 @@ from train.photometric import MEAN
 GREY = np.rint(255 * np.array(MEAN)).astype(np.float32)  # ImageNet's mean: zero to the network
 
 
-class Masks:
-    """Masks of a split's images by path, from a cache or from a folder of PNGs; the same whatever
-    the source.
+def find_masks(source: str, split: str, paths: np.ndarray) -> list[np.ndarray | None]:
+    """The masks of a split's images, from a cache or from a folder of PNGs.
 
     Args:
         source: a cache of DATA/SPLIT or of DATA (its paths begin with SPLIT/); or a folder with
             PATH.png or SPLIT/PATH.png.
-        split: the split's name.
+
+    Returns:
+        (S, S) or (H, W) uint8 of each whole image; None where there is no usable one.
 
     Raises:
-        UsageError: no such folder.
+        UsageError: no such folder, or a file that is no mask.
     """
+    if not os.path.isdir(source):
+        raise UsageError(f"{source}: no such mask cache or folder of masks")
+    if not os.path.exists(os.path.join(source, "cache.json")):
+        return [_read_mask(source, split, path) for path in paths.tolist()]
+    cache = Cache(source)
+    below = np.array([os.fsencode(split) + b"/" + path for path in paths.tolist()])
+    rows = cache.find(paths)
+    rows = np.where(rows < 0, cache.find(below), rows)
+    usable = (rows >= 0) & (cache.status[rows] == 0)
+    return [cache.mask(row) if usable[i] else None for i, row in enumerate(rows.tolist())]
 
-    def __init__(self, source: str, split: str):
-        self.source, self.split = source, split
-        if not os.path.isdir(source):
-            raise UsageError(f"{source}: no such mask cache or folder of masks")
-        self.cache = Cache(source) if Path(source, "cache.json").exists() else None
 
-    def find(self, paths: np.ndarray) -> list[np.ndarray | None]:
-        """The (S, S) or (H, W) uint8 mask of each of `paths`, of the whole image; None where there
-        is no usable one."""
-        if self.cache is None:
-            return [self._file(os.fsdecode(path)) for path in paths.tolist()]
-        rows = self.cache.find(paths)
-        inner = self.cache.find(
-            np.array([os.fsencode(self.split) + b"/" + p for p in paths.tolist()])
-        )
-        rows = np.where(rows < 0, inner, rows)
-        return [
-            self.cache.mask(row) if row >= 0 and self.cache.status[row] == 0 else None
-            for row in rows.tolist()
-        ]
-
-    def _file(self, path: str) -> np.ndarray | None:
-        name = os.path.splitext(path)[0] + ".png"
-        for file in (os.path.join(self.source, self.split, name), os.path.join(self.source, name)):
-            if os.path.exists(file):
-                mask = cv2.imread(file, cv2.IMREAD_GRAYSCALE)
-                if mask is None:
-                    raise UsageError(f"{file}: not a mask that can be read")
-                return mask
-        return None
+def _read_mask(source: str, split: str, path: bytes) -> np.ndarray | None:
+    for folder in (os.path.join(source, split), source):
+        if os.path.exists(map_file(folder, path)):
+            try:
+                return np.rint(255 * read_map(folder, path)).astype(np.uint8)
+            except ImageError as error:
+                raise UsageError(f"mask: {error}") from error
+    return None
 
 
 class Parts(Dataset):
-    """Some of a split's images at a network's size, whole or in part; a data set as
-    evaluate.features takes it.
+    """Some of a split's images at a network's size, whole or in part, as evaluate.features takes
+    them.
 
     Args:
-        images: the split.  rows: of its images.  masks: of each of `rows`, as Masks.find gives
-            them, none of them None (not needed for "image").
+        rows: of `images`.
+        masks: of each of `rows`, of the whole image (not needed for "image").
+        size: side of the crops in pixels.
         cut: "image" as it is; "object" on the mean colour; "background" with the object filled in
             from around it.
     """
@@ -82,11 +74,12 @@ class Parts(Dataset):
         self,
         images: Labelled,
         rows: np.ndarray,
-        masks: list[np.ndarray] | None = None,
+        masks: list[np.ndarray] | None,
+        size: int,
         cut: str = "image",
     ):
-        self.images, self.rows, self.masks, self.cut = images, rows, masks, cut
-        self.root, self.size = f"{images.root} {cut}", images.size
+        self.images, self.rows, self.masks, self.size, self.cut = images, rows, masks, size, cut
+        self.root = f"{images.root} {cut}"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -97,11 +90,10 @@ class Parts(Dataset):
         crop = np.ascontiguousarray(self.images.crop(image, self.size))
         if self.cut == "image":
             return crop
-        box = _box(image)
-        mask = square(self.masks[i])
+        mask = _square(self.masks[i])
         if self.cut == "background":
-            return remove(image, mask, crop, box)
-        alpha = crop_mask(mask, box, self.size)[..., None].astype(np.float32) / 255
+            return remove(image, mask, crop, _box(image))
+        alpha = crop_mask(mask, _box(image), self.size)[..., None].astype(np.float32) / 255
         return np.rint(alpha * crop + (1 - alpha) * GREY).astype(np.uint8)
 
     def __getitems__(self, rows: list[int]) -> torch.Tensor:
@@ -109,22 +101,15 @@ class Parts(Dataset):
 
     def crops_of_masks(self) -> np.ndarray:
         """(N, s, s) uint8: the masks as the crops show them."""
-        return np.stack(
-            [
-                crop_mask(square(mask), _box(self.images.read(int(row))), self.size)
-                for row, mask in zip(self.rows, self.masks, strict=True)
-            ]
-        )
+        boxes = (_box(self.images.read(int(row))) for row in self.rows)
+        pairs = zip(self.masks, boxes, strict=True)
+        return np.stack([crop_mask(_square(mask), box, self.size) for mask, box in pairs])
 
 
-def square(mask: np.ndarray) -> np.ndarray:
+def _square(mask: np.ndarray) -> np.ndarray:
     """A mask of any sides squashed to a square one, as a cache holds it."""
     side = max(mask.shape)
-    return np.ascontiguousarray(
-        mask
-        if mask.shape == (side, side)
-        else cv2.resize(mask, (side, side), interpolation=cv2.INTER_LINEAR)
-    )
+    return np.ascontiguousarray(resize(mask, side, side))
 
 
 def _box(image: np.ndarray) -> Box:

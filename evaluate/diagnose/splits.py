@@ -1,5 +1,5 @@
-"""What a diagnosis looks at: the bank, the queries, their masks and, on the embedded data, their
-backgrounds' kinds."""
+"""What a diagnosis looks at: the bank, the queries, their masks and, on the embedded data, the
+kinds of their backgrounds."""
 
 from __future__ import annotations
 
@@ -7,86 +7,80 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.cli import UsageError
 from data.synthetic import dataset as synthetic
-from evaluate.diagnose.parts import Masks, Parts
+from evaluate.diagnose.arguments import Arguments
+from evaluate.diagnose.parts import Parts, find_masks
 from evaluate.features import Labelled
-
-if TYPE_CHECKING:
-    from evaluate.diagnose.command import Arguments
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split at one size: its images, the rows used, their masks (None: not known)."""
+    """A labelled folder.
+
+    Attributes:
+        rows: (M,) int, its images that are used.
+        masks: of each of them; None: not known.
+    """
 
     images: Labelled
     rows: np.ndarray
-    masks: list | None
+    masks: list[np.ndarray] | None
 
-    def parts(self, cut: str = "image") -> Parts:
-        return Parts(self.images, self.rows, self.masks, cut)
+    def parts(self, size: int, cut: str = "image") -> Parts:
+        """Crops of `size` px; see Parts."""
+        return Parts(self.images, self.rows, self.masks, size, cut)
 
     @property
     def labels(self) -> np.ndarray:
+        """(M,) int64 classes."""
         return self.images.labels[self.rows]
 
 
-def bank_and_queries(args: Arguments, size: int) -> tuple[Split, Split]:
-    """The bank and the queries at `size` px: those with a usable mask. UsageError where there is
-    none."""
-    bank = Labelled(os.path.join(args.data, args.bank), size)
-    asked = Labelled(os.path.join(args.data, args.queries), size, bank.classes)
-    rows = np.linspace(0, len(asked) - 1, min(args.limit, len(asked))).round().astype(int)
-    kept = []
-    for images, some, source, name in (
-        (bank, np.arange(len(bank)), args.bank_masks, args.bank),
-        (asked, rows, args.masks, args.queries),
-    ):
-        if source is None:
-            kept.append(Split(images, some, None))
-            continue
-        masks = Masks(source, name).find(images.paths[some])
-        have = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
-        if not have:
-            raise UsageError(f"{source}: has no usable mask of any image in {images.root}")
-        kept.append(Split(images, some[have], [masks[i] for i in have]))
-    return kept[0], kept[1]
+def bank_and_queries(arguments: Arguments) -> tuple[Split, Split]:
+    """The bank and the queries, without the images that have no usable mask.
+
+    Raises:
+        UsageError: no such folder, or no usable mask of any image in it.
+    """
+    bank = Labelled(os.path.join(arguments.data, arguments.bank), 0)
+    queries = Labelled(os.path.join(arguments.data, arguments.queries), 0, bank.classes)
+    count = min(arguments.limit, len(queries))
+    rows = np.linspace(0, len(queries) - 1, count).round().astype(int)
+    return (
+        _with_masks(bank, np.arange(len(bank)), arguments.bank_masks, arguments.bank),
+        _with_masks(queries, rows, arguments.masks, arguments.queries),
+    )
 
 
-def without_mask(args: Arguments, asked: Split) -> int:
-    """How many queries were left out because they have no usable mask."""
-    return min(args.limit, len(asked.images)) - len(asked.rows)
-
-
-def masks_of(given: str | None, data: str) -> str | None:
-    """The masks that were named, or DATA/masks where there is such a folder."""
-    default = os.path.join(data, "masks")
-    return given if given is not None else default if os.path.isdir(default) else None
+def _with_masks(images: Labelled, rows: np.ndarray, source: str | None, name: str) -> Split:
+    if source is None:
+        return Split(images, rows, None)
+    masks = find_masks(source, name, images.paths[rows])
+    usable = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
+    if not usable:
+        raise UsageError(f"{source}: has no usable mask of any image in {images.root}")
+    return Split(images, rows[usable], [masks[i] for i in usable])
 
 
 def embedded_description(data: str) -> dict | None:
     """dataset.json of the embedded data set; None for any other data."""
     try:
-        found = json.loads(Path(data, "dataset.json").read_bytes())
-        return (
-            found
-            if found["name"] == synthetic.NAME and found["version"] == synthetic.VERSION
-            else None
-        )
+        description = json.loads(Path(data, "dataset.json").read_bytes())
+        version = description["name"], description["version"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return description if version == (synthetic.NAME, synthetic.VERSION) else None
 
 
-def background_kind(split: Split, i: int, embedded: dict) -> str | None:
-    """What the background of the embedded data's image i of a split is of."""
+def background_kinds(split: Split, embedded: dict) -> np.ndarray:
+    """(M,) str or None: the kind of the background of each image of the embedded data."""
     folder = os.path.basename(split.images.root.rstrip("/"))
-    index = int(Path(os.fsdecode(split.images.paths[split.rows[i]])).stem)
     part = folder if folder in ("train", "probe") else "test"
-    return synthetic.background_kinds(part, index, seed=embedded["seed"], bias=embedded["bias"])[
-        folder
-    ]
+    seed, bias = embedded["seed"], embedded["bias"]
+    numbers = [int(Path(os.fsdecode(path)).stem) for path in split.images.paths[split.rows]]
+    kinds = [synthetic.background_kinds(part, i, seed=seed, bias=bias)[folder] for i in numbers]
+    return np.array(kinds, object)

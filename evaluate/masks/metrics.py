@@ -7,7 +7,7 @@ Every map is 8-bit and min-max normalised on its own before it is scored, as the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.ndimage import correlate1d, distance_transform_edt
@@ -77,14 +77,13 @@ def score(saliency: np.ndarray, truth: np.ndarray, nearest: Nearest | None = Non
     recall = inside / max(positives, 1)
     above = values >= min(2 * values.mean(), 1)  # the adaptive threshold, twice the mean
     hit, wrong = int(np.count_nonzero(above & truth)), int(np.count_nonzero(above & ~truth))
+    adaptive_f = f_measure(np.array(hit / max(hit + wrong, 1)), np.array(hit / max(positives, 1)))
     return Scores(
         mae=float(np.abs(values - truth).mean()),
         precision=precision,
         recall=recall,
         f=f_measure(precision, recall),
-        f_adaptive=float(
-            f_measure(np.array(hit / max(hit + wrong, 1)), np.array(hit / max(positives, 1)))
-        ),
+        f_adaptive=float(adaptive_f),
         s=s_measure(values, truth),
         e=_e_measure(inside, outside, positives, size),
         e_adaptive=float(_e_measure(np.array([hit]), np.array([wrong]), positives, size)[0]),
@@ -100,38 +99,37 @@ def summarise(scores: Sequence[Scores]) -> dict[str, float]:
     the mean precision and recall; `mean_f` and `mean_e` are means over images and thresholds; `iou`
     is of the mask above half of the map's range, `adaptive_iou` of the one above twice its mean,
     `max_iou` the maximum of the mean curve."""
-    f, e = np.mean([x.f for x in scores], 0), np.mean([x.e for x in scores], 0)
-    pooled = f_measure(
-        np.mean([x.precision for x in scores], 0), np.mean([x.recall for x in scores], 0)
-    )
-    return {
-        "mae": float(np.mean([x.mae for x in scores])),
-        "max_f_a": float(f.max()),
-        "max_f_b": float(pooled.max()),
-        "mean_f": float(f.mean()),
-        "adaptive_f": float(np.mean([x.f_adaptive for x in scores])),
-        "s": float(np.mean([x.s for x in scores])),
-        "mean_e": float(e.mean()),
-        "max_e": float(e.max()),
-        "adaptive_e": float(np.mean([x.e_adaptive for x in scores])),
-        "weighted_f": float(np.mean([x.weighted_f for x in scores])),
-        "iou": float(np.mean([x.iou_half for x in scores])),
-        "adaptive_iou": float(np.mean([x.iou_adaptive for x in scores])),
-        "max_iou": float(np.mean([x.iou for x in scores], 0).max()),
+    mean = _mean(scores)
+    values = {
+        "mae": mean.mae,
+        "max_f_a": mean.f.max(),
+        "max_f_b": f_measure(mean.precision, mean.recall).max(),
+        "mean_f": mean.f.mean(),
+        "adaptive_f": mean.f_adaptive,
+        "s": mean.s,
+        "mean_e": mean.e.mean(),
+        "max_e": mean.e.max(),
+        "adaptive_e": mean.e_adaptive,
+        "weighted_f": mean.weighted_f,
+        "iou": mean.iou_half,
+        "adaptive_iou": mean.iou_adaptive,
+        "max_iou": mean.iou.max(),
     }
+    return {name: float(value) for name, value in values.items()}
 
 
 def curves(scores: Sequence[Scores]) -> dict[str, list[float]]:
     """Mean curves over a data set: `precision`, `recall`, `f`, `e` and `iou`, 256 values each, at
     `threshold` 255 to 0 of the map's own range; rounded to 6 decimals for a JSON."""
-    means = {
-        name: np.mean([getattr(x, name) for x in scores], 0)
-        for name in ("precision", "recall", "f", "e", "iou")
-    }
-    return {
-        "threshold": list(range(LEVELS - 1, -1, -1)),
-        **{k: np.round(v, 6).tolist() for k, v in means.items()},
-    }
+    mean = _mean(scores)
+    names = ("precision", "recall", "f", "e", "iou")
+    rounded = {name: np.round(getattr(mean, name), 6).tolist() for name in names}
+    return {"threshold": list(range(LEVELS - 1, -1, -1)), **rounded}
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
+    names = [field.name for field in fields(Scores)]
+    return Scores(*(np.mean([getattr(x, name) for x in scores], 0) for name in names))
 
 
 def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -162,9 +160,8 @@ def weighted_f(values: np.ndarray, truth: np.ndarray, nearest: Nearest | None = 
     error = np.abs(values - truth)
     kernel = np.exp(-(np.arange(-3, 4) ** 2) / 50)
     kernel /= kernel.sum()
-    smooth = error[
-        place[0], place[1]
-    ]  # the background takes the errors of the object's edge into the smoothing
+    # the background takes the errors of the object's edge into the smoothing
+    smooth = error[place[0], place[1]]
     for axis in (0, 1):
         smooth = correlate1d(smooth, kernel, axis, mode="constant")
     error = np.where(truth, np.minimum(error, smooth), error * (2 - np.exp2(-distance / 5)))
@@ -231,16 +228,16 @@ def _ssim(a: np.ndarray, b: np.ndarray) -> float:
 def _e_measure(inside: np.ndarray, outside: np.ndarray, positives: int, size: int) -> np.ndarray:
     """Enhanced alignment (Fan et al., IJCAI 2018) of (k,) binary maps, each known by its hits and
     its false alarms."""
-    found = inside + outside
+    area = inside + outside
     if positives == 0:
-        return (size - found) / (size - 1 + TINY)
+        return (size - area) / (size - 1 + TINY)
     if positives == size:
-        return found / (size - 1 + TINY)
-    mean_found, mean_truth = found / size, positives / size
+        return area / (size - 1 + TINY)
+    mean_map, mean_truth = area / size, positives / size
     counts = inside, outside, positives - inside, size - positives - outside
-    total = np.zeros(len(found))
+    total = np.zeros(len(area))
     for count, in_map, in_truth in zip(counts, (1, 1, 0, 0), (1, 0, 1, 0), strict=True):
-        a, b = in_map - mean_found, in_truth - mean_truth
+        a, b = in_map - mean_map, in_truth - mean_truth
         total += count * (2 * a * b / (a * a + b * b + TINY) + 1) ** 2 / 4
     return total / (size - 1 + TINY)
 

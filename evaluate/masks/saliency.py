@@ -1,9 +1,7 @@
 """Score saliency estimators, or maps on disk, against true masks.
 
-    python -m evaluate saliency --images ecssd/images --truth ecssd/masks --estimator rbd,mr --json
-    runs/saliency.json
-    python -m evaluate saliency --images ecssd/images --truth ecssd/masks --maps my_maps --json
-    runs/mine.json
+    python -m evaluate saliency --images ecssd/images --truth ecssd/masks --estimator rbd,mr
+    python -m evaluate saliency --images ecssd/images --truth ecssd/masks --maps my_maps
 
 Maximum F in both of the field's conventions: maxF(a) is the maximum of the mean per-image F,
 maxF(b) is F of the mean precision and recall; on the same maps (b) is .03 to .07 higher. β² = 0.3;
@@ -14,42 +12,33 @@ stand beside ours.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import tyro
-from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import write_text
+from data.parallel import bounded_map
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
-from evaluate.masks.metrics import Scores, curves, nearest_foreground, score, summarise
+from evaluate.masks import figure
+from evaluate.masks.metrics import TITLES, Scores, curves, nearest_foreground, score, summarise
 from evaluate.published import saliency_check
 from preprocess import estimators
+from preprocess.estimators.files import map_file, read_map
 
-COLUMNS = {
-    "mae": "MAE",
-    "max_f_a": "maxF(a)",
-    "max_f_b": "maxF(b)",
-    "mean_f": "mean F",
-    "adaptive_f": "adaptive F",
-    "weighted_f": "weighted F",
-    "s": "S",
-    "mean_e": "mean E",
-    "iou": "IoU",
-    "adaptive_iou": "adaptive IoU",
-    "ms": "ms/image",
-}
 FOREGROUND = 128  # of a true mask's grey levels: this and above is foreground
+BLOCK = 16  # images of a task
+HALVES = {"even": 0, "odd": 1}
+UNPRINTED = {"max_e", "adaptive_e", "max_iou"}  # in the JSON alone
 
 
 @dataclass(frozen=True)
@@ -60,7 +49,7 @@ class Arguments:
     """Folder of images."""
     truth: str
     """Folder of true masks: grey PNG at each image's relative path, foreground >= 128."""
-    json: str = "runs/saliency.json"
+    json_file: Annotated[str, tyro.conf.arg(name="json")] = "runs/saliency.json"
     """File for the numbers; the figures lie beside it: examples as .png, curves as -curves.png."""
     estimator: str = ""
     """Estimators to score, separated by commas."""
@@ -77,128 +66,106 @@ class Arguments:
     examples: int = 6
     """Rows of the figure of examples; 0 draws no figure."""
 
+    @property
+    def names(self) -> list[str]:
+        """The estimators' names."""
+        return [name for name in self.estimator.split(",") if name]
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    args = tyro.cli(Arguments, args=argv, prog="python -m evaluate saliency", description=__doc__)
-    names = [name for name in args.estimator.split(",") if name]
-    result = run(
-        args.images, args.truth, names, args.maps, args.refine, args.half, args.limit, args.workers
-    )
-    path = Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(result, indent=2) + "\n")
-    print(table(result))
-    for row in result["published"]:
-        print(
-            f"{row['estimator']}: {COLUMNS[row['metric']]} {row['ours']:.3f}, published {row['published']:.3f} "
-            f"({row['source']}){'' if row['agrees'] else ', which does not agree'}"
-        )
-    figures = []
-    if args.examples:
-        from evaluate.masks.figure import (  # matplotlib only where a figure is wanted
-            draw,
-            draw_curves,
-        )
+    def check(self) -> None:
+        """UsageError where options do not fit together."""
+        if bool(self.names) == bool(self.maps):
+            raise UsageError("give either --estimator NAME[,NAME...] or --maps FOLDER")
+        if self.half not in ("all", *HALVES):
+            raise UsageError(f"--half is all, even or odd, not {self.half}")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError("--limit must be at least 1")
+        if not os.path.isdir(self.truth):
+            raise UsageError(f"{self.truth}: no such folder of true masks")
 
-        figures = [path.with_suffix(".png"), path.with_name(f"{path.stem}-curves.png")]
-        draw(result, figures[0], args.examples)
-        draw_curves(result, figures[1])
-    print("written: " + ", ".join(map(str, [path, *figures])))
-    return 0
+    def result_file(self) -> Path:
+        """Where the result is written."""
+        return Path(self.json_file)
 
 
-def run(
-    images: str,
-    truth: str,
-    names: Sequence[str] = (),
-    maps: str | None = None,
-    refine: str = "none",
-    half: str = "all",
-    limit: int | None = None,
-    workers: int = 1,
-) -> dict:
-    """Score `names`, or the maps in `maps`, on every image of `images` that `truth` has a mask of.
+def evaluate(arguments: Arguments) -> dict:
+    """Score the estimators, or the maps, on every image that has a true mask.
 
     Returns:
-        {"images", "truth", "maps", "refine", "half", "count", "paths", "published", "estimators":
-        {name: {metrics, "curves", "ms", "version", "parameters"}}}; metrics as
+        {"images", "truth", "maps", "refine", "half", "count", "paths", "estimators": {name:
+        {metrics, "curves", "ms", "version", "parameters"}}, "published", "pictures"}; metrics as
         evaluate.masks.metrics.summarise, curves as evaluate.masks.metrics.curves, "ms" the median
         CPU milliseconds from decoded RGB to the map at its working size (absent for maps on disk),
-        "published" as evaluate.published.saliency_check.
+        "published" as evaluate.published.saliency_check, "pictures" what the figure of examples
+        shows (absent where none is drawn).
 
     Raises:
         UsageError: a folder, estimator, image, mask or map that does not fit.
     """
-    if bool(names) == bool(maps):
-        raise UsageError("give either --estimator NAME[,NAME...] or --maps FOLDER")
-    paths = _chosen(images, truth, half, limit)
-    loaded = {}
-    for name in names:
-        try:
-            estimator = estimators.load(name, refine=refine)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        loaded[name] = {"version": estimator.version, "parameters": estimator.parameters}
-        if estimator.weights is not None:
-            loaded[name]["weights"] = estimator.weights
-    if maps is not None:
-        loaded = {maps: {}}
-    blocks = [paths[i : i + 16] for i in range(0, len(paths), 16)]
-    jobs = (
-        delayed(_score_block)(images, truth, block, list(names), maps, refine) for block in blocks
-    )
-    with parallel_config(backend="loky", inner_max_num_threads=1):
-        rows = list(
-            tqdm(
-                Parallel(workers, return_as="generator")(jobs),
-                total=len(blocks),
-                unit="x16 images",
-                desc="saliency",
-                leave=False,
-            )
-        )
-    rows = [row for block in rows for row in block]
-    for index, entry in enumerate(loaded.values()):
-        found = [row[index][0] for row in rows]
-        entry.update(summarise(found), curves=curves(found))
-        if maps is None:
+    arguments.check()
+    paths = _paths(arguments)
+    entries = {name: _description(name, arguments.refine) for name in arguments.names}
+    entries = entries or {arguments.maps: {}}
+    rows = _score_all(arguments, paths)
+    for index, entry in enumerate(entries.values()):
+        scores = [row[index][0] for row in rows]
+        entry.update(summarise(scores), curves=curves(scores))
+        if arguments.maps is None:
             entry["ms"] = float(np.median([row[index][1] for row in rows]))
     result = {
-        "images": os.fspath(images),
-        "truth": os.fspath(truth),
-        "maps": maps,
-        "refine": refine,
-        "half": half,
+        "images": arguments.images,
+        "truth": arguments.truth,
+        "maps": arguments.maps,
+        "refine": arguments.refine,
+        "half": arguments.half,
         "count": len(paths),
-        "paths": [os.fsdecode(p) for p in paths],
-        "estimators": loaded,
+        "paths": [os.fsdecode(path) for path in paths],
+        "estimators": entries,
     }
-    return {**result, "published": saliency_check(result)}
+    result["published"] = saliency_check(result)
+    if arguments.examples:
+        count = min(arguments.examples, len(paths))
+        chosen = [paths[(2 * i + 1) * len(paths) // (2 * count)] for i in range(count)]
+        result["pictures"] = [_pictures(arguments, path) for path in chosen]
+    return result
+
+
+def lines(result: dict) -> list[str]:
+    """The result as a Markdown table, one estimator a row, and what others published."""
+    return [
+        table(result),
+        *(
+            f"{row['estimator']}: {TITLES[row['metric']]} {row['ours']:.3f}, published "
+            f"{row['published']:.3f} ({row['source']})"
+            + ("" if row["agrees"] else ", which does not agree")
+            for row in result["published"]
+        ),
+    ]
 
 
 def table(result: dict) -> str:
-    """The result as a Markdown table, one estimator a row."""
-    columns = [c for c in COLUMNS if all(c in entry for entry in result["estimators"].values())]
-    lines = [
-        "| estimator | " + " | ".join(COLUMNS[c] for c in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
+    """The scores as a Markdown table."""
+    entries = result["estimators"].values()
+    columns = [c for c in TITLES if c not in UNPRINTED and all(c in entry for entry in entries)]
+    rows = ["| estimator | " + " | ".join(TITLES[c] for c in columns) + " |"]
+    rows.append("|---" * (len(columns) + 1) + "|")
     for name, entry in result["estimators"].items():
-        cells = [
-            f"{entry[c]:.1f}"
-            if c == "ms"
-            else f"{entry[c]:.4f}"[1:]
-            if c == "mae"
-            else f"{entry[c]:.3f}"
-            for c in columns
-        ]
-        lines.append(
-            f"| {name} | "
-            + " | ".join(c.replace("0.", ".", 1) if c.startswith("0.") else c for c in cells)
-            + " |"
-        )
-    return "\n".join(lines)
+        digits = {"ms": 1, "mae": 4}
+        cells = [f"{entry[c]:.{digits.get(c, 3)}f}".removeprefix("0") for c in columns]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def draw(arguments: Arguments, result: dict, pictures: list[dict] | None) -> list[Path]:
+    """Write the figures beside the JSON; their files."""
+    if not pictures:
+        return []
+    file = arguments.result_file()
+    files = [file.with_suffix(".png"), file.with_name(f"{file.stem}-curves.png")]
+    figure.examples(pictures).savefig(files[0], dpi=100)
+    title = f"{_base(arguments.truth)}, {result['count']:,} images"
+    lines = {_base(name): entry["curves"] for name, entry in result["estimators"].items()}
+    figure.curves(lines, title).savefig(files[1], dpi=110)
+    return files
 
 
 def predict(image: np.ndarray, name: str, refine: str) -> tuple[np.ndarray, float]:
@@ -212,81 +179,99 @@ def predict(image: np.ndarray, name: str, refine: str) -> tuple[np.ndarray, floa
     return np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8), milliseconds
 
 
-def read_image(images: str, path: bytes) -> np.ndarray:
-    """One image as (H, W, 3) uint8 RGB; UsageError where it cannot be read."""
-    try:
-        return decode(read_bytes(images, path))
-    except ImageError as error:
-        raise UsageError(f"{os.path.join(images, os.fsdecode(path))}: {error}") from error
+def _base(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))
 
 
-def read_grey(folder: str, path: bytes, shape: tuple[int, int], what: str) -> np.ndarray:
-    """The (H, W) uint8 PNG that belongs to an image; UsageError where it is missing or of another
-    size."""
-    file = mask_path(folder, path)
-    grey = cv2.imread(file, cv2.IMREAD_GRAYSCALE) if os.path.exists(file) else None
-    if grey is None:
-        raise UsageError(f"{file}: no {what} that can be read")
-    if grey.shape != shape:
-        raise UsageError(
-            f"{file}: {what} of {grey.shape[1]}x{grey.shape[0]} px, the image has {shape[1]}x{shape[0]}"
-        )
-    return grey
-
-
-def mask_path(folder: str, path: bytes) -> str:
-    """Where the PNG of an image's relative path lies in `folder`."""
-    return os.path.join(folder, os.path.splitext(os.fsdecode(path))[0] + ".png")
-
-
-def _chosen(images: str, truth: str, half: str, limit: int | None) -> list[bytes]:
-    if half not in ("all", "even", "odd"):
-        raise UsageError(f"--half is all, even or odd, not {half}")
-    if limit is not None and limit < 1:
-        raise UsageError("--limit must be at least 1")
-    if not os.path.isdir(truth):
-        raise UsageError(f"{truth}: no such folder of true masks")
-    try:
-        paths = list_images(images).tolist()
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    if half != "all":
-        paths = [p for p in paths if _number(p) % 2 == (half == "odd")]
-    paths = [p for p in paths if os.path.exists(mask_path(truth, p))]
+def _paths(arguments: Arguments) -> list[bytes]:
+    """The images that are scored."""
+    paths = list_images(arguments.images).tolist()
+    if arguments.half in HALVES:
+        paths = [path for path in paths if _number(path) % 2 == HALVES[arguments.half]]
+    paths = [path for path in paths if os.path.exists(map_file(arguments.truth, path))]
     if not paths:
-        raise UsageError(f"{truth}: no mask (.png) of any image in {images}")
-    if limit is not None and limit < len(paths):
-        paths = [paths[i * len(paths) // limit] for i in range(limit)]
-    return paths
+        raise UsageError(f"{arguments.truth}: no mask (.png) of any image in {arguments.images}")
+    limit = min(arguments.limit or len(paths), len(paths))
+    return [paths[i * len(paths) // limit] for i in range(limit)]
 
 
 def _number(path: bytes) -> int:
-    found = re.findall(rb"\d+", os.path.splitext(path)[0])
-    if not found:
+    numbers = re.findall(rb"\d+", os.path.splitext(path)[0])
+    if not numbers:
         raise UsageError(f"--half needs numbered images; {os.fsdecode(path)} has no number")
-    return int(found[-1])
+    return int(numbers[-1])
 
 
-def _score_block(
-    images: str, truth: str, paths: list[bytes], names: list[str], maps: str | None, refine: str
-) -> list[list[tuple[Scores, float]]]:
+def _description(name: str, refine: str) -> dict:
+    """What identifies an estimator in the result."""
+    try:
+        estimator = estimators.load(name, refine=refine)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    description = {"version": estimator.version, "parameters": estimator.parameters}
+    return description | ({"weights": estimator.weights} if estimator.weights else {})
+
+
+def _score_all(arguments: Arguments, paths: list[bytes]) -> list[list[tuple[Scores, float]]]:
     """Scores and milliseconds, by image and estimator."""
+    blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
+    workers = arguments.workers if arguments.workers > 1 else 0
+    done = bounded_map(partial(_score_block, arguments), blocks, workers)
+    bar = tqdm(done, "saliency", len(blocks), leave=False, unit=f"x{BLOCK} images")
+    return [row for rows in bar for row in rows]
+
+
+def _score_block(arguments: Arguments, paths: list[bytes]) -> list[list[tuple[Scores, float]]]:
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
-    for name in names:  # compiled functions are loaded on first use, which is no image's time
-        predict(np.zeros((32, 32, 3), np.uint8), name, refine)
-    rows = []
-    for path in paths:
-        image = read_image(images, path)
-        true = read_grey(truth, path, image.shape[:2], "true mask") >= FOREGROUND
-        nearest = nearest_foreground(true) if true.any() else None
-        if maps is not None:
-            rows.append(
-                [(score(read_grey(maps, path, image.shape[:2], "map"), true, nearest), 0.0)]
-            )
-            continue
-        row = []
-        for name in names:
-            saliency, milliseconds = predict(image, name, refine)
-            row.append((score(saliency, true, nearest), milliseconds))
-        rows.append(row)
-    return rows
+    try:
+        for name in arguments.names:  # compiled functions are loaded on first use: no image's time
+            predict(np.zeros((32, 32, 3), np.uint8), name, arguments.refine)
+        return [_score_image(arguments, path) for path in paths]
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _score_image(arguments: Arguments, path: bytes) -> list[tuple[Scores, float]]:
+    _, truth, maps = _read(arguments, path)
+    foreground = truth >= FOREGROUND
+    nearest = nearest_foreground(foreground) if foreground.any() else None
+    return [(score(saliency, foreground, nearest), ms) for saliency, ms in maps.values()]
+
+
+def _pictures(arguments: Arguments, path: bytes) -> dict[str, np.ndarray]:
+    """A row of the figure of examples: pictures by title."""
+    image, truth, maps = _read(arguments, path)
+    titled = {_base(name): saliency for name, (saliency, _) in maps.items()}
+    return {"image": image, "truth": truth, **titled}
+
+
+def _read(arguments: Arguments, path: bytes) -> tuple[np.ndarray, np.ndarray, dict[str, tuple]]:
+    """An image, (H, W, 3) uint8 RGB; its true mask, (H, W) uint8; and by estimator its map, (H, W)
+    uint8, with the CPU milliseconds that it took (0 for a map on disk)."""
+    try:
+        image = decode(read_bytes(arguments.images, path))
+    except ImageError as error:
+        name = os.path.join(arguments.images, os.fsdecode(path))
+        raise UsageError(f"{name}: {error}") from error
+    truth = _grey(arguments.truth, path, image.shape[:2], "true mask")
+    if arguments.maps is not None:
+        maps = {arguments.maps: (_grey(arguments.maps, path, image.shape[:2], "map"), 0.0)}
+    else:
+        maps = {name: predict(image, name, arguments.refine) for name in arguments.names}
+    return image, truth, maps
+
+
+def _grey(folder: str, path: bytes, shape: tuple[int, int], what: str) -> np.ndarray:
+    """The (H, W) uint8 map that belongs to an image; UsageError where it is missing or of another
+    size."""
+    try:
+        grey = np.rint(255 * read_map(folder, path)).astype(np.uint8)
+    except ImageError as error:
+        raise UsageError(f"{what}: {error}") from error
+    if grey.shape != shape:
+        raise UsageError(
+            f"{map_file(folder, path)}: {what} of {grey.shape[1]}x{grey.shape[0]} px, "
+            f"the image has {shape[1]}x{shape[0]}"
+        )
+    return grey

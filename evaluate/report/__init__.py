@@ -19,7 +19,7 @@ from typing import Annotated
 import tyro
 
 from data.cli import UsageError
-from data.io import write_text
+from data.io import lock, write_text
 from evaluate.report.page import page
 from evaluate.report.runs import collect
 
@@ -40,19 +40,40 @@ class Arguments:
     """Pictures (PNG files in the run's folder) to show of each run at most; 0 shows none."""
 
 
-def main(argv: list[str]) -> None:
-    args = tyro.cli(Arguments, args=argv, prog="python -m evaluate report", description=__doc__)
-    if not args.runs:
+def evaluate(arguments: Arguments) -> dict:
+    """Write the page.
+
+    Returns:
+        "out", "results", "runs", "notes" (how many of each), "bytes".
+
+    Raises:
+        UsageError: no runs, one that does not exist, or another process that writes the page.
+    """
+    if not arguments.runs:
         raise UsageError("name at least one run: python -m evaluate report runs/a runs/b")
-    if args.masks < 0 or args.pictures < 0:
-        raise UsageError(f"--masks {args.masks}, --pictures {args.pictures}: must not be negative")
-    runs, notes = collect(args.runs)
-    text = page(runs, notes, args.title, args.masks, args.pictures)
-    out = Path(args.out)
+    masks, pictures = arguments.masks, arguments.pictures
+    if masks < 0 or pictures < 0:
+        raise UsageError(f"--masks {masks}, --pictures {pictures}: must not be negative")
+    runs, notes = collect(arguments.runs)
+    out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, text)
+    busy = f"{out}: another process is writing it; wait for that, or choose another --out"
+    with lock(out.with_name(f".{out.name}.lock"), busy):
+        text = page(runs, notes, arguments.title, masks, pictures)
+        write_text(out, text)
     for note in notes:
         print(f"left out: {' '.join(note.split())}", file=sys.stderr)
-    results = sum(len(run.results) for run in runs)
-    size = len(text.encode()) / 1e6
-    print(f"written: {out} ({results} results of {len(runs)} runs, {size:.1f} MB)")
+    return {
+        "out": str(out),
+        "results": sum(len(run.results) for run in runs),
+        "runs": len(runs),
+        "notes": len(notes),
+        "bytes": len(text.encode()),
+    }
+
+
+def lines(result: dict) -> list[str]:
+    """Where the page is, and what it holds."""
+    megabytes = result["bytes"] / 1e6
+    counts = f"{result['results']} results of {result['runs']} runs, {megabytes:.1f} MB"
+    return [f"written: {result['out']} ({counts})"]

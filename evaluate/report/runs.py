@@ -155,7 +155,7 @@ def _results(content: object, run: str, names: dict[str, str]) -> Iterator[Resul
         references.append({"model": "chance", **chance})
     for path, single in _inner(content, "runs").items() or [("", content)]:
         name = names.get(os.path.realpath(path), Path(path).name) if path else run
-        values = _inner(single, "accuracy") | {key: _inner(single, key) for key in DETAILS}
+        values = {key: _inner(single, key) for key in DETAILS} | _inner(single, "accuracy")
         for estimator in estimators:
             scores = _inner(estimators, estimator)
             values[estimator] = {key: scores[key] for key in TITLES if key in scores}

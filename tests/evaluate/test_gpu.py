@@ -93,9 +93,8 @@ def test_diagnosis_and_backgrounds(tmp_path):
     train(run)
     found = {}
     for device in ("cpu", "cuda"):
-        told = diagnose.run(
-            [run.out], str(scenes), device=device, examples=0, json=str(tmp_path / "d.json")
-        )
+        arguments = diagnose.Arguments((run.out,), str(scenes), device=device, examples=0)
+        told = diagnose.evaluate(arguments)
         found[device] = told["runs"][run.out]["accuracy"]
     for name, value in found["cpu"].items():  # 40 queries: one is 2.5 points
         assert found["cuda"][name] == pytest.approx(

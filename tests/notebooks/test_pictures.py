@@ -9,10 +9,10 @@ from matplotlib.colors import to_rgba
 
 from data.cache.reader import Cache
 from data.sources.images import ImageError
-from evaluate.masks import gallery
-from evaluate.report.results import bars
+from evaluate.masks import examples
 from evaluate.style import COLOURS, STYLE
 from notebooks import augmentation_grid, comparison
+from notebooks.results import bars
 
 
 def titles(figure, columns: int) -> list[list[str]]:
@@ -22,29 +22,29 @@ def titles(figure, columns: int) -> list[list[str]]:
 
 def test_the_first_line_names_the_columns(images, truth_cache):
     cache = Cache(truth_cache)
-    figure = comparison.side_by_side(
-        {"mine": cache, "yours": cache}, images / "train", cache.paths[:2]
-    )
-    assert titles(figure, 3) == [["image", "mine", "yours"], ["", "", ""]]
+    caches = {"rbd": cache, "mr": cache}
+    figure = comparison.side_by_side(caches, images / "train", cache.paths[:2])
+    assert titles(figure, 3) == [["image", "rbd", "mr"], ["", "", ""]]
     config = augmentation_grid.settings(str(images / "train"), str(truth_cache))
-    assert [
-        line[0] for line in titles(augmentation_grid.grid({"a": config, "b": config}, 0, 1), 2)
-    ] == ["image", ""]
+    figure = augmentation_grid.grid({"a": config, "b": config}, 0, 1)
+    assert [line[0] for line in titles(figure, 2)] == ["image", ""]
+
+
+def test_masks_agree_with_themselves(truth_cache):
+    cache = Cache(truth_cache)
+    difference, overlap = comparison.agreements({"a": cache, "b": cache}, cache.paths[:5])
+    assert np.array_equal(difference, np.zeros((2, 2))) and np.array_equal(overlap, np.ones((2, 2)))
 
 
 def test_bars_have_the_common_style_whatever_the_users():
     figure = bars({"knn top-1": {"a": 50.0, "b": 60.0}}, "", "probes")
-    assert [bar.get_facecolor() for bar in figure.axes[0].patches] == [
-        to_rgba(colour) for colour in COLOURS[:2]
-    ]
+    colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
+    assert colours == [to_rgba(colour) for colour in COLOURS[:2]]
     texts = figure.legends[0].get_texts()
-    assert [text.get_text() for text in texts] == ["a", "b"] and texts[0].get_fontsize() == STYLE[
-        "legend.fontsize"
-    ]
+    assert [text.get_text() for text in texts] == ["a", "b"]
+    assert texts[0].get_fontsize() == STYLE["legend.fontsize"]
     empty = bars({}, "", "probes")
-    assert [text.get_text() for text in empty.axes[0].texts] == [
-        "not measured yet"
-    ] and not empty.legends
+    assert [text.get_text() for text in empty.axes[0].texts] == ["not measured yet"]
 
 
 def test_an_image_that_an_archive_lacks_is_not_replaced_by_another(images, truth_cache, tmp_path):
@@ -52,10 +52,9 @@ def test_an_image_that_an_archive_lacks_is_not_replaced_by_another(images, truth
     with tarfile.open(tmp_path / "some.tar", "w") as archive:
         for path in cache.paths[1:3].tolist():
             archive.add(images / "train" / path.decode(), path.decode())
-    shown = gallery.read(cache, tmp_path / "some.tar", 2)
-    assert np.array_equal(
-        shown, cv2.imread(str(images / "train" / cache.paths[2].decode()))[..., ::-1]
-    )
+    shown = examples.read(cache, tmp_path / "some.tar", 2)
+    expected = cv2.imread(str(images / "train" / cache.paths[2].decode()))[..., ::-1]
+    assert np.array_equal(shown, expected)
     for row in (0, 3):
         with pytest.raises(ImageError, match="is not in"):
-            gallery.read(cache, tmp_path / "some.tar", row)
+            examples.read(cache, tmp_path / "some.tar", row)

@@ -4,7 +4,7 @@ import numpy as np
 
 from data.cache.reader import Cache
 from evaluate.masks.agreement import mask_agreement
-from evaluate.masks.gallery import overlay
+from evaluate.masks.examples import overlay
 
 
 def test_mask_agreement_of_a_cache_with_itself(truth_cache):

@@ -2,24 +2,20 @@
 
 import html
 import json
+import re
 import shutil
 import subprocess
 
 import pytest
 
 from evaluate import report
+from evaluate.common import command
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--virtual-time-budget=2000",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
+    *("--virtual-time-budget=2000", "--allow-file-access-from-files"),
 )
 # what the test asks the page, written where --dump-dom shows it
 QUESTION = """
@@ -45,49 +41,28 @@ def test_in_chromium(width, tmp_path):
     }
     for name, accuracy in accuracies.items():
         (tmp_path / name).mkdir()
-        wide = {
-            "accuracy": accuracy | {f"class {i}": 50.0 for i in range(30)},
-            "protocol": {"text": name * 60},
-        }
-        (tmp_path / name / "odd.json").write_text(json.dumps({"evaluation": "odd", **wide}))
+        accuracy |= {f"class {i}": 50.0 for i in range(30)}
+        wide = {"evaluation": "odd", "accuracy": accuracy, "protocol": {"text": name * 60}}
+        (tmp_path / name / "odd.json").write_text(json.dumps(wide))
+        (tmp_path / name / "log.jsonl").write_text('{"epoch": 1, "loss": 2}\n')
     out = tmp_path / "report.html"
-    report.main(
-        [*(str(tmp_path / name) for name in accuracies), "--title", "long" * 80, "--out", str(out)]
-    )
-    text = out.read_text()
-    start = text.index(
-        '<meta http-equiv="Content-Security-Policy"'
-    )  # it would, rightly, not run the test's script
-    text = text[:start] + text[text.index(">", start) + 1 :]
+    runs = [str(tmp_path / name) for name in accuracies]
+    command("report", report, [*runs, "--title", "long" * 80, "--out", str(out)])
+    # the page's own policy would, rightly, not run the test's script
+    text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", out.read_text())
+    text = text.replace("</body>", f"<script>{QUESTION}</script></body>")
+    (tmp_path / "inner.html").write_text(text)
     # a frame is as wide as asked; a window has a least width
-    (tmp_path / "inner.html").write_text(
-        text.replace("</body>", f"<script>{QUESTION}</script></body>")
-    )
     hand_over = "document.body.dataset.found = this.contentDocument.body.dataset.found"
-    (tmp_path / "outer.html").write_text(
-        f'<iframe src=inner.html width={width} height=800 onload="{hand_over}"></iframe>'
-    )
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *FLAGS,
-            "--allow-file-access-from-files",
-            f"--user-data-dir={tmp_path}/profile",
-            "--dump-dom",
-            (tmp_path / "outer.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    frame = f'<iframe src=inner.html width={width} height=800 onload="{hand_over}"></iframe>'
+    outer = tmp_path / "outer.html"
+    outer.write_text(frame)
+    argv = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}/profile", "--dump-dom", outer.as_uri()]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     found = json.loads(html.unescape(done.stdout.split('data-found="')[1].split('"')[0]))
-    assert found["number"] == ["run-2", "run-9", "run-10"] and found["again"] == [
-        "run-10",
-        "run-9",
-        "run-2",
-    ]
-    assert found["text"] == ["run-2", "run-9", "run-10"]
-    assert found["lacking"] == ["run-2", "run-9", "run-10"]  # run-10 has no b
+    falling = ["run-2", "run-9", "run-10"]
+    assert found["number"] == falling and found["again"] == falling[::-1]
+    assert found["text"] == found["lacking"] == falling  # run-10 has no b
     assert found["marks"][:3] == [None, None, "descending"]
     for shown, inner in (found["page"], found["opened"]):
         assert inner == width and shown <= width

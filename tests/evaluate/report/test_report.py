@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from data.cli import UsageError
+from data.io import lock
 from evaluate import report
-from evaluate.report.charts import HEIGHT, LEFT, RIGHT, WIDTH, chart, ticks
-from evaluate.report.collect import collect, names
-from evaluate.report.markup import safe, tag
+from evaluate.common import command
 from evaluate.report.page import page
+from evaluate.report.runs import collect, short_names
 
-VOID = {"img", "meta", "br"}
+VOID = {"img", "meta", "br", "line", "path"}
+HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;{{ 7 * 7 }}<script>alert(2)<\\script>"
 
 
 class Page(HTMLParser):
@@ -34,6 +35,9 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self.open == []
+
+    def handle_startendtag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
 
     def handle_starttag(self, name, attributes):
         self.elements.append((name, dict(attributes)))
@@ -70,13 +74,15 @@ class Page(HTMLParser):
             for row in self.tables[heading][1:]
         }
 
+    def all(self, name: str) -> list[dict]:
+        return [attributes for element, attributes in self.elements if element == name]
+
 
 def write(folder, config=None, **results):
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in results.items():
-        (folder / f"{name}.json").write_text(
-            json.dumps({"evaluation": name.replace("_", "-"), **content})
-        )
+        content = {"evaluation": name.replace("_", "-"), **content}
+        (folder / f"{name}.json").write_text(json.dumps(content))
     if config:
         (folder / "config.json").write_text(json.dumps({"identity": {}, "config": config}))
     return str(folder)
@@ -92,31 +98,28 @@ def linear(top1: float, deviation: float, **protocol) -> dict:
 
 @pytest.fixture
 def runs(tmp_path):
+    """Two seeds of a baseline, and DiLo's run with more evaluations."""
     paths = []
     for seed, top1 in ((0, 61.0), (1, 64.0)):
-        paths.append(
-            write(
-                tmp_path / f"base-s{seed}",
-                {"method": "moco", "seed": seed, "out": f"x{seed}", "epochs": 2},
-                linear=linear(top1, 0.125),
-                knn={"accuracy": {"200": 40.0 + seed, "head 20": 30.5}},
-            )
-        )
-    paths.append(
-        write(
-            tmp_path / "dilo",
-            {"method": "moco", "seed": 0, "epochs": 3},
-            linear=linear(70.0, 0.25, epochs=50),
-            few={"accuracy": {"1% linear": {"top-1": 12.5}, "10% linear": {"top-1": 45.25}}},
-            in9={
-                "accuracy": {"head": {"mixed_same": 80.0, "mixed_rand": 60.5, "bg_gap": 19.5}},
-                "per_class": {"head": {"mixed_rand": {"00_dog": 55.0}}},
-                "published": [
-                    {"model": "MoCo v2", "source": "Ryali: second-hand", "mixed_rand": 70.7}
-                ],
-            },
-        )
-    )
+        config = {"method": "moco", "seed": seed, "out": f"x{seed}", "epochs": 2}
+        knn = {"accuracy": {"200": 40.0 + seed, "head 20": 30.5}}
+        folder = tmp_path / f"base-s{seed}"
+        paths.append(write(folder, config, linear=linear(top1, 0.125), knn=knn))
+    ryali = {"model": "MoCo v2", "source": "Ryali: second-hand", "mixed_rand": 70.7}
+    challenge = {
+        "accuracy": {"head": {"mixed_same": 80.0, "mixed_rand": 60.5, "bg_gap": 19.5}},
+        "per_class": {"head": {"mixed_rand": {"00_dog": 55.0}}},
+        "published": [ryali],
+    }
+    box = {"AP": 50.5, "AP50": 80.0, "per_class": {"cat": 9.0}}
+    detection = {
+        "accuracy": {"box": box, "voc07": {"AP": 51.0}},
+        "deviation": {"box": {"AP": 0.25, "AP50": 0.5, "per_class": {"cat": 1.0}}},
+    }
+    few = {"accuracy": {"1% linear": {"top-1": 12.5}, "10% linear": {"top-1": 45.25}}}
+    config = {"method": "moco", "seed": 0, "epochs": 3}
+    results = {"linear": linear(70.0, 0.25, epochs=50), "few": few, "in9": challenge}
+    paths.append(write(tmp_path / "dilo", config, **results, detection_voc_c4=detection))
     return paths
 
 
@@ -126,67 +129,37 @@ def made(paths, **options) -> Page:
 
 
 def test_numbers_are_those_of_the_files(runs):
-    found = made(runs)
-    table = found.table("Linear classification, MoCo's protocol: %")
-    assert table["base-s0",] == ["61.00 ± 0.12", "81.00 ± 0.50"] and table["dilo",] == [
-        "70.00 ± 0.25",
-        "90.00 ± 0.50",
-    ]
+    shown = made(runs)
+    heading = "Linear classification, MoCo's protocol: %"
+    table = shown.table(heading)
+    assert table["base-s0",] == ["61.00 ± 0.12", "81.00 ± 0.50"]
+    assert table["dilo",] == ["70.00 ± 0.25", "90.00 ± 0.50"]
     mean, deviation = np.mean([61, 64]), np.std([61, 64], ddof=1)
     assert table["mean: base-s0, base-s1",][0] == f"{mean:.2f} ± {deviation:.2f}"
-    assert found.table("per class")["dog",] == ["71.25 ± 2.00"] * 3
-    assert found.table("Nearest neighbours: top-1, %")["base-s1",] == ["41.00", "30.50"]
-    heads = [text for _, text in found.tables["Nearest neighbours: top-1, %"][0]]
+    best = [row[0][1] for row in shown.tables[heading][1:] if row[1][0].get("class") == "best"]
+    assert best == ["dilo"]
+    assert shown.table("per class")["dog",] == ["71.25 ± 2.00"] * 3
+    assert shown.table("Nearest neighbours: top-1, %")["base-s1",] == ["41.00", "30.50"]
+    heads = [text for _, text in shown.tables["Nearest neighbours: top-1, %"][0]]
     assert heads == ["run", "backbone, k = 200", "head, k = 20"]
-    assert found.table("Few labels: %") == {
-        ("dilo", "1% linear"): ["12.50"],
-        ("dilo", "10% linear"): ["45.25"],
-    }
-    challenge = found.table("ImageNet-9: %")
+    few = {("dilo", "1% linear"): ["12.50"], ("dilo", "10% linear"): ["45.25"]}
+    assert shown.table("Few labels: %") == few
+    challenge = shown.table("ImageNet-9: %")
     assert challenge["dilo", "head"] == ["80.00", "60.50", "19.50"]
     assert challenge["MoCo v2", "Ryali: second-hand"] == ["–", "70.70", "–"]
-    assert found.table("per class")["head / mixed_rand / 00_dog",] == ["55.00"]
-    assert "The protocols differ in epochs: compare with care." in found.words
-    best = [
-        row[0][1]
-        for row in found.tables["Linear classification, MoCo's protocol: %"][1:]
-        if row[1][0].get("class") == "best"
-    ]
-    assert best == ["dilo"]
-
-
-def test_saliency_has_a_row_an_estimator_and_a_curve(tmp_path):
-    curves = {"precision": [1.0, 0.5], "recall": [0.0, 1.0]}
-    (tmp_path / "saliency.json").write_text(
-        json.dumps(
-            {
-                "estimators": {
-                    "rbd": {
-                        "mae": 0.17094,
-                        "s": 0.6893,
-                        "version": 3,
-                        "parameters": {"k": 2},
-                        "curves": curves,
-                    },
-                    "ft": {"mae": 0.2958, "s": 0.4662, "version": 1, "parameters": {}},
-                },
-                "paths": ["a.jpg"],
-                "count": 1,
-            }
-        )
-    )
-    found = made([str(tmp_path / "saliency.json")])
-    assert found.table("Saliency") == {
-        ("saliency", "rbd"): ["0.1709", "0.6893"],
-        ("saliency", "ft"): ["0.2958", "0.4662"],
+    assert shown.table("per class")["head / mixed_rand / 00_dog",] == ["55.00"]
+    assert "The protocols differ in epochs: compare with care." in shown.words
+    assert shown.table("Detection, voc c4: AP, %") == {
+        ("dilo", "box"): ["50.50 ± 0.25", "80.00 ± 0.50"],
+        ("dilo", "voc07"): ["51.00", "–"],
     }
-    assert [a["points"] for name, a in found.elements if name == "polyline"] == [
-        f"{LEFT}.0,10.0 {WIDTH - RIGHT}.0,{10 + (HEIGHT - 44) / 2}"
-    ]
+    assert shown.table("box per class")["cat",] == ["9.00 ± 1.00"]
 
 
-def test_results_of_several_runs_and_of_several_parts(runs, tmp_path):
-    """As `evaluate diagnose` and `evaluate detection` write them."""
+def test_one_file_of_several_estimators_or_runs(runs, tmp_path):
+    """As `evaluate saliency` and `evaluate diagnose` write them."""
+    rbd = {"mae": 0.17094, "s": 0.6893, "version": 3, "curves": {"recall": [0.0, 1.0]}}
+    estimators = {"rbd": rbd, "ft": {"mae": 0.2958, "s": 0.4662, "parameters": {"k": 2}}}
     numbers = {
         run: {
             "accuracy": {"share": 40.0 + i, "knn": 12.345},
@@ -195,212 +168,140 @@ def test_results_of_several_runs_and_of_several_parts(runs, tmp_path):
         }
         for i, run in enumerate((runs[2], "/elsewhere/x"))
     }
-    (tmp_path / "diagnose.json").write_text(
-        json.dumps(
-            {
-                "evaluation": "diagnose",
-                "protocol": {"maps": "gradcam"},
-                "chance": {"share": 25.0},
-                "runs": numbers,
-            }
-        )
-    )
-    write(
-        tmp_path / "dilo",
-        detection_voc_c4={
-            "accuracy": {
-                "box": {"AP": 50.5, "AP50": 80.0, "per_class": {"cat": 9.0}},
-                "voc07": {"AP": 51.0},
-            },
-            "deviation": {
-                "box": {"AP": 0.25, "AP50": 0.5, "per_class": {"cat": 1.0}},
-                "voc07": {"AP": 0.1},
-            },
-        },
-    )
-    found = made([*runs, str(tmp_path / "diagnose.json")])
-    assert found.table("Does it look at the object? %") == {
-        ("dilo",): ["40.00", "12.35"],
-        ("x",): ["41.00", "12.35"],
-        ("chance",): ["25.00", "–"],
-    }
-    assert found.table("maps")["knn / gradcam / iou",] == ["33.00", "34.00"]
-    assert found.table("Detection, voc c4: AP, %") == {
-        ("dilo", "box"): ["50.50 ± 0.25", "80.00 ± 0.50"],
-        ("dilo", "voc07"): ["51.00 ± 0.10", "–"],
-    }
-    assert found.table("box per class")["cat",] == ["9.00 ± 1.00"]
+    several = {"evaluation": "diagnose", "chance": {"share": 25.0}, "runs": numbers}
+    for name, content in (("saliency", {"estimators": estimators}), ("diagnose", several)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    shown = made([*runs, str(tmp_path / "saliency.json"), str(tmp_path / "diagnose.json")])
+    scores = {("saliency", "rbd"): ["0.1709", "0.6893"], ("saliency", "ft"): ["0.2958", "0.4662"]}
+    assert shown.table("Saliency") == scores
+    expected = {("dilo",): ["40.00", "12.35"], ("x",): ["41.00", "12.35"]}
+    shares = shown.table("Does it look at the object? %")
+    assert shares == {**expected, ("chance",): ["25.00", "–"]}
+    assert shown.table("maps")["knn / gradcam / iou",] == ["33.00", "34.00"]
 
 
 def test_nothing_is_loaded(runs):
-    found = made(runs)
-    for name, attributes in found.elements:
-        assert name not in (
-            "link",
-            "iframe",
-            "object",
-            "embed",
-            "base",
-            "form",
-            "audio",
-            "video",
-            "image",
-            "use",
-        )
+    (tmp_log,) = [os.path.join(runs[0], "log.jsonl")]
+    with open(tmp_log, "w") as file:
+        file.write('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "loss": 1.0}\n')
+    shown = made(runs)
+    loading = {"link", "iframe", "object", "embed", "base", "form", "audio", "video", "image"}
+    assert not loading & {name for name, _ in shown.elements}
+    for _, attributes in shown.elements:
         for key, value in attributes.items():
-            assert not key.startswith("on") and key != "style"
+            assert not key.startswith("on") and "url(" not in value.replace("url(#", "")
             if key in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
-                assert value.startswith(("#part-", "data:image/webp;base64,"))
-    assert (
-        len(found.scripts) == 1
-        and "http" not in found.scripts[0]
-        and "fetch" not in found.scripts[0]
-    )
-    assert "url(" not in found.styles[0] and "@import" not in found.styles[0]
-    policy = next(
-        a["content"] for n, a in found.elements if a.get("http-equiv") == "Content-Security-Policy"
-    )
-    digest = base64.b64encode(hashlib.sha256(found.scripts[0].encode()).digest()).decode()
-    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
-    assert (
-        "meta",
-        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
-    ) in found.elements
-    links = {a["href"][1:] for n, a in found.elements if n == "a"}
-    assert links == {a["id"] for _, a in found.elements if "id" in a}
-
-
-HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;<script>alert(2)<\\script>"
+                assert value.startswith(("#", "data:image/webp;base64,"))
+    assert len(shown.scripts) == 1
+    assert not re.search("http|fetch|import", shown.scripts[0])
+    assert not any("url(" in style or "@import" in style for style in shown.styles)
+    policies = [a["content"] for a in shown.all("meta") if "http-equiv" in a]
+    digest = base64.b64encode(hashlib.sha256(shown.scripts[0].encode()).digest()).decode()
+    assert policies[0].startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{digest}'" in policies[0]
+    viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
+    assert viewport in shown.all("meta")
+    assert {a["href"][1:] for a in shown.all("a")} == {a["id"] for a in shown.all("section")}
 
 
 def test_hostile_names_change_no_element(tmp_path):
     def build(root, name):
-        result = {
-            "protocol": {name: name, "lr": [name]},
-            "accuracy": {"top-1": 1.0, name: 2.0, "per_class": {name: 3.0}},
-        }
+        accuracy = {"top-1": 1.0, name: 2.0, "per_class": {name: 3.0}}
+        published = [{"model": name, "source": name, "x": 2.0}]
         folder = root / name
         write(
             folder,
             {"method": name, "seed": 1, "masks": name, "images": name},
-            linear=result,
+            linear={"protocol": {name: name, "lr": [name]}, "accuracy": accuracy},
             few={"accuracy": {name: {"top-1": 5.0}}},
-            in9={
-                "accuracy": {"head": {"x": 1}},
-                "published": [{"model": name, "source": name, "x": 2.0}],
-            },
+            in9={"accuracy": {"head": {"x": 1}}, "published": published},
         )
-        (folder / f"{name}.json").write_text(
-            json.dumps({"evaluation": name, "accuracy": {"a": 1.0}})
-        )
+        odd = {"evaluation": name, "accuracy": {"a": 1.0}}
+        (folder / f"{name}.json").write_text(json.dumps(odd))
         (folder / "log.jsonl").write_text(json.dumps({"epoch": 1, name: 1.0}) + "\n")
         Image.new("RGB", (8, 6)).save(folder / f"{name}.png")
         (folder / "broken.json").write_text("{")
         return made([str(folder)])
 
     plain, hostile = build(tmp_path / "a", "plain"), build(tmp_path / "b", HOSTILE)
-    assert [(n, sorted(a)) for n, a in hostile.elements] == [
-        (n, sorted(a)) for n, a in plain.elements
-    ]
-    assert HOSTILE in hostile.words and hostile.table("Few labels: %") == {
-        (HOSTILE, HOSTILE): ["5.00"]
-    }
-    assert len(hostile.scripts) == 1
+    names = [[(name, sorted(a)) for name, a in shown.elements] for shown in (plain, hostile)]
+    assert names[0] == names[1] and len(hostile.scripts) == 1
+    assert HOSTILE in hostile.words
+    assert hostile.table("Few labels: %") == {(HOSTILE, HOSTILE): ["5.00"]}
 
 
-def test_bytes_that_are_no_text_and_turned_text(tmp_path):
-    assert (
-        safe("a\udcff\x00\u202eb") == "a\ufffd\ufffd\ufffdb"
-        and safe(tag("b", "<")) == "<b>&lt;</b>"
-    )
-    folder = os.path.join(os.fsencode(tmp_path), b"run-\xff")
+def test_bytes_that_are_no_text_and_turned_text(tmp_path, capsys):
+    folder = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"run-\xff\xe2\x80\xae"))
     os.mkdir(folder)
-    with open(os.path.join(folder, b"knn.json"), "w") as file:
+    with open(os.path.join(folder, "knn.json"), "w") as file:
         json.dump({"evaluation": "knn", "accuracy": {"20": 1.5}}, file)
+    with open(os.path.join(folder, "log.jsonl"), "wb") as file:
+        file.write(b'{"epoch": 1, "loss": 3}\n{"epoch": 2, "l\xff": 2}\n{"epoch": 3, "lo')
     out = tmp_path / "r.html"
-    report.main([os.fsdecode(folder), "--out", str(out)])
-    assert "run-\ufffd" in out.read_text(encoding="utf-8")
+    command("report", report, [folder, "--out", str(out)])
+    shown = Page(out.read_text(encoding="utf-8"))
+    assert "run-\ufffd\ufffd" in shown.words and len(shown.all("figure")) == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_what_cannot_be_read_is_left_out_with_a_note(runs, tmp_path, capsys):
-    (tmp_path / "secret.json").write_text(
-        json.dumps({"evaluation": "knn", "accuracy": {"20": 99.0}})
-    )
+    secret = {"evaluation": "knn", "accuracy": {"20": 99.0}}
+    (tmp_path / "secret.json").write_text(json.dumps(secret))
     broken = tmp_path / "dilo"
-    contents = {
-        "a": "{",
-        "b": "[1]",
-        "c": "[" * 100000,
-        "d": '{"x": 1}',
-        "e": '{"evaluation": 3}',
-        "f": "\xff\xfe",
-    }
-    for name, content in contents.items():
-        (broken / f"{name}.json").write_text(content, encoding="latin-1")
+    (broken / "a.json").write_text("{")
+    (broken / "b.json").write_text("[1]")
+    (broken / "c.json").write_text("[" * 100000)
+    (broken / "d.json").write_text('{"x": 1}')
+    (broken / "e.json").write_text('{"evaluation": 3}')
+    (broken / "f.json").write_bytes(b"\xff\xfe")
     (broken / "g.json").symlink_to(tmp_path / "secret.json")
     os.mkfifo(broken / "h.json")
+    (broken / "._linear.json").write_bytes(b"a system's own file")
     (broken / "odd.json").write_text(
         '{"evaluation": "odd", "accuracy": {"x": NaN, "y": 1e999, "z": 4, "w": "5", '
         f'"v": null, "u": 1{"0" * 400}}}}}'
     )
     (broken / "picture.png").write_bytes(b"no picture")
     out = tmp_path / "new" / "report.html"
-    report.main([*runs, "--out", str(out)])
+    command("report", report, [*runs, "--out", str(out)])
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 9 and all(line.startswith("left out: ") for line in lines)
-    found = Page(out.read_text())
-    notes = [word for word in found.words if str(broken) in word and word != str(broken)]
+    shown = Page(out.read_text())
+    notes = [word for word in shown.words if str(broken) in word and word != str(broken)]
     assert [re.search(r"dilo/(\w+)\.", note)[1] for note in notes] == [*"abcdefgh", "picture"]
-    assert found.table("odd") == {("dilo",): ["4.00"]} and "99.00" not in out.read_text()
-    with pytest.raises(UsageError, match="nowhere: no such run folder"):
-        report.main([str(tmp_path / "nowhere")])
-    with pytest.raises(UsageError, match="name at least one run"):
-        report.main([])
+    assert shown.table("odd") == {("dilo",): ["4.00"]} and "99.00" not in out.read_text()
 
 
-def test_runs_are_told_apart_by_as_much_of_their_path_as_needed(tmp_path):
-    assert names([tmp_path / p for p in ("a/x", "b/x", "b/y", "b/z.json")]) == [
-        "a/x",
-        "b/x",
-        "y",
-        "z",
-    ]
-    assert names([tmp_path / "x", tmp_path / "x"])[0].endswith("x")
+def test_bad_input_and_a_page_that_another_process_writes(runs, tmp_path):
+    for argv, message in (([str(tmp_path / "no")], "no: no such run folder"), ([], "at least one")):
+        with pytest.raises(UsageError, match=message):
+            command("report", report, argv)
+    with lock(tmp_path / ".x.html.lock"), pytest.raises(UsageError, match="another process"):
+        command("report", report, [*runs, "--out", str(tmp_path / "x.html")])
+
+
+def test_names_have_as_much_of_their_path_as_needed(tmp_path):
+    paths = [tmp_path / p for p in ("a/x", "b/x", "b/y", "b/z.json")]
+    assert short_names(paths) == ["a/x", "b/x", "y", "z"]
+    assert short_names([tmp_path / "x", tmp_path / "x"])[0].endswith("x")
 
 
 def test_curves_are_the_logs_points(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    lines = [{"step": i, "epoch": i / 10, "loss": 3 - i / 50, "bad": "x"} for i in range(100)]
-    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n[1]\n{"epoch": 3, "lo')
-    found = made([str(folder)])
-    points = [
-        [float(v) for v in p.split(",")]
-        for p in next(a["points"] for n, a in found.elements if n == "polyline").split()
-    ]
-    assert (
-        len(points) == 100
-        and points[0] == [LEFT, 10]
-        and points[-1] == [WIDTH - RIGHT, HEIGHT - 34]
-    )
-    assert points[50][0] == pytest.approx(LEFT + 50 / 99 * (WIDTH - LEFT - RIGHT), abs=0.06)
-    assert sum(n == "polyline" for n, _ in found.elements) == 1  # neither step nor text is a curve
-    many = np.stack([np.arange(5000), np.zeros(5000)], 1).astype(float)
-    drawn = chart({0: many, 1: np.full((1, 2), np.nan)}, "x", ["a", "b"])
-    assert drawn.count(",") == 300 and chart({0: np.empty((0, 2))}, "x", ["a"]) is None
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (5.66, 5.94), (-3, 1000), (1e-7, 3e-7), (0, 2e9)]
-)
-def test_ticks_are_round_and_inside(low, high):
-    found = ticks(low, high)
-    assert (
-        3 <= len(found) <= 6
-        and low - 1e-9 * abs(high) <= found[0]
-        and found[-1] <= high * (1 + 1e-9)
-    )
-    assert np.allclose(np.diff(found), found[1] - found[0])
+    epochs, losses = np.array([0, 1, 2, 4.0]), np.array([3, 1, 2, 0.5])
+    for name, repeats in (("run", 1), ("long", 500)):
+        (tmp_path / name).mkdir()
+        values = zip(np.repeat(epochs, repeats), np.tile(losses, repeats), strict=True)
+        rows = [{"step": i, "epoch": e, "loss": x, "bad": "x"} for i, (e, x) in enumerate(values)]
+        text = "\n".join(map(json.dumps, rows)) + "\n[1]\n3\n"
+        (tmp_path / name / "log.jsonl").write_text(text)
+    shown = made([str(tmp_path / "run"), str(tmp_path / "long")])
+    assert len(shown.all("figure")) == 1  # neither step nor text is a curve
+    lines = [a["d"] for a in shown.all("path") if "stroke: var(--line" in a.get("style", "")]
+    x, y = np.array(re.findall(r"[ML] (\S+) (\S+)", lines[0]), float).T
+    for drawn, expected in ((x, epochs), (y, losses)):
+        fit = np.polyval(np.polyfit(expected, drawn, 1), expected)
+        assert len(drawn) == 4 and np.abs(drawn - fit).max() < 1e-3
+    assert lines[1].count("L") <= 300
 
 
 def decoded(attributes: dict) -> np.ndarray:
@@ -411,37 +312,32 @@ def decoded(attributes: dict) -> np.ndarray:
 def test_pictures_are_inside_and_made_small(tmp_path):
     folder = tmp_path / "run"
     write(folder, knn={"accuracy": {"20": 1.0}})
-    ramp = np.broadcast_to(
-        np.linspace(0, 255, 2400).astype(np.uint8)[None, :, None], (300, 2400, 3)
-    )
+    values = np.linspace(0, 255, 2400).astype(np.uint8)[None, :, None]
+    ramp = np.broadcast_to(values, (300, 2400, 3))
     Image.fromarray(ramp).save(folder / "heat.png")
     Image.fromarray(ramp[:40, :60]).save(folder / "first_batch.png")
-    shown = [a for n, a in made([str(folder)]).elements if n == "img"]
-    assert [a["alt"] for a in shown] == ["first_batch of run", "heat of run"]
+    shown = made([str(folder)]).all("img")
+    assert [a["alt"] for a in shown] == ["first_batch.png", "heat.png"]
     large = decoded(shown[1])
     assert large.shape == (150, 1200, 3) and np.abs(large - ramp[::2, ::2]).mean() < 3
-    assert [a for n, a in made([str(folder)], pictures=0).elements if n == "img"] == []
+    assert made([str(folder)], figures=0).all("img") == []
 
 
 def test_masks_of_the_runs_cache(truth_cache, images, tmp_path):
-    run = write(
-        tmp_path / "run", {"masks": str(truth_cache), "images": str(images / "train"), "seed": 0}
-    )
-    shown = [a for n, a in made([run], masks=3).elements if n == "img"]
+    train = images / "train"
+    run = write(tmp_path / "run", {"masks": str(truth_cache), "images": str(train), "seed": 0})
+    shown = made([run], masks=3).all("img")
     assert len(shown) == 3
     for attributes in shown:
-        strip, name = decoded(attributes), attributes["alt"].split(":")[0]
-        image, mask, kept = np.split(strip, 3, axis=1)
-        truth = np.array(Image.open(images / "train" / name).resize(image.shape[1::-1])).astype(int)
-        true_mask = np.array(Image.open(images / "masks" / name).resize(image.shape[1::-1])).astype(
-            int
+        image, mask, kept = np.split(decoded(attributes), 3, axis=1)
+        truth, true_mask = (
+            np.array(Image.open(folder / attributes["alt"]).resize(image.shape[1::-1])).astype(int)
+            for folder in (train, images / "masks")
         )
         assert np.abs(image - truth).mean() < 12 and np.abs(mask[..., 0] - true_mask).mean() < 12
-        inside = true_mask > 250
-        assert np.abs(kept - image)[inside].mean() < 15 < np.abs(kept - image)[true_mask < 5].mean()
-    broken = write(
-        tmp_path / "other", {"masks": str(tmp_path), "images": str(images / "train"), "seed": 0}
-    )
-    found, notes = collect([broken])
+        inside, outside = true_mask > 250, true_mask < 5
+        assert np.abs(kept - image)[inside].mean() < 15 < np.abs(kept - image)[outside].mean()
+    other = write(tmp_path / "other", {"masks": str(tmp_path), "images": str(train), "seed": 0})
+    found, notes = collect([other])
     page(found, notes, "x")
     assert len(notes) == 1 and "no masks to show" in notes[0]

@@ -1,0 +1,89 @@
+"""Options of `python -m evaluate diagnose`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from data.cli import UsageError
+from evaluate.probes.linear import L2
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of the diagnosis."""
+
+    runs: tuple[str, ...] = ()
+    """Run folders (or files of weights) to compare; `untrained:RUN` is a run's network with its
+    first weights. The first one's features judge backgrounds and objects."""
+    data: str = ""
+    """Folder of the data set: the bank below it in train/, the queries in val/."""
+    masks: str | None = None
+    """Masks of the queries: a cache, or a folder of grey PNGs (default: DATA/masks where there is
+    one)."""
+    bank_masks: str | None = None
+    """Masks of the bank, for the wrong neighbours (default: DATA/masks where there is one, else
+    they are left out)."""
+    queries: str | None = None
+    """Folder of the queries below DATA (default: val, or original for the embedded data)."""
+    bank: str = "train"
+    """Folder of the neighbours below DATA; the linear decision is fitted on it too."""
+    k: int = 20
+    """Neighbours that vote."""
+    temperature: float = 0.07
+    """Temperature of their weights, exp(cosine / temperature)."""
+    limit: int = 1000
+    """Queries at most, evenly spaced over the folder."""
+    stage: int | None = None
+    """Stage whose resolution the maps have, 1 to 4 (default: the last one of at least 4x4)."""
+    size: int | None = None
+    """Side of the images given to the networks, in pixels (default: each run's own)."""
+    l2: float = L2
+    """Weight of the squared norm of the linear classifier (on standardised features)."""
+    examples: int = 6
+    """Rows of the figure; 0 draws none."""
+    device: str = "auto"
+    """cuda, cpu, or auto."""
+    workers: int = 0
+    """Processes that decode."""
+    json_file: Annotated[str, tyro.conf.arg(name="json")] = "runs/diagnose.json"
+    """File for the numbers; the figure lies beside it, as .png."""
+
+    def result_file(self) -> Path:
+        """Where the result is written."""
+        return Path(self.json_file)
+
+    def resolve(self, embedded: bool) -> Arguments:
+        """The same with the defaults that depend on the data.
+
+        Args:
+            embedded: whether the data are the embedded data set.
+
+        Raises:
+            UsageError: options that are missing or do not fit together.
+        """
+        if not self.runs or not self.data:
+            raise UsageError("give --runs RUN [RUN ...] and --data DIR")
+        if len(set(self.runs)) < len(self.runs):
+            raise UsageError("--runs names the same run twice")
+        if min(self.k, self.limit) < 1 or self.temperature <= 0:
+            raise UsageError("--k and --limit must be at least 1, --temperature above 0")
+        if min(self.workers, self.examples) < 0:
+            raise UsageError("--workers and --examples must not be negative")
+        val = os.path.isdir(os.path.join(self.data, "val"))
+        queries = self.queries or ("original" if embedded and not val else "val")
+        folder = os.path.join(self.data, "masks")
+        default = folder if os.path.isdir(folder) else None
+        masks = default if self.masks is None else self.masks
+        if masks is None:
+            images = os.path.join(self.data, queries)
+            raise UsageError(
+                "give --masks CACHE: the masks of the queries, made by `python -m preprocess "
+                f"{images} CACHE`"
+            )
+        bank_masks = default if self.bank_masks is None else self.bank_masks
+        return replace(self, queries=queries, masks=masks, bank_masks=bank_masks)
