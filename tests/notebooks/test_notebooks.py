@@ -11,7 +11,7 @@ from data.cache.reader import Cache
 from data.sources.images import open_images
 from notebooks.__main__ import FOLDER, execute
 from notebooks.suspicious import suspicious, union, write_exclusions
-from preprocess.build import build
+from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 
 NAMES = ("mask_quality", "compare_estimators", "augmentation", "results")
