@@ -139,9 +139,8 @@ bench-evaluate: $(READY)  ## feature extraction against the bare network: runs/b
 	exec $(PY) -m benchmarks.evaluate --imagenet $(call q,DILO_SHARED)/data/imagenet_sample \
 		--imagenette $(call q,DILO_SHARED)/data/imagenette_128/val $(ARGS)
 
-bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json and docs/benchmarks.md
-	exec $(PY) -m benchmarks.datapath --images $(call q,DILO_SHARED)/data/imagenet_sample --textures $(call q,DILO_SHARED)/data/dtd \
-		--small $(call q,DILO_SHARED)/data/imagenette_128/train $(ARGS)
+bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a pack: runs/bench/datapath.json
+	exec $(PY) -m benchmarks.train --data $(call q,DILO_SHARED)/data --parts loader packs --json runs/bench/datapath.json $(ARGS)
 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json and docs/benchmarks.md, 5 minutes
 	exec $(PY) -m benchmarks.scale --sample $(call q,DILO_SHARED)/data/imagenet_sample $(ARGS)

@@ -27,8 +27,8 @@ from data.cli import UsageError, run
 from data.sources.images import list_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
-from train.config import Config
 from train.loop import train
+from train.presets import configure
 
 WARM = 2  # lines of the log left out: cudnn tries its kernels, and the workers start
 
@@ -64,14 +64,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as scratch:
         folder = Path(scratch)
         repeat(Path(args.images), folder / "images", 8 * args.batch)
-        build(
-            str(folder / "images"),
-            str(folder / "masks"),
-            Recipe("centre", (), 128),
-            workers=args.workers,
-        )
+        recipe = Recipe("centre", (), 128)
+        build(str(folder / "images"), str(folder / "masks"), recipe, workers=args.workers)
         ours = trainer(args, folder)
-    alone = parts.steps(args.batch, 30, torch.device("cuda"), Config.splits, args.compile)
+    alone = parts.steps(args.batch, 30, torch.device("cuda"), 8, args.compile)
     result = {
         **about(),
         "gpu": torch.cuda.get_device_name(),
@@ -98,18 +94,17 @@ def repeat(source: Path, to: Path, count: int) -> None:
         shutil.copy(source / name, to / f"{i:06d}{Path(name).suffix}")
 
 
-def trainer(args: Arguments, folder: Path) -> dict:
+def trainer(args: Arguments, folder: Path) -> dict[str, float]:
     """Images a second, share of waiting for images and GB of memory: medians of the log's lines
     after a third."""
-    every = max(1, args.steps // 12)
-    config = Config(
+    config = configure(
         images=str(folder / "images"),
         masks=str(folder / "masks"),
         out=str(folder / "run"),
         batch=args.batch,
         workers=args.workers,
         epochs=args.steps // 8 + 1,
-        log_every=every,
+        log_every=max(1, args.steps // 12),
         checkpoint_every=10**6,
         background=args.background,
         compile=args.compile,
@@ -117,14 +112,12 @@ def trainer(args: Arguments, folder: Path) -> dict:
     train(config, stop_at=args.steps)
     lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     counted = lines[max(WARM, len(lines) // 3) :]
-    return {
-        key: statistics.median(line[name] for line in counted)
-        for key, name in (
-            ("ours_per_s", "images_per_second"),
-            ("waiting", "waiting"),
-            ("memory_gb", "memory_gb"),
-        )
+    names = {
+        "ours_per_s": "images_per_second",
+        "waiting": "waiting",
+        "memory_gb": "memory_gb",
     }
+    return {k: statistics.median(line[name] for line in counted) for k, name in names.items()}
 
 
 def table(result: dict) -> str:
@@ -142,11 +135,8 @@ def table(result: dict) -> str:
             "",
         ),
     ]
-    lines = [
-        "| what | measured | target |",
-        "|---|---|---|",
-        *(f"| {a} | {b} | {c} |" for a, b, c in rows),
-    ]
+    lines = ["| what | measured | target |", "|---|---|---|"]
+    lines += [f"| {what} | {measured} | {target} |" for what, measured, target in rows]
     return "\n".join(
         [
             *lines,

@@ -1,8 +1,8 @@
-"""Speed of the trainer as ratios in one run: pairs of views, copy-paste, colours, a step, memory
-and packs.
+"""Speed of the trainer as ratios in one run: pairs of views, copy-paste, colours, a step, memory and
+packs.
 
-    python -m benchmarks.train                      # `make bench-train`: JSON in runs/bench, the
-    table in the README
+    python -m benchmarks.train                         # `make bench-train`: all of it
+    python -m benchmarks.train --parts loader packs    # `make bench-datapath`: files to views
 
 CPU time of one core, ours and the baseline in turn on the same images, the median of the
 repetitions: other work on the machine disturbs both alike. On a GPU: benchmarks/gpu.py.
@@ -16,19 +16,17 @@ import data.one_thread  # noqa: F401 - before numpy is imported
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import torch
 import tyro
-from tqdm import tqdm
 
 from benchmarks import train_parts as parts
-from benchmarks.publish import about, publish
-from data.cache.reader import Cache
+from benchmarks.publish import PAGE, about, publish
 from data.cli import UsageError, run
-from data.sources.images import open_images
-from preprocess.pipeline import build
-from preprocess.recipe import Recipe
+
+TARGETS = {"grey": 8, "image": 40, "swap": 40}  # % of a pair's time in the loader
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,27 @@ class Arguments:
 
     data: str = "../shared/data"
     """Folder with imagenet_sample, dtd and imagenette_128."""
+    parts: tuple[Literal["loader", "step", "memory", "packs"], ...] = (
+        "loader",
+        "step",
+        "memory",
+        "packs",
+    )
+    """What is measured; the page is written where that is everything."""
     json: str = "runs/bench/train.json"
     """File for the numbers."""
     limit: int = 250
     """Images of imagenet_sample, a multiple of 10."""
+    size: int = 224
+    """Side of a view, in pixels."""
     repeats: int = 3
     """Times each part is done; the median counts."""
     batch: int = 4
     """Images of the ResNet-50 step."""
     taken: int = 100_000
-    """Images that the workers read while their memory is watched."""
-    readme: str = "docs/benchmarks.md"
-    """File whose bench-train block is written, where it has one."""
+    """Images that the workers read while their memory is measured."""
+    readme: str = PAGE
+    """Page whose bench-train block is written, where it has one."""
 
 
 def main() -> int:
@@ -59,120 +66,102 @@ def main() -> int:
             raise UsageError(f"{root / name}: no such folder; --data names the one that holds it")
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    images = open_images(root / "imagenet_sample")
-    images = images.take(slice(args.limit))
+    result = {**about(), "images": args.limit, "repeats": args.repeats}
     with tempfile.TemporaryDirectory(prefix="bench-train-") as scratch:
-        folder = Path(scratch)
-        build(str(root / "imagenet_sample"), str(folder / "masks"), Recipe("rbd", (), 128))
-        with tqdm(total=args.repeats, desc="loader", unit="pass") as bar:
-            loader = parts.loader(
-                images,
-                Cache(folder / "masks"),
-                str(root / "dtd"),
-                args.repeats,
-                lambda _: bar.update(),
-            )
-        result = {
-            **about(),
-            "images": len(images),
-            "repeats": args.repeats,
-            "loader": loader,
-            "step": parts.steps(args.batch, args.repeats, parts.CPU),
-            "memory": parts.memory(folder, args.taken),
-            "pack_read": parts.packs(
-                str(root / "imagenette_128" / "train"), folder / "same", args.repeats, 0, False
-            ),
-            "pack_views": parts.packs(
-                str(root / "imagenet_sample"), folder / "small", args.repeats, 256, True
-            ),
-        }
-    publish(result, table(result), args.json, args.readme, "bench-train")
+        folder, photographs = Path(scratch), str(root / "imagenet_sample")
+        if "loader" in args.parts:
+            settings = {"textures": str(root / "dtd"), "size": args.size}
+            result["loader"] = parts.loader(photographs, args.limit, settings, args.repeats)
+        if "step" in args.parts:
+            result["step"] = parts.steps(args.batch, args.repeats, parts.CPU)
+        if "memory" in args.parts:
+            result["memory"] = parts.memory(folder, args.taken)
+        if "packs" in args.parts:
+            small = str(root / "imagenette_128" / "train")
+            result["pack_read"] = parts.packs(small, folder / "same", args.repeats)
+            result["pack_views"] = parts.packs(photographs, folder / "small", args.repeats, 256)
+    everything = set(args.parts) == {"loader", "step", "memory", "packs"}
+    block = "bench-train" if everything else "bench-train-parts"  # which no page has
+    publish(result, table(result), args.json, args.readme, block)
     return 0
 
 
 def table(result: dict) -> str:
     """The result as Markdown: what, the number, the target."""
-    loader, step = result["loader"], result["step"]
-    cpu = {name: entry["cpu_ms"] for name, entry in loader.items() if isinstance(entry, dict)}
-    off, grey, colours, baseline = cpu["off"], cpu["grey"], cpu["photometric"], cpu["torchvision"]
-    whole = 1e3 * step["step_s"] / step["batch"] + colours  # ms a pair
-    lines = ["| what | measured | target |", "|---|---|---|"]
-
-    def row(what: str, measured: str, target: str = "") -> None:
-        lines.append(f"| {what} | {measured} | {target} |")
-
-    row("Pillow and torchvision, MoCo v2's transforms, no copy-paste, ms a pair", f"{baseline:.2f}")
-    row(
-        "ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair",
-        f"{grey:.2f} + {colours:.2f}",
-    )
-    row(
-        "pairs a second a core, ours with colours against torchvision's",
-        f"{1e3 / (grey + colours):.0f} / {1e3 / baseline:.0f} = **{baseline / (grey + colours):.2f} ×**",
-        "≥ 4 ×",
-    )
-    row(
-        "the same, our loader alone",
-        f"{1e3 / grey:.0f} / {1e3 / baseline:.0f} = {baseline / grey:.2f} ×",
-    )
-    wall = {name: loader[name]["wall_ms"] for name in cpu}
-    row(
-        "the same with colours, by wall time",
-        f"{wall['torchvision'] / (wall['grey'] + wall['photometric']):.2f} ×",
-    )
-    for name, target in (
-        ("grey", 8),
-        ("texture", None),
-        ("image", 40),
-        ("random", None),
-        ("swap", 40),
+    rows = []
+    if "loader" in result:
+        rows += loader_rows(result["loader"])
+    if "loader" in result and "step" in result:
+        rows += step_rows(result["loader"], result["step"])
+    if "memory" in result:
+        memory = result["memory"]
+        rows.append(
+            f"a worker's private memory, {memory['read']:,} images read of a list of "
+            f"{memory['paths']:,} | {memory['after_a_tenth_mb']:.0f} MB after a tenth, "
+            f"{memory['at_the_end_mb']:.0f} MB at the end | flat"
+        )
+    for name, what in (
+        ("pack_read", "the same bytes, read alone"),
+        ("pack_views", "shrunk to 256 px when packed, read and made into pairs"),
     ):
-        share = 100 * (cpu[name] - off) / cpu[name]
-        row(
-            f"copy-paste's share of a pair's time in the loader, `{name}`",
-            f"{share:.1f} % of {cpu[name]:.2f} ms",
-            f"≤ {target} %" if target else "",
-        )
-    row("`swap`: donors' decoding, ms a pair", f"{loader['donors_decoding_ms']:.2f}")
-    row(
-        "`swap`: its negative's forward pass, share of a ResNet-50 step",
-        f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more",
+        if name in result:
+            entry = result[name]
+            rows.append(
+                f"a pack against loose files, page cache dropped: {entry['images']:,} images, "
+                f"{what} | {entry['ratio']:.2f} × | ≥ 1.5 ×"
+            )
+    note = (
+        f"{result['images']} images of ImageNet, medians of {result['repeats']}, {result['date']}, "
+        f"{result['machine']}, in part busy with other work; times are CPU time of one core where "
+        "not said otherwise. Pages were dropped by `posix_fadvise`; directory entries stay cached, "
+        "so a disk that was never read would favour packs more."
     )
-    row(
-        f"colours' share of a MoCo v2 step (ResNet-50, 224 px, CPU, batch {step['batch']})",
-        f"{100 * colours / whole:.2f} %",
-        "≤ 4 %",
-    )
-    for name in ("grey", "texture"):
-        row(
-            f"a step with DiLo, `{name}`, against none, the loader on the same core",
-            f"{100 * (cpu[name] - off) / (whole + off):+.2f} %",
-            "≤ 2 %",
-        )
-    memory = result["memory"]
-    row(
-        f"a worker's private memory, {memory['read']:,} images read of a list of {memory['paths']:,}",
-        f"{memory['after_a_tenth_mb']:.0f} MB after a tenth, {memory['at_the_end_mb']:.0f} MB at the end",
-        "flat",
-    )
-    for name, what, target in (
-        ("pack_read", "the same bytes, read alone", "≥ 1.5 ×"),
-        ("pack_views", "shrunk to 256 px when packed, read and made into pairs", "≥ 1.5 ×"),
-    ):
-        entry = result[name]
-        row(
-            f"a pack against loose files, page cache dropped: {entry['images']:,} images, {what}",
-            f"{entry['ratio']:.2f} ×",
-            target,
-        )
-    lines += [
-        "",
-        f"{result['images']} images of ImageNet at 224 px, medians of {result['repeats']}, {result['date']}, "
-        f"{result['machine']}, in part busy with other work; times are CPU time of one "
-        "core where not said otherwise. Pages were dropped by `posix_fadvise`; directory entries stay cached, so "
-        "a disk that was never read would favour packs more.",
+    lines = ["| what | measured | target |", "|---|---|---|", *(f"| {row} |" for row in rows)]
+    return "\n".join([*lines, "", note])
+
+
+def loader_rows(loader: dict) -> list[str]:
+    """Pairs a second against torchvision's transforms, and the share of copy-paste."""
+    cpu = {name: entry["cpu_ms"] for name, entry in loader.items()}
+    wall = {name: entry["wall_ms"] for name, entry in loader.items()}
+    ours, theirs = cpu["grey"] + cpu["photometric"], cpu["torchvision"]
+    rows = [
+        f"Pillow and torchvision, MoCo v2's transforms, no copy-paste, ms a pair | {theirs:.2f} | ",
+        "ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair | "
+        f"{cpu['grey']:.2f} + {cpu['photometric']:.2f} | ",
+        "pairs a second a core, ours with colours against torchvision's | "
+        f"{1e3 / ours:.0f} / {1e3 / theirs:.0f} = **{theirs / ours:.2f} ×** | ≥ 4 ×",
+        f"the same, our loader alone | {theirs / cpu['grey']:.2f} × | ",
+        "the same with colours, by wall time | "
+        f"{wall['torchvision'] / (wall['grey'] + wall['photometric']):.2f} × | ",
     ]
-    return "\n".join(lines)
+    for name in parts.BACKGROUNDS:
+        share = 100 * (cpu[name] - cpu["off"]) / cpu[name]
+        target = f"≤ {TARGETS[name]} %" if name in TARGETS else ""
+        rows.append(
+            f"copy-paste's share of a pair's time in the loader, `{name}` | {share:.1f} % of "
+            f"{cpu[name]:.2f} ms | {target}"
+        )
+    return rows
+
+
+def step_rows(loader: dict, step: dict) -> list[str]:
+    """What colours, copy-paste and swap's negative add to a ResNet-50 step."""
+    cpu = {name: entry["cpu_ms"] for name, entry in loader.items()}
+    whole = 1e3 * step["step_s"] / step["batch"] + cpu["photometric"]  # ms a pair
+    rows = [
+        "`swap`: its negative's forward pass, share of a ResNet-50 step | "
+        f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more | ",
+        f"colours' share of a MoCo v2 step (ResNet-50, CPU, batch {step['batch']}) | "
+        f"{100 * cpu['photometric'] / whole:.2f} % | ≤ 4 %",
+    ]
+    for name in ("grey", "texture"):
+        more = 100 * (cpu[name] - cpu["off"]) / (whole + cpu["off"])
+        rows.append(
+            f"a step with DiLo, `{name}`, against none, the loader on the same core | {more:+.2f} "
+            "% | ≤ 2 %"
+        )
+    return rows
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ steps, memory, packs."""
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,48 +19,48 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
+from tqdm import tqdm
 
 from benchmarks.pages import forget
 from data.cache.reader import Cache
-from data.sources.images import Images, open_images
+from data.sources.images import open_images
 from data.sources.pack import Settings, pack
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
-from train import backgrounds
 from train.batch_norm import spread_batch_norm
 from train.colours import MEAN, STD
-from train.config import Config
-from train.loader import Pairs, make_loader
-from train.masks import Masks, make_masks
-from train.methods import make_method
+from train.dataset import TrainingSet, open_training_set
+from train.loader import Pairs, RawBatch, make_loader
+from train.masks import Masks
 from train.network import compile_networks
 from train.optimise import make_optimizer
 from train.photometric import photometric
-from train.views import Views
+from train.presets import configure
 
 CPU = torch.device("cpu")
 IMAGENET = 1_281_167
 CHUNK = 10  # images timed together
 WARM = 5  # steps on a GPU that are not timed: cudnn tries its kernels
+BACKGROUNDS = ("grey", "texture", "image", "random", "swap")
 
 
-def moco_v2_transform() -> Callable:
+def moco_v2_transform(size: int) -> Callable:
     """The baseline: one view by torchvision's transforms on Pillow images, MoCo v2's settings (Chen
     et al. 2020).
 
     The blur is Pillow's, as MoCo v2's: torchvision's own goes through a tensor and would double the
     baseline's time.
     """
-    jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
-    blur = transforms.RandomApply(
-        [lambda picture: picture.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))], p=0.5
-    )
+
+    def blur(picture: Image.Image) -> Image.Image:
+        return picture.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
     return transforms.Compose(
         [
-            transforms.RandomResizedCrop(224, (0.2, 1.0)),
-            jitter,
+            transforms.RandomResizedCrop(size, (0.2, 1.0)),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
             transforms.RandomGrayscale(0.2),
-            blur,
+            transforms.RandomApply([blur], p=0.5),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
@@ -65,119 +68,89 @@ def moco_v2_transform() -> Callable:
     )
 
 
-def sources(images: Images, cache: Cache, textures: str) -> dict[str, Pairs]:
+def sources(root: str, masks: str, settings: dict) -> dict[str, Pairs]:
     """A loader's data set for each background, and `off`: the same views without copy-paste."""
-    rows, made = cache.require(images.paths), {}
-    for name in ("off", "grey", "texture", "image", "random", "swap"):
-        config = Config(
-            images="",
-            out="",
-            masks="cache",
-            background="grey" if name == "off" else name,
-            textures=textures if name == "texture" else None,
-        )
-        donors = backgrounds.make_donors(config, images, cache, rows)
-        made[name] = Pairs(
-            images,
-            Views.of(config),
-            None if name == "off" else make_masks(config, cache, rows),
-            2,
-            donors,
-            name == "swap",
-        )
-    return made
+    data = {}
+    textures = settings.pop("textures")
+    for name in BACKGROUNDS:
+        own = {"background": name, "textures": textures if name == "texture" else None}
+        config = configure(images=root, out="", masks=masks, batch=8, **own, **settings)
+        data[name] = Pairs.of(config, open_training_set(config))
+    return {"off": replace(data["grey"], masks=None), **data}
 
 
-def loader(images: Images, cache: Cache, textures: str, repeats: int, step: Callable) -> dict:
+def loader(root: str, limit: int, settings: dict, repeats: int) -> dict[str, dict[str, float]]:
     """CPU and wall milliseconds a pair of each background, the baseline and the colours,
-    interleaved; the median of the repetitions of every chunk of images, summed."""
-    made, view = sources(images, cache, textures), moco_v2_transform()
-    names = [*made, "torchvision", "photometric"]
-    took = {name: {} for name in names}
-    decoding = [0.0, 0]
-    plain = backgrounds._decode_under
+    interleaved; the median of the repetitions of every chunk of images, summed.
 
-    def timed_decode(*args):
-        began = time.process_time()
-        try:
-            return plain(*args)
-        finally:
-            decoding[0] += time.process_time() - began
-            decoding[1] += 1
-
-    for pairs in (*made.values(), made["grey"]):  # compiled, and read once
-        batch = pairs.__getitems__([(0, 0), (0, 1)])
-    photometric(batch["views"][0], batch["parameters"][0], CPU)
-    for repeat in range(repeats):
-        for first in range(0, len(images) // CHUNK * CHUNK, CHUNK):
+    Args:
+        settings: `textures`, a folder, and `size` of the views.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        build(root, f"{scratch}/masks", Recipe("rbd", (), 128))
+        data = sources(root, f"{scratch}/masks", dict(settings))
+        transform = moco_v2_transform(settings["size"])
+        count = min(limit, len(data["off"].images)) // CHUNK * CHUNK
+        took = {name: {} for name in (*data, "torchvision", "photometric")}
+        for pairs in data.values():  # read once
+            batch = pairs.__getitems__([(0, 0), (0, 1)])
+        colours(batch)  # compiled
+        for first in tqdm([*range(0, count, CHUNK)] * repeats, desc="loader", unit="chunk"):
             items = [(0, i) for i in range(first, first + CHUNK)]
-            for name, pairs in made.items():
-                if name == "swap":
-                    backgrounds._decode_under = timed_decode
-                timed(took[name], first, lambda pairs=pairs, items=items: pairs.__getitems__(items))
-                backgrounds._decode_under = plain
-            batch = made["grey"].__getitems__(items)
-            timed(
-                took["photometric"],
-                first,
-                lambda batch=batch: [
-                    photometric(*both, CPU)
-                    for both in zip(batch["views"], batch["parameters"], strict=True)
-                ],
-            )
-            contents = [images.read(i) for _, i in items]
-            timed(
-                took["torchvision"],
-                first,
-                lambda contents=contents: [
-                    (view(picture), view(picture))
-                    for picture in (
-                        Image.open(io.BytesIO(content)).convert("RGB") for content in contents
-                    )
-                ],
-            )
-        step(repeat)
-    count = len(images) // CHUNK * CHUNK
-    result = {
+            for name, pairs in data.items():
+                timed(took[name], first, pairs.__getitems__, items)
+            batch = data["grey"].__getitems__(items)
+            timed(took["photometric"], first, colours, batch)
+            contents = [data["off"].images.read(i) for _, i in items]
+            timed(took["torchvision"], first, baseline, transform, contents)
+    return {
         name: {
-            kind: 1e3
-            * sum(statistics.median(t[i] for t in chunk) for chunk in chunks.values())
-            / count
+            kind: 1e3 * sum(statistics.median(t[i] for t in c) for c in chunks.values()) / count
             for i, kind in enumerate(("cpu_ms", "wall_ms"))
         }
         for name, chunks in took.items()
     }
-    result["donors_decoding_ms"] = 1e3 * decoding[0] / (repeats * count)
-    return result
 
 
-def timed(took: dict, key: int, function: Callable) -> None:
+def colours(batch: RawBatch) -> None:
+    for view in zip(batch["views"], batch["parameters"], strict=True):
+        photometric(*view, CPU)
+
+
+def baseline(transform: Callable, contents: list[bytes]) -> None:
+    for content in contents:
+        picture = Image.open(io.BytesIO(content)).convert("RGB")
+        transform(picture)
+        transform(picture)
+
+
+def timed(took: dict, key: int, function: Callable, *arguments: object) -> None:
     """Append (CPU, wall) seconds of a call to `took[key]`."""
     cpu, wall = time.process_time(), time.perf_counter()
-    function()
+    function(*arguments)
     took.setdefault(key, []).append((time.process_time() - cpu, time.perf_counter() - wall))
 
 
 def steps(
     batch: int, repeats: int, device: torch.device, splits: int = 1, compiled: bool = False
-) -> dict:
+) -> dict[str, float]:
     """Seconds of a MoCo v2 step with ResNet-50 at 224 px, without and with swap's negative.
 
     On a CPU the median of CPU seconds; on a GPU the mean of wall seconds of steps that are queued
     without waiting, as the trainer queues them.
     """
-    config = Config(images="", out="", batch=batch, splits=splits)
+    config = configure(images="", out="", batch=batch, splits=splits)
     torch.manual_seed(0)
-    method = make_method(config, 1000).to(device, memory_format=torch.channels_last).train()
+    method = config.method.make(config, 1000).to(device, memory_format=torch.channels_last).train()
     spread_batch_norm(method, splits, device)
     if compiled:
         compile_networks(method)
-    optimizer = make_optimizer(config, method)
+    optimizer = make_optimizer(config.optimiser, method)
     views = [
         torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
         for _ in range(3)
     ]
-    index, took = torch.arange(batch, device=device), {False: [], True: []}
+    index = torch.arange(batch, device=device)
 
     def step(number: int, extra: bool) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -186,27 +159,26 @@ def steps(
         loss.backward()
         optimizer.step()
 
-    if device.type == "cuda":
-        for extra, times in took.items():
-            for count in (WARM, repeats):
-                torch.cuda.synchronize()
-                began = time.perf_counter()
-                for number in range(count):
-                    step(number, extra)
-                torch.cuda.synchronize()
-            times.append((time.perf_counter() - began) / repeats)
-    else:
-        for number in range(repeats + 1):
-            for extra, times in took.items():
-                began = time.process_time()
-                step(number, extra)
-                if number:  # the first allocates
-                    times.append(time.process_time() - began)
-    return {
-        "batch": batch,
-        "step_s": statistics.median(took[False]),
-        "with_negative_s": statistics.median(took[True]),
-    }
+    time_steps = gpu_seconds if device.type == "cuda" else cpu_seconds
+    names = {"step_s": False, "with_negative_s": True}
+    return {"batch": batch, **{k: time_steps(step, extra, repeats) for k, extra in names.items()}}
+
+
+def gpu_seconds(step: Callable[[int, bool], None], extra: bool, repeats: int) -> float:
+    for count in (WARM, repeats):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for number in range(count):
+            step(number, extra)
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / repeats
+
+
+def cpu_seconds(step: Callable[[int, bool], None], extra: bool, repeats: int) -> float:
+    took: dict[int, list] = {}
+    for number in range(repeats + 1):
+        timed(took, number, step, number, extra)
+    return statistics.median(took[number][0][0] for number in range(1, repeats + 1))
 
 
 def private_mb(pid: int) -> float:
@@ -215,7 +187,7 @@ def private_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
-def memory(folder: Path, taken: int) -> dict:
+def memory(folder: Path, taken: int) -> dict[str, float]:
     """Private MB of two loader workers as they go through the first `taken` of 1,281,167 images in
     shuffled order.
 
@@ -225,58 +197,53 @@ def memory(folder: Path, taken: int) -> dict:
     (folder / "tiny").mkdir()
     rng = np.random.default_rng(0)
     for i in range(1000):
-        cv2.imwrite(
-            str(folder / "tiny" / f"n00000000_{i:08d}.png"),
-            rng.integers(0, 255, (24, 24, 3)).astype(np.uint8),
-        )
+        picture = rng.integers(0, 255, (24, 24, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / "tiny" / f"n00000000_{i:08d}.png"), picture)
     build(str(folder / "tiny"), str(folder / "tiny-masks"), Recipe("centre", (), 32))
-    few, cache = open_images(folder / "tiny"), Cache(folder / "tiny-masks")
-    which = np.arange(IMAGENET) % len(few)
-    images, masks = few.take(which), Masks(cache, cache.require(few.paths)[which])
-    config = Config(images="", out="", size=32, batch=256, epochs=1, workers=2, masks="cache")
-    batches = iter(make_loader(config, images, masks, 0, pin_memory=False))
-    workers, seen = [w.pid for w in batches._workers], []
-    steps = taken // config.batch
+    images, cache = open_images(folder / "tiny"), Cache(folder / "tiny-masks")
+    rows = np.arange(IMAGENET) % len(images)
+    data = TrainingSet(images.take(rows), Masks(cache, cache.require(images.paths)[rows]))
+    config = configure(images="", out="", size=32, epochs=1, workers=2, masks="cache")
+    batches = iter(make_loader(config, data, 0))
+    peaks = []
+    steps = taken // config.optimiser.batch
     for step in range(steps):
         next(batches)
         if step in (steps // 10, steps - 1):
-            seen.append(max(private_mb(pid) for pid in workers))
-    batches._shutdown_workers()
-    return {
-        "paths": IMAGENET,
-        "read": steps * config.batch,
-        "after_a_tenth_mb": seen[0],
-        "at_the_end_mb": seen[1],
-    }
+            workers = multiprocessing.active_children()
+            peaks.append(max(private_mb(worker.pid) for worker in workers))
+    read = steps * config.optimiser.batch
+    ends = {"after_a_tenth_mb": peaks[0], "at_the_end_mb": peaks[1]}
+    return {"paths": IMAGENET, "read": read, **ends}
 
 
-def packs(root: str, folder: Path, repeats: int, side: int, views: bool) -> dict:
-    """Images a second (wall) from loose files and from a pack, after their pages were dropped: read
-    in random order and, with `views`, made into pairs of 224 px."""
+def packs(root: str, folder: Path, repeats: int, side: int = 0) -> dict[str, float]:
+    """Seconds (wall) from loose files and from a pack, after their pages were dropped.
+
+    Args:
+        side: 0: the same bytes, read in random order; else the pack's images are shrunk to it, and
+            made into pairs of 224 px.
+    """
     pack(root, str(folder), Settings(side=side))
-    loose, packed = open_images(root), open_images(folder)
     files = {
-        "loose": [Path(root) / os.fsdecode(p) for p in loose.paths.tolist()],
-        "packed": sorted(folder.iterdir()),
+        root: [Path(root) / os.fsdecode(p) for p in open_images(root).paths.tolist()],
+        str(folder): [file for file in folder.iterdir() if file.is_file()],
     }
-    order = np.random.default_rng(0).permutation(len(loose)).tolist()
-    took = {"loose": [], "packed": []}
+    order = np.random.default_rng(0).permutation(len(files[root])).tolist()
+    config = configure(images="", out="")
+    took: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(repeats):
-        for name, images in (("loose", open_images(root)), ("packed", open_images(folder))):
-            forget([f for f in files[name] if f.is_file()])
-            pairs = Pairs(images, Views.of(Config(images="", out="")), None)
+        for name in files:
+            pairs = Pairs.of(config, TrainingSet(open_images(name)))
+            forget(files[name])
             began = time.perf_counter()
             for row in order:
-                if views:
+                if side:
                     pairs.__getitems__([(0, row)])
                 else:
-                    images.read(row)
+                    pairs.images.read(row)
             took[name].append(time.perf_counter() - began)
-    del packed
-    return {
-        "images": len(order),
-        **{f"{name}_s": statistics.median(t) for name, t in took.items()},
-        "ratio": statistics.median(
-            a / b for a, b in zip(took["loose"], took["packed"], strict=True)
-        ),
-    }
+    loose, packed = took.values()
+    ratio = statistics.median(a / b for a, b in zip(loose, packed, strict=True))
+    seconds = {"loose_s": statistics.median(loose), "packed_s": statistics.median(packed)}
+    return {"images": len(order), **seconds, "ratio": ratio}

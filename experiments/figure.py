@@ -14,7 +14,8 @@ from matplotlib.figure import SubFigure
 
 from data.cache.reader import Cache
 from data.sources.images import class_names, decode, read_bytes
-from train.copy_paste import Box, CopyPaste
+from train.copy_paste import CopyPaste
+from train.crop import Box
 from train.masks import shuffled_rows
 from train.streams import PASTE, stream
 

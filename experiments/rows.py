@@ -15,6 +15,9 @@ from pathlib import Path
 from data.cli import UsageError
 
 SIDE = 128  # of the masks, pixels, unless a row says otherwise
+MOCOS_OWN = ("symmetric", "momentum", "batch_negatives", "queue")
+# common options, which are MoCo's, that another method does not have
+FOREIGN = {"simclr": MOCOS_OWN, "instdisc": MOCOS_OWN, "byol": (*MOCOS_OWN, "temperature")}
 Options = tuple[tuple[str, str], ...]
 
 
@@ -94,7 +97,7 @@ class Row:
 
 
 def row(masks: str = "none", side: int = SIDE, **options: object) -> Row:
-    """A row; options are fields of train.config.Config."""
+    """A row; options are settings of `python -m train`, by their flat names."""
     return Row(masks, tuple(sorted((name, str(value)) for name, value in options.items())), side)
 
 
@@ -109,6 +112,13 @@ def flags(options: Options) -> list[str]:
         else:
             arguments += [f"--{flag}", *value.format(textures=real_data("dtd")).split()]
     return arguments
+
+
+def method_flags(data: Data, row: Row) -> list[str]:
+    """The row's options on that data set, as a command line's, without those of another method."""
+    foreign = FOREIGN.get(dict(row.options).get("method", "moco"), ())
+    common = tuple((name, value) for name, value in data.common if name not in foreign)
+    return [*flags(common), *flags(row.options)]
 
 
 def choose(name: str, epochs: int | None = None) -> Data:

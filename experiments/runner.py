@@ -22,7 +22,7 @@ from data.resize import resize
 from data.sources.images import decode, list_images, read_bytes
 from experiments.jobs import call
 from experiments.measure import measure
-from experiments.rows import Data, Row, flags, real_data, rows_of
+from experiments.rows import Data, Row, method_flags, real_data, rows_of
 
 RESULT = "result.json"
 
@@ -201,7 +201,7 @@ def _train(study: Study, row: Row, seed: int, folder: Path) -> str:
         source = study.originals / "train"
         masks = make_masks(source, study.cache(row), estimator, row.side, *truth)
     arguments = ["--masks", masks, "--preset", data.preset, "--epochs", str(data.epochs)]
-    arguments += ["--seed", str(seed), *flags(data.common), *flags(row.options)]
+    arguments += ["--seed", str(seed), *method_flags(data, row)]
     arguments += ["--threads", "1", "--workers", str(study.workers), "--out", str(folder)]
     return call("train", str(study.images / "train"), *arguments)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -11,31 +10,30 @@ import torch
 from matplotlib.figure import Figure
 
 from data.cache.reader import Cache
-from data.sources.images import Images, decode, open_images
+from data.sources.images import decode, open_images
 from evaluate.style import axes_grid, picture, styled
-from train.backgrounds import make_donors
-from train.config import Config
-from train.loader import make_loader
-from train.masks import make_masks
+from train.config import Config, PasteSettings
+from train.dataset import open_training_set
+from train.loader import Pairs
 from train.photometric import MEAN, STD, photometric
-from train.presets import PRESETS
+from train.presets import change, configure
 
 
 def settings(images: str, masks: str, preset: str = "moco_v2_demo", **changes) -> Config:
     """The preset's configuration, of a run that is never started; views are always pasted unless
     `changes` say so."""
-    options = {"images": images, "masks": masks, "out": "none", "preset": preset, "workers": 0}
-    options |= {**PRESETS[preset](), "paste_p": 1.0, "soften_p": 0.0, **changes}
-    return Config(**options)
+    always = {"workers": 0, "paste_p": 1.0, "soften_p": 0.0}
+    return configure(preset, images=images, masks=masks, out="none", **(always | changes))
 
 
 def choices(option: str, config: Config) -> tuple[str, ...]:
-    """The values that an option of `python -m train` takes (background, control) and `config` has
-    the means for: `texture` needs textures, `truth` a cache of true masks."""
-    lacking = set() if config.textures else {"texture"}
+    """The values that an option of copy-paste takes (background, control) and `config` has the
+    means for: `texture` needs textures, `truth` a cache of true masks."""
+    lacking = {"texture"} if config.paste.textures is None else set()
     if Cache(config.masks).identity["estimator"] != "files":
         lacking.add("truth")
-    return tuple(v for v in get_args(get_type_hints(Config)[option]) if v not in lacking)
+    values = get_args(get_type_hints(PasteSettings)[option])
+    return tuple(value for value in values if value not in lacking)
 
 
 def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndarray:
@@ -48,14 +46,9 @@ def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndar
     Returns:
         (count, s, s, 3) uint8 RGB.
     """
-    images = open_images(config.images, config.list)
-    cache, rows = _masks(config, images)
-    donors = make_donors(config, images, cache, rows)
-    masks = make_masks(config, cache, rows)
-    loader = make_loader(
-        replace(config, batch=1), images, masks, 0, pin_memory=False, donors=donors
-    )
-    batch = loader.dataset.__getitems__([(epoch, row) for epoch in range(count)])
+    config = change(config, batch=1, splits=1)
+    dataset = Pairs.of(config, open_training_set(config))
+    batch = dataset.__getitems__([(epoch, row) for epoch in range(count)])
     pasted = batch["views"][1]
     if not colours:
         return pasted.numpy()
@@ -72,7 +65,7 @@ def grid(
     the left."""
     figure, axes = axes_grid(len(configs), count + 1, 1.1, 1.1, title)
     for i, (line, (name, config)) in enumerate(zip(axes, configs.items(), strict=True)):
-        images = open_images(config.images, config.list)
+        images = open_images(config.images, config.listed)
         picture(line[0], decode(images.read(row)), "" if i else "image")
         line[0].set_ylabel(name)
         for axis, view in zip(line[1:], views(config, row, count, colours), strict=True):
@@ -85,22 +78,17 @@ def by_option(config: Config, option: str, values: Sequence) -> dict[str, Config
     the background."""
     configs = {}
     for value in values:
-        changed = replace(config, **{option: value})
-        if changed.background != "texture":
-            changed = replace(changed, textures=None)
+        changed = change(config, **{option: value})
+        if changed.paste.background != "texture":
+            changed = change(changed, textures=None)
         configs[f"{option.split('_')[0]}\n{value}"] = changed
     return configs
 
 
 def typical_row(config: Config) -> int:
     """The image, as a row of the run's list, whose mask covers a third of it as nearly as any."""
-    cache, rows = _masks(config, open_images(config.images, config.list))
+    images = open_images(config.images, config.listed)
+    cache = Cache(config.masks)
+    rows = cache.require(images.paths)
     distance = np.abs(cache.column("quality/coverage") - 1 / 3) + 9.0 * (cache.status != 0)
     return int(np.argmin(distance[rows]))
-
-
-def _masks(config: Config, images: Images) -> tuple[Cache | None, np.ndarray | None]:
-    if config.masks == "none":
-        return None, None
-    cache = Cache(config.masks)
-    return cache, cache.require(images.paths)

@@ -4,8 +4,9 @@ and other images whose own foreground is filled in (Ryali et al., arXiv 2103.127
 As in the authors' loader a background picture is scaled, aspect kept, until it just covers the
 source image, and lies at a random offset on it; what a view shows is the part under the view's
 crop. We compute that part alone.
+
 NOTE: the authors draw the offset from half of the slack, so that a picture's far end is never seen;
-    we draw from all.
+we draw from all.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import numpy as np
 from data.cache.reader import Cache
 from data.cli import UsageError
 from data.sources.images import ImageError, Images, decode, image_size, open_images
-from train.config import Config
-from train.copy_paste import Box, crop_mask, paste
+from train.config import PasteSettings
+from train.copy_paste import paste
+from train.crop import Box, crop_mask, resize_crop
 from train.masks import coverages
-from train.views import resize_crop
 
 FILL = 64  # side at which a donor's foreground is filled in: a smooth filling needs no more
 # largest coverage of a donor whose foreground is filled in: more leaves too little to fill it from
@@ -43,11 +44,12 @@ class Donor:
     background: np.ndarray
 
 
+@dataclass(frozen=True)
 class Donors:
     """Draws backgrounds; a draw depends on its stream alone, so neither on workers nor on
     processes.
 
-    Args:
+    Attributes:
         images: pictures.
         pool: (P,) int64, those of `images` that may be drawn, P >= 2.
         cache, rows: masks of the pictures, (len(images),) int64 rows: their foregrounds are filled
@@ -55,26 +57,18 @@ class Donors:
         apart: the pictures are the run's own images, so an image is never its own background.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        pool: np.ndarray,
-        cache: Cache | None = None,
-        rows: np.ndarray | None = None,
-        apart: bool = True,
-    ):
-        self.images, self.pool, self.cache, self.rows, self.apart = images, pool, cache, rows, apart
-
-    def over(self, box: Box, flip: bool, size: int, own: int) -> Over:
-        """What draws the background of one view, see Over and draw."""
-        return Over(self, box, flip, size, own)
+    images: Images
+    pool: np.ndarray
+    cache: Cache | None = None
+    rows: np.ndarray | None = None
+    apart: bool = True
 
     def draw(self, rng: np.random.Generator, box: Box, size: int, own: int) -> Donor:
         """A background under the crop `box` of an image.
 
         Args:
             rng: the view's stream of pasting, after the draws of CopyPaste.
-            size: s, the view's side.  own: the image's index.
+            size: s, the view's side.  own: the image's place in the run's list.
 
         Raises:
             RuntimeError: TRIES donors in a row cannot be decoded.
@@ -86,7 +80,7 @@ class Donors:
             if self.apart and donor == own:
                 continue
             try:
-                picture, part = _decode_under(self.images.read(donor), box, size, left, top)
+                picture, part = decode_under(self.images.read(donor), box, size, left, top)
             except ImageError:
                 continue
             crop = resize_crop(picture, part, size)
@@ -98,17 +92,27 @@ class Donors:
         )
 
 
-class Over:
-    """The background of one view: called with its stream of pasting it draws a donor and gives the
-    (s, s, 3) uint8 background, flipped where the view is. `donor` is that donor, None as long as
-    none was drawn."""
+@dataclass
+class BackgroundDraw:
+    """Draws the background of one view when it is called with the view's stream of pasting.
 
-    def __init__(self, donors: Donors, box: Box, flip: bool, size: int, own: int):
-        self.draws, self.flip, self.donor = (donors, box, size, own), flip, None
+    Attributes:
+        box, flip, size: the view's crop, whether it is mirrored, and its side.
+        row: the image's place in the run's list.
+        donors: what it is drawn from.
+        donor: what was drawn, as it lies under the crop; None as long as nothing was.
+    """
+
+    box: Box
+    flip: bool
+    size: int
+    row: int
+    donors: Donors | None = None
+    donor: Donor | None = None
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        donors, *where = self.draws
-        self.donor = donors.draw(rng, *where)
+        """(s, s, 3) uint8, mirrored where the view is."""
+        self.donor = self.donors.draw(rng, self.box, self.size, self.row)
         return cv2.flip(self.donor.background, 1) if self.flip else self.donor.background
 
 
@@ -121,15 +125,14 @@ def under(
     Args:
         width, height: of the picture.  left, top: the offset as a share of the slack, 0..1.
     """
-    scale = max(
-        box.width / width, box.height / height
-    )  # image pixels a picture pixel: it just covers the image
+    # image pixels a picture pixel: it just covers the image
+    scale = max(box.width / width, box.height / height)
     x = left * (width * scale - box.width) + box.x
     y = top * (height * scale - box.height) + box.y
     return x / scale, y / scale, box.w / scale, box.h / scale
 
 
-def _decode_under(
+def decode_under(
     content: bytes, box: Box, size: int, left: float, top: float
 ) -> tuple[np.ndarray, Box]:
     """A picture, decoded no finer than a view of `size` needs it, and the box in it that lies under
@@ -141,10 +144,8 @@ def _decode_under(
     picture = decode(content, reduce=reduce)
     height, width = picture.shape[:2]
     x0, y0 = min(round(x / reduce), width - 1), min(round(y / reduce), height - 1)
-    x1, y1 = (
-        min(max(round((x + w) / reduce), x0 + 1), width),
-        min(max(round((y + h) / reduce), y0 + 1), height),
-    )
+    x1 = min(max(round((x + w) / reduce), x0 + 1), width)
+    y1 = min(max(round((y + h) / reduce), y0 + 1), height)
     return picture, Box(x0, y0, x1 - x0, y1 - y0, width, height)
 
 
@@ -207,7 +208,7 @@ def fill_in(picture: np.ndarray, gone: np.ndarray) -> np.ndarray:
 
 
 def make_donors(
-    config: Config, images: Images, cache: Cache | None, rows: np.ndarray | None
+    settings: PasteSettings, images: Images, cache: Cache | None, rows: np.ndarray | None
 ) -> Donors | None:
     """The configured backgrounds; None for grey ones, and where nothing is pasted.
 
@@ -219,25 +220,27 @@ def make_donors(
     Raises:
         UsageError: no such textures, or fewer than two backgrounds.
     """
-    if config.background == "grey" or cache is None:
+    if settings.background == "grey" or cache is None:
         return None
-    if config.background == "texture":
-        textures = open_images(config.textures)
+    if settings.background == "texture":
+        textures = open_images(settings.textures)
         return Donors(textures, np.arange(len(textures)), apart=False)
     usable = np.flatnonzero(cache.status[rows] == 0)
     coverage = coverages(cache, rows[usable])
-    if config.background == "image":
-        pool = np.sort(
-            usable[np.argsort(coverage, kind="stable")[: round(config.pool * len(usable))]]
+    if settings.background == "image":
+        least = np.argsort(coverage, kind="stable")[: round(settings.pool * len(usable))]
+        pool = np.sort(usable[least])
+        why = (
+            f"--pool {settings.pool} of {len(usable)} images with a usable mask leaves {len(pool)}"
         )
-        why = f"--pool {config.pool} of {len(usable)} images with a usable mask leaves {len(pool)}"
     else:
         pool = usable[coverage <= FILLABLE]
         why = f"{len(pool)} of {len(usable)} masks cover at most {FILLABLE} of their image"
     if len(pool) < 2:
         raise UsageError(
-            f"--background {config.background}: {why}, and two backgrounds are the least; use another "
+            f"--background {settings.background}: {why}, and two backgrounds are the least; use another "
             "background, or more images"
         )
-    filled = config.background != "image"
-    return Donors(images, pool, cache if filled else None, rows if filled else None)
+    if settings.background == "image":
+        return Donors(images, pool)
+    return Donors(images, pool, cache, rows)

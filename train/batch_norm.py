@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
+import torch.nn.functional as F
 from torch import nn
 
 from data.cli import UsageError
-from train.distributed import world
+from train.distributed import total, world
 from train.network import SplitBatchNorm2d
 
 
@@ -38,11 +38,10 @@ def spread_batch_norm(method: nn.Module, splits: int, device: torch.device) -> n
 def _synchronised(module: nn.Module, device: torch.device) -> nn.Module:
     """Every plain BatchNorm replaced by one with the statistics of all processes; torch's own has
     no CPU version."""
-    if device.type == "cuda" and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
-        module.__class__ = GlooBatchNorm
-        return module
+        if device.type == "cuda":
+            return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return GlooBatchNorm.of(module)
     for name, child in module.named_children():
         setattr(module, name, _synchronised(child, device))
     return module
@@ -56,23 +55,29 @@ def average_statistics(method: nn.Module) -> None:
         for module in method.modules():
             if isinstance(module, SplitBatchNorm2d):  # the others' are synchronised already
                 for statistic in (module.running_mean, module.running_var):
-                    _summed(statistic).div_(world())
+                    total(statistic).div_(world())
 
 
-class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm over the batches of all processes, for CPUs (torch.nn.SyncBatchNorm wants a
-    GPU)."""
+class GlooBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batches of all processes, of (B, C, ...), for CPUs
+    (torch.nn.SyncBatchNorm wants a GPU)."""
 
-    def _check_input_dim(self, x: torch.Tensor) -> None:
-        if x.dim() < 2:
-            raise ValueError(f"needs (B, C, ...), got {tuple(x.shape)}")
+    @classmethod
+    def of(cls, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> GlooBatchNorm:
+        """With the parameters and statistics of a plain BatchNorm."""
+        new = cls(norm.num_features, norm.eps, norm.momentum)
+        new.weight, new.bias = norm.weight, norm.bias
+        new.running_mean, new.running_var = norm.running_mean, norm.running_var
+        new.num_batches_tracked = norm.num_batches_tracked
+        return new.train(norm.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
-            return super().forward(x)
+            statistics = self.running_mean, self.running_var
+            return F.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
         dims, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
         # counted, not multiplied: a detector's processes have images and regions of their own sizes
-        count = _summed(torch.tensor(x.numel() // x.shape[1], dtype=torch.double)).item()
+        count = total(torch.tensor(x.numel() // x.shape[1], dtype=torch.double)).item()
         average = _sum(x.sum(dims)) / count
         centred = x - average.view(shape)
         variance = _sum(centred.square().sum(dims)) / count
@@ -80,15 +85,9 @@ class GlooBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(average, self.momentum)
             self.running_var.lerp_(variance * count / max(1, count - 1), self.momentum)
             self.num_batches_tracked += 1
-        return centred * (variance + self.eps).rsqrt().view(shape) * self.weight.view(
-            shape
-        ) + self.bias.view(shape)
+        scaled = centred * (variance + self.eps).rsqrt().view(shape) * self.weight.view(shape)
+        return scaled + self.bias.view(shape)
 
 
 def _sum(x: torch.Tensor) -> torch.Tensor:
-    return differentiable.all_reduce(x) if torch.is_grad_enabled() else _summed(x)
-
-
-def _summed(x: torch.Tensor) -> torch.Tensor:
-    dist.all_reduce(x)
-    return x
+    return differentiable.all_reduce(x) if torch.is_grad_enabled() else total(x)

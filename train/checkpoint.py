@@ -15,6 +15,7 @@ from data.io import write_text
 from data.tensors import load_tensors
 from data.tensors import write_tensors as save
 
+SHOWN = 4  # entries of a list that an error names
 CHECKPOINTS, BACKBONE, CONFIG = "checkpoints", "backbone.pt", "config.json"
 
 
@@ -25,6 +26,7 @@ def load(path: Path) -> dict:
 
 
 def step_file(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is kept."""
     return folder / CHECKPOINTS / f"step-{step:09d}.pt"
 
 
@@ -33,9 +35,9 @@ def save_step(folder: Path, state: dict, keep: int) -> None:
     path = step_file(folder, state["step"])
     path.parent.mkdir(exist_ok=True)
     save(path, state)
-    found = steps(folder)
-    here = found.index(path) + 1  # later ones are damaged, or the run would have gone on from them
-    for other in found[: max(0, here - keep)] + found[here:]:
+    kept = steps(folder)
+    here = kept.index(path) + 1  # later ones are damaged, or the run would have gone on from them
+    for other in kept[: max(0, here - keep)] + kept[here:]:
         other.unlink(missing_ok=True)
 
 
@@ -46,21 +48,21 @@ def steps(folder: Path) -> list[Path]:
 
 def newest(folder: Path) -> dict | None:
     """The newest checkpoint that can be loaded, None where the run has none; damaged ones are
-    passed over, aloud.
+    passed over with a warning.
 
     Raises:
         UsageError: there are checkpoints, and none can be loaded.
     """
-    found = steps(folder)
-    for path in reversed(found):
+    files = steps(folder)
+    for path in reversed(files):
         try:
             return load(path)
         except UsageError as error:
             print(f"warning: {error}; taking the one before it", file=sys.stderr)
-    if found:
+    if files:
         raise UsageError(
-            f"{folder / CHECKPOINTS}: none of its {len(found)} checkpoints can be loaded; delete that "
-            "folder to begin anew"
+            f"{folder / CHECKPOINTS}: none of its {len(files)} checkpoints can be loaded; delete "
+            "that folder to begin anew"
         )
     return None
 
@@ -73,55 +75,45 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
         defaults: what settings that the run's version did not have are taken to have been.
     """
     file = folder / CONFIG
-    if file.exists():
-        try:
-            found = (defaults or {}) | json.loads(file.read_text())["identity"]
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(
-                f"{file}: damaged or foreign; choose another --out, or delete {folder}"
-            ) from None
-        keys = [*found, *(k for k in identity if k not in found)]
-        different = [
-            f"{k}: {found.get(k)} -> {identity.get(k)}"
-            for k in keys
-            if found.get(k) != identity.get(k)
-        ]
-        if different:
-            raise UsageError(
-                f"{folder}: holds a run of another configuration ({'; '.join(different)}); choose another "
-                "--out, or delete it"
-            )
+    if not file.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder}: is not empty and holds no run; choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder}: is not empty and holds no run; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
+    try:
+        before = (defaults or {}) | json.loads(file.read_text())["identity"]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{file}: damaged or foreign; choose another --out, or delete {folder}"
+        ) from None
+    if different := differences(before, identity):
+        raise UsageError(
+            f"{folder}: holds a run of another configuration ({different}); choose another --out, "
+            "or delete it"
+        )
 
 
-def differences(found: dict, wanted: dict) -> str:
-    """What of `wanted` is otherwise in `found`, as "lr: 1.0 -> 2.0; ..."; empty where nothing is.
-    Of a long list its length is told."""
+def differences(before: dict, wanted: dict) -> str:
+    """What of `wanted` is otherwise in `before`, as "lr: 1.0 -> 2.0; ..."; empty where nothing is.
+    Of a list of more than SHOWN only its length is named."""
 
-    def short(value) -> str:
-        return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else str(value)
+    def short(value: object) -> str:
+        long = isinstance(value, list) and len(value) > SHOWN
+        return f"{len(value)} of them" if long else str(value)
 
     return "; ".join(
-        f"{key}: {short(found.get(key))} -> {short(value)}"
+        f"{key}: {short(before.get(key))} -> {short(value)}"
         for key, value in wanted.items()
-        if found.get(key) != value
+        if before.get(key) != value
     )
 
 
 def export_backbone(encoder: nn.Module, path: Path) -> None:
     """Write the encoder without its head, in torchvision's keys."""
-    save(
-        path,
-        {
-            k: v.detach().cpu().contiguous()
-            for k, v in encoder.state_dict().items()
-            if not k.startswith("fc.")
-        },
-    )
+    state = encoder.state_dict()
+    backbone = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    save(path, {k: v.detach().cpu().contiguous() for k, v in backbone.items()})
 
 
 def load_run(folder: str | os.PathLike) -> tuple[dict, dict]:

@@ -13,7 +13,7 @@ from itertools import permutations
 import numpy as np
 from numba import njit
 
-from train.views import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA, SOLARISE
+from train.parameters import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA, SOLARISE
 
 ORDERS = np.array(list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE))))  # (24, 4) int64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -30,14 +30,14 @@ OPTIONS = {
 
 
 @njit("float32(float32)", inline="always", **OPTIONS)
-def _unit(x):
+def _clip(x):
     return min(max(x, ZERO), ONE)
 
 
 @njit("float32(float32, float32, float32)", inline="always", **OPTIONS)
 def _channel(k, value, chroma):
     k -= SIX * np.floor(k / SIX)
-    return value - chroma * _unit(min(k, FOUR - k))
+    return value - chroma * _clip(min(k, FOUR - k))
 
 
 @njit("void(float32[::1], float32[::1], float32[::1], int64, float32, float32)", **OPTIONS)
@@ -46,23 +46,21 @@ def _adjust(red, green, blue, operation, factor, mean):
     contrast's."""
     if operation == BRIGHTNESS:
         for i in range(len(red)):
-            red[i], green[i], blue[i] = (
-                _unit(red[i] * factor),
-                _unit(green[i] * factor),
-                _unit(blue[i] * factor),
-            )
+            red[i] = _clip(red[i] * factor)
+            green[i] = _clip(green[i] * factor)
+            blue[i] = _clip(blue[i] * factor)
     elif operation == CONTRAST:
         for i in range(len(red)):
-            red[i] = _unit(mean + factor * (red[i] - mean))
-            green[i] = _unit(mean + factor * (green[i] - mean))
-            blue[i] = _unit(mean + factor * (blue[i] - mean))
+            red[i] = _clip(mean + factor * (red[i] - mean))
+            green[i] = _clip(mean + factor * (green[i] - mean))
+            blue[i] = _clip(mean + factor * (blue[i] - mean))
     elif operation == SATURATION:
         for i in range(len(red)):
             r, g, b = red[i], green[i], blue[i]
             grey = R * r + G * g + B * b
-            red[i] = _unit(grey + factor * (r - grey))
-            green[i] = _unit(grey + factor * (g - grey))
-            blue[i] = _unit(grey + factor * (b - grey))
+            red[i] = _clip(grey + factor * (r - grey))
+            green[i] = _clip(grey + factor * (g - grey))
+            blue[i] = _clip(grey + factor * (b - grey))
     elif operation == HUE:
         turn = SIX * factor
         for i in range(len(red)):
@@ -112,11 +110,9 @@ def _blur(planes, side, sigma):
             for x in range(side):
                 out[x] = weight[0] * middle[x]
             for t in range(1, reach + 1):
-                w, left, right = (
-                    weight[t],
-                    line[reach - t : reach - t + side],
-                    line[reach + t : reach + t + side],
-                )
+                w = weight[t]
+                left = line[reach - t : reach - t + side]
+                right = line[reach + t : reach + t + side]
                 for x in range(side):
                     out[x] += w * (left[x] + right[x])
 
@@ -130,11 +126,9 @@ def _finish(red, green, blue, solarise, norm, out):
     for i in range(len(red)):
         r, g, b = red[i], green[i], blue[i]
         if solarise:
-            r, g, b = (
-                r if r < 0.5 else ONE - r,
-                g if g < 0.5 else ONE - g,
-                b if b < 0.5 else ONE - b,
-            )
+            r = r if r < 0.5 else ONE - r
+            g = g if g < 0.5 else ONE - g
+            b = b if b < 0.5 else ONE - b
         out[3 * i] = r * norm[0, 0] + norm[0, 1]
         out[3 * i + 1] = g * norm[1, 0] + norm[1, 1]
         out[3 * i + 2] = b * norm[2, 0] + norm[2, 1]

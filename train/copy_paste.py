@@ -16,19 +16,9 @@ import cv2
 import numpy as np
 from numba import njit, types
 
+from train.crop import Box, crop_mask
+
 GREY_LEVELS = 255  # the authors draw floor(U[0, 1) * 255): 0..254
-
-
-@dataclass(frozen=True)
-class Box:
-    """A crop in pixels of an image of `width` x `height`: corner (x, y), sides (w, h)."""
-
-    x: int
-    y: int
-    w: int
-    h: int
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -77,9 +67,10 @@ class CopyPaste:
         coverage = cv2.mean(alpha)[0] / 255
         if flip:
             alpha = cv2.flip(alpha, 1)
-        behind = (
-            np.full_like(crop, int(level * GREY_LEVELS)) if background is None else background(rng)
-        )
+        if background is None:
+            behind = np.full_like(crop, int(level * GREY_LEVELS))
+        else:
+            behind = background(rng)
         return paste(crop, alpha, behind), coverage
 
 
@@ -94,40 +85,6 @@ def soften(mask: np.ndarray, sigma: float, box: Box) -> np.ndarray:
         sigmaY=sigma * side / box.height,
         borderType=cv2.BORDER_REPLICATE,
     )
-
-
-def crop_mask(mask: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The part of a squashed mask under `box`, at the view's size.
-
-    Sub-pixel: an image pixel is a fraction of a mask pixel. Where the mask is finer than the view
-    it is sampled at a whole multiple of the view's size and averaged, so that nothing is skipped.
-
-    Args:
-        mask: (S, S) uint8 of the whole image.  size: s, the view's side.
-
-    Returns:
-        (s, s) uint8.
-    """
-    side = mask.shape[0]
-    scale_x, scale_y = (
-        box.w * side / (box.width * size),
-        box.h * side / (box.height * size),
-    )  # mask px a view px
-    times = max(1, int(np.ceil(max(scale_x, scale_y) - 1e-6)))
-    scale_x, scale_y = scale_x / times, scale_y / times
-    offset_x, offset_y = box.x * side / box.width, box.y * side / box.height
-    # pixel centres: view pixel u lies at mask coordinate offset + (u + 0.5) * scale - 0.5
-    transform = np.array(
-        [[scale_x, 0, offset_x + 0.5 * scale_x - 0.5], [0, scale_y, offset_y + 0.5 * scale_y - 0.5]]
-    )
-    out = cv2.warpAffine(
-        mask,
-        transform,
-        (size * times, size * times),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return out if times == 1 else cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def paste(image: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -155,9 +112,8 @@ _READ = types.Array(types.uint8, 1, "C", readonly=True)
     fastmath=True,
     error_model="numpy",
 )
-def _blend(
-    image, alpha, background, out
-):  # a fifth of the time of cv2.blendLinear, and the same numbers
+def _blend(image, alpha, background, out):
+    """A fifth of the time of cv2.blendLinear, and the same numbers."""
     share, half = np.float32(1 / 255), np.float32(0.5)
     for i in range(len(out)):
         b = np.float32(background[i])

@@ -1,5 +1,5 @@
-"""Several processes as one: who am I, and a batch's tensors from all of them. Without torchrun, all
-of it is local."""
+"""Several processes as one: ranks, flags, and a batch's tensors from all of them. Without torchrun,
+all of it is local."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def start(device: str) -> torch.device:
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        # flags of a few bytes go by gloo, so that asking "does anybody want to stop?" never waits
-        # for the GPU
+        # flags of a few bytes go by gloo, so that whether a process was stopped is known without
+        # waiting for the GPU
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     return chosen
 
@@ -77,7 +77,7 @@ def barrier() -> None:
 
 
 def any_rank(flag: bool | int) -> int:
-    """The largest of all processes' flags, 0 where nobody's is set."""
+    """The largest of all processes' flags, 0 where none is set."""
     if world() == 1:
         return int(flag)
     flags = torch.tensor([int(flag)])

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from train.loader import RawBatch
+from train.parameters import COVERAGE, PASTED
 from train.photometric import photometric
-from train.views import PASTED
 
 
 @dataclass(frozen=True)
@@ -20,35 +21,51 @@ class Batch:
     Attributes:
         views: normalised, (B, 3, s, s) float32 on the device each.
         index: (B,) int64 on the device, places in the run's list.
+        parameters: (views, B, PARAMETERS) float32 on the CPU, as drawn.
         negative: (B, 3, s, s) or None.
         counts: (B,) bool on the device, whose negatives count, or None.
-        parameters: (views, B, PARAMETERS) float32 on the CPU, as drawn.
     """
 
     views: list[torch.Tensor]
     index: torch.Tensor
-    negative: torch.Tensor | None
     parameters: torch.Tensor
+    negative: torch.Tensor | None = None
     counts: torch.Tensor | None = None
 
-    def shown(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+    @property
+    def pasted(self) -> torch.Tensor:
+        """(views, B), above 0 where a view was pasted."""
+        return self.parameters[..., PASTED]
+
+    def pasting(self) -> dict[str, float]:
+        """The share of views that were pasted, and the foreground's mean share of those."""
+        pasted = self.pasted.mean().item()
+        coverage = self.parameters[..., COVERAGE].mean().item()
+        return {"pasted": pasted, "coverage": coverage / pasted if pasted else 0.0}
+
+    def preview(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """What train/preview.py shows: the views, and swap's negatives below them; and what is
         pasted."""
-        pasted = self.parameters[..., PASTED]
         if self.negative is None:
-            return self.views, pasted
-        return [*self.views, self.negative], torch.cat([pasted, self.counts.cpu()[None].to(pasted)])
+            return self.views, self.pasted
+        counts = self.counts.cpu()[None].to(self.pasted)
+        return [*self.views, self.negative], torch.cat([self.pasted, counts])
 
 
 class Feed:
     """Hands out batches; on a GPU the next one is copied and coloured on a stream of its own while
-    a step runs."""
+    a step runs.
 
-    def __init__(self, loader: Iterable[dict], device: torch.device):
+    Attributes:
+        replaced: images so far that stand in for one that cannot be decoded.
+    """
+
+    def __init__(self, loader: Iterable[RawBatch], device: torch.device):
         self.batches, self.device = iter(loader), device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.pending: Batch | None = None
-        self.waited = 0.0  # seconds, since somebody set it to 0
+        self.waited = 0.0
+        self.replaced = 0
 
     def next(self) -> Batch:
         """The next batch; StopIteration after the last."""
@@ -60,10 +77,14 @@ class Feed:
             here.wait_stream(self.stream)
             extra = [] if batch.negative is None else [batch.negative, batch.counts]
             for tensor in (*batch.views, batch.index, *extra):
-                tensor.record_stream(
-                    here
-                )  # or its memory could be given away while the step still reads it
+                # or its memory could be given away while the step still reads it
+                tensor.record_stream(here)
         return batch
+
+    def read_waited(self) -> float:
+        """Seconds without data since the last reading."""
+        seconds, self.waited = self.waited, 0.0
+        return seconds
 
     def ahead(self) -> None:
         """Begin with the batch after; called when a step's work has been handed to the GPU. Nothing
@@ -78,18 +99,20 @@ class Feed:
         began = time.perf_counter()
         raw = next(self.batches)
         self.waited += time.perf_counter() - began
+        self.replaced += raw["replaced"]
         if self.stream is None:
             return self._to_device(raw)
         with torch.cuda.stream(self.stream):
             return self._to_device(raw)
 
-    def _to_device(self, raw: dict) -> Batch:
+    def _to_device(self, raw: RawBatch) -> Batch:
         views = [
             photometric(*view, self.device)
             for view in zip(raw["views"], raw["parameters"], strict=True)
         ]
-        index, negative, counts = raw["index"].to(self.device, non_blocking=True), None, None
-        if "negative" in raw:
-            negative = photometric(raw["negative"], raw["negative_parameters"], self.device)
-            counts = raw["counts"].to(self.device, non_blocking=True)
-        return Batch(views, index, negative, raw["parameters"], counts)
+        index = raw["index"].to(self.device, non_blocking=True)
+        if "negative" not in raw:
+            return Batch(views, index, raw["parameters"])
+        negative = photometric(raw["negative"], raw["negative_parameters"], self.device)
+        counts = raw["counts"].to(self.device, non_blocking=True)
+        return Batch(views, index, raw["parameters"], negative, counts)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from train.config import KnnSettings
 from train.distributed import gather, rank, world
 from train.features import Labelled, batches, features
 
@@ -86,28 +87,18 @@ class OnlineKnn:
     share of them.
 
     Args:
-        folder: with train/CLASS/... (the bank) and val/CLASS/... (the queries).
-        size: side of the centre crop, in pixels.  limit: at most so many images of each, evenly
-            spaced.
+        size: side of the centre crop, in pixels.
+        workers, batch: of the loaders.
 
     Raises:
         UsageError: no such folders, or other classes in them.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        size: int,
-        k: int,
-        temperature: float,
-        limit: int,
-        workers: int,
-        batch: int,
-    ):
+    def __init__(self, settings: KnnSettings, size: int, workers: int, batch: int):
+        folder = settings.knn
+        self.settings, self.workers, self.batch = settings, workers, batch
         self.bank = Labelled(os.path.join(folder, "train"), size)
         self.queries = Labelled(os.path.join(folder, "val"), size, self.bank.classes)
-        self.k, self.temperature, self.limit = k, temperature, limit
-        self.workers, self.batch = workers, batch
 
     def __call__(self, encoder: nn.Module, device: torch.device) -> float:
         """Top-1 accuracy in 0..1; the same on every process. Leaves the encoder as it was.
@@ -118,15 +109,16 @@ class OnlineKnn:
         with backbone_alone(encoder):
             bank, labels = self._features(encoder, self.bank, device)
             queries, truth = self._features(encoder, self.queries, device)
-        cosine, row = nearest(bank, queries, self.k, device)
-        classes = len(self.bank.classes)
-        predicted = vote(cosine, row, labels, self.k, self.temperature, classes)
+        k, classes = self.settings.knn_k, len(self.bank.classes)
+        cosine, row = nearest(bank, queries, k, device)
+        predicted = vote(cosine, row, labels, k, self.settings.knn_temperature, classes)
         return float((predicted == truth).mean())
 
     def _features(
         self, encoder: nn.Module, images: Labelled, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.linspace(0, len(images) - 1, min(self.limit, len(images))).round().astype(int)
+        count = min(self.settings.knn_limit, len(images))
+        rows = np.linspace(0, len(images) - 1, count).round().astype(int)
         # every process takes the same number, or gathering would wait for ever
         share = -(-len(rows) // world())
         local = np.resize(rows, share * world())[rank() * share : (rank() + 1) * share].tolist()

@@ -63,12 +63,9 @@ class Clock:
         """Numbers of the steps since; `waited` seconds of them went by without data."""
         now = time.perf_counter()
         seconds = now - self.start
-        values = {
-            "images_per_second": self.batch * self.steps / seconds,
-            "waiting": min(1.0, waited / seconds),
-        }
+        speed = self.batch * self.steps / seconds
         self.steps, self.start = 0, now
-        return values
+        return {"images_per_second": speed, "waiting": min(1.0, waited / seconds)}
 
     @contextmanager
     def paused(self) -> Iterator[None]:

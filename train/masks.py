@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -13,28 +14,25 @@ from train.config import Config
 from train.streams import CONTROL, stream
 
 
+@dataclass(frozen=True)
 class Masks:
     """Masks by the image's place in the run's list.
 
     An image is never pasted where its mask failed, or covers a share of the image outside of
     `limits`: a view of nothing but background teaches nothing, and one whose mask covers everything
-        would not change.
+    would not change.
 
-    Args:
-        cache: the mask cache.  rows: (N,) int64, the row of each image's mask.
+    Attributes:
+        rows: (N,) int64, the row of each image's mask in the cache.
         ellipse: control; instead of each mask, a centred ellipse of the same coverage.
         limits: a mask is used where its coverage (mean, 0..1) is above the first and below the
             second.
     """
 
-    def __init__(
-        self,
-        cache: Cache,
-        rows: np.ndarray,
-        ellipse: bool = False,
-        limits: tuple[float, float] = (0, 1),
-    ):
-        self.cache, self.rows, self.ellipse, self.limits = cache, rows, ellipse, limits
+    cache: Cache
+    rows: np.ndarray
+    ellipse: bool = False
+    limits: tuple[float, float] = (0, 1)
 
     def __getitem__(self, index: int) -> np.ndarray | None:
         """(S, S) uint8 of the whole image, or None: never pasted."""
@@ -55,15 +53,16 @@ def make_masks(config: Config, cache: Cache | None, rows: np.ndarray | None) -> 
     """
     if cache is None:
         return None
-    if config.control == "truth" and cache.identity["estimator"] != "files":
+    settings = config.paste
+    if settings.control == "truth" and cache.identity["estimator"] != "files":
         raise UsageError(
-            f"--control truth: {config.masks} holds masks estimated by {cache.identity['estimator']}, not "
-            "true ones; make a cache of true masks with `python -m preprocess ... --estimator files "
-            "--maps FOLDER`"
+            f"--control truth: {config.masks} holds masks estimated by "
+            f"{cache.identity['estimator']}, not true ones; make a cache of true masks with "
+            "`python -m preprocess ... --estimator files --maps FOLDER`"
         )
-    if config.control == "shuffled":
+    if settings.control == "shuffled":
         rows = shuffled_rows(rows, config.seed)
-    return Masks(cache, rows, config.control == "ellipse", config.mask_coverage)
+    return Masks(cache, rows, settings.control == "ellipse", settings.mask_coverage)
 
 
 def coverages(cache: Cache, rows: np.ndarray) -> np.ndarray:

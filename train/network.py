@@ -12,6 +12,8 @@ from torch import nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock
 
+from train.config import Network
+
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm whose statistics come from `splits` parts of the batch, as on that many GPUs.
@@ -30,20 +32,16 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         if len(x) % self.splits:
             raise ValueError(f"a batch of {len(x)} does not divide into {self.splits} splits")
-        means, variances = (
-            self.running_mean.repeat(self.splits, 1),
-            self.running_var.repeat(self.splits, 1),
-        )
+        means = self.running_mean.repeat(self.splits, 1)
+        variances = self.running_var.repeat(self.splits, 1)
+        weights = self.weight, self.bias, True, self.momentum, self.eps
         # one call a split keeps channels_last, which is worth more on a CPU than folding splits
         # into channels
-        out = torch.cat(
-            [
-                F.batch_norm(
-                    part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps
-                )
-                for part, mean, variance in zip(x.chunk(self.splits), means, variances, strict=True)
-            ]
-        )
+        parts = [
+            F.batch_norm(part, mean, variance, *weights)
+            for part, mean, variance in zip(x.chunk(self.splits), means, variances, strict=True)
+        ]
+        out = torch.cat(parts)
         with torch.no_grad():
             self.running_mean.copy_(means.mean(0))
             self.running_var.copy_(variances.mean(0))
@@ -79,7 +77,8 @@ class NarrowResNet10(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels = width
         for stage in range(4):
-            out, stride = width * 2**stage, 1 if stage == 0 else 2
+            out = width * 2**stage
+            stride = 1 if stage == 0 else 2
             down = None
             if stride != 1 or channels != out:
                 down = nn.Sequential(Subsampled1x1(channels, out, stride), norm_layer(out))
@@ -120,6 +119,11 @@ def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int 
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model
+
+
+def backbone_of(settings: Network) -> nn.Module:
+    """The configured backbone."""
+    return backbone(settings.network, settings.stem, settings.width, settings.splits)
 
 
 def compile_networks(method: nn.Module) -> None:

@@ -8,34 +8,30 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from train.config import Config
+from train.config import Optimiser
 
 
-def make_optimizer(config: Config, method: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(settings: Optimiser, method: nn.Module) -> torch.optim.Optimizer:
     """The configured optimiser over the method's trained parameters; momentum 0.9."""
     trained = [p for p in method.parameters() if p.requires_grad]
-    if config.optimizer == "lars":
-        return Lars(
-            [
-                {"params": [p for p in trained if p.ndim > 1]},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "trust": None},
-            ],
-            config.lr,
-            weight_decay=config.weight_decay,
-        )
-    return torch.optim.SGD(trained, config.lr, momentum=0.9, weight_decay=config.weight_decay)
+    if settings.optimizer == "lars":
+        weights = {"params": [p for p in trained if p.ndim > 1]}
+        small = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "trust": None}
+        return Lars([weights, small], settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(trained, settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
 
 
 class Lars(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888) as SimCLR and BYOL use it.
 
     Of each tensor w with gradient g: g <- g + weight_decay w; v <- momentum v + lr (trust |w| /
-    |g|) g; w <- w - v. The ratio is 1 where |w| or |g| is 0, and in groups whose `trust` is None (biases and norms).
+    |g|) g; w <- w - v. The ratio is 1 where |w| or |g| is 0, and in groups whose `trust` is None
+    (biases and norms).
     """
 
     def __init__(
         self,
-        params,
+        params: list[dict],
         lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -63,9 +59,8 @@ class Lars(torch.optim.Optimizer):
             change = change.add(weight, alpha=group["weight_decay"])
         if group["trust"] is not None:
             size, slope = weight.norm(), change.norm()
-            ratio = torch.where(
-                (size > 0) & (slope > 0), group["trust"] * size / slope, 1.0
-            )  # on the device, unasked
+            # on the device, without a host synchronisation
+            ratio = torch.where((size > 0) & (slope > 0), group["trust"] * size / slope, 1.0)
             change = change * ratio
         state = self.state[weight]
         if "momentum_buffer" not in state:
@@ -74,20 +69,17 @@ class Lars(torch.optim.Optimizer):
         weight.sub_(velocity)
 
 
-def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
+def learning_rate(settings: Optimiser, step: int, steps_per_epoch: int) -> float:
     """The rate of a step (0, 1, ...): a linear rise over the warm-up, and the fall that
-    config.schedule names."""
-    steps, rise = steps_per_epoch * config.epochs, config.warmup * steps_per_epoch
+    --schedule names."""
+    steps, rise = steps_per_epoch * settings.epochs, settings.warmup * steps_per_epoch
     risen = min(1.0, (step + 1) / rise if rise else 1.0)
-    if config.schedule == "step":
-        return (
-            config.lr
-            * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in config.milestones)
-            * risen
-        )
-    if config.schedule == "warmup_cosine":
+    if settings.schedule == "step":
+        falls = sum(step >= epoch * steps_per_epoch for epoch in settings.milestones)
+        return settings.lr * 0.1**falls * risen
+    if settings.schedule == "warmup_cosine":
         if step < rise:
-            return config.lr * risen
+            return settings.lr * risen
         step, steps = step - rise, steps - rise
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return config.lr * cosine * risen
+    return settings.lr * cosine * risen

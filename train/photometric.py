@@ -13,7 +13,7 @@ import torch
 
 from train import colours
 from train.colours import MEAN, STD
-from train.views import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA, SOLARISE
+from train.parameters import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA, SOLARISE
 
 ORDERS = torch.from_numpy(colours.ORDERS)
 LUMA = (0.299, 0.587, 0.114)
@@ -41,36 +41,27 @@ def photometric(
 
 
 def batched(views: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-    """The same by whole batches, as a GPU likes it, before the normalisation: (B, 3, s, s) float32
-    in [0, 1]."""
+    """The same by whole batches, for a GPU, before the normalisation: (B, 3, s, s) float32 in
+    [0, 1]."""
     device = views.device
     images = views.permute(0, 3, 1, 2).float().div_(255)
     order = parameters[:, ORDER].long()
-    steps = torch.where(
-        order[:, None] >= 0, ORDERS[order.clamp(min=0)], -1
-    )  # (B, 4) operation of each step, -1 none
-    for step in range(4):
-        for operation in (BRIGHTNESS, CONTRAST, SATURATION, HUE):
-            rows = (steps[:, step] == operation).nonzero()[:, 0]
-            if len(rows):
-                factor = parameters[rows, operation].to(device, non_blocking=True)[
-                    :, None, None, None
-                ]
-                rows = rows.to(device, non_blocking=True)
-                images[rows] = OPERATIONS[operation](images[rows], factor)
-    rows = (parameters[:, GREY] > 0).nonzero()[:, 0]
-    if len(rows):
-        rows = rows.to(device, non_blocking=True)
-        images[rows] = luma(images[rows]).expand(-1, 3, -1, -1)
-    rows = (parameters[:, SIGMA] > 0).nonzero()[:, 0]
-    if len(rows):
-        sigma = parameters[rows, SIGMA].to(device, non_blocking=True)
-        rows = rows.to(device, non_blocking=True)
-        images[rows] = blur(images[rows], sigma)
-    rows = (parameters[:, SOLARISE] > 0).nonzero()[:, 0]
-    if len(rows):
-        rows = rows.to(device, non_blocking=True)
-        images[rows] = solarise(images[rows])
+    # (B, 4) operation of each step, -1 none
+    steps = torch.where(order[:, None] >= 0, ORDERS[order.clamp(min=0)], -1)
+    work = [
+        (steps[:, step] == column, OPERATIONS[column], column)
+        for step in range(4)
+        for column in (BRIGHTNESS, CONTRAST, SATURATION, HUE)
+    ]
+    work.append((parameters[:, GREY] > 0, grey, GREY))
+    work.append((parameters[:, SIGMA] > 0, blur, SIGMA))
+    work.append((parameters[:, SOLARISE] > 0, solarise, SOLARISE))
+    for chosen, operation, column in work:
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            values = parameters[rows, column].to(device, non_blocking=True)[:, None, None, None]
+            rows = rows.to(device, non_blocking=True)
+            images[rows] = operation(images[rows], values)
     return images
 
 
@@ -86,12 +77,18 @@ def luma(images: torch.Tensor) -> torch.Tensor:
     return LUMA[0] * images[:, 0:1] + LUMA[1] * images[:, 1:2] + LUMA[2] * images[:, 2:3]
 
 
-def solarise(images: torch.Tensor) -> torch.Tensor:
+def grey(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """(B, 3, s, s) greyscale."""
+    return luma(images).expand(-1, 3, -1, -1)
+
+
+def solarise(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     """Invert the values from half up (Grill et al. 2020, appendix B)."""
     return torch.where(images < 0.5, images, 1 - images)
 
 
 def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """ColorJitter's; `factor` is (B, 1, 1, 1), as of the two below."""
     return (images * factor).clamp_(0, 1)
 
 
@@ -110,13 +107,10 @@ def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     chroma = value - images.amin(1, keepdim=True)
     red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     safe = chroma.clamp(min=1e-8)
-    sixth = torch.where(
-        at == 0,
-        (green - blue) / safe,
-        torch.where(at == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    # HSV to RGB in closed form: channel n is value - chroma * clip(min(k, 4 - k), 0, 1) with k = (n
-    # + hue/60°) mod 6
+    not_red = torch.where(at == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+    sixth = torch.where(at == 0, (green - blue) / safe, not_red)
+    # HSV to RGB in closed form: channel n is value - chroma * clip(min(k, 4 - k), 0, 1) with
+    # k = (n + hue / 60 degrees) mod 6
     offset = torch.tensor((5.0, 3.0, 1.0), device=images.device)[:, None, None]
     k = torch.remainder(offset + sixth + 6 * shift, 6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
@@ -129,19 +123,16 @@ def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Gaussian blur with each image's own sigma (pixels), as two products with (s, s) matrices.
 
     Args:
-        images: (B, 3, s, s).  sigma: (B,) > 0.  Outside the image it is mirrored, as torchvision
-            does.
+        images: (B, 3, s, s); outside the image it is mirrored, as torchvision does.
+        sigma: (B, 1, 1, 1), above 0.
     """
     side = images.shape[-1]
     at = torch.arange(side, device=images.device)
     kernel = torch.zeros(len(images), side, side, device=images.device)
-    for reflection in (
-        at,
-        -at,
-        2 * (side - 1) - at,
-    ):  # a pixel is seen at its own place and at its two mirror images
+    # a pixel is seen at its own place and at its two mirror images
+    for reflection in (at, -at, 2 * (side - 1) - at):
         distance = (at[:, None] - reflection[None, :]).float()
-        seen = torch.exp(-0.5 * (distance / sigma[:, None, None]) ** 2)
+        seen = torch.exp(-0.5 * (distance / sigma[:, 0]) ** 2)
         kernel += seen if reflection is at else seen * ((reflection < 0) | (reflection > side - 1))
     kernel /= kernel.sum(2, keepdim=True)
     kernel = kernel[:, None]

@@ -3,6 +3,31 @@ the result."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+from data.cli import UsageError
+from train.config import (
+    Config,
+    KnnSettings,
+    Network,
+    Optimiser,
+    PasteSettings,
+    Runtime,
+    ViewSettings,
+    flat,
+)
+from train.methods import METHODS
+
+PARTS = {
+    "network": Network,
+    "views": ViewSettings,
+    "paste": PasteSettings,
+    "optimiser": Optimiser,
+    "runtime": Runtime,
+    "knn": KnnSettings,
+}
+
 # MoCo v1's and InstDisc's augmentations: strong hue, always; no blur
 _V1_COLOURS = {"jitter": (0.4, 0.4, 0.4, 0.4), "jitter_p": 1.0, "blur_p": 0.0}
 # the step schedule of both, and a head of one layer
@@ -28,8 +53,8 @@ _SMALL = {
 def moco_v1() -> dict:
     """MoCo v1 on ImageNet, ResNet-50, 200 epochs (He et al., CVPR 2020).
 
-    python -m train /data/imagenet/train --masks caches/imagenet-rbd --preset moco_v1 --out
-    runs/moco_v1-rbd
+    python -m train /data/imagenet/train --masks caches/imagenet-rbd --preset moco_v1 \\
+        --out runs/moco_v1-rbd
 
     The authors: 53 h on 8 V100; linear top-1 60.6 without DiLo (60.8 +- 0.2 over five runs in their
     repository). With DiLo 62.8 (RBD) and 65.0 (BASNet, which learned from human masks); both
@@ -41,11 +66,11 @@ def moco_v1() -> dict:
 def moco_v2() -> dict:
     """MoCo v2 on ImageNet, ResNet-50, 200 epochs (Chen et al., arXiv 2003.04297).
 
-    python -m train /data/imagenet/train --masks caches/imagenet-rbd --preset moco_v2 --out
-    runs/moco_v2-rbd
+    python -m train /data/imagenet/train --masks caches/imagenet-rbd --preset moco_v2 \\
+        --out runs/moco_v2-rbd
 
     The authors: 53 h on 8 V100; linear top-1 67.5 without DiLo. With DiLo and BASNet masks 69.2
-        (second-hand figure).
+    (second-hand figure).
     """
     return {}
 
@@ -66,12 +91,12 @@ def instdisc() -> dict:
 def simclr() -> dict:
     """SimCLR on ImageNet, ResNet-50, batch 4096, 200 epochs (Chen et al., ICML 2020).
 
-    torchrun --nnodes 4 --nproc-per-node 8 ... -m train /data/imagenet/train --preset simclr --out
-    runs/simclr
+    torchrun --nnodes 4 --nproc-per-node 8 ... -m train /data/imagenet/train --preset simclr \\
+        --out runs/simclr
 
     is what the authors' batch needs (docs/pretraining.md; 128 images a GPU of 32 GB);
-    `python -m train ... --preset simclr --batch 256 --lr 0.3` fits fewer: the rate is 0.3 batch / 256. Linear
-    top-1 at 200 epochs 66.9 (mmselfsup) and 66.6 (VISSL) with 4096, 62.7 (mmselfsup) with 256,
+    `python -m train ... --preset simclr --batch 256 --lr 0.3` fits fewer: the rate is
+    0.3 batch / 256. Linear top-1 at 200 epochs 66.9 (mmselfsup) and 66.6 (VISSL) with 4096, 62.7 (mmselfsup) with 256,
     without DiLo; no number with DiLo is known. Hours: at the 2,970 images/s that FFCV-SSL reports
     on 8 A100, 24 h for 200 epochs (our arithmetic).
     """
@@ -95,14 +120,12 @@ def byol() -> dict:
     """BYOL on ImageNet, ResNet-50, batch 4096, 200 epochs (Grill et al., NeurIPS 2020; settings of
     the 1000-epoch run).
 
-    torchrun --nnodes 4 --nproc-per-node 8 ... -m train /data/imagenet/train --preset byol --out
-    runs/byol
+    torchrun --nnodes 4 --nproc-per-node 8 ... -m train /data/imagenet/train --preset byol \\
+        --out runs/byol
 
     is what the authors' batch needs; `python -m train ... --preset byol --batch 512 --lr 0.4` fits
-    fewer: the rate is
-    0.2 batch / 256. The paper's 1000 epochs are --epochs 1000 (74.3, quoted from memory). At 200
-    epochs mmselfsup has
-    71.8 with --lr 4.8 --weight-decay 1e-6 --momentum 0.99; what these settings give at 200 is not
+    fewer: the rate is 0.2 batch / 256. The paper's 1000 epochs are --epochs 1000 (74.3, quoted from
+    memory). At 200 epochs mmselfsup has 71.8 with --lr 4.8 --weight-decay 1e-6 --momentum 0.99; what these settings give at 200 is not
     known to us, nor any number with DiLo. Hours: no published figure; a step costs a third more
     than SimCLR's (two target passes besides), so about 32 h on 8 A100 (our arithmetic).
     """
@@ -130,8 +153,8 @@ def byol() -> dict:
 def moco_v1_small() -> dict:
     """MoCo v1's linear head on small images, ResNet-18: MoCo's CIFAR notebook itself.
 
-    python -m train imagenette/train --masks caches/imagenette-rbd --preset moco_v1_small --out
-    runs/small-v1
+    python -m train imagenette/train --masks caches/imagenette-rbd --preset moco_v1_small \\
+        --out runs/small-v1
 
     On CIFAR-10 (--size 32 --crop 0.08 1) the notebook's kNN is 85.3 after 200 epochs; on Imagenette
     no number is known for these settings (800 epochs of lightly's MoCo: kNN 87.4). 129 minutes for
@@ -152,12 +175,11 @@ def moco_v2_small() -> dict:
     """MoCo v2 on small images (Imagenette, CIFAR), ResNet-18: MoCo's CIFAR notebook with a head of
     two layers.
 
-    python -m train imagenette/train --masks caches/imagenette-rbd --preset moco_v2_small --out
-    runs/small
+    python -m train imagenette/train --masks caches/imagenette-rbd --preset moco_v2_small \\
+        --out runs/small
 
     For images of about 128 px: the mask's blur is scaled from ImageNet's 500 px width to theirs. No
-        published number
-    has just these settings: the notebook's linear head has kNN 85.3 on CIFAR-10 at 200 epochs,
+    published number has just these settings: the notebook's linear head has kNN 85.3 on CIFAR-10 at 200 epochs,
     lightly's MoCo 87.4 on Imagenette at 800 (232 minutes on their GPU).
     """
     return _SMALL | {
@@ -174,8 +196,8 @@ def instdisc_small() -> dict:
     """InstDisc on small images, ResNet-18, with the memory bank of the paper and the schedule of
     the MoCo notebook.
 
-    python -m train imagenette/train --masks caches/imagenette-rbd --preset instdisc_small --out
-    runs/small-instdisc
+    python -m train imagenette/train --masks caches/imagenette-rbd --preset instdisc_small \\
+        --out runs/small-instdisc
 
     No published number has these settings, and the hours are not measured; half of moco_v2_small's
     computation or less.
@@ -191,12 +213,12 @@ def simclr_small() -> dict:
     """SimCLR on small images, ResNet-18, by SGD: batches of 512 do not need LARS. Colour strength
     0.5, T 0.5, no blur.
 
-    python -m train imagenette/train --masks caches/imagenette-rbd --preset simclr_small --out
-    runs/small-simclr
+    python -m train imagenette/train --masks caches/imagenette-rbd --preset simclr_small \\
+        --out runs/small-simclr
 
     The paper's CIFAR settings (its appendix B.9) but for the optimiser. For orientation, lightly's
     SimCLR: kNN 84.8 on CIFAR-10 (200 epochs, batch 512; 98 minutes at batch 128), 88.9 on
-        Imagenette (800); with DiLo unknown.
+    Imagenette (800); with DiLo unknown.
     """
     return _SMALL | {
         "method": "simclr",
@@ -213,8 +235,8 @@ def simclr_small() -> dict:
 def byol_small() -> dict:
     """BYOL on small images, ResNet-18, by SGD, with colours of SimCLR at strength 0.5.
 
-    python -m train imagenette/train --masks caches/imagenette-rbd --preset byol_small --out
-    runs/small-byol
+    python -m train imagenette/train --masks caches/imagenette-rbd --preset byol_small \\
+        --out runs/small-byol
 
     For orientation, lightly's BYOL: kNN 86.8 on CIFAR-10 (200 epochs, batch 512; 122 minutes at
     batch 128), 88.7 on Imagenette (800). Its settings are not quite these; with DiLo unknown.
@@ -238,8 +260,8 @@ def moco_v2_demo() -> dict:
     """MoCo v2 on the embedded data set, a narrow ResNet-10 at 32 px: what `make demo` runs, 90 s a
     run on one CPU core.
 
-    python -m train runs/demo/images/train --masks runs/demo/masks-rbd --preset moco_v2_demo --out
-    runs/demo/dilo-rbd
+    python -m train runs/demo/images/train --masks runs/demo/masks-rbd --preset moco_v2_demo \\
+        --out runs/demo/dilo-rbd
 
     Made for 644 steps, and so not MoCo v2's published settings: the key encoder follows fast (m
     0.5), the batch's other keys are negatives besides a short queue, the head has BatchNorm, and
@@ -275,8 +297,8 @@ def moco_v2_demo() -> dict:
 
 
 PRESETS = {
-    make.__name__: make
-    for make in (
+    preset.__name__: preset
+    for preset in (
         moco_v1,
         moco_v2,
         instdisc,
@@ -290,3 +312,38 @@ PRESETS = {
         moco_v2_demo,
     )
 }
+
+
+def configure(preset: str = "moco_v2", **changes: Any) -> Config:
+    """The configuration of a preset with changes, all by their flat names.
+
+    A method's setting that the preset has and the chosen method has not is left out.
+
+    Raises:
+        UsageError: no such preset or method.
+        TypeError: a change that is no setting of any method or part.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"no preset {preset!r}; there are: {', '.join(sorted(PRESETS))}")
+    values = {"method": "moco", **PRESETS[preset](), "preset": preset, **changes}
+    if values["method"] not in METHODS:
+        raise UsageError(f"no method {values['method']!r}; there are: {', '.join(METHODS)}")
+    parts = PARTS | {"method": METHODS[values["method"]]}
+    known = {"images", "out", "masks", "listed", "exclude", "preset", "seed"}
+    chosen = {name: part(**_of(part, values)) for name, part in parts.items()}
+    config = Config(**chosen, **{k: v for k, v in values.items() if k in known})
+    for part in (*PARTS.values(), *METHODS.values()):
+        known |= _of(part, values).keys()
+    if unknown := values.keys() - known:
+        raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
+    return config
+
+
+def change(config: Config, **changes: Any) -> Config:
+    """A configuration with some settings changed, by their flat names."""
+    return configure(**(flat(config) | changes))
+
+
+def _of(part: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(part)}
+    return {name: value for name, value in values.items() if name in names}

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, Sampler
 from data.cli import UsageError
 from evaluate.features import Labelled
 from train import distributed
+from train.crop import random_box, resize_crop
 from train.streams import ORDER, VIEW, stream
-from train.views import random_box, resize_crop
 
 CROP = (0.08, 1.0)  # shares of the image's area, torchvision's default and MoCo's
 

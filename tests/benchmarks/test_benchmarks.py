@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import datapath, evaluate, gpu, saliency, speed
+from benchmarks import evaluate, gpu, saliency, speed, train
 from benchmarks.publish import fill
 from data.cli import UsageError
 from preprocess.estimators.u2netp import U2NetP
@@ -120,18 +120,17 @@ def test_memory_of_neighbours_counts_the_queries():
     assert 0.35 < many - few < 1.2
 
 
-def test_datapath(bench, images):
-    """Every background and both readers on a tiny set; where nothing is pasted the share is 0 by
-    definition."""
-    train = images / "train"
-    options = ("--images", train, "--small", train, "--textures", images / "masks")
-    result, said = bench(datapath, *options, "--size", "32", "--repeats", "1")
-    assert "| swap |" in said and result["samples"]["none"]["share"] == 0
-    assert set(result["samples"]) == set(datapath.KINDS)
-    assert result["samples"]["random"]["donors"] > result["samples"]["swap"]["donors"] > 0
-    reading = result["reading"]["photographs"]
-    sizes = [file.stat().st_size for file in train.glob("*/*.png")]
-    assert reading["images"] == 80 and reading["bytes"] == sum(sizes)
+def test_the_trainers_parts(bench, images, tmp_path):
+    """Every background and both readers on a tiny set, as `make bench-datapath` measures them."""
+    (tmp_path / "imagenette_128").mkdir()
+    for name, tree in (("imagenet_sample", "train"), ("dtd", "masks")):
+        (tmp_path / name).symlink_to(images / tree)
+    (tmp_path / "imagenette_128" / "train").symlink_to(images / "train")
+    options = ("--data", tmp_path, "--size", 32, "--repeats", 1, "--parts", "loader", "packs")
+    result, said = bench(train, *options)
+    assert "in the loader, `swap`" in said and result["pack_read"]["images"] == 80
+    assert set(result["loader"]) >= {"off", "grey", "swap", "torchvision", "photometric"}
+    assert result["pack_views"]["ratio"] > 0
 
 
 def test_speed_on_a_gpu_needs_one(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from scipy.stats import ttest_rel
 from data.cli import UsageError
 from experiments.__main__ import main
 from experiments.masks import round_trip
-from experiments.rows import BASE, DILO, TABLES, base_of, choose, flags, row, rows_of
+from experiments.rows import BASE, DILO, TABLES, base_of, choose, method_flags, row, rows_of
 from experiments.runner import Study, unpack
 from experiments.table import by_seed, cell, gather, markdown, significant, why_not
 from train.__main__ import parse
@@ -54,7 +54,7 @@ def test_rows_that_tables_share_are_one_folder_and_others_are_not():
 def test_every_row_is_a_command_line_that_the_trainer_takes(table, name):
     data = choose(name)
     for label, one in rows_of(table, name).items():
-        options = [*flags(data.common), *flags(one.options), "--masks", one.masks]
+        options = [*method_flags(data, one), "--masks", one.masks]
         parse(["x", "--out", "y", "--preset", data.preset, *options]).check()
         assert base_of(table, label) in rows_of(table, name)
     assert ("truth" in rows_of(table, name)) == (table == "e1" and name == "embedded")

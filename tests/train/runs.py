@@ -1,10 +1,17 @@
 """Tiny runs that the trainer's tests share."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
-from train.config import Config
+import torch
+from torch import nn
+
+from train.config import Config, flag, flat
+from train.presets import configure
 
 SETTINGS = {
     "network": "resnet10",
@@ -25,34 +32,59 @@ SETTINGS = {
     "threads": 1,
     "log_every": 1,
 }
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 def config(images: Path, masks: Path | str, out: Path, **changes) -> Config:
-    return Config(
-        images=str(images / "train"), masks=str(masks), out=str(out), **(SETTINGS | changes)
-    )
+    """A run of a few seconds on the test images, with changes by their flat names."""
+    folders = {"images": str(images / "train"), "masks": str(masks), "out": str(out)}
+    return configure(**(folders | SETTINGS | changes))
 
 
 def command_line(settings: Config, *extra: str) -> list[str]:
     """The `python -m train` command that gives these settings."""
-    command = [
-        sys.executable,
-        "-m",
-        "train",
-        settings.images,
-        "--masks",
-        settings.masks,
-        "--out",
-        settings.out,
-    ]
-    for name in SETTINGS:
-        value = getattr(settings, name)
-        command += [
-            f"--{name.replace('_', '-')}",
-            *map(str, value if isinstance(value, tuple) else (value,)),
-        ]
+    folders = [settings.images, "--masks", settings.masks, "--out", settings.out]
+    command = [sys.executable, "-m", "train", *folders, "--method", settings.method.method]
+    values = flat(settings)
+    for name in SETTINGS.keys() & values.keys():
+        value = values[name]
+        command += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
     return [*command, *extra]
 
 
+def together(settings: Config, *extra: str, processes: int = 2) -> subprocess.CompletedProcess:
+    """Run `python -m train` as several processes."""
+    return subprocess.run(
+        [*TORCHRUN, str(processes), *command_line(settings, *extra)[1:]],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def log(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
 def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in log(out) if "loss" in line]
+
+
+def wait_for_steps(out: Path, steps: int) -> None:
+    """Until a run on another process has logged so many steps."""
+    deadline = time.monotonic() + 120
+    while not (out / "log.jsonl").exists() or len(losses(out)) < steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Flat(nn.Module):
+    """A backbone without BatchNorm: pixels to features, and an `fc`."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.fc = nn.Linear(12, 6), nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.first(x.flatten(1)).tanh())

@@ -16,13 +16,16 @@ from data.sources.folder import Folder
 from data.sources.images import decode, image_size, open_images
 from tests.train.runs import config, losses
 from tests.train.test_copy_paste import SIZE, cases, pillow_crop
-from train.backgrounds import FILL, Donors, fill_in, make_donors, under
-from train.copy_paste import Box, CopyPaste
+from train.backgrounds import FILL, BackgroundDraw, Donors, fill_in, make_donors, under
+from train.copy_paste import CopyPaste
+from train.crop import Box
+from train.dataset import open_training_set
 from train.loader import make_loader
 from train.loop import train
-from train.masks import make_masks
+from train.parameters import COVERAGE, PASTED
+from train.presets import change
 from train.streams import PASTE, stream
-from train.views import COVERAGE, LEAST_SHARE, PASTED
+from train.views import LEAST_SHARE
 
 KINDS = ("texture", "image", "random", "swap")
 
@@ -36,18 +39,7 @@ def settings(images, cache, **changes):
 
 def loader(images, cache, rank=0, world=1, **changes):
     made = settings(images, cache, **changes)
-    found, cache = open_images(images / "train"), Cache(cache)
-    rows = cache.require(found.paths)
-    return make_loader(
-        made,
-        found,
-        make_masks(made, cache, rows),
-        0,
-        False,
-        rank=rank,
-        world=world,
-        donors=make_donors(made, found, cache, rows),
-    )
+    return make_loader(made, open_training_set(made), 0, False, rank, world)
 
 
 def joined(batches) -> dict:
@@ -55,6 +47,7 @@ def joined(batches) -> dict:
     return {
         k: torch.cat([b[k] for b in batches], 1 if k in ("views", "parameters") else 0)
         for k in batches[0]
+        if k != "replaced"
     }
 
 
@@ -62,12 +55,8 @@ def cover(picture: Image.Image, box: Box, left: float, top: float) -> Image.Imag
     """As the authors' loader: scaled until it covers the image, and cut to the image's size."""
     scale = max(box.width / picture.width, box.height / picture.height)
     x, y = left * (picture.width - box.width / scale), top * (picture.height - box.height / scale)
-    where = (
-        x,
-        y,
-        min(x + box.width / scale, picture.width),
-        min(y + box.height / scale, picture.height),
-    )
+    right = min(x + box.width / scale, picture.width)
+    where = (x, y, right, min(y + box.height / scale, picture.height))
     return picture.resize((box.width, box.height), Image.BILINEAR, box=where)
 
 
@@ -92,9 +81,8 @@ def test_nearly_the_same_picture_as_cover_paste_and_crop(shared, tmp_path, fille
     pastes, resamplers = [], []
     for i, (image, mask, box) in enumerate(cases(shared, 60)):
         crop = np.asarray(pillow_crop(Image.fromarray(image), box), np.uint8)
-        ours, _ = CopyPaste(1.0, 0.0)(
-            stream(PASTE, 0, 0, i), crop, mask, box, False, donors.over(box, False, SIZE, -1)
-        )
+        background = BackgroundDraw(box, False, SIZE, -1, donors)
+        ours, _ = CopyPaste(1.0, 0.0)(stream(PASTE, 0, 0, i), crop, mask, box, False, background)
         rng = stream(PASTE, 0, 0, i)
         rng.random(3)
         which, left, top = rng.random(3)
@@ -126,14 +114,10 @@ def test_nearly_the_same_picture_as_cover_paste_and_crop(shared, tmp_path, fille
         resamplers.append(np.abs(np.asarray(moved).astype(int) - np.asarray(again)))
     assert np.mean(pastes) <= np.mean(resamplers) + 1
     assert np.percentile(pastes, 99) <= np.percentile(resamplers, 99) + 5
-    other = donors.draw(stream(PASTE, 1), Box(0, 0, 300, 300, 300, 300), SIZE, -1).background
-    assert (
-        np.abs(
-            other.astype(int)
-            - donors.draw(stream(PASTE, 2), Box(0, 0, 300, 300, 300, 300), SIZE, -1).background
-        ).mean()
-        > 20
+    one, other = (
+        donors.draw(stream(PASTE, i), Box(0, 0, 300, 300, 300, 300), SIZE, -1) for i in (1, 2)
     )
+    assert np.abs(one.background.astype(int) - other.background).mean() > 20
 
 
 def test_filling_keeps_what_is_known_and_stays_within_it():
@@ -203,28 +187,17 @@ def test_runs_that_differ_in_the_background_see_the_same_crops_and_colours(
 
 
 def test_views_that_may_be_pasted(images, truth_cache):
-    share = {
-        views: joined(loader(images, truth_cache, paste_views=views))["parameters"][
-            ..., PASTED
-        ].mean(1)
-        for views in ("both", "query", "key")
-    }
+    share = {}
+    for views in ("both", "query", "key"):
+        batch = joined(loader(images, truth_cache, paste_views=views))
+        share[views] = batch["parameters"][..., PASTED].mean(1)
     assert share["query"][1] == share["key"][0] == 0
     assert share["query"][0] == share["both"][0] > 0.3 and share["key"][1] == share["both"][1] > 0.3
 
 
 def test_swaps_negative_is_the_query_outside_of_its_foreground(images, truth_cache):
-    batch = joined(
-        loader(
-            images,
-            truth_cache,
-            background="swap",
-            paste_p=1.0,
-            soften_p=0.0,
-            flip_p=0.0,
-            crop=(1.0, 1.0),
-        )
-    )
+    whole = {"paste_p": 1.0, "soften_p": 0.0, "flip_p": 0.0, "crop": (1.0, 1.0)}
+    batch = joined(loader(images, truth_cache, background="swap", **whole))
     query, negative, counts = batch["views"][0], batch["negative"], batch["counts"]
     assert counts.float().mean() > 0.8 and not batch["parameters"][0, :, PASTED].any()
     assert torch.equal(negative[~counts], query[~counts])
@@ -233,9 +206,8 @@ def test_swaps_negative_is_the_query_outside_of_its_foreground(images, truth_cac
     cache, found = Cache(truth_cache), open_images(images / "train")
     rows = cache.require(found.paths)
     for i, index in enumerate(batch["index"].tolist()):
-        mask = torch.from_numpy(
-            cache.mask(rows[index]).copy()
-        )  # 32 px, as the views: no crop between them
+        # 32 px, as the views: no crop between them
+        mask = torch.from_numpy(cache.mask(rows[index]).copy())
         if counts[i] and (batch["views"][0, i].shape[:2] == mask.shape):
             assert torch.equal(negative[i][mask == 0], query[i][mask == 0])
             inside = mask == 255
@@ -275,22 +247,17 @@ def test_pools_follow_the_quality_columns(images, truth_cache):
     found, cache = open_images(images / "train"), Cache(truth_cache)
     rows = cache.require(found.paths)
     coverage = np.array([cache.mask(r).mean() / 255 for r in rows])
-    pool = make_donors(
-        settings(images, truth_cache, background="image", pool=0.25), found, cache, rows
-    ).pool
+    quarter = settings(images, truth_cache, background="image", pool=0.25).paste
+    pool = make_donors(quarter, found, cache, rows).pool
     assert len(pool) == 20 and coverage[pool].max() <= np.delete(coverage, pool).min() + 1e-3
     cache.status = cache.status.copy()
     cache.status[rows[pool[:5]]] = 1
-    again = make_donors(
-        settings(images, truth_cache, background="image", pool=0.25), found, cache, rows
-    ).pool
+    again = make_donors(quarter, found, cache, rows).pool
     assert not set(again) & set(pool[:5]) and len(again) == round(0.25 * 75)
-    every = make_donors(settings(images, truth_cache, background="random"), found, cache, rows)
+    every = make_donors(dataclasses.replace(quarter, background="random"), found, cache, rows)
     assert set(every.pool) == set(range(80)) - set(pool[:5]) and every.cache is cache
     with pytest.raises(UsageError, match="two backgrounds are the least"):
-        make_donors(
-            settings(images, truth_cache, background="image", pool=0.001), found, cache, rows
-        )
+        make_donors(dataclasses.replace(quarter, pool=0.001), found, cache, rows)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +274,7 @@ def test_pools_follow_the_quality_columns(images, truth_cache):
     ],
 )
 def test_what_does_not_fit_together_is_one_line(images, truth_cache, tmp_path, changes, said):
-    made = dataclasses.replace(config(images, truth_cache, tmp_path / "run"), **changes)
+    made = change(config(images, truth_cache, tmp_path / "run"), **changes)
     with pytest.raises(UsageError, match=said):
         train(made)
     assert not (tmp_path / "run").exists()

@@ -4,11 +4,12 @@ GPU."""
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import ColorJitter, GaussianBlur
 from torchvision.transforms import functional as tv
 
 from train.colours import MEAN, ORDERS, STD, colours, fits
-from train.photometric import batched, normalise, photometric
-from train.views import (
+from train.config import ViewSettings
+from train.parameters import (
     BRIGHTNESS,
     CONTRAST,
     GREY,
@@ -18,7 +19,10 @@ from train.views import (
     SATURATION,
     SIGMA,
     SOLARISE,
+    draw_colours,
 )
+from train.photometric import batched, normalise, photometric
+from train.streams import VIEW, stream
 
 ADJUST = {
     BRIGHTNESS: tv.adjust_brightness,
@@ -65,20 +69,16 @@ def test_every_order_of_operations_is_torchvisions():
     assert ours.shape == (100, 3, 40, 40) and ours.is_contiguous(memory_format=torch.channels_last)
     for i in range(100):
         expected = tv.normalize(torchvisions(views[i], parameters[i]), MEAN, STD)
-        assert (ours[i] - expected).abs().max() < 2e-3, (
-            i,
-            parameters[i],
-        )  # its luma has rounded weights
+        # its luma has rounded weights
+        assert (ours[i] - expected).abs().max() < 2e-3, (i, parameters[i])
 
 
 @pytest.mark.parametrize("side", [33, 50, 96])  # 50 * 50 is no whole number of pieces
 def test_compiled_and_batched_agree(side):
     views, parameters = draw(60, side, seed=side)
     assert fits(parameters.numpy(), side)
-    one, other = (
-        torch.from_numpy(colours(views.numpy(), parameters.numpy())),
-        batched(views, parameters),
-    )
+    one = torch.from_numpy(colours(views.numpy(), parameters.numpy()))
+    other = batched(views, parameters)
     difference = (one.permute(0, 3, 1, 2) - normalise(other)).abs()
     undecided = (other - 0.5).abs() < 1e-5
     assert difference[~undecided].max() < 1e-4
@@ -87,9 +87,8 @@ def test_compiled_and_batched_agree(side):
 
 
 def test_solarisation_inverts_from_half_up():
-    views = (
-        torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3).contiguous()
-    )
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
+    views = levels.expand(1, 16, 16, 3).contiguous()
     row = torch.zeros(1, PARAMETERS)
     row[0, ORDER], row[0, SOLARISE] = -1, 1
     expected = tv.normalize(tv.solarize(views.permute(0, 3, 1, 2), 128).float() / 255, MEAN, STD)
@@ -102,6 +101,49 @@ def test_a_blur_wider_than_the_picture_is_still_right():
     assert not fits(parameters.numpy(), 12)
     expected = normalise(batched(views, parameters))
     assert torch.equal(photometric(views, parameters, torch.device("cpu")), expected)
-    assert colours(
-        np.zeros((0, 12, 12, 3), np.uint8), np.zeros((0, PARAMETERS), np.float32)
-    ).shape == (0, 12, 12, 3)
+    nothing = np.zeros((0, 12, 12, 3), np.uint8), np.zeros((0, PARAMETERS), np.float32)
+    assert colours(*nothing).shape == (0, 12, 12, 3)
+
+
+def same_law(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Two samples of 10,000 from one law: the Kolmogorov-Smirnov distance stays below its
+    1-in-10,000 bound."""
+    at = np.sort(np.concatenate([ours, theirs]))
+    below = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (ours, theirs)]
+    return bool(np.abs(below[0] - below[1]).max() < 2.23 * np.sqrt(1 / len(ours) + 1 / len(theirs)))
+
+
+def test_jitter_and_blur_follow_torchvisions_law():
+    """Factors, order and sigma of 10,000 draws; how often each happens, within four standard
+    errors."""
+    torch.manual_seed(0)
+    settings = ViewSettings(jitter=(0.4, 0.3, 0.9, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5)
+    rows = np.zeros((10_000, PARAMETERS), np.float32)
+    for i, row in enumerate(rows):
+        draw_colours(stream(VIEW, 0, 0, i), settings, 0, row)
+    jitter = ColorJitter(*settings.jitter)
+    laws = jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue
+    drawn = [ColorJitter.get_params(*laws) for _ in range(10_000)]
+    for column, factor in ((BRIGHTNESS, 1), (CONTRAST, 2), (SATURATION, 3), (HUE, 4)):
+        assert same_law(rows[:, column], np.array([d[factor] for d in drawn])), column
+    # the test does see a change
+    assert not same_law(rows[:, BRIGHTNESS], rows[:, BRIGHTNESS] * 0.97 + 0.01)
+    orders = rows[rows[:, ORDER] >= 0, ORDER].astype(int)
+    counts, expected = np.bincount(orders, minlength=24), len(orders) / 24
+    # chi-squared, 23 degrees of freedom: above 60 once in 30,000
+    assert len(counts) == 24 and ((counts - expected) ** 2).sum() / expected < 60
+    sigma = rows[rows[:, SIGMA] > 0, SIGMA]
+    low, high = settings.blur_sigma
+    assert same_law(sigma, np.array([GaussianBlur.get_params(low, high) for _ in range(10_000)]))
+    happened = (rows[:, ORDER] >= 0, 0.8), (rows[:, GREY] > 0, 0.2), (rows[:, SIGMA] > 0, 0.5)
+    for times, p in happened:
+        assert abs(times.mean() - p) < 4 * np.sqrt(p * (1 - p) / 10_000)
+
+
+def test_the_numbers_of_a_seed_do_not_depend_on_columns():
+    """Each draw has its place in the stream; these were drawn when a column's number was it."""
+    row, u = np.zeros(PARAMETERS, np.float32), stream(VIEW, 5, 2, 9, 1).random(9)
+    draw_colours(stream(VIEW, 5, 2, 9, 1), ViewSettings(jitter_p=1.0, blur_p=1.0), 1, row)
+    columns = [BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA]
+    expected = [*(0.6 + 0.8 * u[:3]), 0.2 * u[3] - 0.1, int(24 * u[4]), float(u[6] < 0.2)]
+    assert row[columns] == pytest.approx([*expected, 0.1 + 1.9 * u[7]], rel=1e-6)

@@ -9,70 +9,57 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.train.runs import Flat
 from train.distributed import gather, rank, world
-from train.methods.byol import BYOL
-from train.methods.instdisc import InstDisc
-from train.methods.moco import MoCo
-from train.methods.simclr import SimCLR
+from train.methods import byol, instdisc, moco, simclr
 
 IMAGES, BATCH, STEPS = 24, 8, 3
 
 
-class Flat(nn.Module):
-    """A backbone without BatchNorm: nothing but the method itself joins samples."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.fc = nn.Linear(12, 6), nn.Linear(6, 6)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.first(x.flatten(1)).tanh())
-
-
-# name: (method, extra negatives)
-CASES = {
-    "instdisc": (lambda: InstDisc(Flat, IMAGES, 4, 0.2, negatives=5), False),
-    "moco": (
-        lambda: MoCo(Flat, 4, 21, 0.9, 0.2),
-        False,
-    ),  # a queue that does not divide by the batch
-    "moco v1": (lambda: MoCo(Flat, 4, 21, 0.9, 0.07, linear_head=True), False),
-    "moco, symmetric": (lambda: MoCo(Flat, 4, 21, 0.9, 0.2, symmetric=True), False),
-    "moco, batch negatives": (lambda: MoCo(Flat, 4, 21, 0.9, 0.2, batch_negatives=True), False),
-    "moco, swap": (lambda: MoCo(Flat, 4, 21, 0.9, 0.2), True),
-    "simclr": (lambda: SimCLR(Flat, 4, 0.2, head_norm=False), False),
-    "simclr, swap": (lambda: SimCLR(Flat, 4, 0.2, head_norm=False), True),
-    "byol": (lambda: BYOL(Flat, 4, 0.9, STEPS, head_norm=False), False),
+MOCO = {"dim": 4, "queue": 21, "momentum": 0.9}  # a queue that does not divide by the batch
+SETTINGS = {
+    "instdisc": instdisc.Settings(dim=4, negatives=5, head="linear"),
+    "moco": moco.Settings(**MOCO),
+    "moco v1": moco.Settings(**MOCO, temperature=0.07, head="linear"),
+    "moco, symmetric": moco.Settings(**MOCO, symmetric=True),
+    "moco, batch negatives": moco.Settings(**MOCO, batch_negatives=True),
+    "moco, swap": moco.Settings(**MOCO),
+    "simclr": simclr.Settings(dim=4),
+    "simclr, swap": simclr.Settings(dim=4),
+    "byol": byol.Settings(dim=4, momentum=0.9),
 }
+
+
+def make(name: str) -> nn.Module:
+    settings = SETTINGS[name]
+    torch.manual_seed(0)
+    if settings.method == "instdisc":
+        return instdisc.InstDisc(Flat(), settings, IMAGES)
+    if settings.method == "byol":
+        return byol.BYOL(Flat(), settings, STEPS)
+    return {"moco": moco.MoCo, "simclr": simclr.SimCLR}[settings.method](Flat(), settings)
 
 
 def run(name: str) -> dict:
     """Three steps on this process's part of each global batch: losses, accuracies, gradients and
     the final state."""
-    make, swap = CASES[name]
-    torch.manual_seed(0)
-    method = make()
+    method = make(name)
     model = DistributedDataParallel(method, broadcast_buffers=False) if world() > 1 else method
-    optimizer = torch.optim.SGD(
-        [p for p in method.parameters() if p.requires_grad], 0.5, momentum=0.9
-    )
+    trained = [p for p in method.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.5, momentum=0.9)
     results, part = [], slice(rank() * BATCH // world(), (rank() + 1) * BATCH // world())
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(100 + step)
         views = torch.randn(3, BATCH, 3, 2, 2, generator=generator)[:, part]
         index = torch.randperm(IMAGES, generator=generator)[:BATCH][part]
-        loss, accuracy = model(list(views[: method.VIEWS]), step, index, views[2] if swap else None)
+        negative = views[2] if name.endswith("swap") else None
+        loss, accuracy = model(list(views[: SETTINGS[name].VIEWS]), step, index, negative)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         gradients = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
-        results.append(
-            {
-                "loss": gather(loss.detach()[None]).mean(),
-                "accuracy": gather(accuracy[None]).mean(),
-                **gradients,
-            }
-        )
+        means = {"loss": loss.detach(), "accuracy": accuracy}
+        results.append({k: gather(v[None]).mean() for k, v in means.items()} | gradients)
     return {"steps": results, "state": method.state_dict()}
 
 
@@ -81,17 +68,15 @@ def child(number: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2
     )
-    torch.save(
-        {name: run(name) for name in CASES} | {"keys": what_the_key_encoder_sees()},
-        f"{folder}/{number}.pt",
-    )
+    results = {name: run(name) for name in SETTINGS} | {"keys": what_the_key_encoder_sees()}
+    torch.save(results, f"{folder}/{number}.pt")
     dist.destroy_process_group()
 
 
 def what_the_key_encoder_sees() -> dict:
     """Numbers of the images that this process's queries and keys are encoded among."""
     torch.manual_seed(0)
-    model, seen = MoCo(Flat, 4, 16, 0.9, 0.2), {"query": [], "key": []}
+    model, seen = moco.MoCo(Flat(), moco.Settings(dim=4, queue=16)), {"query": [], "key": []}
     for name in seen:
         getattr(model, name).register_forward_pre_hook(
             lambda _, x, name=name: seen[name].append(x[0][:, 0, 0, 0])
@@ -111,7 +96,7 @@ def two(tmp_path_factory) -> list[dict]:
     return [torch.load(Path(folder, f"{number}.pt"), weights_only=True) for number in range(2)]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_are_one(two, name):
     one = run(name)
     for process in two:
@@ -123,9 +108,8 @@ def test_two_processes_are_one(two, name):
                 assert ours[key].abs().max() > 0
                 assert torch.allclose(theirs[key], ours[key], rtol=1e-4, atol=1e-6), key
         for key, value in one["state"].items():
-            assert torch.allclose(
-                process[name]["state"][key].float(), value.float(), rtol=1e-4, atol=1e-5
-            ), key
+            other = process[name]["state"][key].float()
+            assert torch.allclose(other, value.float(), rtol=1e-4, atol=1e-5), key
     for key, value in two[0][name]["state"].items():  # and they never drift apart
         assert torch.equal(value, two[1][name]["state"][key]), key
 
@@ -136,8 +120,7 @@ def test_keys_are_really_shuffled_across_processes(two):
         keys = [set(process["keys"]["key"][step].int().tolist()) for process in two]
         assert [set(process["keys"]["query"][step].int().tolist()) for process in two] == own
         assert keys[0] | keys[1] == own[0] | own[1] and len(keys[0]) == len(keys[1]) == 8
-        assert all(
-            2 <= len(k & o) <= 6 for k, o in zip(keys, own, strict=True)
-        )  # near half are the other's
+        # near half are the other's
+        assert all(2 <= len(k & o) <= 6 for k, o in zip(keys, own, strict=True))
     first, second = (two[0]["keys"]["key"][step].tolist() for step in range(2))
     assert first != second

@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from tests.train.runs import config, losses
-from train import feed
 from train.checkpoint import newest
 from train.feed import Feed
 from train.loop import train
-from train.methods import make_method
-from train.views import PARAMETERS
+from train.parameters import PARAMETERS, PASTED
 
 CPU = torch.device("cpu")
 
@@ -23,8 +21,9 @@ def raw(number: int, negative: bool = False) -> dict:
         "views": torch.full((2, 3, 8, 8, 3), number, dtype=torch.uint8),
         "parameters": torch.zeros(2, 3, PARAMETERS),
         "index": torch.full((3,), number),
+        "replaced": 0,
     }
-    batch["parameters"][..., feed.PASTED] = number
+    batch["parameters"][..., PASTED] = number
     if negative:
         batch |= {
             "negative": batch["views"][0],
@@ -41,14 +40,11 @@ def test_a_cpu_takes_batches_as_they_come():
         batch = made.next()
         made.ahead()
         assert asked == list(range(i + 1)) and batch.index.tolist() == [i] * 3
-        assert (
-            len(batch.views) == 2
-            and batch.views[0].shape == (3, 3, 8, 8)
-            and batch.negative is None
-        )
+        assert len(batch.views) == 2 and batch.views[0].shape == (3, 3, 8, 8)
+        assert batch.negative is None
     with pytest.raises(StopIteration):
         made.next()
-    assert made.waited > 0
+    assert made.read_waited() > 0 and made.read_waited() == 0
 
 
 def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch):
@@ -77,9 +73,8 @@ def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch)
         handed = {id(t) for t in (*batch.views, batch.index, batch.negative, batch.counts)}
         assert {t for t, stream in held if stream is steps} >= handed
         made.ahead()
-        assert asked == list(
-            range(min(i + 2, 3))
-        )  # the next one is under way before it is asked for
+        # the next one is under way before it is asked for
+        assert asked == list(range(min(i + 2, 3)))
         made.ahead()  # and only one
         assert asked == list(range(min(i + 2, 3))) and batch.index.tolist() == [i] * 3
     with pytest.raises(StopIteration):
@@ -87,40 +82,37 @@ def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch)
 
 
 def test_what_is_shown_of_a_batch():
-    views, pasted = Feed([raw(1)], CPU).next().shown()
+    views, pasted = Feed([raw(1)], CPU).next().preview()
     assert len(views) == 2 and pasted.tolist() == [[1] * 3] * 2
-    views, pasted = Feed([raw(0, negative=True)], CPU).next().shown()
+    views, pasted = Feed([raw(0, negative=True)], CPU).next().preview()
     assert len(views) == 3 and pasted.tolist() == [[0] * 3, [0] * 3, [1, 0, 1]]
 
 
 @pytest.mark.parametrize("method", ["moco", "simclr", "byol", "instdisc"])
 def test_bfloat16_networks_have_float32_losses_near_float32s(method):
-    made = config(Path(), "none", Path(), method=method, splits=1, width=8, negatives=16)
+    settings = config(Path(), "none", Path(), method=method, splits=1, width=8, negatives=16)
     images = torch.randn(2, 16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     images = [i.contiguous(memory_format=torch.channels_last) for i in images]
-    found = []
+    values = []
     for half in (False, True):
         torch.manual_seed(0)
-        model = make_method(made, 64).to(memory_format=torch.channels_last)
+        model = settings.method.make(settings, 64).to(memory_format=torch.channels_last)
         assert model.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss, _ = model(images[: model.VIEWS], 0, torch.arange(16))
+            loss, _ = model(images[: settings.method.VIEWS], 0, torch.arange(16))
         loss.backward()
         assert loss.dtype == torch.float32
         assert all(
             p.dtype == p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad
         )
-        found.append(loss.item())
-    assert found[0] != found[1] and found[1] == pytest.approx(found[0], rel=0.02)
+        values.append(loss.item())
+    assert values[0] != values[1] and values[1] == pytest.approx(values[0], rel=0.02)
 
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_run_and_may_go_on_without(images, truth_cache, tmp_path):
-    one = {
-        "epochs": 1,
-        "method": "instdisc",
-        "negatives": 16,
-    }  # a single network: compiling one takes a minute
+    # a single network: compiling one takes a minute
+    one = {"epochs": 1, "method": "instdisc", "negatives": 16}
     runs = {
         n: config(images, truth_cache, tmp_path / n, compile=n != "plain", **one)
         for n in ("plain", "compiled")

@@ -1,7 +1,5 @@
 """Which masks are used, and the controls."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,6 @@ from data.sources.images import open_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.train.runs import config
-from train import checkpoint
 from train.loop import train
 from train.masks import Masks, ellipse_like, make_masks
 
@@ -32,14 +29,8 @@ def test_failed_empty_and_full_masks_are_never_used():
     cache.masks[5, 0, 0] = 254  # nearly full is used
     cache.status[2] = 5
     rows = np.arange(6)
-    assert [Masks(cache, rows)[i] is not None for i in rows] == [
-        False,
-        True,
-        False,
-        True,
-        False,
-        True,
-    ]
+    usable = [Masks(cache, rows)[i] is not None for i in rows]
+    assert usable == [False, True, False, True, False, True]
     narrow = Masks(cache, rows, limits=(0.01, 0.997))
     assert [narrow[i] is not None for i in rows] == [False, False, False, True, False, False]
     assert np.array_equal(Masks(cache, rows[::-1])[2], cache.masks[3])
@@ -80,16 +71,3 @@ def test_controls(images, truth_cache, tmp_path):
         UsageError, match=r"--control truth: .* holds masks estimated by centre, not true ones"
     ):
         train(config(images, tmp_path / "estimated", tmp_path / "run", control="truth"))
-
-
-def test_a_run_from_before_a_setting_existed_goes_on(images, truth_cache, tmp_path):
-    made = config(images, truth_cache, tmp_path / "run", epochs=1)
-    train(made, stop_at=2)
-    file = tmp_path / "run" / checkpoint.CONFIG
-    old = json.loads(file.read_text())
-    for name in ("paste_views", "mask_coverage", "pool"):
-        del old["identity"][name]
-    file.write_text(json.dumps(old))
-    with pytest.raises(UsageError, match=r"\(paste_views: auto -> key\)"):
-        train(config(images, truth_cache, tmp_path / "run", epochs=1, paste_views="key"))
-    assert train(made) is True

@@ -1,48 +1,44 @@
-"""InstDisc, SimCLR, BYOL and the extra negatives of swap against plain formulas; what moves the
+"""Methods and the extra negatives of swap against plain formulas; backbones; what moves the
 weights."""
 
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn.functional import normalize
 
-from data.cli import UsageError
-from train.config import Config
-from train.methods import METHODS, make_method
+from tests.train.runs import Flat
+from train.config import Optimiser
+from train.methods import METHODS, byol, instdisc, moco, simclr
 from train.methods.byol import BYOL, regression_loss
 from train.methods.instdisc import InstDisc, nce
 from train.methods.moco import MoCo, info_nce
 from train.methods.simclr import SimCLR, interleave, nt_xent
-from train.optimise import Lars, learning_rate, make_optimizer
+from train.network import SplitBatchNorm2d, Subsampled1x1, backbone
+from train.optimise import Lars, make_optimizer
+from train.presets import configure
 
-CONFIG = Config(
-    images="",
-    out="",
-    network="resnet10",
-    stem="small",
-    width=4,
-    size=16,
-    batch=8,
-    queue=20,
-    splits=2,
-    dim=8,
-    negatives=10,
-)
+SMALL = {
+    "network": "resnet10",
+    "stem": "small",
+    "width": 4,
+    "size": 16,
+    "batch": 8,
+    "queue": 20,
+    "splits": 2,
+    "dim": 8,
+    "negatives": 10,
+}
 
 
-class Flat(nn.Module):
-    """A backbone without BatchNorm: pixels to features, and an `fc`."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.fc = nn.Linear(12, 6), nn.Linear(6, 6)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.first(x.flatten(1)).tanh())
+def small(method: str, **changes) -> nn.Module:
+    """A method on a real network."""
+    made = configure(images="", out="", method=method, **(SMALL | changes))
+    torch.manual_seed(0)
+    return made.method.make(made, 40)
 
 
 def flat() -> Flat:
@@ -113,7 +109,7 @@ def test_a_negative_that_does_not_count_changes_nothing():
 
 @pytest.mark.parametrize("extra", [False, True])
 def test_simclr_pairs_the_views_of_each_image(extra):
-    model = SimCLR(flat, 4, 0.5, head_norm=False)
+    model = SimCLR(flat(), simclr.Settings(dim=4, temperature=0.5))
     batches = torch.randn(3, 5, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     loss, _ = model(batches[:2], 0, None, batches[2] if extra else None)
     with torch.no_grad():
@@ -132,16 +128,9 @@ def test_simclr_pairs_the_views_of_each_image(extra):
 
 
 def test_simclrs_head_has_batch_norm_after_both_layers_and_no_last_shift():
-    head = make_method(
-        dataclasses.replace(CONFIG, method="simclr", head_norm=True, hidden=12), 40
-    ).encoder.fc
-    assert [type(m) for m in head] == [
-        nn.Linear,
-        nn.BatchNorm1d,
-        nn.ReLU,
-        nn.Linear,
-        nn.BatchNorm1d,
-    ]
+    head = small("simclr", head_norm=True, hidden=12).encoder.fc
+    layers = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d]
+    assert [type(m) for m in head] == layers
     assert head[0].bias is None and head[3].bias is None and not head[4].bias.requires_grad
     assert head[0].weight.shape == (12, 32) and head[3].weight.shape == (8, 12)
 
@@ -160,7 +149,7 @@ def test_byols_loss_is_the_plain_formula():
 
 
 def test_byol_is_symmetric_and_its_target_follows_by_a_cosine():
-    model = BYOL(flat, 4, 0.9, steps=10, head_norm=False)
+    model = BYOL(flat(), byol.Settings(dim=4, momentum=0.9), steps=10)
     views = torch.randn(2, 5, 3, 2, 2)
     loss, _ = model(views, 0, None)
     with torch.no_grad():
@@ -174,11 +163,7 @@ def test_byol_is_symmetric_and_its_target_follows_by_a_cosine():
     loss.backward()
     assert all(p.grad is None for p in model.target.parameters())
     assert all(p.grad is not None for m in (model.encoder, model.predictor) for p in m.parameters())
-    assert (
-        model.tau(0) == pytest.approx(0.9)
-        and model.tau(5) == pytest.approx(0.95)
-        and model.tau(10) == 1
-    )
+    assert [model.tau(step) for step in (0, 5, 10)] == pytest.approx([0.9, 0.95, 1])
     before = [p.clone() for p in model.target.parameters()]
     with torch.no_grad():
         for p in model.encoder.parameters():
@@ -207,11 +192,12 @@ def test_nce_is_the_plain_formula():
 
 
 def test_instdisc_estimates_z_once_and_moves_its_bank():
-    model = InstDisc(flat, 20, 4, 0.5, negatives=6, bank_momentum=0.5)
+    settings = instdisc.Settings(dim=4, temperature=0.5, head="linear", negatives=6)
+    model = InstDisc(flat(), settings, 20)
     view, index = torch.randn(5, 3, 2, 2), torch.tensor([3, 0, 19, 7, 8])
     bank = model.bank.clone()
     assert torch.allclose(bank.norm(dim=1), torch.ones(20))
-    noise = model._noise(0, index)
+    noise = model.noise(0, index)
     loss, _ = model([view], 0, index)
     with torch.no_grad():
         query = normalize(model.encoder(view), dim=1)
@@ -237,11 +223,11 @@ def test_instdisc_estimates_z_once_and_moves_its_bank():
 
 
 def test_instdiscs_noise_is_uniform_new_each_step_and_repeatable():
-    model = InstDisc(flat, 20, 4, 0.5, negatives=2000, seed=3)
+    model = InstDisc(flat(), instdisc.Settings(negatives=2000), 20, seed=3)
     index = torch.arange(5)
-    drawn = model._noise(7, index)
-    assert drawn.shape == (5, 2000) and torch.equal(drawn, model._noise(7, index))
-    assert not torch.equal(drawn, model._noise(8, index)) and not torch.equal(drawn[0], drawn[1])
+    drawn = model.noise(7, index)
+    assert drawn.shape == (5, 2000) and torch.equal(drawn, model.noise(7, index))
+    assert not torch.equal(drawn, model.noise(8, index)) and not torch.equal(drawn[0], drawn[1])
     counts = torch.bincount(drawn.flatten(), minlength=20).double()
     assert (
         len(counts) == 20 and ((counts - 500) ** 2 / 500).sum() < 43.8
@@ -269,7 +255,7 @@ def test_info_nces_extra_negative_is_its_own_querys_only(batch_negatives):
 
 def test_mocos_extra_negatives_are_keys_that_never_enter_the_queue():
     batches = torch.randn(3, 4, 3, 2, 2)
-    model = MoCo(flat, 4, 8, 0.9, 0.2, linear_head=True)
+    model = MoCo(flat(), moco.Settings(dim=4, queue=8, momentum=0.9, head="linear"))
     queue = model.queue.clone()
     loss, _ = model(batches[:2], 0, None, batches[2])
     with torch.no_grad():
@@ -290,10 +276,8 @@ def test_mocos_extra_negatives_are_keys_that_never_enter_the_queue():
 def test_every_method_keeps_the_contract(method):
     """One step on a real network: a scalar loss, an accuracy, gradients for all that is trained, a
     backbone."""
-    settings = dataclasses.replace(CONFIG, method=method, head_norm=method in ("simclr", "byol"))
-    torch.manual_seed(0)
-    model = make_method(settings, 40).train()
-    views = [torch.randn(8, 3, 16, 16) for _ in range(model.VIEWS)]
+    model = small(method, head_norm=method in ("simclr", "byol")).train()
+    views = [torch.randn(8, 3, 16, 16) for _ in range(METHODS[method].VIEWS)]
     loss, accuracy = model(views, 0, torch.arange(8))
     assert loss.shape == () and loss.isfinite() and 0 <= accuracy.item() <= 1
     loss.backward()
@@ -309,9 +293,8 @@ def test_lars_is_the_plain_formula(weight_decay):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False))
     with torch.no_grad():
         model[2].weight.zero_()  # its ratio is 1
-    optimizer = make_optimizer(
-        dataclasses.replace(CONFIG, optimizer="lars", lr=2.0, weight_decay=weight_decay), model
-    )
+    settings = Optimiser(optimizer="lars", lr=2.0, weight_decay=weight_decay)
+    optimizer = make_optimizer(settings, model)
     assert isinstance(optimizer, Lars)
     expected = {name: p.detach().double().numpy().copy() for name, p in model.named_parameters()}
     velocity = {name: np.zeros_like(p) for name, p in expected.items()}
@@ -334,54 +317,112 @@ def test_lars_is_the_plain_formula(weight_decay):
             assert np.allclose(p.detach().numpy(), expected[name], rtol=1e-4, atol=1e-6), name
 
 
-def test_schedules():
-    step = Config(
-        images="", out="", lr=0.3, epochs=10, schedule="step", milestones=(6, 8), warmup=1.0
-    )
-    rates = [learning_rate(step, s, 5) for s in range(50)]
-    assert rates[:5] == pytest.approx([0.06, 0.12, 0.18, 0.24, 0.3])
-    assert (
-        rates[29] == 0.3
-        and rates[30] == rates[39] == pytest.approx(0.03)
-        and rates[40] == pytest.approx(0.003)
-    )
-    simclr = dataclasses.replace(step, schedule="warmup_cosine", warmup=2.0)
-    rates = [learning_rate(simclr, s, 5) for s in range(50)]
-    assert rates[9] == rates[10] == 0.3 and rates[4] == pytest.approx(0.15)
-    assert rates[30] == pytest.approx(0.15)  # half of the 40 steps after the warm-up
-    assert 0 < rates[49] < 0.001
-    short = dataclasses.replace(simclr, epochs=1)  # shorter than its warm-up
-    assert [learning_rate(short, s, 5) for s in range(5)] == pytest.approx(
-        [0.03, 0.06, 0.09, 0.12, 0.15]
-    )
-
-
+@pytest.mark.parametrize("batch_negatives", [False, True])
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"method": "byol", "background": "swap"}, "byol has no negatives"),
-        (
-            {"method": "instdisc", "background": "swap"},
-            "takes its negatives from the memory bank alone",
-        ),
-        ({"method": "simclr", "head": "linear"}, "--head linear: simclr has a two-layer head"),
-        ({"head": "linear", "head_norm": True}, "--head-norm needs --head mlp"),
-        ({"method": "simclr", "batch_negatives": True}, "--batch-negatives is MoCo's"),
-        ({"method": "byol", "symmetric": True}, "--symmetric is MoCo's"),
-        ({"hidden": 64}, "--hidden 64: is SimCLR's and BYOL's"),
-        ({"method": "simclr", "hidden": -1}, "--hidden -1"),
-        ({"negatives": 0}, "--negatives 0"),
-        ({"temperature": 0.0}, "--temperature 0.0"),
-        ({"momentum": 1.5}, "--momentum 1.5"),
-        ({"bank_momentum": -0.5}, "--bank-momentum -0.5"),
-        (
-            {"solarise_p": (0.0, 1.2)},
-            "--solarise-p and --second-blur-p are probabilities, in 0..1: 1.2",
-        ),
-        ({"second_blur_p": 2.0}, "in 0..1: 2.0"),
-        ({"milestones": (160, 120)}, "--milestones 160 120: epochs from 1 on, rising"),
-    ],
+    ("batch", "dim", "length", "temperature"), [(4, 8, 16, 0.2), (7, 3, 5, 0.07), (1, 2, 1, 1.0)]
 )
-def test_settings_that_do_not_fit_a_method(changes, message):
-    with pytest.raises(UsageError, match=message):
-        dataclasses.replace(CONFIG, **changes).check()
+def test_info_nce_is_the_plain_formula(batch, dim, length, temperature, batch_negatives):
+    query, key, queue = unit(batch, dim), unit(batch, dim, seed=1), unit(length, dim, seed=2).T
+    loss, accuracy = info_nce(query, key, queue, temperature, batch_negatives)
+    losses, hits = [], []
+    for i, (q, k) in enumerate(zip(query.tolist(), key.tolist(), strict=True)):
+        others = [n for j, n in enumerate(key.tolist()) if batch_negatives and j != i]
+        others += queue.T.tolist()
+        positive = dot(q, k) / temperature
+        negatives = [dot(q, other) / temperature for other in others]
+        losses.append(-positive + math.log(math.exp(positive) + sum(map(math.exp, negatives))))
+        hits.append(positive >= max(negatives))
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
+    assert accuracy.item() == pytest.approx(np.mean(hits))
+
+
+def tiny(queue: int = 10, symmetric: bool = False) -> MoCo:
+    changes = {"queue": queue, "symmetric": symmetric, "momentum": 0.9, "splits": 1}
+    return small("moco", **changes)
+
+
+def test_queue_holds_the_newest_keys_and_need_not_divide_by_the_batch():
+    model = tiny(queue=10)
+    keys = unit(24, 8)
+    for i in range(4):  # 24 keys in batches of 6 through a queue of 10
+        model.enqueue(keys[6 * i : 6 * i + 6])
+    held = {tuple(k) for k in model.queue.T.tolist()}
+    assert held == {tuple(k) for k in keys[14:].tolist()} and model.pointer.item() == 4
+    more = unit(25, 8, seed=3)  # more than it holds
+    model.enqueue(more)
+    assert {tuple(k) for k in model.queue.T.tolist()} == {tuple(k) for k in more[15:].tolist()}
+
+
+def test_key_encoder_follows_by_momentum_and_gets_no_gradient():
+    model = tiny()
+    before = [p.clone() for p in model.key.parameters()]
+    with torch.no_grad():
+        for p in model.query.parameters():
+            p.add_(1)
+    model.train()
+    loss, _ = model((torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16)), step=0)
+    for key, old, query in zip(
+        model.key.parameters(), before, model.query.parameters(), strict=True
+    ):
+        assert torch.allclose(key, 0.9 * old + 0.1 * query, atol=1e-6)
+    loss.backward()
+    assert all(p.grad is None for p in model.key.parameters())
+    assert all(p.grad is not None for p in model.query.parameters())
+
+
+def test_keys_are_returned_in_the_order_of_their_queries():
+    model = tiny().eval()  # in eval mode BatchNorm does not mix samples, so a shuffle must not show
+    views = torch.randn(6, 3, 16, 16)
+    with torch.no_grad():
+        plain = normalize(model.key(views), dim=1)
+        assert torch.allclose(model.keys(views, 3, 0), plain, atol=1e-5)
+
+
+def test_symmetric_loss_is_the_mean_of_both_ways():
+    views = torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16)
+    model = tiny(symmetric=True).eval()
+    both = model(views, step=0)[0]
+    one = tiny().eval()(views, step=0)[0]
+    other = tiny().eval()(views[::-1], step=0)[0]
+    assert both.item() == pytest.approx((one + other).item() / 2, rel=1e-5)
+    assert model.pointer.item() == 8
+
+
+def test_split_batch_norm_is_batch_norm_of_each_part():
+    split, plain = SplitBatchNorm2d(5, splits=3), nn.BatchNorm2d(5)
+    x = torch.randn(12, 5, 4, 4).contiguous(memory_format=torch.channels_last)
+    out = split(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    means = []
+    for i in range(3):
+        part = nn.BatchNorm2d(5)
+        assert torch.allclose(out[4 * i : 4 * i + 4], part(x[4 * i : 4 * i + 4]), atol=1e-6)
+        means.append(part.running_mean)
+    assert torch.allclose(split.running_mean, torch.stack(means).mean(0), atol=1e-6)
+    plain.load_state_dict(split.state_dict())
+    assert torch.allclose(split.eval()(x), plain.eval()(x))
+    with pytest.raises(ValueError, match="does not divide"):
+        split.train()(x[:10])
+
+
+@pytest.mark.parametrize("network", ["resnet18", "resnet50"])
+def test_backbones_carry_torchvisions_keys(network):
+    theirs = getattr(torchvision.models, network)(weights=None).state_dict()
+    ours = backbone(network, splits=2).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_subsampled_convolution_is_the_strided_one(stride):
+    own = Subsampled1x1(16, 24, stride)
+    plain = torch.nn.Conv2d(16, 24, 1, stride, bias=False)
+    plain.load_state_dict(own.state_dict())
+    x = torch.randn(3, 16, 9, 7)
+    assert torch.allclose(own(x), plain(x), atol=1e-6)
+
+
+def test_the_narrowest_network_trains_in_channels_last():
+    network = backbone("resnet10", "small", 4).to(memory_format=torch.channels_last)
+    views = torch.randn(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    network(views).square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())

@@ -1,45 +1,34 @@
-"""Views: the laws of torchvision's transforms, and streams that do not depend on who draws."""
+"""Views and their order: streams that depend on what is drawn and not on who draws it."""
 
-import dataclasses
 import functools
 import operator
+import tarfile
 
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import ColorJitter, GaussianBlur, RandomResizedCrop
-from torchvision.transforms import functional as tv
 
 from data.cache.reader import Cache
-from data.sources.images import open_images
-from train.config import Config
+from data.sources.images import ImageError, decode, open_images
+from evaluate.features import Labelled
+from preprocess.pipeline import build
+from preprocess.recipe import Recipe
 from train.loader import Order, Pairs
 from train.masks import Masks, shuffled_rows
-from train.photometric import MEAN, OPERATIONS, ORDERS, STD, blur, hue, photometric
-from train.presets import moco_v2_demo
-from train.streams import VIEW, stream
-from train.views import (
-    BRIGHTNESS,
-    CONTRAST,
-    COVERAGE,
-    GREY,
-    HUE,
-    ORDER,
-    PARAMETERS,
-    PASTED,
-    SATURATION,
-    SIGMA,
-    Views,
-    random_box,
-)
+from train.parameters import COVERAGE, PARAMETERS, PASTED
+from train.presets import configure
+from train.streams import stream
+from train.views import Views
 
-CONFIG = Config(images="", out="", **moco_v2_demo())
+
+def views(**changes) -> Views:
+    return Views.of(configure("moco_v2_demo", images="", out="", **changes))
 
 
 def pairs(images, cache, **changes) -> Pairs:
     found = open_images(images / "train")
     masks = Masks(cache, cache.require(found.paths)) if cache else None
-    return Pairs(found, Views.of(dataclasses.replace(CONFIG, **changes)), masks)
+    return Pairs(found, views(**changes), masks)
 
 
 def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, truth_cache):
@@ -49,11 +38,8 @@ def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, t
     pasted = with_masks["parameters"][..., PASTED] > 0
     assert 0.2 < pasted.float().mean() < 0.4 and not without["parameters"][..., PASTED].any()
     coverage = with_masks["parameters"][..., COVERAGE]
-    assert (
-        (coverage[~pasted] == 0).all()
-        and (coverage[pasted] <= 1).all()
-        and 0.05 < coverage[pasted].mean() < 0.5
-    )
+    assert (coverage[~pasted] == 0).all() and (coverage[pasted] <= 1).all()
+    assert 0.05 < coverage[pasted].mean() < 0.5
     colours = [c for c in range(PARAMETERS) if c not in (PASTED, COVERAGE)]
     assert torch.equal(without["parameters"][..., colours], with_masks["parameters"][..., colours])
     assert torch.equal(without["views"][~pasted], with_masks["views"][~pasted])
@@ -63,15 +49,16 @@ def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, t
     assert (full == 0).all(-1).flatten(1).float().mean() > 0.05
 
 
-def test_a_view_does_not_depend_on_its_batch(images, truth_cache):
+def test_a_view_does_not_depend_on_its_batch_nor_on_the_second(images, truth_cache):
     data = pairs(images, Cache(truth_cache))
     alone = data.__getitems__([(3, 17)])
     among = data.__getitems__([(3, 5), (3, 17), (0, 17)])
     assert torch.equal(alone["views"][:, 0], among["views"][:, 1])
-    assert not torch.equal(
-        alone["views"][:, 0], among["views"][:, 2]
-    )  # another epoch, another view
+    assert not torch.equal(alone["views"][:, 0], among["views"][:, 2])  # another epoch
     assert not torch.equal(alone["views"][0], alone["views"][1])
+    first = Pairs(data.images, data.views, data.masks, count=1).__getitems__([(3, 17)])
+    assert first["views"].shape[0] == 1 and torch.equal(first["views"][0], alone["views"][0])
+    assert torch.equal(first["parameters"][0], alone["parameters"][0])
 
 
 def test_failed_and_empty_masks_are_never_pasted(images, truth_cache):
@@ -82,13 +69,14 @@ def test_failed_and_empty_masks_are_never_pasted(images, truth_cache):
     assert not pasted[:, :40].any() and pasted[:, 40:].all()
 
 
-def test_a_broken_image_gives_its_place_to_the_next(images, tmp_path):
+def test_a_broken_image_gives_its_place_to_the_next_under_its_own_number(images, tmp_path):
     (tmp_path / "train").mkdir()
     content = (images / "train" / "class0" / "000.png").read_bytes()
     for name, data in (("a.png", b"broken"), ("b.png", content), ("c.png", content)):
         (tmp_path / "train" / name).write_bytes(data)
-    batch = pairs(tmp_path, None).__getitems__([(0, 0), (0, 1)])
+    batch = pairs(tmp_path, None).__getitems__([(0, 0), (0, 1), (0, 2)])
     assert batch["views"].float().std() > 10
+    assert batch["index"].tolist() == [1, 1, 2] and batch["replaced"] == 1
 
 
 def test_order_resumes_in_the_middle_of_an_epoch():
@@ -104,9 +92,8 @@ def test_the_parts_of_all_processes_are_the_batch_of_one():
     whole = list(Order(103, 12, 2, seed=5, start=3))
     parts = [list(Order(103, 12, 2, 5, 3, rank, 3)) for rank in range(3)]
     assert all(len(batch) == 4 for part in parts for batch in part)
-    assert [
-        functools.reduce(operator.iadd, batches, []) for batches in zip(*parts, strict=True)
-    ] == whole
+    joined = [functools.reduce(operator.iadd, batches, []) for batches in zip(*parts, strict=True)]
+    assert joined == whole
     with pytest.raises(ValueError, match="cannot be shared"):
         Order(103, 10, 2, 5, 0, 0, 3)
 
@@ -121,15 +108,6 @@ def test_a_stream_is_numpys_philox_with_this_key(draw):
     assert (stream(*draw).integers(0, 2**63, 9) == expected).all()
 
 
-def test_one_view_is_the_first_of_two(images, truth_cache):
-    two = pairs(images, Cache(truth_cache))
-    one = Pairs(two.images, two.views, two.masks, count=1)
-    items = [(0, i) for i in range(20)]
-    first, both = one.__getitems__(items), two.__getitems__(items)
-    assert first["views"].shape[0] == 1 and torch.equal(first["views"][0], both["views"][0])
-    assert torch.equal(first["parameters"][0], both["parameters"][0])
-
-
 def test_shuffled_control_is_a_derangement():
     rows = np.arange(100) + 7
     shuffled = shuffled_rows(rows, seed=1)
@@ -137,131 +115,35 @@ def test_shuffled_control_is_a_derangement():
     assert np.array_equal(shuffled, shuffled_rows(rows, seed=1))
 
 
-def test_crops_follow_torchvisions_law():
-    """Area, aspect and place over 10,000 draws, within four standard errors of torchvision's."""
-    torch.manual_seed(0)
-    picture = torch.zeros(3, 375, 500)
-    theirs = np.array(
-        [RandomResizedCrop.get_params(picture, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(10_000)],
-        float,
-    )
-    boxes = [random_box(stream(VIEW, 0, 0, i), 500, 375, (0.2, 1.0)) for i in range(10_000)]
-    ours = np.array([(b.y, b.x, b.h, b.w) for b in boxes], float)
-    for law in (
-        lambda b: b[:, 2] * b[:, 3],
-        lambda b: np.log(b[:, 3] / b[:, 2]),
-        lambda b: b[:, 0],
-        lambda b: b[:, 1],
-    ):
-        a, b = law(ours), law(theirs)
-        assert abs(a.mean() - b.mean()) < 4 * np.sqrt((a.var() + b.var()) / 10_000)
-        assert abs(a.std() - b.std()) < 0.04 * b.std()
-    assert all(0 <= b.x and b.x + b.w <= 500 and 0 <= b.y and b.y + b.h <= 375 for b in boxes)
-    for width, height in ((1, 1), (3000, 2), (2, 3000)):
-        box = random_box(stream(VIEW, 0), width, height, (0.2, 1.0))
-        assert 0 < box.w <= width and 0 < box.h <= height
+def test_views_and_probes_are_the_same_from_a_tar_and_a_list(images, truth_cache, tmp_path):
+    packed = tmp_path / "train.tar"
+    with tarfile.open(packed, "w") as tar:
+        tar.add(images / "train", ".")
+    (tmp_path / "list.txt").write_bytes(b"\n".join(open_images(packed).paths.tolist()))
+    cache = Cache(truth_cache)
+    batches = []
+    for listed in ((images / "train",), (packed,), (packed, str(tmp_path / "list.txt"))):
+        found = open_images(*listed)
+        data = Pairs(found, views(paste_p=1.0), Masks(cache, cache.require(found.paths)))
+        batches.append(data.__getitems__([(0, 3), (1, 77), (0, 41)])["views"])
+    assert torch.equal(batches[0], batches[1]) and torch.equal(batches[0], batches[2])
+    folder, tar = Labelled(str(images / "train"), 32), Labelled(str(tmp_path / "train"), 32)
+    assert tar.classes == folder.classes and np.array_equal(tar.labels, folder.labels)
+    assert np.array_equal(tar[5], folder[5])
 
 
-def test_photometric_operations_are_torchvisions():
-    pictures = torch.rand(6, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    factors = torch.tensor([0.2, 0.6, 1.0, 1.3, 1.9, 0.0])
-    for operation, theirs in (
-        (BRIGHTNESS, tv.adjust_brightness),
-        (CONTRAST, tv.adjust_contrast),
-        (SATURATION, tv.adjust_saturation),
-    ):
-        ours = OPERATIONS[operation](pictures, factors[:, None, None, None])
-        expected = torch.stack(
-            [theirs(p, f.item()) for p, f in zip(pictures, factors, strict=True)]
-        )
-        assert (ours - expected).abs().max() < 2e-4, operation
-    shifts = torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.33, 0.5])
-    expected = torch.stack(
-        [tv.adjust_hue(p, s.item()) for p, s in zip(pictures, shifts, strict=True)]
-    )
-    assert (hue(pictures, shifts[:, None, None, None]) - expected).abs().max() < 1e-4
-    sigma = torch.tensor([0.1, 0.5, 1.0, 1.5, 2.0, 0.3])
-    expected = torch.stack(
-        [tv.gaussian_blur(p, [23, 23], [s.item()]) for p, s in zip(pictures, sigma, strict=True)]
-    )
-    assert (blur(pictures, sigma) - expected).abs().max() < 1e-4
-
-
-def test_a_batch_gets_each_samples_own_parameters_in_its_own_order():
-    views = torch.randint(
-        0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
-    parameters = torch.zeros(40, PARAMETERS)
-    makes = Views.of(dataclasses.replace(CONFIG, blur_p=0.5))
-    for i in range(40):
-        row = np.zeros(PARAMETERS, np.float32)
-        makes._photometric(stream(VIEW, 0, 0, i), row)
-        parameters[i] = torch.from_numpy(row)
-    assert (
-        (parameters[:, ORDER] < 0).any()
-        and parameters[:, GREY].any()
-        and (parameters[:, SIGMA] > 0).any()
-    )
-    ours = photometric(views, parameters, torch.device("cpu"))
-    adjust = {
-        BRIGHTNESS: tv.adjust_brightness,
-        CONTRAST: tv.adjust_contrast,
-        SATURATION: tv.adjust_saturation,
-        HUE: tv.adjust_hue,
-    }
-    for i in range(40):
-        picture = views[i].permute(2, 0, 1).float() / 255
-        if parameters[i, ORDER] >= 0:
-            for operation in ORDERS[int(parameters[i, ORDER])].tolist():
-                picture = adjust[operation](picture, parameters[i, operation].item())
-        if parameters[i, GREY]:
-            picture = tv.rgb_to_grayscale(picture, 3)
-        if parameters[i, SIGMA]:
-            picture = tv.gaussian_blur(picture, [15, 15], [parameters[i, SIGMA].item()])
-        assert (ours[i] - tv.normalize(picture, MEAN, STD)).abs().max() < 5e-3, i
-
-
-def same_law(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Two samples of 10,000 from one law: the Kolmogorov-Smirnov distance stays below its
-    1-in-10,000 bound."""
-    at = np.sort(np.concatenate([ours, theirs]))
-    below = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (ours, theirs)]
-    return bool(np.abs(below[0] - below[1]).max() < 2.23 * np.sqrt(1 / len(ours) + 1 / len(theirs)))
-
-
-def test_jitter_and_blur_follow_torchvisions_law():
-    """Factors, order and sigma of 10,000 draws; how often each happens, within four standard
-    errors."""
-    torch.manual_seed(0)
-    makes = Views.of(
-        dataclasses.replace(
-            CONFIG, jitter=(0.4, 0.3, 0.9, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5
-        )
-    )
-    rows = np.zeros((10_000, PARAMETERS), np.float32)
-    for i, row in enumerate(rows):
-        makes._photometric(stream(VIEW, 0, 0, i), row)
-    jitter = ColorJitter(0.4, 0.3, 0.9, 0.1)
-    drawn = [
-        ColorJitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-        for _ in range(10_000)
-    ]
-    for column, factor in ((BRIGHTNESS, 1), (CONTRAST, 2), (SATURATION, 3), (HUE, 4)):
-        assert same_law(rows[:, column], np.array([d[factor] for d in drawn])), column
-    orders = rows[rows[:, ORDER] >= 0, ORDER].astype(int)
-    counts = np.bincount(
-        orders, minlength=24
-    )  # chi-squared, 23 degrees of freedom: above 60 once in 30,000
-    assert len(counts) == 24 and ((counts - len(orders) / 24) ** 2).sum() / (len(orders) / 24) < 60
-    sigma = rows[rows[:, SIGMA] > 0, SIGMA]
-    low, high = CONFIG.blur_sigma
-    assert same_law(sigma, np.array([GaussianBlur.get_params(low, high) for _ in range(10_000)]))
-    for happened, p in (
-        (rows[:, ORDER] >= 0, 0.8),
-        (rows[:, GREY] > 0, 0.2),
-        (rows[:, SIGMA] > 0, 0.5),
-    ):
-        assert abs(happened.mean() - p) < 4 * np.sqrt(p * (1 - p) / 10_000)
-    assert not same_law(
-        rows[:, BRIGHTNESS], rows[:, BRIGHTNESS] * 0.97 + 0.01
-    )  # the test does see a change
+def test_a_row_has_a_mask_exactly_where_the_trainer_has_an_image(shared, tmp_path):
+    root = shared / "odd_images"
+    build(str(root), str(tmp_path / "cache"), Recipe("spectral", (), 32))
+    cache, images = Cache(tmp_path / "cache"), open_images(root)
+    sizes = cache.column("size")
+    masks = Masks(cache, cache.require(images.paths))
+    read = Pairs(images, views(), masks).__getitems__([(0, row) for row in range(len(images))])
+    for row in range(len(images)):
+        try:
+            image = decode(images.read(row))
+        except ImageError:
+            assert cache.status[row] and masks[row] is None and not cache.mask(row).any()
+            continue
+        assert cache.status[row] == 0 and sizes[row].tolist() == list(image.shape[:2])
+        assert read["index"][row] == row

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.config import Config
+from train.config import Config, Count, MethodSettings, Range, Share
 from train.distributed import gather, rank
 from train.methods.heads import byol_head
-from train.network import backbone
+from train.network import backbone_of
 
 
 def regression_loss(
@@ -27,47 +29,58 @@ def regression_loss(
 
     Returns:
         the mean loss, a scalar, and the share of predictions nearest to their own target among the
-        global batch's, in 0..1; the latter is only watched, never trained for.
+        global batch's, in 0..1; the latter is only logged, never trained for.
     """
     with torch.autocast(prediction.device.type, enabled=False):
-        prediction, target = (
-            F.normalize(prediction.float(), dim=1),
-            F.normalize(target.float(), dim=1),
-        )
+        prediction = F.normalize(prediction.float(), dim=1)
+        target = F.normalize(target.float(), dim=1)
         with torch.no_grad():
             nearest = (prediction @ gather(target).T).argmax(1)
             own = torch.arange(len(target), device=target.device) + rank() * len(target)
         return (2 - 2 * (prediction * target).sum(1)).mean(), (nearest == own).float().mean()
 
 
+@dataclass(frozen=True)
+class Settings(MethodSettings):
+    """BYOL."""
+
+    NO_SWAP: ClassVar[str] = (
+        "has no negatives, so swap's negative with the query's background has no place; only its "
+        "positive would change"
+    )
+
+    method: Literal["byol"] = "byol"
+    dim: Count = 128
+    """Dimensions of projection and prediction."""
+    hidden: Annotated[int, Range(0)] = 0
+    """Width of the heads' hidden layers; 0 takes the backbone's number of features."""
+    head_norm: bool = False
+    """BatchNorm in projector and predictor, as published."""
+    momentum: Share = 0.999
+    """BYOL: momentum of the target at first (tau), rising to 1 by half a cosine."""
+
+    def make(self, config: Config, images: int) -> BYOL:
+        """The method of a configuration."""
+        steps = images // config.optimiser.batch * config.optimiser.epochs
+        return BYOL(backbone_of(config.network), self, max(1, steps))
+
+
 class BYOL(nn.Module):
     """Online encoder and predictor, and the target encoder that follows the online one.
 
     Args:
-        backbone: makes a network with an `fc`, which becomes the projector.
-        dim: D, of projection and prediction.  hidden: of both hidden layers, 0 for as many as the
-            backbone's features.
-        momentum: tau at the first step; rises to 1 by half a cosine over `steps`, the run's.
-        head_norm: BatchNorm in projector and predictor, as published.
+        network: has an `fc`, which becomes the projector.
+        steps: of the run, over which the momentum rises.
     """
 
-    VIEWS = 2
-
-    def __init__(
-        self,
-        backbone: Callable[[], nn.Module],
-        dim: int,
-        momentum: float,
-        steps: int,
-        hidden: int = 0,
-        head_norm: bool = True,
-    ):
+    def __init__(self, network: nn.Module, settings: Settings, steps: int):
         super().__init__()
-        self.momentum, self.steps = momentum, steps
-        self.encoder = backbone()
-        features = self.encoder.fc.in_features
-        self.encoder.fc = byol_head(features, hidden or features, dim, head_norm)
-        self.predictor = byol_head(dim, hidden or features, dim, head_norm)
+        self.momentum, self.steps = settings.momentum, steps
+        self.encoder = network
+        features, dim, norm = network.fc.in_features, settings.dim, settings.head_norm
+        hidden = settings.hidden or features
+        self.encoder.fc = byol_head(features, hidden, dim, norm)
+        self.predictor = byol_head(dim, hidden, dim, norm)
         self.target = copy.deepcopy(self.encoder)
         self.target.requires_grad_(False)
 
@@ -98,20 +111,5 @@ class BYOL(nn.Module):
         """The update that the paper makes after the optimiser's step, made before the next one; at
         step 0 both are still equal."""
         if step:
-            torch._foreach_lerp_(
-                list(self.target.parameters()),
-                list(self.encoder.parameters()),
-                1 - self.tau(step - 1),
-            )
-
-
-def make(config: Config, images: int) -> BYOL:
-    """The method of a configuration."""
-    return BYOL(
-        lambda: backbone(config.network, config.stem, config.width, config.splits),
-        config.dim,
-        config.momentum,
-        max(1, images // config.batch * config.epochs),
-        config.hidden,
-        config.head_norm,
-    )
+            target, online = list(self.target.parameters()), list(self.encoder.parameters())
+            torch._foreach_lerp_(target, online, 1 - self.tau(step - 1))

@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import nn
+
+from data.cli import UsageError
+from train.config import MethodSettings
+
+
+@dataclass(frozen=True)
+class HeadSettings(MethodSettings):
+    """Of a method whose head may have one layer or two."""
+
+    head: Literal["mlp", "linear"] = "mlp"
+    """Projection head: two layers, or one (MoCo v1, InstDisc)."""
+    head_norm: bool = False
+    """BatchNorm in the head (MoCo v2 has not, but it helps runs of a few hundred steps)."""
+
+    def check(self) -> None:
+        if self.head == "linear" and self.head_norm:
+            raise UsageError(
+                "--head-norm needs --head mlp: a linear head has no place for BatchNorm"
+            )
+
+    def projection(self, features: int, dim: int) -> nn.Module:
+        """The head of a backbone of so many features."""
+        if self.head == "linear":
+            return nn.Linear(features, dim)
+        return mlp(features, features, dim, self.head_norm)
 
 
 def mlp(features: int, hidden: int, dim: int, norm: bool) -> nn.Sequential:

@@ -1,18 +1,20 @@
-"""InstDisc: a class for every image, told from noise by a memory bank (Wu et al., CVPR 2018)."""
+"""InstDisc: a class for every image, discriminated from noise by a memory bank (Wu et al., CVPR 2018)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.config import Config
+from train.config import Config, Count, Positive, Share
 from train.distributed import gather, local_part, world
-from train.methods.heads import mlp
-from train.network import backbone
+from train.methods.heads import HeadSettings
+from train.network import backbone_of
 from train.streams import NOISE, stream
 
 
@@ -40,48 +42,46 @@ def nce(
     return losses.mean(), (own >= noise.amax(1)).float().mean()
 
 
+@dataclass(frozen=True)
+class Settings(HeadSettings):
+    """InstDisc."""
+
+    VIEWS: ClassVar[int] = 1
+    NO_SWAP: ClassVar[str] = "takes its negatives from the memory bank alone"
+
+    method: Literal["instdisc"] = "instdisc"
+    dim: Count = 128
+    """Dimensions of the embedding."""
+    temperature: Positive = 0.2
+    """Softmax temperature (T)."""
+    negatives: Count = 4096
+    """InstDisc: noise samples drawn from the memory bank for each image (m of NCE)."""
+    bank_momentum: Share = 0.5
+    """InstDisc: share of a bank entry that stays when its image is seen again."""
+
+    def make(self, config: Config, images: int) -> InstDisc:
+        """The method of a configuration."""
+        return InstDisc(backbone_of(config.network), self, images, config.seed)
+
+
 class InstDisc(nn.Module):
     """Encoder and memory bank.
 
     NOTE: as in the authors' ImageNet code, without the proximal regularisation of the paper's
-        section 3.3.
+    section 3.3. Noise is drawn at each step, with replacement, from (seed, step).
 
     Args:
-        backbone: makes a network with an `fc`, which becomes the head: one linear layer, or two
-            with `mlp_head`.
-        images: N, entries of the bank.  dim: D.  temperature: T.
-        negatives: m, noise samples for each image, drawn anew each step, with replacement, from
-            (seed, step).
-        bank_momentum: share of an entry that stays when it meets its image again.
+        network: has an `fc`, which becomes the head.
+        images: N, entries of the bank.
+        seed: of the noise.
     """
 
-    VIEWS = 1
-
-    def __init__(
-        self,
-        backbone: Callable[[], nn.Module],
-        images: int,
-        dim: int,
-        temperature: float,
-        negatives: int = 4096,
-        bank_momentum: float = 0.5,
-        mlp_head: bool = False,
-        head_norm: bool = False,
-        seed: int = 0,
-    ):
+    def __init__(self, network: nn.Module, settings: Settings, images: int, seed: int = 0):
         super().__init__()
-        self.temperature, self.negatives, self.bank_momentum, self.seed = (
-            temperature,
-            negatives,
-            bank_momentum,
-            seed,
-        )
-        self.encoder = backbone()
-        features = self.encoder.fc.in_features
-        self.encoder.fc = (
-            mlp(features, features, dim, head_norm) if mlp_head else nn.Linear(features, dim)
-        )
-        self.register_buffer("bank", F.normalize(torch.randn(images, dim), dim=1))
+        self.settings, self.seed = settings, seed
+        self.encoder = network
+        self.encoder.fc = settings.projection(network.fc.in_features, settings.dim)
+        self.register_buffer("bank", F.normalize(torch.randn(images, settings.dim), dim=1))
         self.register_buffer("log_z", torch.zeros(()))
 
     def forward(
@@ -95,26 +95,22 @@ class InstDisc(nn.Module):
         """See train/methods/__init__.py; moves the bank's entries of this batch. `negative` is not
         used."""
         query = F.normalize(self.encoder(views[0]), dim=1)
-        with torch.autocast(
-            query.device.type, enabled=False
-        ):  # a logit of 1 / T in bfloat16 would be 3 % off
+        # a logit of 1 / T in bfloat16 would be 3 % off
+        with torch.autocast(query.device.type, enabled=False):
             query = query.float()
-            entries = self.bank[
-                torch.cat([index[:, None], self._noise(step, index)], 1)
-            ]  # (B, 1 + m, D)
-            logits = (entries @ query[:, :, None])[:, :, 0] / self.temperature
+            rows = torch.cat([index[:, None], self.noise(step, index)], 1)  # (B, 1 + m)
+            logits = (self.bank[rows] @ query[:, :, None])[:, :, 0] / self.settings.temperature
             if step == 0:
                 self._estimate_z(logits.detach())
             loss, accuracy = nce(logits, self.log_z, len(self.bank))
         self._remember(query.detach(), index)
         return loss, accuracy
 
-    def _noise(self, step: int, index: torch.Tensor) -> torch.Tensor:
+    def noise(self, step: int, index: torch.Tensor) -> torch.Tensor:
         """(B, m) entries for this process's images: its rows of those drawn for the global
         batch."""
-        drawn = stream(NOISE, self.seed, 0, step).integers(
-            len(self.bank), size=(world() * len(index), self.negatives)
-        )
+        size = world() * len(index), self.settings.negatives
+        drawn = stream(NOISE, self.seed, 0, step).integers(len(self.bank), size=size)
         return local_part(torch.from_numpy(drawn)).to(index.device, non_blocking=True)
 
     @torch.no_grad()
@@ -127,21 +123,5 @@ class InstDisc(nn.Module):
     @torch.no_grad()
     def _remember(self, query: torch.Tensor, index: torch.Tensor) -> None:
         query, index = gather(query), gather(index)
-        self.bank[index] = F.normalize(
-            torch.lerp(query, self.bank[index], self.bank_momentum), dim=1
-        )
-
-
-def make(config: Config, images: int) -> InstDisc:
-    """The method of a configuration."""
-    return InstDisc(
-        lambda: backbone(config.network, config.stem, config.width, config.splits),
-        images,
-        config.dim,
-        config.temperature,
-        config.negatives,
-        config.bank_momentum,
-        config.head == "mlp",
-        config.head_norm,
-        config.seed,
-    )
+        moved = torch.lerp(query, self.bank[index], self.settings.bank_momentum)
+        self.bank[index] = F.normalize(moved, dim=1)

@@ -4,17 +4,19 @@ arXiv 2003.04297)."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.config import Config
+from train.config import Config, Count, Positive, Share
 from train.distributed import gather, local_part, rank, world
-from train.methods.heads import mlp
+from train.methods.heads import HeadSettings
 from train.methods.negatives import own_negative
-from train.network import backbone
+from train.network import backbone_of
 from train.streams import SHUFFLE, stream
 
 
@@ -41,59 +43,57 @@ def info_nce(
         the mean loss, a scalar, and the share of queries whose own key is the nearest, in 0..1.
     """
     if batch_negatives:
-        positive, target = (
-            query @ gather(key).T,
-            torch.arange(len(query), device=query.device) + rank() * len(query),
-        )
+        positive = query @ gather(key).T
+        target = torch.arange(len(query), device=query.device) + rank() * len(query)
     else:
-        positive, target = (
-            (query * key).sum(1, keepdim=True),
-            query.new_zeros(len(query), dtype=torch.long),
-        )
+        positive = (query * key).sum(1, keepdim=True)
+        target = query.new_zeros(len(query), dtype=torch.long)
     extra = [] if negative is None else [own_negative(query, negative, counts)]
     logits = torch.cat([positive, query @ queue, *extra], 1) / temperature
     return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
+
+
+@dataclass(frozen=True)
+class Settings(HeadSettings):
+    """MoCo v1 and v2."""
+
+    method: Literal["moco"] = "moco"
+    dim: Count = 128
+    """Dimensions of the contrastive embedding."""
+    temperature: Positive = 0.2
+    """Softmax temperature (T)."""
+    momentum: Share = 0.999
+    """MoCo: momentum of the key encoder (m)."""
+    queue: Count = 65536
+    """MoCo: negatives kept in the queue (K); need not divide by the batch."""
+    symmetric: bool = False
+    """MoCo: use each view as query and as key (twice the time; MoCo's small-data recipe)."""
+    batch_negatives: bool = False
+    """MoCo: use the batch's other keys as negatives besides the queue's (not v2; helps runs of a
+    few hundred steps)."""
+
+    def make(self, config: Config, images: int) -> MoCo:
+        """The method of a configuration."""
+        return MoCo(backbone_of(config.network), self, config.seed)
 
 
 class MoCo(nn.Module):
     """Query and key encoder, and the queue.
 
     Args:
-        backbone: makes a network with an `fc`, which becomes the projection head: two layers, or
-            one with `linear_head` (MoCo v1).
-        dim: D, of the embedding.  queue: K.  momentum: m of the key encoder.  temperature: T.
-        symmetric: average the loss over both roles of the two views.
-        batch_negatives: see info_nce.  head_norm: BatchNorm between the head's layers; MoCo v2 has
-            neither.
+        network: has an `fc`, which becomes the projection head.
         seed: of the shuffles.
     """
 
-    VIEWS = 2
-
-    def __init__(
-        self,
-        backbone: Callable[[], nn.Module],
-        dim: int,
-        queue: int,
-        momentum: float,
-        temperature: float,
-        symmetric: bool = False,
-        batch_negatives: bool = False,
-        head_norm: bool = False,
-        seed: int = 0,
-        linear_head: bool = False,
-    ):
+    def __init__(self, network: nn.Module, settings: Settings, seed: int = 0):
         super().__init__()
-        self.momentum, self.temperature, self.seed = momentum, temperature, seed
-        self.symmetric, self.batch_negatives = symmetric, batch_negatives
-        self.query = backbone()
-        features = self.query.fc.in_features
-        self.query.fc = (
-            nn.Linear(features, dim) if linear_head else mlp(features, features, dim, head_norm)
-        )
+        self.settings, self.seed = settings, seed
+        self.query = network
+        self.query.fc = settings.projection(network.fc.in_features, settings.dim)
         self.key = copy.deepcopy(self.query)
         self.key.requires_grad_(False)
-        self.register_buffer("queue", F.normalize(torch.randn(dim, queue), dim=0))
+        queue = torch.randn(settings.dim, settings.queue)
+        self.register_buffer("queue", F.normalize(queue, dim=0))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @property
@@ -113,14 +113,14 @@ class MoCo(nn.Module):
         first, second = views
         self._move_key_encoder()
         if negative is not None:
-            negative = self._keys(negative, step, 2)
-        if self.symmetric:
+            negative = self.keys(negative, step, 2)
+        if self.settings.symmetric:
             loss_a, accuracy_a, key_a = self._one_way(first, second, step, 0, negative, counts)
             loss_b, accuracy_b, key_b = self._one_way(second, first, step, 1, negative, counts)
-            self._enqueue(torch.cat([gather(key_a), gather(key_b)]))
+            self.enqueue(torch.cat([gather(key_a), gather(key_b)]))
             return (loss_a + loss_b) / 2, (accuracy_a + accuracy_b) / 2
         loss, accuracy, key = self._one_way(first, second, step, 0, negative, counts)
-        self._enqueue(gather(key))
+        self.enqueue(gather(key))
         return loss, accuracy
 
     def _one_way(
@@ -133,23 +133,22 @@ class MoCo(nn.Module):
         counts: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query = F.normalize(self.query(query_view), dim=1)
-        key = self._keys(key_view, step, way)
-        with torch.autocast(
-            query.device.type, enabled=False
-        ):  # a logit of 1 / T in bfloat16 would be 3 % off
+        key = self.keys(key_view, step, way)
+        # a logit of 1 / T in bfloat16 would be 3 % off
+        with torch.autocast(query.device.type, enabled=False):
             loss, accuracy = info_nce(
                 query.float(),
                 key.float(),
                 self.queue.clone(),
-                self.temperature,
-                self.batch_negatives,
+                self.settings.temperature,
+                self.settings.batch_negatives,
                 negative,
                 counts,
             )
         return loss, accuracy, key
 
     @torch.no_grad()
-    def _keys(self, view: torch.Tensor, step: int, way: int) -> torch.Tensor:
+    def keys(self, view: torch.Tensor, step: int, way: int) -> torch.Tensor:
         """Keys of a batch, computed in a shuffled order: a key must not share its BatchNorm split
         with its query.
 
@@ -166,11 +165,11 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def _move_key_encoder(self) -> None:
         torch._foreach_lerp_(
-            list(self.key.parameters()), list(self.query.parameters()), 1 - self.momentum
+            list(self.key.parameters()), list(self.query.parameters()), 1 - self.settings.momentum
         )
 
     @torch.no_grad()
-    def _enqueue(self, keys: torch.Tensor) -> None:
+    def enqueue(self, keys: torch.Tensor) -> None:
         """Put the newest keys, of all processes in order, over the oldest; the queue's length need
         not divide by the batch."""
         length = self.queue.shape[1]
@@ -178,19 +177,3 @@ class MoCo(nn.Module):
         at = (self.pointer + torch.arange(len(keys), device=keys.device)) % length
         self.queue[:, at] = keys.T.to(self.queue.dtype)
         self.pointer.add_(len(keys)).remainder_(length)
-
-
-def make(config: Config, images: int) -> MoCo:
-    """The method of a configuration."""
-    return MoCo(
-        lambda: backbone(config.network, config.stem, config.width, config.splits),
-        config.dim,
-        config.queue,
-        config.momentum,
-        config.temperature,
-        config.symmetric,
-        config.batch_negatives,
-        config.head_norm,
-        config.seed,
-        config.head == "linear",
-    )

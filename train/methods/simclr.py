@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.config import Config
+from train.config import Config, Count, MethodSettings, Positive, Range
 from train.distributed import gather_with_gradient, rank
 from train.methods.heads import simclr_head
 from train.methods.negatives import own_negative
-from train.network import backbone
+from train.network import backbone_of
 
 
 def nt_xent(
@@ -48,6 +50,25 @@ def nt_xent(
     return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
 
 
+@dataclass(frozen=True)
+class Settings(MethodSettings):
+    """SimCLR."""
+
+    method: Literal["simclr"] = "simclr"
+    dim: Count = 128
+    """Dimensions of the contrastive embedding."""
+    temperature: Positive = 0.2
+    """Softmax temperature (T)."""
+    hidden: Annotated[int, Range(0)] = 0
+    """Width of the head's hidden layer; 0 takes the backbone's number of features."""
+    head_norm: bool = False
+    """BatchNorm in the head, as published."""
+
+    def make(self, config: Config, images: int) -> SimCLR:
+        """The method of a configuration."""
+        return SimCLR(backbone_of(config.network), self)
+
+
 class SimCLR(nn.Module):
     """One encoder for both views.
 
@@ -56,27 +77,15 @@ class SimCLR(nn.Module):
     processes.
 
     Args:
-        backbone: makes a network with an `fc`, which becomes the projection head.
-        dim: D, of the embedding.  hidden: of the head's hidden layer, 0 for as many as the
-            backbone's features.
-        temperature: T.  head_norm: BatchNorm in the head, as published.
+        network: has an `fc`, which becomes the projection head.
     """
 
-    VIEWS = 2
-
-    def __init__(
-        self,
-        backbone: Callable[[], nn.Module],
-        dim: int,
-        temperature: float,
-        hidden: int = 0,
-        head_norm: bool = True,
-    ):
+    def __init__(self, network: nn.Module, settings: Settings):
         super().__init__()
-        self.temperature = temperature
-        self.encoder = backbone()
-        features = self.encoder.fc.in_features
-        self.encoder.fc = simclr_head(features, hidden or features, dim, head_norm)
+        self.temperature, self.encoder = settings.temperature, network
+        features = network.fc.in_features
+        hidden = settings.hidden or features
+        network.fc = simclr_head(features, hidden, settings.dim, settings.head_norm)
 
     def forward(
         self,
@@ -112,14 +121,3 @@ def interleave(views: Sequence[torch.Tensor]) -> torch.Tensor:
     for i, view in enumerate(views):
         both[i::count] = view
     return both
-
-
-def make(config: Config, images: int) -> SimCLR:
-    """The method of a configuration."""
-    return SimCLR(
-        lambda: backbone(config.network, config.stem, config.width, config.splits),
-        config.dim,
-        config.temperature,
-        config.hidden,
-        config.head_norm,
-    )

@@ -17,9 +17,8 @@ from evaluate.backgrounds import variants as backgrounds
 from evaluate.common import command, reserved
 from evaluate.features import Labelled, batches, extract, load_encoder
 from evaluate.probes import knn, linear
-from train.config import Config
 from train.loop import train
-from train.presets import moco_v2_demo
+from train.presets import configure
 
 
 def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +75,9 @@ def test_linear_probe_is_the_optimum():
 @pytest.fixture(scope="module")
 def trained(images, truth_cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = moco_v2_demo() | {"width": 4, "batch": 16, "queue": 40, "splits": 2, "epochs": 1}
-    train(Config(images=str(images / "train"), masks=str(truth_cache), out=str(out), **settings))
+    settings = {"width": 4, "batch": 16, "queue": 40, "splits": 2, "epochs": 1}
+    folders = {"images": str(images / "train"), "masks": str(truth_cache), "out": str(out)}
+    train(configure("moco_v2_demo", **folders, **settings))
     return str(out)
 
 

@@ -1,0 +1,134 @@
+"""The command line, presets, settings that do not fit together, and learning rates."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.cli import UsageError
+from tests.train.runs import config
+from train.__main__ import parse
+from train.config import Optimiser, flat
+from train.loop import train
+from train.optimise import learning_rate
+from train.presets import PRESETS, change
+
+RUN = ["IMAGES", "--out", "RUN"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_whole(name):
+    parsed = parse([*RUN, "--preset", name])
+    parsed.check()
+    assert parsed.preset == name and PRESETS[name].__doc__.count("python -m train") == 1
+    assert flat(parsed).items() >= PRESETS[name]().items()
+    assert change(parsed, epochs=3) == parse([*RUN, f"--preset={name}", "--epochs", "3"])
+
+
+def test_help_names_every_preset_and_so_does_the_page(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    page = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text()
+    printed = capsys.readouterr().out.split()
+    assert all(f"{name}," in printed or name in printed for name in PRESETS)
+    assert all(f"`{name}`" in page for name in PRESETS)
+
+
+def test_a_method_has_its_own_options_alone(capsys):
+    """Turning off what another method has is no error: presets of other methods turn it on."""
+    run = [*RUN, "--preset", "moco_v2_demo", "--method", "simclr"]
+    parsed = parse([*run, "--no-batch-negatives", "--hidden", "12"])
+    assert parsed.method.method == "simclr" and parsed.method.hidden == 12
+    assert parsed.method.temperature == 0.2 and parsed.method.head_norm  # the preset's
+    for options in (["--batch-negatives"], ["--queue", "8"], ["--head", "linear"]):
+        with pytest.raises(SystemExit) as stopped:
+            parse([*run, *options])
+        assert stopped.value.code == 2 and options[0] in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse([*RUN, "--hidden", "64"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 15}, "does not divide into"),
+        ({"batch": 512, "splits": 1}, "80 images are fewer than one --batch of 512"),
+        ({"paste_p": 1.5}, "--paste-p 1.5: must be at least 0 and at most 1"),
+        ({"control": "shuffled", "masks": "none"}, "--control shuffled needs --masks"),
+        ({"crop_keeps": 0.2, "masks": "none"}, "--crop-keeps 0.2 needs --masks CACHE"),
+        ({"background": "random", "masks": "none"}, "--background random needs --masks"),
+        ({"crop_keeps": 1.2}, "--crop-keeps 1.2: must be"),
+        ({"device": "abacus"}, "--device abacus"),
+        ({"warmup": -1.0}, "--warmup -1.0"),
+        ({"seed": -1}, r"--seed -1: must be at least 0"),
+        ({"seed": 2**32}, r"--seed 4294967296: must be"),
+        ({"soften_sigma": 0.0}, "--soften-sigma 0.0: must be above 0"),
+        ({"blur_sigma": (2.0, 0.1)}, "--blur-sigma 2.0 0.1: must be above 0, rising"),
+        ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "--jitter: a hue of 0.6"),
+        ({"workers": -1}, "--workers -1: must be at least 0"),
+        ({"lr": -0.1}, "--lr -0.1: must be at least 0"),
+        ({"knn_temperature": 0.0}, "--knn-temperature 0.0: must be above 0"),
+        ({"background": "texture", "textures": None}, "need each other"),
+        ({"textures": "somewhere"}, "need each other"),
+        ({"background": "texture", "textures": "/nowhere"}, "/nowhere: no such folder"),
+        ({"background": "swap", "paste_views": "query"}, "swap puts the positive"),
+        ({"method": "instdisc", "paste_views": "key"}, "nothing would be pasted"),
+        ({"pool": 0.0}, "--pool 0.0"),
+        ({"mask_coverage": (0.5, 0.5)}, "--mask-coverage"),
+        ({"method": "byol", "background": "swap"}, "byol has no negatives"),
+        ({"method": "instdisc", "background": "swap"}, "negatives from the memory bank alone"),
+        ({"head": "linear", "head_norm": True}, "--head-norm needs --head mlp"),
+        ({"method": "simclr", "hidden": -1}, "--hidden -1"),
+        ({"method": "instdisc", "negatives": 0}, "--negatives 0"),
+        ({"temperature": 0.0}, "--temperature 0.0"),
+        ({"momentum": 1.5}, "--momentum 1.5"),
+        ({"method": "instdisc", "bank_momentum": -0.5}, "--bank-momentum -0.5"),
+        ({"solarise_p": (0.0, 1.2)}, "--solarise-p 0.0 1.2: must be"),
+        ({"second_blur_p": 2.0}, "--second-blur-p 2.0: must be"),
+        ({"milestones": (160, 120)}, "--milestones 160 120: must be at least 1, rising"),
+    ],
+)
+def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):
+    changes = {"masks": str(truth_cache)} | changes
+    with pytest.raises(UsageError, match=message):
+        train(config(images, out=tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "nope", "--out", "x"], "no preset 'nope'; there are: byol"),
+        (["--method", "nope", "--out", "x"], "no method 'nope'; there are: moco"),
+        (["--masks", ".", "--out", "x", "--batch", "16"], "no mask cache here"),
+    ],
+)
+def test_command_line_errors_are_one_line_and_exit_code_2(images, tmp_path, arguments, message):
+    command = [sys.executable, "-m", "train", str(images / "train"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    errors = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
+
+
+def rates(**settings) -> list[float]:
+    optimiser = Optimiser(**settings)
+    return [learning_rate(optimiser, step, 5) for step in range(5 * optimiser.epochs)]
+
+
+def test_schedules():
+    cosine = rates(lr=0.4, epochs=10, warmup=2.0)
+    assert cosine[0] == pytest.approx(0.04) and max(cosine) == cosine[9]
+    assert cosine[25] == pytest.approx(0.2) and 0 < cosine[49] < 0.001
+    without = rates(lr=0.4, epochs=10)
+    assert without[0] == 0.4 and without[30] == cosine[30]
+    step = rates(lr=0.3, epochs=10, schedule="step", milestones=(6, 8), warmup=1.0)
+    assert step[:5] == pytest.approx([0.06, 0.12, 0.18, 0.24, 0.3])
+    assert step[29] == 0.3 and step[30] == step[39] == pytest.approx(0.03)
+    assert step[40] == pytest.approx(0.003)
+    simclr = rates(lr=0.3, epochs=10, schedule="warmup_cosine", warmup=2.0)
+    assert simclr[9] == simclr[10] == 0.3 and simclr[4] == pytest.approx(0.15)
+    assert simclr[30] == pytest.approx(0.15)  # half of the 40 steps after the warm-up
+    assert 0 < simclr[49] < 0.001
+    short = rates(lr=0.3, epochs=1, schedule="warmup_cosine", warmup=2.0)
+    assert short == pytest.approx([0.03, 0.06, 0.09, 0.12, 0.15])

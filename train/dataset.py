@@ -1,0 +1,72 @@
+"""What a run is trained on: its images, their masks, and what is pasted behind them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.cache.reader import Cache
+from data.cli import UsageError
+from data.sources.images import Images, open_images
+from train.backgrounds import Donors, make_donors
+from train.config import Config
+from train.masks import Masks, make_masks
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The images of a run.
+
+    Attributes:
+        masks: each image's mask, or None: the baseline.
+        donors: backgrounds; None: grey.
+        textures: the donors are pictures of their own, not the run's images.
+    """
+
+    images: Images
+    masks: Masks | None = None
+    donors: Donors | None = None
+    textures: bool = False
+
+    def identity(self) -> dict[str, str]:
+        """What must not change when the run is continued: JSON-able."""
+        images = _describe(self.images)
+        if self.images.altered:  # a pack that reduced them
+            images += f", {self.images.altered}"
+        masks = self.masks.cache.description["identity_hash"] if self.masks else "none"
+        textures = {"textures": _describe(self.donors.images)} if self.textures else {}
+        return {"images": images, **textures, "masks": masks}
+
+
+def _describe(images: Images) -> str:
+    digest = hashlib.blake2b(b"\n".join(images.paths.tolist()), digest_size=8).hexdigest()
+    return f"{len(images)} images, list {digest}"
+
+
+def open_training_set(config: Config) -> TrainingSet:
+    """The configured images, masks and backgrounds.
+
+    Raises:
+        UsageError: no such images, masks or textures, or fewer images than a batch.
+    """
+    images = open_images(config.images, config.listed)
+    if config.exclude:
+        images = images.without(config.exclude)
+    if len(images) < config.optimiser.batch:
+        raise UsageError(
+            f"{config.images}: {len(images)} images are fewer than one --batch of "
+            f"{config.optimiser.batch}"
+        )
+    cache: Cache | None = None
+    rows: np.ndarray | None = None
+    if config.masks != "none":
+        cache = Cache(config.masks)
+        rows = cache.require(images.paths)
+    return TrainingSet(
+        images,
+        make_masks(config, cache, rows),
+        make_donors(config.paste, images, cache, rows),
+        config.paste.background == "texture",
+    )
