@@ -76,18 +76,18 @@ demo: $(READY)  ## the whole job on the embedded data, under 10 minutes on 2 cor
 	exec $(PY) -m experiments.demo $(ARGS)
 
 test: $(READY)  ## lint and the tests, without the slow ones
-	exec $(PY) -m ruff check .
-	exec $(PY) -m ruff format --check .
+	exec $(PY) -m ruff check --no-cache .
+	exec $(PY) -m ruff format --no-cache --check .
 	exec $(PY) -m pytest -m "not slow" $(ARGS)
 
 test-all: $(READY)  ## every test, the slow ones too
-	exec $(PY) -m ruff check .
-	exec $(PY) -m ruff format --check .
+	exec $(PY) -m ruff check --no-cache .
+	exec $(PY) -m ruff format --no-cache --check .
 	exec $(PY) -m pytest $(ARGS)
 
 lint: $(READY)  ## ruff alone
-	exec $(PY) -m ruff check .
-	exec $(PY) -m ruff format --check .
+	exec $(PY) -m ruff check --no-cache .
+	exec $(PY) -m ruff format --no-cache --check .
 
 masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N; a network: WEIGHTS=file DEVICE=cuda BATCH=32 PRECISION=bf16]
 	exec $(PY) -m preprocess $(call q,IMAGES) $(call q,CACHE) --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \

@@ -33,10 +33,12 @@ def publish(result: dict, text: str, file: str | Path, markdown: str | Path, blo
     Args:
         block: name of the block of `markdown`, see `fill`; it may be missing.
     """
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(about() | result, indent=2) + "\n")
-    written = fill(markdown, block, text)
-    print(text)
+    try:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(about() | result, indent=2) + "\n")
+        written = fill(markdown, block, text)
+    finally:  # minutes of work: they are shown also where the disk is full
+        print(text)
     print(f"written: {file}" + (f", {markdown}" if written else ""))
 
 

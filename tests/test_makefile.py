@@ -167,14 +167,29 @@ def test_setup_looks_at_the_list_of_packages_not_at_times(tmp_path):
     assert make("setup", cwd=tmp_path).stdout == ""
     (tmp_path / "requirements.txt").write_text("another")
     assert "setting up .venv" in make("setup", "PYTHON=echo", cwd=tmp_path).stdout
-    if os.geteuid() or not shutil.which("setpriv"):
-        return
-    tmp_path.chmod(0o555)
-    nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "make", "setup"]
-    done = subprocess.run(
-        nobody, cwd=tmp_path, capture_output=True, text=True, env=environment(HOME="/nowhere")
-    )
-    assert done.returncode == 2 and "cannot be written" in done.stdout + done.stderr
+
+
+READ_ONLY = (
+    'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && cd "$1" && shift && exec "$@"'
+)
+
+
+def test_a_project_that_cannot_be_written(images, tmp_path):
+    def read_only(folder: Path, *command: str) -> subprocess.CompletedProcess:
+        mounted = ["unshare", "-m", "sh", "-c", READ_ONLY, "sh", str(folder), *command]
+        env = environment(HOME="/nonexistent")
+        return subprocess.run(mounted, capture_output=True, text=True, env=env)
+
+    if shutil.which("unshare") is None or read_only(tmp_path, "true").returncode:
+        pytest.skip("this machine does not let us mount")
+    cache = tmp_path / "10:00 50%#é"
+    options = [f"IMAGES={images}/train", f"CACHE={cache}", "ESTIMATOR=rbd", "WORKERS=1"]
+    done = read_only(ROOT, "make", "masks", *options, "READY=", f"PY={sys.executable}")
+    assert done.returncode == 0 and (cache / "cache.json").exists(), done.stderr
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = read_only(tmp_path, "make", "setup")
+    assert done.returncode == 2 and "cannot be written" in done.stdout
 
 
 def test_clean_leaves_caches_and_runs_alone():
