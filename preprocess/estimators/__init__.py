@@ -52,8 +52,8 @@ def create(name: str, **parameters) -> Estimator | Architecture:
     path = (ESTIMATORS | NETWORKS).get(AUTO if name == "auto" else name)
     if path is None:
         raise ValueError(
-            f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}; with weights: "
-            f"{', '.join(sorted(NETWORKS))}"
+            f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}; "
+            f"with weights: {', '.join(sorted(NETWORKS))}"
         )
     module, method = path.split(":")
     method = getattr(importlib.import_module(module), method)

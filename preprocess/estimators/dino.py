@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocess.networks.squashed import Squashed
+from preprocess.networks.squashed import Squashed, normalise
 from preprocess.networks.weights import Source
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class DINO(Squashed):
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         from preprocess.networks import vit
 
-        return vit.official(state)
+        return vit.without_head(state)
 
     def build(self, state: dict | None = None) -> nn.Module:
         """A vision transformer of the size that the file's shapes say; S/16 without one."""
@@ -57,7 +57,7 @@ class DINO(Squashed):
     def run(self, network: nn.Module, batch: Tensor) -> Tensor:
         from preprocess.networks import vit
 
-        return vit.keys(network, vit.normalise(batch))
+        return vit.keys(network, normalise(batch.permute(0, 3, 1, 2).float() / 255))
 
     def finish(self, output: np.ndarray) -> np.ndarray:
         from preprocess.networks import tokencut

@@ -32,7 +32,7 @@ class GS(Regional):
 
 
 def background(parts: Regions) -> np.ndarray:
-    """(n,) bool: border superpixels that are like others of the border (section 3.2's 1-D saliency).
+    """(n,) bool: border superpixels that are like others of the border (section 3.2).
 
     One that is unlike its nearest kin along the border is likely an object that touches it.
     """

@@ -1,5 +1,4 @@
-"""BASNet (Qin et al., CVPR 2019): a ResNet-34 encoder, a decoder with six levels, and a small U-Net
-that refines.
+"""BASNet (Qin et al., CVPR 2019): a ResNet-34 encoder, six decoder levels, a U-Net that refines.
 
 Parameters have the names and shapes of the authors' checkpoint `basnet.pth`, which DiLo's
 `basnet_scratch.pth` shares.
@@ -15,8 +14,7 @@ from preprocess.networks.u2net import enlarge, halve
 
 # encoder stage -> (blocks, channels in and out, stride): a ResNet-34's without its first pooling
 ENCODER = {1: (3, 64, 64, 1), 2: (4, 64, 128, 2), 3: (6, 128, 256, 2), 4: (3, 256, 512, 2)}
-# decoder level -> (channels of each half of its input, inside, out, dilation of the middle and last
-# convolution)
+# decoder level -> (channels of each half of its input, inside, out, dilation of the last two)
 DECODER = {
     6: (512, 512, 512, 2),
     5: (512, 512, 512, 1),
@@ -64,10 +62,10 @@ class Refiner(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, levels = self.conv0(x), []
         for i in range(1, 6):
-            h = unit(self, f"conv{i}", f"bn{i}", halve(h) if i > 1 else h)
+            h = conv_block(self, f"conv{i}", f"bn{i}", halve(h) if i > 1 else h)
             levels.append(h)
         for i in range(4, 0, -1):
-            h = unit(
+            h = conv_block(
                 self,
                 f"conv_d{i}",
                 f"bn_d{i}",
@@ -77,8 +75,7 @@ class Refiner(nn.Module):
 
 
 class BASNet(nn.Module):
-    """(B, 3, H, W) float, normalised as the authors do, to (B, H, W) saliency in [0, 1]: their
-    refined map.
+    """(B, 3, H, W) float, normalised as the authors do, to their refined (B, H, W) map in [0, 1].
 
     The maps of the other decoder levels serve the training only; their convolutions are here so
     that checkpoints fit.
@@ -130,16 +127,15 @@ class BASNet(nn.Module):
                     h = getattr(self, f"resb{stage}_{i}")(h)
             levels.append(h)
         for part in ("1", "m", "2"):
-            h = unit(self, f"convbg_{part}", f"bnbg_{part}", h)
+            h = conv_block(self, f"convbg_{part}", f"bnbg_{part}", h)
         for level in range(6, 0, -1):
             h = torch.cat([enlarge(h, levels[level - 1]), levels[level - 1]], 1)
             for part in ("1", "m", "2"):
-                # the authors' code normalises the end of level 6 by level 5's statistics, and their
-                # weights expect it
+                # the authors' code normalises the end of level 6 by level 5's statistics
                 norm = "bn5d_2" if (level, part) == (6, "2") else f"bn{level}d_{part}"
-                h = unit(self, f"conv{level}d_{part}", norm, h)
+                h = conv_block(self, f"conv{level}d_{part}", norm, h)
         return torch.sigmoid(self.refunet(self.outconv1(h)))[:, 0]
 
 
-def unit(module: nn.Module, convolution: str, norm: str, x: Tensor) -> Tensor:
+def conv_block(module: nn.Module, convolution: str, norm: str, x: Tensor) -> Tensor:
     return F.relu(getattr(module, norm)(getattr(module, convolution)(x)))

@@ -36,7 +36,7 @@ class Squashed(Architecture):
 
     def run(self, network: nn.Module, batch: Tensor) -> Tensor:
         """(B, side, side, 3) uint8 to the network's (B, h, w) maps."""
-        return network(normalise(batch))
+        return network(to_tensor_lab(batch))
 
     def finish(self, output: np.ndarray) -> np.ndarray:
         """A map stretched to [0, 1] by its own least and largest value; a flat one as it is.
@@ -50,8 +50,8 @@ class Squashed(Architecture):
         return (output - np.float32(low)) / np.float32(high - low)
 
 
-def normalise(batch: Tensor) -> Tensor:
-    """U²-Net's and BASNet's ToTensorLab: divide by each image's maximum, then ImageNet's mean.
+def to_tensor_lab(batch: Tensor) -> Tensor:
+    """U²-Net's and BASNet's ToTensorLab: divide by each image's maximum, then normalise.
 
     Args:
         batch: (B, h, w, 3) uint8; a black image is divided by one.
@@ -59,9 +59,13 @@ def normalise(batch: Tensor) -> Tensor:
     Returns:
         (B, 3, h, w) float32.
     """
+    x = batch.permute(0, 3, 1, 2).float()
+    return normalise(x / x.amax((1, 2, 3), keepdim=True).clamp(min=1.0))
+
+
+def normalise(x: Tensor) -> Tensor:
+    """(B, 3, h, w) in 0..1 with ImageNet's mean and standard deviation."""
     import torch
 
-    x = batch.permute(0, 3, 1, 2).float()
-    x = x / x.amax((1, 2, 3), keepdim=True).clamp(min=1.0)
     mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (MEAN, STD))
     return (x - mean) / std

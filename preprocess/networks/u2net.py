@@ -1,5 +1,4 @@
-"""U²-Net and its small version (Qin et al., Pattern Recognition 2020): a U-Net whose blocks are
-U-Nets.
+"""U²-Net and its small version (Qin et al., Pattern Recognition 2020): a U-Net of U-Nets.
 
 Parameters have the names and shapes of the authors' checkpoints `u2net.pth` and `u2netp.pth`.
 """
@@ -31,7 +30,7 @@ SMALL = {
 }
 
 
-class Unit(nn.Module):
+class ConvBlock(nn.Module):
     """3x3 convolution, BatchNorm, ReLU."""
 
     def __init__(self, channels: int, out: int, dilation: int = 1):
@@ -44,23 +43,24 @@ class Unit(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual U-block (RSU-L): `height` units down, of which the last dilates, and as many less
-    one up again.
+    """A residual U-block (RSU-L): `height` layers down, the last dilated, and one less up again.
 
     Args:
-        height: L of the paper; FLAT: four units that dilate by 1, 2, 4 and 8 and never pool.
+        height: L of the paper; FLAT: four layers that dilate by 1, 2, 4 and 8 and never pool.
     """
 
     def __init__(self, height: int, channels: int, inside: int, out: int):
         super().__init__()
         self.height, self.pools = height or 4, height != FLAT
-        self.rebnconvin = Unit(channels, out)
+        self.rebnconvin = ConvBlock(channels, out)
         for i in range(1, self.height + 1):
             dilation = (2 if i == height else 1) if self.pools else 2 ** (i - 1)
-            self.add_module(f"rebnconv{i}", Unit(out if i == 1 else inside, inside, dilation))
+            self.add_module(f"rebnconv{i}", ConvBlock(out if i == 1 else inside, inside, dilation))
         for i in range(self.height - 1, 0, -1):
             dilation = 1 if self.pools else 2 ** (i - 1)
-            self.add_module(f"rebnconv{i}d", Unit(2 * inside, out if i == 1 else inside, dilation))
+            self.add_module(
+                f"rebnconv{i}d", ConvBlock(2 * inside, out if i == 1 else inside, dilation)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         start = h = self.rebnconvin(x)
@@ -77,8 +77,7 @@ class Block(nn.Module):
 
 
 class U2Net(nn.Module):
-    """(B, 3, H, W) float, normalised as the authors do, to (B, H, W) saliency in [0, 1]: their
-    fused map d0.
+    """(B, 3, H, W) float, normalised as the authors do, to their fused (B, H, W) map in [0, 1].
 
     Args:
         stages: LARGE (44.0 M parameters) or SMALL (1.13 M).

@@ -1,5 +1,7 @@
-"""Where a network's file of weights is: given, in $DILO_WEIGHTS, or in torch hub's cache. Nothing
-is downloaded."""
+"""Where a network's file of weights is: given, in $DILO_WEIGHTS, or in torch hub's cache.
+
+Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,11 @@ class Source:
         files: names that its file may have, the preferred one first.
         where: to get it, for people.
         checksums: published ones by file name, such as {"u2net.pth": "md5 09fb..."}.
-        bundled: path of a file that comes with this project, for where no other is found.
     """
 
     files: tuple[str, ...]
     where: str
     checksums: dict[str, str] | None = None
-    bundled: str | None = None
 
     def __str__(self) -> str:
         known = "; ".join(f"{name}: {value}" for name, value in (self.checksums or {}).items())
@@ -33,7 +33,7 @@ class Source:
 
 
 def hub_folder() -> Path:
-    """Where torch.hub keeps checkpoints; found without importing torch."""
+    """Where torch.hub keeps checkpoints; path without importing torch."""
     home = os.environ.get("TORCH_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"
     )
@@ -45,47 +45,33 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
 
     Args:
         given: file, or folder that has it under one of its names; None: $DILO_WEIGHTS (file or
-            folder), then torch hub's cache folder, then the file that comes with this project where
-            there is one.
+            folder), then torch hub's cache folder.
 
     Raises:
         UsageError: one line: there is none, and where it can be had.
     """
-    if given is not None:
-        found = _in(Path(given), source)
-        if found is None:
-            what = (
-                f"holds no {' or '.join(source.files)}"
-                if Path(given).is_dir()
-                else "no such file of weights"
-            )
-            raise UsageError(f"{given}: {what} for {name}; get it from {source}")
-        return found
     variable = os.environ.get("DILO_WEIGHTS")
     places = [Path(variable).expanduser()] if variable else []
-    for place in [*places, hub_folder(), *([Path(source.bundled)] if source.bundled else [])]:
-        found = _in(place, source)
-        if found is not None:
-            return found
+    for place in [*places, hub_folder()] if given is None else [Path(given)]:
+        for path in (place, *(place / file for file in source.files)):
+            if path.is_file():
+                return path
+    if given is not None:
+        folder = Path(given).is_dir()
+        what = f"holds no {' or '.join(source.files)}" if folder else "no such file of weights"
+        raise UsageError(f"{given}: {what} for {name}; get it from {source}")
     raise UsageError(
         f"no weights for {name}: put {' or '.join(source.files)} into $DILO_WEIGHTS "
-        f"({variable or 'not set'}) or {hub_folder()}, or give --weights FILE to the command that has it "
-        f"(python -m preprocess); get it from {source}"
+        f"({variable or 'not set'}) or {hub_folder()}, or give --weights FILE to the command "
+        f"that has it (python -m preprocess); get it from {source}"
     )
 
 
 def unpublished(path: Path, source: Source) -> str | None:
-    """None where the file is the published one of its name, or none is known; else the checksum
-    that it should have."""
+    """The checksum that a file of that name should have, where it has another."""
     published = (source.checksums or {}).get(path.name)
     if published is None:
         return None
     kind, digits = published.split()
     with open(path, "rb") as file:
         return None if hashlib.file_digest(file, kind).hexdigest() == digits else published
-
-
-def _in(place: Path, source: Source) -> Path | None:
-    if place.is_file():
-        return place
-    return next((place / name for name in source.files if (place / name).is_file()), None)

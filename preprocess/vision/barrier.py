@@ -1,15 +1,15 @@
-"""The minimum barrier distance transform by raster passes (Zhang et al., ICCV 2015, section 3,
-"fast MBD")."""
+"""The minimum barrier distance transform by raster passes (Zhang et al., ICCV 2015, section 3)."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
+FAR = 100_000  # more than any barrier
+
 
 def minimum_barrier(image: np.ndarray, passes: int = 3) -> np.ndarray:
-    """Approximate minimum barrier distance of each pixel to the image's border, summed over
-    channels.
+    """Approximate minimum barrier distance of each pixel to the image's border.
 
     The barrier of a path is its highest minus its lowest value; passes alternate between raster and
     inverse order.
@@ -18,62 +18,29 @@ def minimum_barrier(image: np.ndarray, passes: int = 3) -> np.ndarray:
         image: (h, w, 3) uint8.
 
     Returns:
-        (h, w) float32, 0 on the border, at most 3 * 255.
+        (h, w) float32, summed over channels: 0 on the border, at most 3 * 255.
     """
-    return _passes(np.ascontiguousarray(image), passes)
-
-
-@njit(
-    "Tuple((int32, int32, int32))(int32, int32, int32, int32, int32, int32, int32, int32)",
-    cache=True,
-    nogil=True,
-    inline="always",
-)
-def _relax(value, distance, upper, lower, upper_a, lower_a, upper_b, lower_b):
-    """The cheapest of the pixel's own path and those through two neighbours: its distance, upper
-    and lower value."""
-    upper_a, lower_a = max(upper_a, value), min(lower_a, value)
-    upper_b, lower_b = max(upper_b, value), min(lower_b, value)
-    a, b = upper_a - lower_a, upper_b - lower_b
-    if a <= b:
-        if a < distance:
-            return a, upper_a, lower_a
-    elif b < distance:
-        return b, upper_b, lower_b
-    return distance, upper, lower
-
-
-@njit("float32[:, ::1](uint8[:, :, ::1], int64)", cache=True, nogil=True)
-def _passes(image, passes):
-    h, w = image.shape[0], image.shape[1]
-    distance = np.full((h, w, 3), 100000, np.int32)
-    upper, lower = np.empty((h, w, 3), np.int32), np.empty((h, w, 3), np.int32)
-    for y in range(h):
-        for x in range(w):
-            for c in range(3):
-                upper[y, x, c] = lower[y, x, c] = image[y, x, c]
-                if y == 0 or y == h - 1 or x == 0 or x == w - 1:
-                    distance[y, x, c] = 0
+    value = image.astype(np.int32)
+    distance = np.zeros_like(value)
+    distance[1:-1, 1:-1] = FAR
+    upper, lower = value.copy(), value.copy()
     for number in range(passes):
-        forward = number % 2 == 0
-        step = -1 if forward else 1
-        for i in range(1, h - 1):
-            y = i if forward else h - 1 - i
-            for j in range(1, w - 1):
-                x = j if forward else w - 1 - j
-                for c in range(3):
-                    distance[y, x, c], upper[y, x, c], lower[y, x, c] = _relax(
-                        np.int32(image[y, x, c]),
-                        distance[y, x, c],
-                        upper[y, x, c],
-                        lower[y, x, c],
-                        upper[y + step, x, c],
-                        lower[y + step, x, c],
-                        upper[y, x + step, c],
-                        lower[y, x + step, c],
-                    )
-    total = np.empty((h, w), np.float32)
-    for y in range(h):
-        for x in range(w):
-            total[y, x] = distance[y, x, 0] + distance[y, x, 1] + distance[y, x, 2]
-    return total
+        order = np.s_[::-1, ::-1] if number % 2 else np.s_[:, :]
+        _relax(value[order], distance[order], upper[order], lower[order])
+    return (distance[..., 0] + distance[..., 1] + distance[..., 2]).astype(np.float32)
+
+
+@njit("void(int32[:,:,:], int32[:,:,:], int32[:,:,:], int32[:,:,:])", cache=True, nogil=True)
+def _relax(value, distance, upper, lower):
+    """One raster pass in place: each pixel's path, or a cheaper one from above or from the left."""
+    h, w, channels = value.shape
+    for y in range(1, h - 1):
+        for x in range(1, w - 1):
+            for c in range(channels):
+                for ny, nx in ((y - 1, x), (y, x - 1)):
+                    high = max(upper[ny, nx, c], value[y, x, c])
+                    low = min(lower[ny, nx, c], value[y, x, c])
+                    if high - low < distance[y, x, c]:
+                        distance[y, x, c] = high - low
+                        upper[y, x, c] = high
+                        lower[y, x, c] = low

@@ -1,4 +1,4 @@
-"""GrabCut on superpixels (Rother, Kolmogorov, Blake, SIGGRAPH 2004): colour models and cuts in turn.
+"""GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004) on superpixels.
 
 OpenCV's works on pixels and takes 10 to 60 ms; on 400 superpixels the same energy takes 1 to 2 ms,
 follows the contours as well, and is the more accurate for it (measured on ECSSD, even numbers).
@@ -26,7 +26,7 @@ CAPACITY = 256.0  # integer capacities a unit of energy: the cut is exact and th
 
 @dataclass(frozen=True)
 class Links:
-    """Undirected links of n nodes, as m directed edges: those of node i from start[i] to start[i + 1].
+    """Undirected links of n nodes as m directed edges, node i's from start[i] to start[i + 1].
 
     Attributes:
         start: (n + 1,) int64.
@@ -57,7 +57,7 @@ class Cells:
         labels: (h, w) int32.
         lab: (n, 3) float64 mean colours.
         size: (n,) float64 pixels.
-        contact: between touching cells, the sum over touching pixels of exp(-beta |RGB difference|^2).
+        contact: of touching cells, the sum over touching pixels of exp(-beta |RGB difference|^2).
         edge: (n,) float64, pixels on the image's border (a corner counts twice).
     """
 
@@ -73,7 +73,7 @@ class Cells:
 
 
 def cells(image: np.ndarray, planes: np.ndarray, superpixels: int = 400) -> Cells:
-    """Fine superpixels of an (h, w, 3) uint8 RGB working image with (3, h, w) float32 Lab planes."""
+    """Fine superpixels of an (h, w, 3) uint8 RGB image with (3, h, w) float32 Lab planes."""
     labels, count = slic(planes, superpixels, iterations=5)
     lab, _, size, _ = describe(labels, planes.transpose(1, 2, 0), count)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
@@ -105,7 +105,7 @@ def _contact(labels, image, beta, count):
 
 
 def _contrast(image: np.ndarray) -> float:
-    """Beta: half of one over the mean squared RGB difference of neighbours (the paper's section 2)."""
+    """Beta: 0.5 over the mean squared RGB difference of neighbours (the paper's section 2)."""
     height, width = image.shape[:2]
     down = cv2.norm(image[1:], image[:-1], cv2.NORM_L2SQR) if height > 1 else 0.0
     across = cv2.norm(image[:, 1:], image[:, :-1], cv2.NORM_L2SQR) if width > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Weighted Gaussian mixtures of colours, compiled: fusion fits 14 an image in under 1 ms.
+"""Weighted Gaussian mixtures of colours, compiled: fusion fits some 14 an image in 1 ms.
 
 OpenCV's EM takes no weights, and its 20 times decoding leave no room for one in numpy.
 """

@@ -18,7 +18,7 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 def working_image(image: np.ndarray, max_side: int) -> np.ndarray:
-    """Shrink an (H, W, 3) uint8 image so that no side exceeds `max_side` px, or leave it as it is."""
+    """Shrink an (H, W, 3) uint8 image so that no side exceeds `max_side` px."""
     height, width = image.shape[:2]
     scale = max_side / max(height, width)
     if scale >= 1:

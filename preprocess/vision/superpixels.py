@@ -1,5 +1,7 @@
-"""SLIC superpixels (Achanta et al., TPAMI 2012), compiled: OpenCV's crash on small images and are
-slow."""
+"""SLIC superpixels (Achanta et al., TPAMI 2012), compiled: 1.5 ms of RBD's 6 times decoding.
+
+OpenCV's crash on small images, and scikit-image's take twenty times as long.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +36,16 @@ def slic(
     rows = min(max(1, round((wanted * height / width) ** 0.5)), height)
     columns = min(max(1, round(wanted / rows)), width)
     step = (height * width / (rows * columns)) ** 0.5
-    if step < 1.0:
-        step = 1.0
-    reach = max(
-        step, height / rows, width / columns
-    )  # every pixel lies in a window also where the grid is not square
+    step = max(step, 1.0)
+    # every pixel lies in a window, also where the grid is not square
+    reach = max(step, height / rows, width / columns)
     labels = _assign(lab, rows, columns, np.float32((compactness / step) ** 2), reach, iterations)
     return _connect(labels, max(1, int(step * step / 4)))
 
 
 @njit("float32[:, ::1](float32[:, :, ::1], int64, int64)", cache=True, nogil=True)
 def _seeds(lab, rows, columns):
-    """(rows * columns, 5) float32 L, a, b, x, y on a regular grid, each moved to the lowest
-    gradient in its 3 x 3."""
+    """(rows * columns, 5) float32 L, a, b, x, y on a grid, each at the lowest gradient in 3 x 3."""
     h, w = lab.shape[1], lab.shape[2]
     centre = np.empty((rows * columns, 5), np.float32)
     for row in range(rows):
@@ -57,10 +56,8 @@ def _seeds(lab, rows, columns):
                 for x in range(max(x0 - 1, 1), min(x0 + 2, w - 1)):
                     gradient = np.float32(0)
                     for c in range(3):
-                        dx, dy = (
-                            lab[c, y, x + 1] - lab[c, y, x - 1],
-                            lab[c, y + 1, x] - lab[c, y - 1, x],
-                        )
+                        dx = lab[c, y, x + 1] - lab[c, y, x - 1]
+                        dy = lab[c, y + 1, x] - lab[c, y - 1, x]
                         gradient += dx * dx + dy * dy
                     if gradient < best:
                         best, by, bx = gradient, y, x
@@ -80,13 +77,11 @@ def _assign(lab, rows, columns, weight, reach, iterations):
     """Local k-means: (h, w) int32 labels in 0..rows*columns-1, not yet connected."""
     h, w = lab.shape[1], lab.shape[2]
     count = rows * columns
-    blocks = max(
-        1, math.ceil(2 * reach / BLOCK - 0.1)
-    )  # a window's width, two grid steps, in whole blocks
+    # a window's width, two grid steps, in whole blocks
+    blocks = max(1, math.ceil(2 * reach / BLOCK - 0.1))
+    # padded, so that windows need no clipping in x
     pad = blocks * BLOCK
-    planes = np.zeros(
-        (3, h, w + 2 * pad), np.float32
-    )  # padded, so that windows of whole blocks need no clipping in x
+    planes = np.zeros((3, h, w + 2 * pad), np.float32)
     planes[:, :, pad : pad + w] = lab
     lightness, green, blue = planes[0], planes[1], planes[2]
     xs = np.arange(-pad, w + pad).astype(np.float32)
@@ -95,42 +90,29 @@ def _assign(lab, rows, columns, weight, reach, iterations):
     centre = _seeds(lab, rows, columns)
     for row in range(rows):
         for column in range(columns):
-            labels[
-                row * h // rows : (row + 1) * h // rows,
-                pad + column * w // columns : pad + (column + 1) * w // columns,
-            ] = row * columns + column
+            top, bottom = row * h // rows, (row + 1) * h // rows
+            left, right = pad + column * w // columns, pad + (column + 1) * w // columns
+            labels[top:bottom, left:right] = row * columns + column
     sums = np.empty((count, 6), np.float64)
     for iteration in range(iterations):
-        # Centres hardly need every pixel: each second row, in turn, but all rows in the last two
-        # iterations.
+        # centres hardly need every pixel: each second row, in turn, but all in the last two rounds
         stride = 2 if iteration < iterations - 2 else 1
         offset = iteration % stride
         distance[:] = np.inf
         for k in range(count):
-            cl, ca, cb, cx, cy = (
-                centre[k, 0],
-                centre[k, 1],
-                centre[k, 2],
-                centre[k, 3],
-                centre[k, 4],
-            )
+            cl, ca, cb = centre[k, 0], centre[k, 1], centre[k, 2]
+            cx, cy = centre[k, 3], centre[k, 4]
             start = pad + round(cx) - pad // 2
             top = max(math.ceil(cy - reach), 0)
             top += (top + offset) % stride
             for y in range(top, min(int(cy + reach) + 1, h), stride):
                 across = np.float32(y) - cy
                 across *= across * weight
-                row_l, row_a, row_b, row_d, row_k = (
-                    lightness[y],
-                    green[y],
-                    blue[y],
-                    distance[y],
-                    labels[y],
-                )
+                row_l, row_a, row_b = lightness[y], green[y], blue[y]
+                row_d, row_k = distance[y], labels[y]
                 for block in range(blocks):
                     first = np.uint64(start + block * BLOCK)
-                    # A fixed trip count and selects instead of branches: this loop becomes vector
-                    # instructions.
+                    # a fixed trip count and selects instead of branches: this loop vectorises
                     for i in range(BLOCK):
                         x = first + np.uint64(i)
                         dl, da, db, dx = row_l[x] - cl, row_a[x] - ca, row_b[x] - cb, xs[x] - cx
@@ -165,8 +147,10 @@ def _assign(lab, rows, columns, weight, reach, iterations):
 
 @njit("Tuple((int32[:, ::1], int64))(int32[:, ::1], int64)", cache=True, nogil=True)
 def _connect(labels, smallest):
-    """Number the 4-connected parts in raster order; parts of at most `smallest` px join the
-    neighbour seen last."""
+    """Number the 4-connected parts in raster order.
+
+    Parts of at most `smallest` px join the neighbour seen last.
+    """
     h, w = labels.shape
     out = np.full((h, w), -1, np.int32)
     queue = np.empty(h * w, np.int64)

@@ -66,7 +66,8 @@ import sys
 from preprocess.__main__ import main
 images, caches, *names = sys.argv[1:]
 for name in names:
-    sys.argv = ["", images, f"{caches}/{name}", "--estimator", name, "--side", "40", "--workers", "0"]
+    settings = ["--estimator", name, "--side", "40", "--workers", "0"]
+    sys.argv = ["", images, f"{caches}/{name}", *settings]
     main()
 """
 

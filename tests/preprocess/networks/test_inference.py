@@ -58,13 +58,13 @@ def test_preprocessing_is_the_authors():
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, :, 0], image[:, :, 1] = 200, 100
     prepare = U2NetP(side=32).prepare
-    x = squashed.normalise(torch.from_numpy(np.stack([prepare(image), prepare(image // 2)])))
+    x = squashed.to_tensor_lab(torch.from_numpy(np.stack([prepare(image), prepare(image // 2)])))
     assert x.shape == (2, 3, 32, 32)
     expected = torch.tensor([(1 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0 - 0.406) / 0.225])
     assert torch.allclose(x[0, :, 5, 9], expected, atol=1e-5) and torch.allclose(
         x[1], x[0], atol=1e-5
     )
-    assert torch.isfinite(squashed.normalise(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))).all()
+    assert torch.isfinite(squashed.to_tensor_lab(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))).all()
 
 
 def test_a_map_without_contrast_is_not_stretched():
