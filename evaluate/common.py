@@ -110,6 +110,11 @@ class Common:
         folder = str(folder).replace("{seed}", f"0-{self.seeds - 1}")
         return Path(self.json_file or Path(folder, f"{name}.json"))
 
+    def kept_file(self, seed: int, part: str = "") -> Path:
+        """Where what is trained is kept: beside the result, and named after it."""
+        file = self.result_file()
+        return file.with_name(f"{file.stem}{part}-seed{seed}.pt")
+
 
 def command(name: str, module: ModuleType, argv: list[str]) -> None:
     """Run an evaluation as `python -m evaluate NAME ARGV`; see this module's docstring.

@@ -3,11 +3,13 @@ arrays."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ __all__ = [
     "BadImage",
     "Encoder",
     "Labelled",
+    "TrainVal",
+    "accuracy_by_class",
     "batches",
     "encoder_of",
     "extract",
@@ -35,11 +39,11 @@ __all__ = [
     "load_encoder",
     "project",
     "to_input",
+    "train_and_val",
 ]
 
-LARGE = (
-    2 << 30
-)  # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's 1.28 M x 2048: 5.2 GB)
+# bytes of float32 features in memory; more go to a file, as float16 (ImageNet's: 5.2 GB)
+LARGE = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -74,44 +78,87 @@ def load_encoder(
     size: int | None = None,
     seed: int = 0,
 ) -> Encoder:
-    """The backbone of a run folder, or of anybody's weights.
+    """The backbone of a run folder, or of third-party weights.
 
     Args:
-        untrained: the same network with the weights it began with: what a number is worth. It has
-            no head.
+        untrained: the same network with the weights it began with, a reference value. It has no
+            head.
         stem, size: see evaluate.common.Common.
         seed: untrained: 0 gives the first weights of the run, others other ones.
 
     Raises:
         UsageError: no run, or an unfinished one, or weights that do not fit its network.
     """
-    found = load_run_weights(run) if run is not None else load_weights(weights or "", stem)
-    chosen = choose_device(device)
-    model = (
-        found.build(untrained, seed)
-        .requires_grad_(False)
-        .eval()
-        .to(chosen, memory_format=torch.channels_last)
-    )
-    head, classifier = (None, None) if untrained else (found.head, found.classifier)
-    which = f"-untrained{seed or ''}" if untrained else ""
-    return Encoder(
-        model,
-        size or found.size,
-        chosen,
-        found.digest() + which,
-        head.to(chosen) if head else None,
-        classifier.to(chosen) if classifier else None,
-    )
+    source = load_run_weights(run) if run is not None else load_weights(weights or "", stem)
+    place = choose_device(device)
+    model = source.build(untrained, seed).requires_grad_(False).eval()
+    model = model.to(place, memory_format=torch.channels_last)
+    if untrained:
+        digest = f"{source.digest()}-untrained{seed or ''}"
+        return Encoder(model, size or source.size, place, digest)
+    head, classifier = (layer and layer.to(place) for layer in (source.head, source.classifier))
+    return Encoder(model, size or source.size, place, source.digest(), head, classifier)
 
 
-def encoder_of(args: Common, seed: int = 0) -> Encoder:
+def encoder_of(arguments: Common, seed: int = 0) -> Encoder:
     """The network that an evaluation's command line names. UsageError as load_encoder, or for its
     options."""
-    args.check()
+    arguments.check()
     return load_encoder(
-        args.run, args.device, args.untrained, args.weights, args.stem, args.size, seed
+        arguments.run,
+        arguments.device,
+        arguments.untrained,
+        arguments.weights,
+        arguments.stem,
+        arguments.size,
+        seed,
     )
+
+
+@dataclass(frozen=True)
+class TrainVal:
+    """Features of DATA/train and of DATA/val.
+
+    Attributes:
+        train, val: (N, D) and (M, D) floats, as extract gives them.
+        labels, truth: (N,) and (M,) int64, places in `classes`.
+    """
+
+    train: np.ndarray
+    labels: np.ndarray
+    val: np.ndarray
+    truth: np.ndarray
+    classes: list[str]
+
+    def sizes(self) -> dict[str, int]:
+        """What a protocol says of them."""
+        counts = {"train_images": len(self.train), "test_images": len(self.val)}
+        return {**counts, "classes": len(self.classes)}
+
+    def per_class(self, predicted: np.ndarray) -> dict[str, float]:
+        """Accuracy in percent of the (M,) predicted classes, by the true class's name."""
+        return accuracy_by_class(predicted == self.truth, self.truth, self.classes)
+
+
+def train_and_val(arguments: Common, encoder: Encoder) -> TrainVal:
+    """Features of DATA/train and DATA/val, kept in the folder --features where there is one."""
+    options = {"workers": arguments.workers, "keep": arguments.features}
+    folder = os.path.join(arguments.data, "train")
+    train, labels, classes = extract(encoder, folder, **options)
+    folder = os.path.join(arguments.data, "val")
+    val, truth, _ = extract(encoder, folder, classes=classes, **options)
+    return TrainVal(train, labels, val, truth, classes)
+
+
+def accuracy_by_class(
+    right: np.ndarray, labels: np.ndarray, classes: list[str]
+) -> dict[str, float]:
+    """Percent of (N,) `right` by class; classes without an image are left out."""
+    return {
+        name: 100 * float(right[labels == i].mean())
+        for i, name in enumerate(classes)
+        if (labels == i).any()
+    }
 
 
 def forward(encoder: Encoder, crops: torch.Tensor) -> torch.Tensor:
@@ -206,8 +253,24 @@ def project(head: nn.Module, features: np.ndarray, device: torch.device) -> np.n
 
 def _allocate(shape: tuple[int, int], file: Path | None) -> np.ndarray:
     if file is not None:
-        return np.lib.format.open_memmap(file, "w+", np.float16, shape)
+        out = np.lib.format.open_memmap(file, "w+", np.float16, shape)
+        with open(file, "r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        return out
     if 4 * shape[0] * shape[1] <= LARGE:
         return np.empty(shape, np.float32)
-    # without a name, so that it is gone with the process; not in /tmp, which may itself be memory
-    return np.memmap(tempfile.TemporaryFile(dir="."), np.float16, "w+", shape=shape)
+    with _unnamed_file() as opened:
+        # a full disk is an error here, and would be a SIGBUS later
+        os.posix_fallocate(opened.fileno(), 0, 2 * shape[0] * shape[1])
+        return np.memmap(opened, np.float16, "r+", shape=shape)
+
+
+def _unnamed_file() -> BinaryIO:
+    """A file that is gone with the process: here, for /tmp may itself be memory, or there where this
+    folder cannot be written."""
+    try:
+        return tempfile.TemporaryFile(dir=".")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        return tempfile.TemporaryFile()

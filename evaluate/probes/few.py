@@ -1,10 +1,8 @@
 """Few labels: a classifier from 1 % and 10 % of the training labels, on frozen features and
 fine-tuned.
 
-    python -m evaluate few --run RUN --data DATA --workers 16              # DATA/train/CLASS/...
-    and DATA/val/CLASS/...
-    python -m evaluate few --weights FILE --data /data/imagenet --labels-list 1percent.txt
-    10percent.txt
+    python -m evaluate few --run RUN --data DATA --workers 16     # DATA/{train,val}/CLASS/...
+    python -m evaluate few --weights FILE --data /data/imagenet --labels-list 1percent.txt 10percent.txt
 
 The labelled images are as many of every class, drawn by the seed, and written to a list beside the
 JSON; the ImageNet lists of SimCLR (imagenet_subsets/1percent.txt, 10percent.txt) are taken by
@@ -12,12 +10,13 @@ JSON; the ImageNet lists of SimCLR (imagenet_subsets/1percent.txt, 10percent.txt
 SGD, random crops, 20 epochs in batches of 256, no weight decay, a rate for the classifier and one
 for the rest (1 %: 5 and 0.02, 10 %: 0.2 and 0.01, as SwAV's eval_semisup.py), falling by half a
 cosine (SwAV: x0.2 after 12 and 16). BatchNorm is trained, and shared by the GPUs under torchrun.
+Seeds draw the labelled images, crops, order and the classifier's first weights.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,16 +24,16 @@ import numpy as np
 
 from data.cli import UsageError
 from data.io import write_text
-from evaluate.common import Common, describe, over_seeds, parse, percent, publish_result
+from evaluate.common import Common, describe, percent, repeat
 from evaluate.features import Labelled, encoder_of
 from evaluate.probes import sgd
-from evaluate.probes.linear import classifier_file
 from evaluate.probes.schedule import Schedule
 from train import distributed
 from train.streams import WEIGHTS, stream
 
 # largest percentage of labels -> (classifier's rate, backbone's rate) of fine-tuning
 FINETUNE_LR = {2.0: (5.0, 0.02), 100.0: (0.2, 0.01)}
+ABSENT, AMBIGUOUS = -1, -2  # instead of the row of a list's line
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,10 @@ def choose(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndar
     """
     rng = stream(WEIGHTS, seed, 0, 2)
     each, more = divmod(max(classes, round(share * len(labels))), classes)
-    wanted = np.full(classes, each)
-    wanted[rng.permutation(classes)[:more]] += 1
-    return np.sort(
-        np.concatenate(
-            [rng.permutation(np.flatnonzero(labels == c))[: wanted[c]] for c in range(classes)]
-        )
-    )
+    counts = np.full(classes, each)
+    counts[rng.permutation(classes)[:more]] += 1
+    members = [rng.permutation(np.flatnonzero(labels == c))[: counts[c]] for c in range(classes)]
+    return np.sort(np.concatenate(members))
 
 
 def listed(file: str, paths: np.ndarray) -> np.ndarray:
@@ -97,134 +93,127 @@ def listed(file: str, paths: np.ndarray) -> np.ndarray:
     Raises:
         UsageError: no such file, an empty one, or names that no image or several images have.
     """
-    wanted = [line.strip() for line in Path(file).read_bytes().splitlines() if line.strip()]
-    if not wanted:
+    names = [line.strip() for line in Path(file).read_bytes().splitlines() if line.strip()]
+    if not names:
         raise UsageError(f"{file}: names no image")
-    rows = {path: row for row, path in enumerate(paths.tolist())}
-    names: dict[bytes, int] = {}
-    for path, row in list(rows.items()):
+    by_path = {path: row for row, path in enumerate(paths.tolist())}
+    by_name: dict[bytes, int] = {}
+    for path, row in by_path.items():
         name = path.rsplit(b"/", 1)[-1]
-        names[name] = -1 if name in names else row
-    found = [rows.get(name, names.get(name)) for name in wanted]
+        by_name[name] = AMBIGUOUS if name in by_name else row
+    rows = np.array([by_path.get(name, by_name.get(name, ABSENT)) for name in names], np.int64)
     for problem, message in (
-        (None, "is no image of the training folder"),
-        (-1, "is the name of several images"),
+        (ABSENT, "is no image of the training folder"),
+        (AMBIGUOUS, "is the name of several images"),
     ):
-        bad = [os.fsdecode(name) for name, row in zip(wanted, found, strict=True) if row == problem]
-        if bad:
-            raise UsageError(f"{file}: {bad[0]} {message} ({len(bad)} of {len(wanted)} lines)")
-    return np.unique(np.array(found, np.int64))
+        bad = np.flatnonzero(rows == problem)
+        if len(bad):
+            name = os.fsdecode(names[bad[0]])
+            raise UsageError(f"{file}: {name} {message} ({len(bad)} of {len(names)} lines)")
+    return np.unique(rows)
 
 
-def run(run: str | None = None, data: str = "", **options) -> dict:
+def evaluate(arguments: Arguments) -> dict:
     """Accuracy on DATA/val of classifiers trained with few of DATA/train's labels.
-
-    Args:
-        options: those of Arguments. `json_file` decides where classifiers and lists are kept (beside
-            it).
 
     Returns:
         the protocol's parameters, and `accuracy`: {"1% linear", "1% finetune", ...: {"top-1",
         "top-5" (more than five classes), "per_class": {name: top-1}}} in percent, means over seeds;
-        see evaluate.common.over_seeds.
+        see evaluate.common.repeat.
     """
-    args = Arguments(run, data, **options)
-    if not args.labels_list and not (args.percent and all(0 < p <= 100 for p in args.percent)):
-        raise UsageError(f"--percent {args.percent}: must be above 0 and at most 100")
-    if not args.modes:
+    percentages = arguments.percent
+    if not arguments.labels_list and not (percentages and all(0 < p <= 100 for p in percentages)):
+        raise UsageError(f"--percent {percentages}: must be above 0 and at most 100")
+    if not arguments.modes:
         raise UsageError("--modes: give linear, finetune or both")
-    distributed.start(args.device)
-    encoder = encoder_of(args)
-    train = Labelled(os.path.join(args.data, "train"), encoder.size)
-    test = Labelled(os.path.join(args.data, "val"), encoder.size, train.classes)
-    sets = {Path(file).stem: file for file in args.labels_list} or {
-        f"{p:g}%": p for p in args.percent
-    }
-    schedules, counts = {}, {}
-
-    def one(seed: int) -> dict:
-        found = {}
-        for name, source in sets.items():
-            rows = (
-                listed(source, train.paths)
-                if isinstance(source, str)
-                else choose(train.labels, len(train.classes), source / 100, seed)
-            )
-            counts[name] = len(rows)
-            part = f"-{name.replace('%', 'percent')}"
-            if distributed.rank() == 0 and not isinstance(source, str):
-                file = classifier_file(args, seed, part).with_suffix(".txt")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_text(file, "".join(os.fsdecode(p) + "\n" for p in train.paths[rows].tolist()))
-            for mode in args.modes:
-                schedule = _schedule(args, mode, 100 * len(rows) / len(train))
-                schedules[f"{name} {mode}"] = schedule
-                model = sgd.fit(
-                    encoder,
-                    train,
-                    replace(schedule, seed=seed),
-                    classifier_file(args, seed, f"{part}-{mode}"),
-                    rows,
-                    args.workers,
-                )
-                found[f"{name} {mode}"] = sgd.evaluate(model, test, workers=args.workers)
-        return found
-
-    found = over_seeds(one, args.seeds)
-    solvers = {
-        name: {
-            "lr": s.lr,
-            "backbone_lr": s.backbone_lr if s.finetune else "frozen",
-            "epochs": s.epochs,
-            "decay": s.decay,
-        }
-        for name, s in schedules.items()
-    }
+    encoder = encoder_of(arguments)
+    train = Labelled(os.path.join(arguments.data, "train"), encoder.size)
+    test = Labelled(os.path.join(arguments.data, "val"), encoder.size, train.classes)
+    labels, training = {}, {}
     protocol = {
-        "labels": {name: counts[name] for name in sets},
-        "labels_from": args.labels_list or "drawn by the seed",
+        "labels": labels,
+        "labels_from": arguments.labels_list or "drawn by the seed",
         "solver": "SGD",
         "momentum": 0.9,
-        "weight_decay": args.weight_decay,
-        "batch": args.batch,
-        "training": solvers,
+        "weight_decay": arguments.weight_decay,
+        "batch": arguments.batch,
+        "training": training,
         "crop": encoder.crop,
-        "seeds": args.seeds,
+        "seeds": arguments.seeds,
         "train_images": len(train),
         "test_images": len(test),
         "classes": len(train.classes),
     }
-    return args.result(protocol, **found)
+
+    def measure(_: Common, seed: int) -> dict:
+        accuracy = {}
+        for name, rows in _labelled_rows(arguments, train, seed).items():
+            labels[name] = len(rows)
+            for mode in arguments.modes:
+                schedule = schedule_for(arguments, mode, 100 * len(rows) / len(train), seed)
+                training[f"{name} {mode}"] = _described(schedule)
+                file = arguments.kept_file(seed, f"{_part(name)}-{mode}")
+                model = sgd.fit(encoder, train, schedule, file, rows, arguments.workers)
+                accuracy[f"{name} {mode}"] = sgd.evaluate(model, test, workers=arguments.workers)
+        return arguments.result(protocol, accuracy=accuracy)
+
+    return repeat(arguments, measure, draws=True)
 
 
-def _schedule(args: Arguments, mode: str, percentage: float) -> Schedule:
+def _labelled_rows(arguments: Arguments, train: Labelled, seed: int) -> dict[str, np.ndarray]:
+    """Name of a set of labels -> its rows of the training images; drawn ones are written to a
+    list."""
+    if arguments.labels_list:
+        return {Path(file).stem: listed(file, train.paths) for file in arguments.labels_list}
+    sets = {}
+    for share in arguments.percent:
+        name = f"{share:g}%"
+        sets[name] = choose(train.labels, len(train.classes), share / 100, seed)
+        if distributed.rank() == 0:
+            file = arguments.kept_file(seed, _part(name)).with_suffix(".txt")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            paths = train.paths[sets[name]].tolist()
+            write_text(file, "".join(os.fsdecode(path) + "\n" for path in paths))
+    return sets
+
+
+def _part(name: str) -> str:
+    return f"-{name.replace('%', 'percent')}"
+
+
+def schedule_for(arguments: Arguments, mode: str, percentage: float, seed: int) -> Schedule:
+    """How a classifier is trained in a mode with a percentage of the labels."""
+    decay = arguments.weight_decay
     if mode == "linear":
-        return Schedule(args.epochs, args.batch, args.lr, weight_decay=args.weight_decay)
+        epochs, lr = arguments.epochs, arguments.lr
+        return Schedule(epochs, arguments.batch, lr, weight_decay=decay, seed=seed)
     head, rest = next(rates for most, rates in FINETUNE_LR.items() if percentage <= most)
     return Schedule(
-        args.finetune_epochs,
-        args.batch,
-        head if args.head_lr is None else args.head_lr,
-        rest if args.backbone_lr is None else args.backbone_lr,
-        args.weight_decay,
+        arguments.finetune_epochs,
+        arguments.batch,
+        head if arguments.head_lr is None else arguments.head_lr,
+        rest if arguments.backbone_lr is None else arguments.backbone_lr,
+        decay,
         decay="cosine",
         finetune=True,
+        seed=seed,
     )
 
 
-def main(argv: list[str]) -> None:
-    args = parse(Arguments, argv, "few", __doc__)
-    try:
-        result = run(**vars(args))
-        if distributed.rank() == 0:
-            print(f"few labels ({describe(result['protocol'])})")
-            for name in result["accuracy"]:
-                cells = [
-                    f"{top} {percent(result, name, top)}"
-                    for top in ("top-1", "top-5")
-                    if top in result["accuracy"][name]
-                ]
-                print(f"  {name:<16} " + "   ".join(cells))
-            publish_result(result, args)
-    finally:
-        distributed.stop()
+def _described(schedule: Schedule) -> dict:
+    return {
+        "lr": schedule.lr,
+        "backbone_lr": schedule.backbone_lr if schedule.finetune else "frozen",
+        "epochs": schedule.epochs,
+        "decay": schedule.decay,
+    }
+
+
+def lines(result: dict) -> list[str]:
+    """The result as it is printed."""
+    text = [f"few labels ({describe(result['protocol'])})"]
+    for name, accuracy in result["accuracy"].items():
+        tops = [top for top in ("top-1", "top-5") if top in accuracy]
+        cells = "   ".join(f"{top} {percent(result, name, top)}" for top in tops)
+        text.append(f"  {name:<16} {cells}")
+    return text

@@ -14,15 +14,17 @@ similarities (0.27 GB); the 200 nearest of every query, 12 bytes each (0.12 GB):
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from data.cli import UsageError
 from evaluate.common import Common, describe, percent, repeat
-from evaluate.features import encoder_of, extract, project
+from evaluate.features import encoder_of, project, train_and_val
 from train.knn import nearest, vote
 
-NO_HEAD = "none: no projection head in the file or the run's checkpoint, so only backbone features are evaluated"
+NO_HEAD = (
+    "none: no projection head in the file or the run's checkpoint, so only backbone features are "
+    "evaluated"
+)
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,20 @@ def evaluate(arguments: Arguments) -> dict:
 
 def _measure(arguments: Arguments, seed: int) -> dict:
     encoder = encoder_of(arguments, seed)
-    bank_folder, query_folder = (os.path.join(arguments.data, name) for name in ("train", "val"))
-    options = {"workers": arguments.workers, "keep": arguments.features}
-    bank, labels, classes = extract(encoder, bank_folder, **options)
-    queries, truth, _ = extract(encoder, query_folder, classes=classes, **options)
-    kinds = {"": (bank, queries)}
+    data = train_and_val(arguments, encoder)
+    kinds = {"": (data.train, data.val)}
     head_features = NO_HEAD
     if encoder.head is not None:
-        projected = [project(encoder.head, x, encoder.device) for x in (bank, queries)]
-        kinds["head "] = tuple(projected)
-        head_features = f"projection head, {projected[0].shape[1]} dimensions"
+        bank, queries = (project(encoder.head, x, encoder.device) for x in (data.train, data.val))
+        kinds["head "] = (bank, queries)
+        head_features = f"projection head, {bank.shape[1]} dimensions"
     accuracy = {}
-    for kind, (rows, tests) in kinds.items():
-        cosine, neighbours = nearest(rows, tests, max(arguments.k), encoder.device)
+    for kind, (bank, queries) in kinds.items():
+        cosine, rows = nearest(bank, queries, max(arguments.k), encoder.device)
         for k in arguments.k:
-            predicted = vote(cosine, neighbours, labels, k, arguments.temperature, len(classes))
-            accuracy[f"{kind}{k}"] = 100 * float((predicted == truth).mean())
+            classes = len(data.classes)
+            predicted = vote(cosine, rows, data.labels, k, arguments.temperature, classes)
+            accuracy[f"{kind}{k}"] = 100 * float((predicted == data.truth).mean())
     protocol = {
         "features": "backbone, pooled",
         "head_features": head_features,
@@ -81,10 +81,8 @@ def _measure(arguments: Arguments, seed: int) -> dict:
         "crop": encoder.crop,
         "k": list(arguments.k),
         "temperature": arguments.temperature,
-        "stored": str(bank.dtype),
-        "train_images": len(bank),
-        "test_images": len(queries),
-        "classes": len(classes),
+        "stored": str(data.train.dtype),
+        **data.sizes(),
     }
     return arguments.result(protocol, accuracy=accuracy)
 

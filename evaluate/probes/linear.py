@@ -1,24 +1,22 @@
 """Linear classification of frozen features, by MoCo's protocol or one of two faster ones.
 
-    python -m evaluate linear --run RUN --data DATA --workers 16           # DATA/train/CLASS/...,
-    DATA/val/CLASS/...
-    python -m evaluate linear --run RUN --data DATA --sweep                # fast: cached features,
-    several rates
-    python -m evaluate linear --run RUN --data DATA --protocol optimum     # L-BFGS on standardised
-    cached features torchrun --nproc_per_node 8 -m evaluate linear --weights moco_v2_200ep.pth.tar
-    --data /data/imagenet --workers 8
+    python -m evaluate linear --run RUN --data DATA --workers 16     # DATA/{train,val}/CLASS/...
+    python -m evaluate linear --run RUN --data DATA --sweep          # cached features, several rates
+    python -m evaluate linear --run RUN --data DATA --protocol optimum     # cached, L-BFGS
+    torchrun --nproc_per_node 8 -m evaluate linear --weights FILE --data /data/imagenet --workers 8
 
 MoCo's (main_lincls.py): the backbone frozen in eval mode, new random crops every epoch, SGD at a
 rate of 30 without weight decay for 100 epochs, x0.1 after 60 and 80; then the centre crop. The
 classifier is kept beside the JSON and is what `in9` takes; the same command continues a stopped
-one. The backbone is checked to be bit-identical afterwards.
+one. The backbone is checked to be bit-identical afterwards. Seeds draw crops, order and the
+classifier's first weights; the optimum draws nothing.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,20 +24,21 @@ import torch
 import torch.nn.functional as F
 
 from data.cli import UsageError
-from evaluate.common import Common, describe, over_seeds, parse, percent, publish_result
-from evaluate.features import Encoder, Labelled, encoder_of, extract
+from evaluate.common import Common, describe, percent, repeat
+from evaluate.features import Encoder, Labelled, encoder_of, train_and_val
 from evaluate.probes import sgd
 from evaluate.probes.schedule import CROP, Schedule
 from evaluate.probes.sweep import sweep
 from train import distributed
 
 L2, ITERATIONS = 1e-3, 200
-LABELS = {
+ROWS = 1 << 15  # of features that are float64 at a time: 0.5 GB of a ResNet-50's
+NAMES = {
     "linear": "MoCo's protocol",
-    "linear-sweep": "fast mode: cached features of one centre crop, rate chosen on "
-    "held-out training images; not MoCo's protocol",
-    "linear-optimum": "optimum of regularised logistic "
-    "regression on standardised cached features; not MoCo's protocol",
+    "linear-sweep": "fast mode: cached features of one centre crop, rate chosen on held-out "
+    "training images; not MoCo's protocol",
+    "linear-optimum": "optimum of regularised logistic regression on standardised cached features; "
+    "not MoCo's protocol",
 }
 
 
@@ -89,7 +88,9 @@ class Probe:
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """(N, C) logits of (N, D) features."""
-        x = (torch.from_numpy(features).double() - self.mean) / self.deviation
+        x = (
+            torch.from_numpy(np.asarray(features, np.float32)).double() - self.mean
+        ) / self.deviation
         return (x @ self.weight.T + self.bias).numpy()
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
@@ -99,15 +100,14 @@ class Probe:
 
 def fit_probe(features: np.ndarray, labels: np.ndarray, classes: int, l2: float = L2) -> Probe:
     """Minimise mean cross-entropy + l2/2 |W|^2 (convex: the result does not depend on a seed or a
-    learning rate).
+    learning rate), in float64, ROWS at a time.
 
     Args:
-        features: (N, D) float32.  labels: (N,) int in 0..classes-1.
+        features: (N, D) floats, in memory or mapped.  labels: (N,) int in 0..classes-1.
     """
-    x, y = torch.from_numpy(features).double(), torch.from_numpy(np.asarray(labels, np.int64))
-    mean, deviation = x.mean(0), x.std(0) + 1e-6
-    x = (x - mean) / deviation
-    weight = torch.zeros(classes, x.shape[1], dtype=torch.double, requires_grad=True)
+    mean, deviation = _moments(features)
+    targets = torch.from_numpy(np.asarray(labels, np.int64))
+    weight = torch.zeros(classes, features.shape[1], dtype=torch.double, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.double, requires_grad=True)
     solver = torch.optim.LBFGS(
         [weight, bias],
@@ -119,175 +119,167 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, classes: int, l2: float 
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(x @ weight.T + bias, y) + l2 / 2 * weight.square().sum()
-        loss.backward()
-        return loss
+        total = torch.zeros((), dtype=torch.double)
+        penalty = l2 / 2 * weight.square().sum()
+        for first, x in _blocks(features):
+            y = targets[first : first + len(x)]
+            scores = ((x - mean) / deviation) @ weight.T + bias
+            loss = F.cross_entropy(scores, y) * (len(y) / len(targets))
+            loss = loss + penalty if first == 0 else loss
+            loss.backward()
+            total += loss.detach()
+        return total
 
     solver.step(closure)
     return Probe(mean, deviation, weight.detach(), bias.detach())
 
 
-def run(run: str | None = None, data: str = "", **options) -> dict:
-    """Accuracy of a linear classifier trained on DATA/train, on DATA/val.
+def _blocks(features: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first row, float64 features) of ROWS at a time."""
+    for first in range(0, len(features), ROWS):
+        yield (
+            first,
+            torch.from_numpy(np.asarray(features[first : first + ROWS], np.float32)).double(),
+        )
 
-    Args:
-        options: those of Arguments. `json_file` decides where the classifier is kept (beside it).
+
+def _moments(features: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (divisor N - 1) of each column, with 1e-6 added to the latter;
+    blocks are merged as by Chan et al. 1979."""
+    count, mean, variance = 0, None, None
+    for _, x in _blocks(features):
+        n, block_mean, block_variance = len(x), x.mean(0), x.var(0)
+        if count:
+            difference = block_mean - mean
+            squares = variance * (count - 1) + block_variance.nan_to_num(0) * (n - 1)
+            squares += difference.square() * (count * n / (count + n))
+            block_mean = mean + difference * (n / (count + n))
+            block_variance = squares / (count + n - 1)
+        count, mean, variance = count + n, block_mean, block_variance
+    return mean, variance.sqrt() + 1e-6
+
+
+def evaluate(arguments: Arguments) -> dict:
+    """Accuracy of a linear classifier trained on DATA/train, on DATA/val.
 
     Returns:
         the protocol's parameters, and `accuracy`: {"top-1", "top-5" (more than five classes),
-        "per_class": {name: top-1}} in percent, means over seeds; see evaluate.common.over_seeds.
+        "per_class": {name: top-1}} in percent, means over seeds; see evaluate.common.repeat.
     """
-    args = Arguments(run, data, **options)
-    if args.sweep and args.protocol != "moco":
+    if arguments.sweep and arguments.protocol != "moco":
         raise UsageError("give --sweep or --protocol optimum, not both")
-    distributed.start(args.device)
-    encoder = encoder_of(args)
-    if args.sweep or args.protocol == "optimum":
-        if distributed.world() > 1:
-            raise UsageError(
-                "--sweep and --protocol optimum run on one process; leave torchrun out"
-            )
-        return _cached(args, encoder)
-    return _moco(args, encoder)
+    if arguments.evaluation != "linear" and distributed.world() > 1:
+        raise UsageError("--sweep and --protocol optimum run on one process; leave torchrun out")
+    encoder = encoder_of(arguments)
+    if arguments.sweep:
+        return _sweep(arguments, encoder)
+    if arguments.protocol == "optimum":
+        return _optimum(arguments, encoder)
+    return _moco(arguments, encoder)
 
 
-def _moco(args: Arguments, encoder: Encoder) -> dict:
-    train = Labelled(os.path.join(args.data, "train"), encoder.size)
-    test = Labelled(os.path.join(args.data, "val"), encoder.size, train.classes)
-    schedule = Schedule(args.epochs, args.batch, args.lr, weight_decay=args.weight_decay)
-
-    def one(seed: int) -> dict:
-        model = sgd.fit(
-            encoder,
-            train,
-            replace(schedule, seed=seed),
-            classifier_file(args, seed),
-            workers=args.workers,
-        )
-        return sgd.evaluate(model, test, workers=args.workers)
-
-    found = over_seeds(one, args.seeds)
+def _moco(arguments: Arguments, encoder: Encoder) -> dict:
+    train = Labelled(os.path.join(arguments.data, "train"), encoder.size)
+    test = Labelled(os.path.join(arguments.data, "val"), encoder.size, train.classes)
+    schedule = _schedule(arguments, arguments.lr)
     protocol = {
-        "name": LABELS["linear"],
+        "name": NAMES["linear"],
         "features": "backbone, pooled, frozen in eval mode",
         "train_crop": f"random, {CROP[0]:g} to {CROP[1]:g} of the area, {encoder.size} px, flips",
         "crop": encoder.crop,
         "solver": "SGD",
-        "lr": args.lr,
-        "momentum": schedule.momentum,
-        "weight_decay": args.weight_decay,
-        "epochs": args.epochs,
-        "decay": "x0.1 after 60 % and 80 %",
-        "batch": args.batch,
+        "lr": arguments.lr,
+        **_described(schedule),
         "init": "normal(0, 0.01), bias 0",
         "frozen": "bit-identical afterwards",
-        "seeds": args.seeds,
+        "seeds": arguments.seeds,
         "train_images": len(train),
         "test_images": len(test),
         "classes": len(train.classes),
     }
-    return args.result(protocol, **found)
+
+    def measure(_: Common, seed: int) -> dict:
+        file, workers = arguments.kept_file(seed), arguments.workers
+        model = sgd.fit(encoder, train, replace(schedule, seed=seed), file, workers=workers)
+        return arguments.result(protocol, accuracy=sgd.evaluate(model, test, workers=workers))
+
+    return repeat(arguments, measure, draws=True)
 
 
-def _cached(args: Arguments, encoder: Encoder) -> dict:
-    train, labels, classes = extract(
-        encoder, os.path.join(args.data, "train"), workers=args.workers, keep=args.features
-    )
-    test, truth, _ = extract(
-        encoder,
-        os.path.join(args.data, "val"),
-        workers=args.workers,
-        classes=classes,
-        keep=args.features,
-    )
-    sizes = {"train_images": len(train), "test_images": len(test), "classes": len(classes)}
-    if args.sweep:
-        schedule = Schedule(args.epochs, args.batch, weight_decay=args.weight_decay)
-        schedule.check()
-        if not args.sweep_lr or min(args.sweep_lr) <= 0:
-            raise UsageError("--sweep-lr needs rates above 0")
-        chosen = []
+def _schedule(arguments: Arguments, lr: float) -> Schedule:
+    decay = arguments.weight_decay
+    return Schedule(arguments.epochs, arguments.batch, lr, weight_decay=decay)
 
-        def one(seed: int) -> dict:
-            found = sweep(
-                train,
-                labels,
-                test,
-                truth,
-                classes,
-                args.sweep_lr,
-                replace(schedule, seed=seed),
-                encoder.device,
-            )
-            chosen.append(found.pop("lr"))
-            return found
 
-        found = over_seeds(one, args.seeds)
-        protocol = {
-            "name": LABELS["linear-sweep"],
-            "features": "backbone, pooled, cached",
-            "crop": encoder.crop,
-            "solver": "SGD",
-            "rates": list(args.sweep_lr),
-            "chosen_lr": chosen,
-            "momentum": schedule.momentum,
-            "weight_decay": args.weight_decay,
-            "epochs": args.epochs,
-            "decay": "x0.1 after 60 % and 80 %",
-            "batch": args.batch,
-            "init": "normal(0, 0.01), bias 0",
-            "seeds": args.seeds,
-            **sizes,
-        }
-        return args.result(protocol, **found)
-    ranked = np.argsort(
-        -fit_probe(np.asarray(train, np.float32), labels, len(classes), args.l2).scores(
-            np.asarray(test, np.float32)
-        ),
-        axis=1,
-    )
-    accuracy = {
-        f"top-{n}": 100 * float((ranked[:, :n] == truth[:, None]).any(1).mean())
-        for n in (1, 5)
-        if n == 1 or n < len(classes)
+def _described(schedule: Schedule) -> dict:
+    return {
+        "momentum": schedule.momentum,
+        "weight_decay": schedule.weight_decay,
+        "epochs": schedule.epochs,
+        "decay": "x0.1 after 60 % and 80 %",
+        "batch": schedule.batch,
     }
-    accuracy["per_class"] = {
-        name: 100 * float((ranked[truth == i, 0] == i).mean())
-        for i, name in enumerate(classes)
-        if (truth == i).any()
-    }
+
+
+def _sweep(arguments: Arguments, encoder: Encoder) -> dict:
+    schedule = _schedule(arguments, 0)
+    schedule.check()
+    if not arguments.sweep_lr or min(arguments.sweep_lr) <= 0:
+        raise UsageError("--sweep-lr needs rates above 0")
+    features = train_and_val(arguments, encoder)
+    chosen = []
     protocol = {
-        "name": LABELS["linear-optimum"],
+        "name": NAMES["linear-sweep"],
+        "features": "backbone, pooled, cached",
+        "crop": encoder.crop,
+        "solver": "SGD",
+        "rates": list(arguments.sweep_lr),
+        "chosen_lr": chosen,
+        **_described(schedule),
+        "init": "normal(0, 0.01), bias 0",
+        "seeds": arguments.seeds,
+        **features.sizes(),
+    }
+
+    def measure(_: Common, seed: int) -> dict:
+        seeded = replace(schedule, seed=seed)
+        accuracy = sweep(features, arguments.sweep_lr, seeded, encoder.device)
+        chosen.append(accuracy.pop("lr"))
+        return arguments.result(protocol, accuracy=accuracy)
+
+    return repeat(arguments, measure, draws=True)
+
+
+def _optimum(arguments: Arguments, encoder: Encoder) -> dict:
+    features = train_and_val(arguments, encoder)
+    probe = fit_probe(features.train, features.labels, len(features.classes), arguments.l2)
+    ranked = np.argsort(-probe.scores(features.val), axis=1)
+    accuracy = {"top-1": 100 * float((ranked[:, 0] == features.truth).mean())}
+    if len(features.classes) > 5:
+        hits = ranked[:, :5] == features.truth[:, None]
+        accuracy["top-5"] = 100 * float(hits.any(1).mean())
+    accuracy["per_class"] = features.per_class(ranked[:, 0])
+    protocol = {
+        "name": NAMES["linear-optimum"],
         "features": "backbone, pooled, standardised",
         "crop": encoder.crop,
         "solver": "L-BFGS",
-        "l2": args.l2,
-        "seeds": f"{args.seeds}; it draws nothing",
-        **sizes,
+        "l2": arguments.l2,
+        "seeds": f"{arguments.seeds}; it draws nothing",
+        **features.sizes(),
     }
-    return args.result(protocol, **over_seeds(lambda _: accuracy, args.seeds))
+    result = arguments.result(protocol, accuracy=accuracy)
+    return repeat(arguments, lambda *_: result, draws=True)
 
 
-def classifier_file(args: Common, seed: int, part: str = "") -> Path:
-    """Where a classifier is kept: beside the evaluation's JSON, named after it."""
-    path = args.result_file()
-    return path.with_name(f"{path.stem}{part}-seed{seed}.pt")
-
-
-def main(argv: list[str]) -> None:
-    args = parse(Arguments, argv, "linear", __doc__)
-    try:
-        result = run(**vars(args))
-        if distributed.rank() == 0:
-            print(f"linear ({describe(result['protocol'])})")
-            for name in ("top-1", "top-5"):
-                if name in result["accuracy"]:
-                    print(f"  {name} {percent(result, name)}")
-            for rate, accuracy in result["accuracy"].get("by_lr", {}).items():
-                held = result["accuracy"]["held_out"][rate]
-                print(f"  lr {rate:<5} held-out {held:6.2f} %, test {accuracy:6.2f} %")
-            if "linear-" in result["evaluation"]:
-                print(f"  {result['protocol']['name']}")
-            publish_result(result, args)
-    finally:
-        distributed.stop()
+def lines(result: dict) -> list[str]:
+    """The result as it is printed."""
+    accuracy = result["accuracy"]
+    text = [f"linear ({describe(result['protocol'])})"]
+    text += [f"  {name} {percent(result, name)}" for name in ("top-1", "top-5") if name in accuracy]
+    for rate, value in accuracy.get("by_lr", {}).items():
+        held_out = accuracy["held_out"][rate]
+        text.append(f"  lr {rate:<5} held-out {held_out:6.2f} %, test {value:6.2f} %")
+    if result["evaluation"] != "linear":
+        text.append(f"  {result['protocol']['name']}")
+    return text

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from evaluate.features import TrainVal, accuracy_by_class
 from evaluate.probes.schedule import Schedule
 from train.streams import ORDER, WEIGHTS, stream
 
@@ -102,14 +103,7 @@ def hold_out(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def sweep(
-    train: np.ndarray,
-    labels: np.ndarray,
-    test: np.ndarray,
-    truth: np.ndarray,
-    classes: list[str],
-    rates: tuple[float, ...],
-    schedule: Schedule,
-    device: torch.device,
+    features: TrainVal, rates: tuple[float, ...], schedule: Schedule, device: torch.device
 ) -> dict:
     """Choose a rate on held-out training images, then train every rate on all of them and test it.
 
@@ -118,29 +112,24 @@ def sweep(
         {rate: top-1}, "by_lr": {rate: top-1 on the test images}}, percent. Only the chosen rate's
         is a fair number.
     """
+    train, labels, classes = features.train, features.labels, len(features.classes)
     held = hold_out(labels, schedule.seed)
+    held_out = np.zeros(len(rates))
     if held.any():
-        fitted = fit_all(
-            train, labels, len(classes), rates, schedule, device, np.flatnonzero(~held)
-        )
-        choice = 100 * hits(*fitted, train[held], labels[held])[:, :, 0].mean(1)
-    else:
-        choice = np.zeros(len(rates))
-    best = int(choice.argmax())
-    right = hits(*fit_all(train, labels, len(classes), rates, schedule, device), test, truth)
-    found = {"top-1": 100 * float(right[best, :, 0].mean())}
-    if len(classes) > 5:
-        found["top-5"] = 100 * float(right[best].any(1).mean())
+        fitted = fit_all(train, labels, classes, rates, schedule, device, np.flatnonzero(~held))
+        held_out = 100 * hits(*fitted, train[held], labels[held])[:, :, 0].mean(1)
+    best = int(held_out.argmax())
+    fitted = fit_all(train, labels, classes, rates, schedule, device)
+    right = hits(*fitted, features.val, features.truth)
+    first = right[:, :, 0]
+    accuracy = {"top-1": 100 * float(first[best].mean())}
+    if classes > 5:
+        accuracy["top-5"] = 100 * float(right[best].any(1).mean())
     names = [f"{rate:g}" for rate in rates]
-    per_class = {
-        name: 100 * float(right[best, truth == i, 0].mean())
-        for i, name in enumerate(classes)
-        if (truth == i).any()
-    }
     return {
-        **found,
-        "per_class": per_class,
+        **accuracy,
+        "per_class": accuracy_by_class(first[best], features.truth, features.classes),
         "lr": rates[best],
-        "held_out": dict(zip(names, choice.tolist(), strict=True)),
-        "by_lr": dict(zip(names, (100 * right[:, :, 0].mean(1)).tolist(), strict=True)),
+        "held_out": dict(zip(names, held_out.tolist(), strict=True)),
+        "by_lr": dict(zip(names, (100 * first.mean(1)).tolist(), strict=True)),
     }

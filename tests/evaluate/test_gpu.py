@@ -73,10 +73,7 @@ def test_accuracy_is_a_cpus(evaluation, options, levels, tmp_path):
             "json_file": str(tmp_path / f"{device}.json"),
             **options,
         }
-        if hasattr(evaluation, "evaluate"):
-            result = evaluation.evaluate(evaluation.Arguments(**options))
-        else:
-            result = evaluation.run(**options)
+        result = evaluation.evaluate(evaluation.Arguments(**options))
         found[device] = [
             v["top-1"] if isinstance(v, dict) else v
             for k, v in result["accuracy"].items()

@@ -99,7 +99,7 @@ def options(setting, tmp_path) -> dict:
 
 def test_both_modes_learn_and_repeat(setting, tmp_path):
     given = options(setting, tmp_path)
-    result = few.run(percent=(5.0, 25.0), seeds=2, **given)
+    result = few.evaluate(few.Arguments(percent=(5.0, 25.0), seeds=2, **given))
     assert set(result["accuracy"]) == {"5% linear", "5% finetune", "25% linear", "25% finetune"}
     assert (
         result["accuracy"]["25% finetune"]["top-1"] > 80
@@ -114,10 +114,12 @@ def test_both_modes_learn_and_repeat(setting, tmp_path):
     assert len(listed) == 20 and sum(line.startswith("dark/") for line in listed) == 10
     json.dumps(result)
     assert (
-        few.run(percent=(5.0, 25.0), seeds=2, **given) == result
+        few.evaluate(few.Arguments(percent=(5.0, 25.0), seeds=2, **given)) == result
     )  # the kept classifiers are tested again
-    again = few.run(
-        labels_list=(str(tmp_path / "few-25percent-seed0.txt"),), modes=("linear",), **given
+    again = few.evaluate(
+        few.Arguments(
+            labels_list=(str(tmp_path / "few-25percent-seed0.txt"),), modes=("linear",), **given
+        )
     )
     assert again["accuracy"]["few-25percent-seed0 linear"] == result["per_seed"][0]["25% linear"]
 
@@ -134,12 +136,12 @@ def test_both_modes_learn_and_repeat(setting, tmp_path):
 )
 def test_bad_options(change, message, setting, tmp_path):
     with pytest.raises((UsageError, FileNotFoundError), match=message):
-        few.run(**{**options(setting, tmp_path), **change})
+        few.evaluate(few.Arguments(**{**options(setting, tmp_path), **change}))
 
 
 def test_default_rates_follow_the_share():
     for share, rates in ((1, (5.0, 0.02)), (10, (0.2, 0.01))):
-        schedule = few._schedule(few.Arguments("run", "data"), "finetune", share)
+        schedule = few.schedule_for(few.Arguments("run", "data"), "finetune", share, 0)
         assert (
             (schedule.lr, schedule.backbone_lr) == rates
             and schedule.epochs == 20

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from torch import nn
 
 from data.cli import UsageError
-from evaluate.features import Encoder, Labelled, load_encoder
+from evaluate.features import Encoder, Labelled, TrainVal, load_encoder
 from evaluate.probes import linear, sgd
 from evaluate.probes.schedule import Order, Schedule
 from evaluate.probes.sweep import fit_all, hold_out, sweep
@@ -248,9 +248,8 @@ def test_sweep_chooses_by_held_out_images_and_survives_divergence():
         (centres[labels] + rng.normal(size=(len(labels), 8))).astype(np.float32)
         for labels in (y, truth)
     )
-    found = sweep(
-        x, y, test, truth, list("abcdef"), (1e-6, 0.3, 3e38), Schedule(epochs=20, batch=32), CPU
-    )
+    features = TrainVal(x, y, test, truth, list("abcdef"))
+    found = sweep(features, (1e-6, 0.3, 3e38), Schedule(epochs=20, batch=32), CPU)
     assert (
         found["lr"] == 0.3
         and found["held_out"]["0.3"] > 80
@@ -270,18 +269,22 @@ def test_seeds_give_mean_and_deviation(colours, network, tmp_path):
         "batch": 16,
         "lr": 1.0,
     }
-    result = linear.run(data=colours, seeds=2, json_file=str(tmp_path / "x.json"), **options)
+    result = linear.evaluate(
+        linear.Arguments(data=colours, seeds=2, json_file=str(tmp_path / "x.json"), **options)
+    )
     each = [seed["top-1"] for seed in result["per_seed"]]
     assert result["accuracy"]["top-1"] == pytest.approx(np.mean(each))
     assert result["deviation"]["top-1"] == pytest.approx(np.std(each, ddof=1))
     assert result["protocol"]["name"] == "MoCo's protocol" and (tmp_path / "x-seed1.pt").exists()
-    fast = linear.run(
-        data=colours,
-        sweep=True,
-        sweep_lr=(0.1, 1.0),
-        json_file=str(tmp_path / "x.json"),
-        seeds=2,
-        **{**options, "lr": 30.0},
+    fast = linear.evaluate(
+        linear.Arguments(
+            data=colours,
+            sweep=True,
+            sweep_lr=(0.1, 1.0),
+            json_file=str(tmp_path / "x.json"),
+            seeds=2,
+            **{**options, "lr": 30.0},
+        )
     )
     assert (
         fast["evaluation"] == "linear-sweep" and "not MoCo's protocol" in fast["protocol"]["name"]
@@ -291,7 +294,7 @@ def test_seeds_give_mean_and_deviation(colours, network, tmp_path):
         "1",
     }
     with pytest.raises(UsageError, match="--seeds 0"):
-        linear.run(data=colours, seeds=0, **options)
+        linear.evaluate(linear.Arguments(data=colours, seeds=0, **options))
 
 
 def fine_tune(rank: int, processes: int, folder: str, network: str, colours: str) -> None:

@@ -93,7 +93,10 @@ def test_evaluations_give_numbers_with_their_protocol(trained, data):
     result = knn.evaluate(knn.Arguments(trained, data, k=(20, 1)))
     assert result["accuracy"]["1"] == 100  # every query is in the bank
     assert result["protocol"]["k"] == [20, 1] and result["protocol"]["train_images"] == 80
-    assert linear.run(trained, data, protocol="optimum")["accuracy"]["top-1"] > 60
+    assert (
+        linear.evaluate(linear.Arguments(trained, data, protocol="optimum"))["accuracy"]["top-1"]
+        > 60
+    )
     accuracy = backgrounds.evaluate(backgrounds.Arguments(trained, data))["accuracy"]
     assert set(accuracy) == {"biased", "unbiased"} and set(accuracy["biased"]) == {
         *backgrounds.SPLITS,
