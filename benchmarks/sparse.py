@@ -24,11 +24,9 @@ def sparse_cache(folder: Path, images: int, shard_size: int) -> None:
         schema=SCHEMA,
         identity=identity | {"version": 1, "parameters": {}, "weights": None},
         identity_hash="",
-        images_root="sparse",
         shard_size=shard_size,
         images=images,
-        shards=shards,
-        files=[shard_name(number, "0" * 64) for number in range(shards)],
+        shards=[shard_name(number, "0" * 64) for number in range(shards)],
         statuses={"ok": images},
     )
     description["identity_hash"] = identity_hash(description["identity"])
@@ -37,7 +35,7 @@ def sparse_cache(folder: Path, images: int, shard_size: int) -> None:
     paths = np.char.add(paths, np.char.mod("n%015d.JPEG", rows).astype("S21"))
     paths.sort()
     length = ALIGNMENT + shard_size * SIDE * SIDE
-    for name in description["files"]:
+    for name in description["shards"]:
         with open(folder / name, "wb") as file:
             file.truncate(length)
     index = {

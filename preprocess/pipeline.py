@@ -22,10 +22,8 @@ from data.cache.shard import (
     MOMENTARY,
     NAME,
     SCHEMA,
-    CacheError,
     Rows,
     empty_rows,
-    open_shard,
     read_rows,
     shard_number,
 )
@@ -108,16 +106,13 @@ def build(root: str, folder: str, recipe: Recipe, **options) -> Outcome:
 
 def _describe(source: Source) -> Description:
     identity = source.recipe.identity()
-    name = Path(source.images.root).resolve().name
     return {
         "schema": SCHEMA,
         "identity": identity,
         "identity_hash": identity_hash(identity),
-        "images_root": name.removesuffix(".tar"),
         "shard_size": source.shard_size,
         "images": len(source.images),
-        "shards": source.shards,
-        "files": [],
+        "shards": [],
         "statuses": {},
     }
 
@@ -140,11 +135,10 @@ def _check_folder(folder: Path, description: Description, repair: bool) -> Descr
             _check_same(folder, before, description)
             return before
     own = {"CHECKSUMS", "index.h5", "cache.json", writer.FAILURES}
-    for file in sorted(folder.iterdir()) if folder.exists() else []:
-        name = file.name
-        if NAME.fullmatch(name):
-            _check_identity(file, description["identity_hash"])
-        elif not (name in own or name.startswith((".", "log.")) or name.endswith(".tmp")):
+    names = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+    for name in names:
+        known = name in own or NAME.fullmatch(name) or name.endswith(".tmp")
+        if not known and not name.startswith((".", "log.")):
             raise UsageError(
                 f"{folder}: holds {name} but no cache.json; choose an empty folder for the cache"
             )
@@ -165,27 +159,13 @@ def _check_same(folder: Path, before: Description, description: Description) -> 
         )
 
 
-def _check_identity(file: Path, identity: str) -> None:
-    """UsageError where a shard without a cache.json was made with other parameters."""
-    try:
-        with open_shard(file) as shard:
-            same = shard.attrs["identity"] == identity
-    except CacheError:  # damaged: nothing to lose
-        return
-    if not same:
-        raise UsageError(
-            f"{file}: made with other parameters, and its cache.json is missing; choose another "
-            "folder, or delete this one"
-        )
-
-
 def _is_up_to_date(folder: Path, before: Description, source: Source) -> bool:
     """Whether the cache is whole in length, its images are unchanged, and no row is to be tried
     again; reads no image."""
     index = read_index(folder, before)
     if index is None or np.isin(index["status"], MOMENTARY).any():
         return False
-    for name, size in zip(before["files"], index["file_bytes"].tolist(), strict=True):
+    for name, size in zip(before["shards"], index["file_bytes"].tolist(), strict=True):
         file = folder / name
         if not file.exists() or file.stat().st_size != size:
             return False
@@ -220,7 +200,7 @@ class Run:
         return self.description["identity_hash"]
 
     def bring_up_to_date(self) -> Outcome:
-        current = self.before["files"] if self.before else []
+        current = self.before["shards"] if self.before else []
         damaged = damaged_shards(self.folder, current) if self.options.repair else {}
         existing = existing_shards(self.folder, self.identity, damaged)
         numbers = [n for n in range(self.source.shards) if self._is_own(n)]

@@ -98,7 +98,7 @@ def commit(
         CacheError: a shard is not what its name says.
     """
     _write_checksums(folder, files, digests)
-    description = {**description, "shards": len(files), "files": files}
+    description = {**description, "shards": files}
     index = build_index(folder, description)
     description["statuses"] = status_counts(index["status"])
     write_failures(folder, index)

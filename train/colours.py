@@ -11,8 +11,8 @@ from __future__ import annotations
 from itertools import permutations
 
 import numpy as np
-from numba import njit
 
+from data.kernels import njit
 from train.parameters import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA, SOLARISE
 
 ORDERS = np.array(list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE))))  # (24, 4) int64

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numba import njit, types
 
+from data.kernels import njit, types
 from train.crop import Box, crop_mask
 
 GREY_LEVELS = 255  # the authors draw floor(U[0, 1) * 255): 0..254

@@ -8,7 +8,8 @@ rows are averaged first, which is one long loop, and only the few that are left 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from data.kernels import njit
 
 
 @njit("void(int64, float32[:, ::1], uint32[::1])", cache=True, nogil=True)

@@ -87,7 +87,7 @@ class Verify:
 def verify(arguments: Verify) -> int:
     folder = Path(arguments.cache)
     packed = is_pack(folder)
-    shards = describe(folder)["file_bytes"] if packed else load_description(folder)["files"]
+    shards = describe(folder)["file_bytes"] if packed else load_description(folder)["shards"]
     checks = verify_pack(folder) if packed else check_shards(folder)
     damaged = 0
     for name, problem in tqdm(checks, total=len(shards), desc="verify", unit="shard", leave=False):

@@ -24,20 +24,17 @@ class Description(TypedDict):
     Attributes:
         identity: how masks are made: schema, estimator, version, parameters, weights (SHA-256),
             device, side. `identity_hash` is of it.
-        images_root: name of the folder or tar of images.
-        images, shards, shard_size: numbers of rows, of shards, and of rows a shard.
-        files: names of the shards in order.
+        images, shard_size: numbers of rows, and of rows a shard.
+        shards: names of the shards in order.
         statuses: number of images by name of status.
     """
 
     schema: int
     identity: dict[str, Any]
     identity_hash: str
-    images_root: str
     shard_size: int
     images: int
-    shards: int
-    files: list[str]
+    shards: list[str]
     statuses: dict[str, int]
 
 
@@ -90,15 +87,15 @@ def _absent(folder: Path) -> str:
 
 
 def _is_sound(description: Description) -> bool:
-    count, size, files = (description[name] for name in ("images", "shard_size", "files"))
+    count, size, names = (description[name] for name in ("images", "shard_size", "shards"))
     return (
         description["identity_hash"] == identity_hash(description["identity"])
         and 1 <= description["identity"]["side"] <= LARGEST_SIDE
         and size >= 1
         and count >= 1
-        and len(files) == description["shards"] == -(-count // size)
-        and all(NAME.fullmatch(name) for name in files)
-        and [shard_number(name) for name in files] == list(range(len(files)))
+        and len(names) == -(-count // size)
+        and all(NAME.fullmatch(name) for name in names)
+        and [shard_number(name) for name in names] == list(range(len(names)))
     )
 
 

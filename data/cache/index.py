@@ -49,12 +49,10 @@ def read_index(
                 return None
             for name in columns:
                 dataset = own_dataset(file, name)
-                rows = "shards" if name in ("offset", "file_bytes") else "images"
+                a_shard = name in ("offset", "file_bytes")
+                expected = len(description["shards"]) if a_shard else description["images"]
                 index[name] = dataset[...]
-                if (
-                    len(index[name]) != description[rows]
-                    or _crc32(index[name]) != dataset.attrs["crc32"]
-                ):
+                if len(index[name]) != expected or _crc32(index[name]) != dataset.attrs["crc32"]:
                     return None
     except HDF5_ERRORS:
         return None
@@ -75,7 +73,7 @@ def build_index(folder: Path, description: Description) -> Index:
     mask_shape = (identity["side"], identity["side"])
     key_width = 4 if identity["estimator"] == "files" else 2
     parts: dict[str, list] = {name: [] for name in COLUMNS}
-    for name in description["files"]:
+    for name in description["shards"]:
         with open_shard(folder / name) as shard:
             if shard["mask"].shape[1:] != mask_shape or shard["key"].shape[1] != key_width:
                 raise CacheError(f"{folder / name}: is a shard of another cache")
@@ -103,4 +101,4 @@ def _crc32(values: np.ndarray) -> np.uint32:
 
 
 def _shards_hash(description: Description) -> str:
-    return hashlib.sha256("\n".join(description["files"]).encode()).hexdigest()
+    return hashlib.sha256("\n".join(description["shards"]).encode()).hexdigest()

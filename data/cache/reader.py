@@ -38,7 +38,7 @@ class Cache:
         self.identity = self.description["identity"]
         self.side = self.identity["side"]
         self.shard_size = self.description["shard_size"]
-        self.files = self.description["files"]
+        self.files = self.description["shards"]
         columns = ("path", "status", "offset", "file_bytes")
         index = load_index(self.folder, self.description, columns)
         self.paths = index["path"]

@@ -22,14 +22,14 @@ def check_shards(folder: Path) -> Iterator[tuple[str, str | None]]:
     SHA-256 of the whole file finds a flipped bit anywhere, in the headers too.
     """
     checksums = read_checksums(folder)
-    for name in load_description(folder)["files"]:
+    for name in load_description(folder)["shards"]:
         yield name, problem(folder, name, checksums)
 
 
 def old_shards(folder: Path) -> list[Path]:
     """The shards in a cache's folder that are not part of the cache: a training may still read
     them."""
-    current = set(load_description(folder)["files"])
+    current = set(load_description(folder)["shards"])
     shards = [file for file in folder.glob("shard-*.h5") if NAME.fullmatch(file.name)]
     return sorted(file for file in shards if file.name not in current)
 

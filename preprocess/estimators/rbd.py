@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from data.kernels import njit
 from preprocess.estimators.regional import Regional
 from preprocess.vision.cholesky import solve as solve_system
 from preprocess.vision.otsu import otsu

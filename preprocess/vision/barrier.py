@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from data.kernels import njit
 
 FAR = 100_000  # more than any barrier
 

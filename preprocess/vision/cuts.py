@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numba import njit
 
+from data.kernels import njit
 from preprocess.vision import mixture
 from preprocess.vision.regions import describe, label_mean
 from preprocess.vision.superpixels import slic

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numba import njit
+
+from data.kernels import njit
 
 MAX_WIDTH = 0.075  # of the longer side: 30 px of a 400 px image
 DENSITY = 0.6  # of a row (or column) that must be edge to be a frame's

@@ -6,7 +6,8 @@ OpenCV's EM takes no weights, and its 20 times decoding leave no room for one in
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from data.kernels import njit
 
 COMPONENTS = 5  # of GrabCut (Rother et al., SIGGRAPH 2004, section 3.1)
 VARIANCE = 16.0  # Lab units squared, added to each: superpixel means vary less than their pixels

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numba import njit
+
+from data.kernels import njit
 
 
 def opening_closing(image: np.ndarray, side: int) -> np.ndarray:

@@ -7,10 +7,10 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from numba import njit
 from scipy.sparse.csgraph import csgraph_from_dense, dijkstra
 from scipy.spatial.distance import pdist, squareform
 
+from data.kernels import njit
 from preprocess.vision.frames import Box, inner_box, unframed
 from preprocess.vision.pixels import lab_planes, working_image
 from preprocess.vision.superpixels import slic

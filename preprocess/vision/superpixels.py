@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from data.kernels import njit
 
 BLOCK = 16  # pixels a step of the inner loop; windows are whole blocks wide
 MIN_PIXELS = 9  # of a superpixel, on average: fewer tell nothing about a region
