@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Callable
 
+from tqdm import tqdm
+
 ADVICE = {
     errno.ENOSPC: "free some space, and the same command continues",
     errno.EDQUOT: "the quota is used up: free some space, and the same command continues",
@@ -57,7 +59,7 @@ def note(message: str) -> None:
     """Print one line on stderr that needs no action; of several processes of a job, the first."""
     if os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError):
-            print(f"note: {' '.join(message.split())}", file=sys.stderr)
+            tqdm.write(f"note: {' '.join(message.split())}", file=sys.stderr)  # above a bar
 
 
 def describe(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Work on other processes, here or on a Dask cluster: bounded, in order, and a death is survived."""
+"""Work on other processes, here or on a Dask cluster: bounded, in order, a death is survived."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cloudpickle
-from joblib.externals.loky import ProcessPoolExecutor
-from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from data.cli import UsageError
+from data.cli import UsageError, note
 from data.stopping import shielded, start_worker
 
 Task = TypeVar("Task")
@@ -51,6 +50,9 @@ def bounded_map(
         UsageError: no cluster at that address, one that was lost, or a worker that died without
             `rescue`.
     """
+    if cluster is None and workers and not _semaphores_work():
+        note("/dev/shm is read-only or full, so no worker processes: this one computes alone")
+        workers = 0
     if not workers and cluster is None:
         yield from map(function, tasks)
         return
@@ -87,19 +89,31 @@ def _next(pool: _Processes | _Cluster, waiting: deque, rescue: Callable | None) 
         yield result
 
 
+def _semaphores_work() -> bool:
+    try:
+        multiprocessing.Semaphore()
+    except OSError:
+        return False
+    return True
+
+
 class _Processes:
     """Processes of this machine. They ignore the signals, and end when the driver does."""
 
-    deaths = (BrokenProcessPool, MemoryError)
-
     def __init__(self, workers: int):
+        # late: joblib warns at its import where there are no semaphores
+        from joblib.externals.loky import ProcessPoolExecutor
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
+        self.deaths = (BrokenProcessPool, MemoryError)
         self.width = workers
+        self.start = partial(ProcessPoolExecutor, workers, initializer=start_worker, env=THREADS)
         self.pool: ProcessPoolExecutor | None = None
 
     def submit(self, function: Callable, task: Any) -> Any:
         with shielded():
             if self.pool is None:
-                self.pool = ProcessPoolExecutor(self.width, initializer=start_worker, env=THREADS)
+                self.pool = self.start()
             return self.pool.submit(function, task)
 
     def restart(self) -> None:

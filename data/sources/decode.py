@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.sources.opencv import imdecode
+from data.sources.opencv import imdecode, silence
 from data.sources.salvage import WHOLE, salvage
 
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest ImageNet image has 24 Mpx
@@ -102,7 +102,7 @@ def _header(content: bytes) -> tuple[tuple[int, int], str]:
     if webp and len(content) < 8 + int.from_bytes(content[4:8], "little"):
         raise ImageError("truncated", "the WebP file is cut short")  # no part of it can be decoded
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), silence():
             warnings.simplefilter("ignore")  # our own cap on pixels is the caller's
             with Image.open(io.BytesIO(content), formats=FORMATS) as header:
                 return header.size, header.format

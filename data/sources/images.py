@@ -44,8 +44,10 @@ def open_images(root: str | os.PathLike, listed: str | None = None) -> Images:
             or a list of which no path exists.
     """
     root = os.fspath(root)
-    if not os.path.exists(root):
-        raise UsageError(f"{root}: no such folder of images")
+    try:
+        os.stat(root)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{root}: no such folder of images") from None
     paths = None if listed is None else read_list(listed, root)
     if is_pack(root):
         images: Images = open_pack(root)

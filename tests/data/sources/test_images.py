@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -65,24 +66,22 @@ run(lambda: list_images(List(sys.argv[1])))
 """
 
 
-def test_an_unreadable_folder_is_an_error_that_names_it(tmp_path):
-    fill(tmp_path, "a/x.jpg", "lost+found/x.jpg", "café/y.jpg")
-    (tmp_path / "lost+found").chmod(0)
-    for parent in [tmp_path, *list(tmp_path.parents)[:3]]:
-        parent.chmod(0o755)
-
-    def listed() -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", AS_A_USER, str(tmp_path)]
-        return subprocess.run(
-            command, cwd=Path(__file__).parents[3], capture_output=True, text=True
-        )
-
-    assert "2 images" in listed().stdout
-    (tmp_path / "café").chmod(0)
-    done = listed()
-    (tmp_path / "café").chmod(0o755)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"{tmp_path}/café: Permission denied" in done.stderr
+def test_an_unreadable_folder_is_an_error_that_names_it():
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are for one user
+        root = Path(folder)
+        fill(root, "a/x.jpg", "lost+found/x.jpg", "café/y.jpg")
+        root.chmod(0o755)
+        (root / "lost+found").chmod(0)
+        command = [sys.executable, "-c", AS_A_USER, folder]
+        options = {"cwd": Path(__file__).parents[3], "capture_output": True, "text": True}
+        assert "2 images" in subprocess.run(command, **options).stdout
+        (root / "café").chmod(0)
+        done = subprocess.run(command, **options)
+        (root / "café").chmod(0o755)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert f"{folder}/café: Permission denied" in done.stderr
+        root.chmod(0)
+        assert f"{folder}: Permission denied" in subprocess.run(command, **options).stderr
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):

@@ -1,0 +1,72 @@
+"""HDF5 files that come from elsewhere: read only where a column lies in the file."""
+
+import h5py
+import numpy as np
+import pytest
+
+from data.columns import column, open_columns, to_bytes
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "x.h5").write_bytes(to_bytes({"a": np.arange(5), "q/b": np.zeros((2, 3), "u1")}))
+    return tmp_path / "x.h5"
+
+
+def test_columns_come_back_page_by_page(file):
+    with open_columns(file) as content:
+        assert column(content, "a")[...].tolist() == [0, 1, 2, 3, 4]
+        assert column(content, "q/b").shape == (2, 3)
+        assert column(content, "a").id.get_offset() % 4096 == 0
+    assert file.read_bytes() == to_bytes({"a": np.arange(5), "q/b": np.zeros((2, 3), "u1")})
+
+
+def test_what_is_missing_or_damaged_says_so(file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*y\.h5"):  # noqa: SIM117
+        with open_columns(tmp_path / "y.h5"):
+            pass
+    with pytest.raises(ValueError, match="missing"), open_columns(file) as content:
+        column(content, "c")
+    with pytest.raises(ValueError, match="no column"), open_columns(file) as content:
+        column(content, "q")
+    file.write_bytes(file.read_bytes()[:900])
+    with pytest.raises(ValueError, match="truncated"), open_columns(file):
+        pass
+
+
+def far(file: h5py.File) -> None:
+    file.create_dataset("z", (1 << 40,), "u1")  # contiguous, and nothing of it written
+
+
+def objects(file: h5py.File) -> None:
+    file["z"] = ["text of", "any length"]
+
+
+def chunked(file: h5py.File) -> None:
+    file.create_dataset("z", data=np.zeros(100), chunks=(10,), compression="gzip")
+
+
+def external(file: h5py.File) -> None:
+    file.create_dataset("z", (10,), "u1", external=[("/etc/hostname", 0, 10)])
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((10,), "u1")
+    layout[:] = h5py.VirtualSource("other.h5", "a", (10,))
+    file.create_virtual_dataset("z", layout)
+
+
+def linked(file: h5py.File) -> None:
+    file["z"] = h5py.ExternalLink("/etc/passwd", "a")
+
+
+def soft(file: h5py.File) -> None:
+    file["z"] = h5py.SoftLink("/a")
+
+
+@pytest.mark.parametrize("change", [far, objects, chunked, external, virtual, linked, soft])
+def test_only_numbers_in_one_piece_of_this_file_are_read(file, change):
+    with h5py.File(file, "r+") as content:
+        change(content)
+    with pytest.raises(ValueError, match="z: "), open_columns(file) as content:
+        column(content, "z")

@@ -1,0 +1,93 @@
+"""Full and read-only disks, a read-only /dev/shm, a file system without locks: one line or a note.
+
+Each command runs in a mount namespace of its own, as root of it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DATA = f"{sys.executable} -m data"
+
+
+def isolated(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a bash script where what it mounts is gone afterwards."""
+    command = ["unshare", "--mount", "bash", "-ec", script]
+    names = {"HERE": str(folder), "DATA": DATA} | environment
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | names, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _may_mount(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mount")
+    if not shutil.which("unshare") or isolated("mount -t tmpfs none $HERE", folder).returncode:
+        pytest.skip("mounting needs unshare and its rights")
+
+
+FULL = """
+mkdir -p $HERE/disk; mount -t tmpfs -o size=200k none $HERE/disk
+dd if=/dev/zero of=$HERE/disk/fill bs=1k 2>/dev/null || true
+"""
+READ_ONLY = "mkdir -p $HERE/disk; mount -t tmpfs -o ro none $HERE/disk\n"
+
+
+@pytest.mark.parametrize(
+    ("disk", "said"), [(FULL, "No space left on device"), (READ_ONLY, "Read-only file system")]
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pack {images}/train $HERE/disk/out --workers 1",
+        "list {images}/train --out $HERE/disk/list.txt",
+        "synthetic $HERE/disk/set --train 30 --workers 1",
+        "challenge {images}/train {cache} $HERE/disk/set --limit 1 --workers 1",
+    ],
+)
+def test_a_disk_that_takes_nothing_is_one_line(images, truth_cache, tmp_path, disk, said, command):
+    command = command.format(images=images, cache=truth_cache)
+    count = 'code=$?; find $HERE/disk -name "*[0-9].tmp" | wc -l; exit $code'
+    done = isolated(f"{disk} set +e; $DATA {command} 2> $HERE/error; {count}", tmp_path)
+    error = (tmp_path / "error").read_text().split("\r")[-1].splitlines()[-1]
+    assert done.returncode == 2 and done.stdout == "0\n", error
+    assert error.startswith(f"error: {tmp_path}/disk/") and said in error
+
+
+FILL = "dd if=/dev/zero of=$HERE/disk/fill bs=1k 2>/dev/null || true"
+
+
+@pytest.mark.parametrize("then", [FILL, "mount -o remount,ro $HERE/disk"])
+def test_a_tar_is_read_where_its_index_cannot_be_kept(images, tmp_path, then):
+    disk = "mkdir $HERE/disk; mount -t tmpfs -o size=2M none $HERE/disk"
+    tar = f"tar cf $HERE/disk/x.tar -C {images}/train ."
+    script = f"{disk}; {tar}; {then}; $DATA list $HERE/disk/x.tar; ls $HERE/disk"
+    done = isolated(script, tmp_path, XDG_CACHE_HOME=f"{tmp_path}/disk/home")
+    assert done.returncode == 0 and "80 images" in done.stdout, done.stderr
+    assert "index cannot be kept" in done.stderr and ".tmp" not in done.stdout
+
+
+def test_without_worker_processes_one_computes(images, tmp_path):
+    script = "mount -t tmpfs -o ro none /dev/shm; $DATA pack $IMAGES $HERE/pack --workers 2"
+    done = isolated(script, tmp_path, IMAGES=str(images / "train"))
+    assert done.returncode == 0 and "80 of 80 images packed" in done.stdout, done.stderr
+    assert "note: /dev/shm is read-only or full" in done.stderr and "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("number", ["ENOLCK", "ENOSYS"])
+def test_a_file_system_without_locks_is_a_notice(images, tmp_path, number):
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler for the shim")
+    shim = f"#include <errno.h>\nint flock(int f, int how) {{ errno = {number}; return -1; }}\n"
+    (tmp_path / "shim.c").write_text(shim)
+    library = str(tmp_path / "shim.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "shim.c"], check=True)
+    script = "$DATA pack $IMAGES $HERE/pack --workers 1"
+    done = isolated(script, tmp_path, IMAGES=str(images / "train"), LD_PRELOAD=library)
+    assert done.returncode == 0 and "80 of 80 images packed" in done.stdout, done.stderr
+    assert done.stderr.count("this file system has no locks") == 1
