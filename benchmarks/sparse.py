@@ -9,7 +9,8 @@ import numpy as np
 
 from data.cache.description import Description, identity_hash, write_description
 from data.cache.index import write_index
-from data.cache.shard import ALIGNMENT, SCHEMA, shard_name
+from data.cache.shard import SCHEMA, shard_name
+from data.columns import ALIGNMENT
 
 SIDE = 128
 

@@ -1,4 +1,4 @@
-"""Columns of numbers in an HDF5 file: written as bytes, and read only where they lie in that file."""
+"""Columns of numbers in HDF5: written as bytes, and read only where they lie in their file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def to_bytes(columns: dict[str, np.ndarray], attributes: dict[str, object] | Non
     with h5py.File("memory", "w", driver="core", backing_store=False, **layout) as file:
         file.attrs.update(attributes or {})
         for name, values in columns.items():
-            file.create_dataset(name, data=values, track_times=False)
+            file.create_dataset(name, data=np.ascontiguousarray(values), track_times=False)
         file.flush()
         return file.id.get_file_image()
 
 
 @contextmanager
 def open_columns(path: str | os.PathLike) -> Iterator[h5py.File]:
-    """Open an HDF5 file that may come from elsewhere; `column` reads it.
+    """Open an HDF5 file that may come from elsewhere; `own_dataset` reads it.
 
     Raises:
         ValueError: damaged, or no HDF5 file; whatever kind HDF5 raises within the block.
@@ -44,7 +44,7 @@ def open_columns(path: str | os.PathLike) -> Iterator[h5py.File]:
         raise ValueError(" ".join(str(error).split())[:120]) from error
 
 
-def column(file: h5py.File, name: str) -> h5py.Dataset:
+def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """A dataset whose values are plain numbers or bytes in one piece of this very file.
 
     Raises:

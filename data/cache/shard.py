@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from data.cli import UsageError
+from data.columns import own_dataset, to_bytes
 from data.io import sha256, write_text
 
 SCHEMA = 2
@@ -36,7 +37,6 @@ STATUS_NAMES = {code: name for name, code in STATUS.items()}
 MOMENTARY = [STATUS[name] for name in ("missing", "estimator", "no_map", "crashed")]
 QUALITY = ("coverage", "border", "contrast", "entropy")
 LONGEST_PATH = 1024  # bytes
-ALIGNMENT = 4096
 NAME = re.compile(r"shard-(\d{5,9})-([0-9a-f]{16})\.h5")
 HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 REPAIR = "run the same `python -m preprocess` again with --repair, which rebuilds it"
@@ -93,27 +93,12 @@ def shard_number(name: str) -> int:
 def shard_bytes(rows: Rows, identity: str) -> bytes:
     """A shard's file as bytes: the same rows give the same bytes.
 
-    It is laid out in memory, so that its SHA-256 is of what was meant to be written, and so that a
-    full disk is an ordinary OSError.
-
     Args:
         rows: see layout.
         identity: identity_hash of the cache.
     """
-    with h5py.File(
-        "shard",
-        "w",
-        driver="core",
-        backing_store=False,
-        alignment_threshold=1,
-        alignment_interval=ALIGNMENT,
-    ) as file:
-        file.attrs["schema"] = SCHEMA
-        file.attrs["identity"] = identity
-        for column in COLUMNS:
-            file.create_dataset(column, data=np.ascontiguousarray(rows[column]), track_times=False)
-        file.flush()
-        return file.id.get_file_image()
+    columns = {name: rows[name] for name in COLUMNS}
+    return to_bytes(columns, {"schema": SCHEMA, "identity": identity})
 
 
 @contextmanager
@@ -136,28 +121,6 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
     except HDF5_ERRORS as error:
         reason = f"is damaged or cut short ({' '.join(str(error).split())[:80]})"
         raise CacheError(f"{path} {reason if path.exists() else 'is missing'}: {REPAIR}") from error
-
-
-def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset that lies in this very file, contiguous and within its length: links to other files
-    and external or virtual storage are never followed.
-
-    Raises:
-        ValueError: it does not.
-    """
-    parts = name.split("/")
-    for depth in range(len(parts)):
-        path = "/".join(parts[: depth + 1])
-        if not isinstance(file.get(path, getlink=True), h5py.HardLink):
-            raise ValueError(f"{path} is not in this file")
-    dataset = file[name]
-    storage = dataset.id.get_create_plist()
-    if storage.get_layout() != h5py.h5d.CONTIGUOUS or storage.get_external_count():
-        raise ValueError(f"{name} is not contiguous in this file")
-    start = dataset.id.get_offset()
-    if dataset.nbytes and (start is None or start + dataset.nbytes > file.id.get_filesize()):
-        raise ValueError(f"{name} is longer than the file")
-    return dataset
 
 
 def _check_layout(file: h5py.File) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cli import note
-from data.columns import column, open_columns, to_bytes
+from data.columns import open_columns, own_dataset, to_bytes
 from data.io import write_bytes
 from data.sources.base import MISSING, Spanned
 from data.sources.listing import all_inside, is_system
@@ -94,9 +94,9 @@ def _index_places(root: str) -> list[Path]:
 def _read_index(place: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Paths and spans. ValueError where the index is of another state, or no index."""
     with open_columns(place) as file:
-        if not np.array_equal(column(file, "archive")[...], expected):
+        if not np.array_equal(own_dataset(file, "archive")[...], expected):
             raise ValueError(f"{place}: of another state of the archive")
-        paths, spans = column(file, "path")[...], column(file, "span")[...]
+        paths, spans = own_dataset(file, "path")[...], own_dataset(file, "span")[...]
     lengths = expected[1:, 0].max()
     sound = (
         paths.dtype.kind == "S"

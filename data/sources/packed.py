@@ -25,7 +25,7 @@ import numpy as np
 
 from data.cache.shard import problem, read_checksums
 from data.cli import UsageError
-from data.columns import column, open_columns
+from data.columns import open_columns, own_dataset
 from data.io import map_bytes
 from data.sources.base import MISSING, Spanned
 from data.sources.listing import all_inside
@@ -109,9 +109,9 @@ def read_shard(file: Path) -> Shard:
     """
     try:
         with open_columns(file) as shard:
-            content = column(shard, "bytes")
-            offsets = column(shard, "offset")[...]
-            paths, sources = column(shard, "path")[...], column(shard, "source")[...]
+            content = own_dataset(shard, "bytes")
+            offsets = own_dataset(shard, "offset")[...]
+            paths, sources = own_dataset(shard, "path")[...], own_dataset(shard, "source")[...]
             place = content.id.get_offset() or 0
             sound = (
                 content.shape == (offsets[-1],)

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data.columns import column, open_columns, to_bytes
+from data.columns import open_columns, own_dataset, to_bytes
 
 
 @pytest.fixture
@@ -15,9 +15,9 @@ def file(tmp_path):
 
 def test_columns_come_back_page_by_page(file):
     with open_columns(file) as content:
-        assert column(content, "a")[...].tolist() == [0, 1, 2, 3, 4]
-        assert column(content, "q/b").shape == (2, 3)
-        assert column(content, "a").id.get_offset() % 4096 == 0
+        assert own_dataset(content, "a")[...].tolist() == [0, 1, 2, 3, 4]
+        assert own_dataset(content, "q/b").shape == (2, 3)
+        assert own_dataset(content, "a").id.get_offset() % 4096 == 0
     assert file.read_bytes() == to_bytes({"a": np.arange(5), "q/b": np.zeros((2, 3), "u1")})
 
 
@@ -26,9 +26,9 @@ def test_what_is_missing_or_damaged_says_so(file, tmp_path):
         with open_columns(tmp_path / "y.h5"):
             pass
     with pytest.raises(ValueError, match="missing"), open_columns(file) as content:
-        column(content, "c")
+        own_dataset(content, "c")
     with pytest.raises(ValueError, match="no column"), open_columns(file) as content:
-        column(content, "q")
+        own_dataset(content, "q")
     file.write_bytes(file.read_bytes()[:900])
     with pytest.raises(ValueError, match="truncated"), open_columns(file):
         pass
@@ -69,4 +69,4 @@ def test_only_numbers_in_one_piece_of_this_file_are_read(file, change):
     with h5py.File(file, "r+") as content:
         change(content)
     with pytest.raises(ValueError, match="z: "), open_columns(file) as content:
-        column(content, "z")
+        own_dataset(content, "z")
