@@ -5,16 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cloudpickle
-
 from data.cli import UsageError, note
+from data.cluster import Cluster
 from data.stopping import shielded, start_worker
 
 Task = TypeVar("Task")
@@ -25,7 +23,6 @@ AHEAD = 4  # tasks a worker that may wait for an earlier, slower one: what bound
 THREADS = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
-CONTACT = "20s"  # how long a scheduler may take to answer
 
 
 def bounded_map(
@@ -34,6 +31,7 @@ def bounded_map(
     workers: int,
     *,
     cluster: str | None = None,
+    needs: Sequence[str] = (),
     ahead: int = AHEAD,
     rescue: Callable[[Task, Exception], Result] | None = None,
 ) -> Iterator[Result]:
@@ -43,12 +41,13 @@ def bounded_map(
         function: of a module, so that a worker can import it.
         workers: processes; 0 computes in this one, where a death is the end.
         cluster: address of a dask.distributed scheduler, whose workers are used instead.
+        needs: absolute paths that a cluster's workers must see.
         ahead: tasks a worker that are in flight at most.
         rescue: makes the result of a task that was in flight when a worker died.
 
     Raises:
-        UsageError: no cluster at that address, one that was lost, or a worker that died without
-            `rescue`.
+        UsageError: no cluster at that address, one that cannot do the work or was lost, or a worker
+            that died without `rescue`.
     """
     if cluster is None and workers and not _semaphores_work():
         note("/dev/shm is read-only or full, so no worker processes: this one computes alone")
@@ -56,7 +55,7 @@ def bounded_map(
     if not workers and cluster is None:
         yield from map(function, tasks)
         return
-    pool = _Processes(workers) if cluster is None else _Cluster(cluster)
+    pool = _Processes(workers) if cluster is None else Cluster(cluster, needs)
     tasks = iter(tasks)
     waiting: deque[tuple[Task, Any]] = deque()
     with closing(pool):
@@ -69,7 +68,7 @@ def bounded_map(
             yield from _next(pool, waiting, rescue)
 
 
-def _next(pool: _Processes | _Cluster, waiting: deque, rescue: Callable | None) -> Iterator:
+def _next(pool: _Processes | Cluster, waiting: deque, rescue: Callable | None) -> Iterator:
     """The result of the first task that waits; of all of them where a worker died."""
     task, future = waiting.popleft()
     try:
@@ -123,73 +122,6 @@ class _Processes:
     def close(self) -> None:
         if self.pool is not None:
             self.pool.shutdown(wait=True, kill_workers=True)
-
-
-class _Cluster:
-    """The workers of a Dask scheduler. They get the function and the task as bytes, and the
-    project's folder on their path: neither they nor the scheduler need it on PYTHONPATH."""
-
-    def __init__(self, address: str):
-        from dask.distributed import Client, KilledWorker
-
-        self.address = address
-        self.deaths = (KilledWorker, MemoryError)
-        try:
-            self.client = Client(address, timeout=CONTACT, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"--dask {address}: no scheduler answers there ({error}); start one with "
-                "`dask scheduler`"
-            ) from error
-        self.width = sum(self.client.nthreads().values())
-        if not self.width:
-            self.client.close()
-            raise UsageError(
-                f"--dask {address}: the scheduler has no workers; start some with "
-                f"`dask worker {address} --nthreads 1` in the project's folder"
-            )
-
-    def submit(self, function: Callable, task: Any) -> Any:
-        root = str(Path(__file__).resolve().parents[1])
-        content = cloudpickle.dumps((function, task))
-        return _Lost(self.client.submit(_remote(), content, root, pure=False), self.address)
-
-    def restart(self) -> None:
-        """Dask replaces its workers itself."""
-
-    def close(self) -> None:
-        self.client.close()
-
-
-def _remote() -> Callable[[bytes, str], Any]:
-    """A function that is sent by value, since it is no attribute of this module."""
-
-    def call(content: bytes, root: str) -> Any:
-        import pickle
-        import sys
-
-        if root not in sys.path:
-            sys.path.insert(0, root)
-        function, task = pickle.loads(content)
-        return function(task)
-
-    return call
-
-
-class _Lost:
-    """A future of the cluster; one line where the cluster is gone."""
-
-    def __init__(self, future: Any, address: str):
-        self.future, self.address = future, address
-
-    def result(self) -> Any:
-        try:
-            return self.future.result()
-        except (OSError, CancelledError, TimeoutError) as error:
-            raise UsageError(
-                f"--dask {self.address}: the cluster was lost ({type(error).__name__}: {error}); "
-                "the same command continues once it is there again"
-            ) from error
 
 
 class WorkerDied(Exception):

@@ -271,6 +271,7 @@ class Run:
                 self._blocks(work),
                 options.workers,
                 cluster=options.cluster,
+                needs=self.source.files(),
                 ahead=AHEAD_OF_DEVICE if recipe.on_device else AHEAD,
                 rescue=Rescue(recipe, report),
             )

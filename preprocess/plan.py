@@ -6,6 +6,7 @@ differs, by the digest of the contents.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,13 @@ class Source:
     @property
     def shards(self) -> int:
         return -(-len(self.images) // self.shard_size)
+
+    def files(self) -> list[str]:
+        """Absolute paths of what it is read from, as far as they exist here: the folder or tar, the
+        first image, maps, weights."""
+        first = os.path.join(self.images.root, os.fsdecode(self.images.paths[0]))
+        paths = (self.images.root, first, self.recipe.maps, self.recipe.weights)
+        return [path for path in paths if path and os.path.exists(path)]
 
     def rows(self, number: int) -> slice:
         """The images of shard `number`."""

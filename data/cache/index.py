@@ -10,12 +10,12 @@ import hashlib
 import zlib
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from data.cache.description import Description, load_description
-from data.cache.shard import HDF5_ERRORS, CacheError, open_shard, own_dataset
-from data.io import atomic
+from data.cache.shard import CacheError, open_shard
+from data.columns import open_columns, own_dataset, to_bytes
+from data.io import write_bytes
 
 Index = dict[str, np.ndarray]
 COLUMNS = ("path", "status", "key", "offset", "file_bytes")
@@ -44,7 +44,7 @@ def read_index(
     stale."""
     index = {}
     try:
-        with h5py.File(folder / "index.h5", "r", locking=False) as file:
+        with open_columns(folder / "index.h5") as file:
             if file.attrs["shards"] != _shards_hash(description):
                 return None
             for name in columns:
@@ -52,9 +52,12 @@ def read_index(
                 a_shard = name in ("offset", "file_bytes")
                 expected = len(description["shards"]) if a_shard else description["images"]
                 index[name] = dataset[...]
-                if len(index[name]) != expected or _crc32(index[name]) != dataset.attrs["crc32"]:
+                if (
+                    len(index[name]) != expected
+                    or _crc32(index[name]) != file.attrs[f"crc32 {name}"]
+                ):
                     return None
-    except HDF5_ERRORS:
+    except (OSError, ValueError):
         return None
     return index
 
@@ -88,12 +91,11 @@ def build_index(folder: Path, description: Description) -> Index:
 
 
 def write_index(folder: Path, index: Index, description: Description) -> None:
-    """Write index.h5 atomically; it names its shards, so that a stale one is noticed."""
-    with atomic(folder / "index.h5") as temporary, h5py.File(temporary, "w", locking=False) as file:
-        file.attrs["shards"] = _shards_hash(description)
-        for name, values in index.items():
-            dataset = file.create_dataset(name, data=values, track_times=False)
-            dataset.attrs["crc32"] = _crc32(values)
+    """Write index.h5; it names its shards, so that a stale one is noticed, and has a checksum of
+    each column."""
+    checksums = {f"crc32 {name}": _crc32(values) for name, values in index.items()}
+    content = to_bytes(index, {"shards": _shards_hash(description), **checksums})
+    write_bytes(folder / "index.h5", content)
 
 
 def _crc32(values: np.ndarray) -> np.uint32:

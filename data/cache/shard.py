@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from data.cli import UsageError
-from data.columns import own_dataset, to_bytes
+from data.columns import open_columns, own_dataset, to_bytes
 from data.io import sha256, write_text
 
 SCHEMA = 2
@@ -38,7 +38,6 @@ MOMENTARY = [STATUS[name] for name in ("missing", "estimator", "no_map", "crashe
 QUALITY = ("coverage", "border", "contrast", "entropy")
 LONGEST_PATH = 1024  # bytes
 NAME = re.compile(r"shard-(\d{5,9})-([0-9a-f]{16})\.h5")
-HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 REPAIR = "run the same `python -m preprocess` again with --repair, which rebuilds it"
 
 Rows = dict[str, np.ndarray]
@@ -110,17 +109,16 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
             block fails to read from it.
     """
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_columns(path) as file:
             schema = file.attrs.get("schema")
             if schema != SCHEMA:
-                raise CacheError(f"{path}: schema {schema}, this version reads {SCHEMA}")
+                raise ValueError(f"schema {schema}, this version reads {SCHEMA}")
             _check_layout(file)
             yield file
-    except CacheError:
-        raise
-    except HDF5_ERRORS as error:
-        reason = f"is damaged or cut short ({' '.join(str(error).split())[:80]})"
-        raise CacheError(f"{path} {reason if path.exists() else 'is missing'}: {REPAIR}") from error
+    except FileNotFoundError:
+        raise CacheError(f"{path} is missing: {REPAIR}") from None
+    except (ValueError, AttributeError) as error:
+        raise CacheError(f"{path} is damaged or cut short ({error}): {REPAIR}") from error
 
 
 def _check_layout(file: h5py.File) -> None:
