@@ -5,15 +5,18 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from data.cache.reader import Cache
 from preprocess import writer
-from tests.preprocess.runs import TREE, command, content, masks, run, wait_for
+from tests.preprocess.runs import TREE, command, content, masks, one_line, run, wait_for
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
@@ -81,53 +84,174 @@ def test_parts_that_saw_different_images_do_not_finish(root, tmp_path):
     assert outcome.complete and len(Cache(folder)) == 79
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """Address of a scheduler with two worker processes on loopback, and the workers."""
+@contextmanager
+def scheduler(folder):
+    """Address of a scheduler on loopback; a function that starts `dask worker` as documented."""
     pytest.importorskip("distributed")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(TREE),
-        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3",
-    }
-    log = open(tmp_path / "scheduler.txt", "w")  # noqa: SIM115
-    start = {"env": environment, "stdout": log, "stderr": log, "cwd": tmp_path}
-    dask = [sys.executable, "-m", "dask"]
-    scheduler = subprocess.Popen(
-        [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"], **start
-    )
-    found, deadline = None, time.monotonic() + 60
-    while found is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-        found = re.search(r"Scheduler at:\s+(tcp://\S+)", (tmp_path / "scheduler.txt").read_text())
-    worker = [*dask, "worker", found[1], "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    workers = [subprocess.Popen([*worker, "--host", "127.0.0.1"], **start) for _ in range(2)]
-    try:
-        yield found[1], workers
-    finally:
-        for process in (*workers, scheduler):
-            process.kill()
-            process.wait()
-        log.close()
+    dask = str(Path(sys.executable).with_name("dask"))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "3"
+    processes = []
+    with open(folder / "dask.txt", "w") as log:
+
+        def start(*command: str, cwd: Path = TREE) -> subprocess.Popen:
+            options = {"env": environment, "stdout": log, "stderr": log, "cwd": cwd}
+            processes.append(subprocess.Popen(command, start_new_session=True, **options))
+            return processes[-1]
+
+        first = start(dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        pattern = re.compile(r"Scheduler at:\s+(tcp://\S+)")
+        wait_for(lambda: pattern.search((folder / "dask.txt").read_text()), first)
+        address = pattern.search((folder / "dask.txt").read_text())[1]
+        worker = [dask, "worker", address, "--nthreads", "1", "--nworkers", "1", "--no-dashboard"]
+        try:
+            yield address, lambda *before, **options: start(*before, *worker, **options)
+        finally:
+            for process in processes:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
-def test_dask_with_a_worker_killed_in_the_middle_makes_the_same_bytes(images, tmp_path, cluster):
-    address, workers = cluster
+def on_cluster(root: Path, folder: Path, address: str) -> subprocess.Popen:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": TREE}
+    return subprocess.Popen([*command(root, folder), "--dask", address], **options)
+
+
+def test_dask_with_a_worker_killed_in_the_middle_makes_the_same_bytes(images, tmp_path):
     root = tmp_path / "many"
     for copy in range(15):
         shutil.copytree(images / "train", root / f"{copy:02d}")
-    process = subprocess.Popen(
-        [*command(root, tmp_path / "cache"), "--dask", address],
-        cwd=TREE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
-    in_time = process.poll() is None
-    workers[0].send_signal(signal.SIGKILL)
-    output, errors = process.communicate(timeout=120)
+    with scheduler(tmp_path) as (address, worker):
+        workers = [worker(), worker()]
+        process = on_cluster(root, tmp_path / "cache", address)
+        wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
+        in_time = process.poll() is None
+        os.killpg(workers[0].pid, signal.SIGKILL)
+        output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert in_time and "1200 of 1200 masks computed" in output
     run(root, tmp_path / "alone")
     assert content(tmp_path / "cache") == content(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "copied", "message"),
+    [
+        (
+            [TREE / "data", TREE / "preprocess"],
+            False,
+            "cannot run this project's code (ModuleNotFoundError",
+        ),
+        ([TREE / "data", TREE / "preprocess"], True, "runs another version of this project"),
+        (["train"], False, "does not see"),
+        (None, False, "the scheduler has no workers"),
+    ],
+)
+def test_a_cluster_that_cannot_do_the_work_is_one_line_in_time(
+    images, tmp_path, hidden, copied, message
+):
+    """A worker that does not see the project, or has another version in its folder, or does not
+    see the images."""
+    place, began = tmp_path / "place", time.monotonic()
+    place.mkdir()
+    if copied:
+        for room in ("data", "preprocess"):
+            shutil.copytree(TREE / room, place / room)
+        (place / "data" / "cli.py").open("a").write("# another version\n")
+    with scheduler(tmp_path) as (address, worker):
+        if hidden is not None:
+            places = " ".join(f'"{images / path}"' for path in hidden)
+            script = f'for p in {places}; do mount -t tmpfs tmpfs "$p" || exit; done; exec "$@"'
+            shell = ["unshare", "--mount", "sh", "-c", script, "sh"]
+            if subprocess.run([*shell, "true"], capture_output=True).returncode:
+                pytest.skip("no mount can be made here")
+            worker(*shell, cwd=place)
+        process = on_cluster(images / "train", tmp_path / "cache", address)
+        errors = process.communicate(timeout=60)[1]
+    done = subprocess.CompletedProcess([], process.returncode, "", errors)
+    assert message in one_line(done) and time.monotonic() - began < 40
+
+
+def documented(heading: str, first: str) -> str:
+    """The code block of docs/masks.md that begins with a line, as it stands there."""
+    text = (TREE / "docs" / "masks.md").read_text().split(heading)[1]
+    return next(b for b in re.findall(r"```\w*\n(.*?)```", text, re.S) if b.startswith(first))
+
+
+@pytest.fixture
+def tools(tmp_path) -> dict[str, str]:
+    """Environment for the documented scripts: `srun` starts a process group of its own, `make`
+    takes this Python, `dask` is the one of this .venv."""
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    programs = {
+        "srun": 'while case "$1" in -c) shift;; --*) true;; *) false;; esac; do shift; done\nexec "$@"',
+        "make": f'exec {shutil.which("make")} "$@" READY= PY={sys.executable} SIDE=32 ESTIMATOR=spectral SHARD=20',
+    }
+    for name, script in programs.items():
+        (bin / name).write_text(f"#!/bin/sh\n{script}\n")
+        (bin / name).chmod(0o755)
+    path = f"{bin}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and "MAKE" not in k}
+    return inherited | {"PATH": path}
+
+
+def test_the_documented_job_array(images, whole, tmp_path, tools):
+    script = documented("## A cluster", "#!/bin/bash")
+    images_path, cache = images / "train", tmp_path / "cache"
+    for name, value in (
+        ("/data/ILSVRC2012_img_train.tar", images_path),
+        ("/project/caches/imagenet-rbd", cache),
+        ("/project/dilo", TREE),
+    ):
+        assert name in script
+        script = script.replace(name, str(value))
+    (tmp_path / "job.sh").write_text(script)
+    for task in ("1", "2"):
+        log = cache / f"log.part-{task}-of-2.jsonl"
+        environment = tools | {
+            "SLURM_CPUS_PER_TASK": "1",
+            "SLURM_ARRAY_TASK_ID": task,
+            "SLURM_ARRAY_TASK_COUNT": "2",
+        }
+        start = {"env": environment, "start_new_session": True, "stderr": subprocess.PIPE}
+        stopped = subprocess.Popen(["bash", tmp_path / "job.sh"], text=True, **start)
+        wait_for(log.exists, stopped)
+        os.killpg(stopped.pid, signal.SIGTERM)  # as --signal=TERM and scancel do
+        assert "Traceback" not in stopped.communicate(timeout=60)[1]
+        done = subprocess.run(
+            ["bash", tmp_path / "job.sh"], capture_output=True, **start | {"stderr": None}
+        )
+        assert done.returncode == 0
+    assert content(cache) == content(whole)
+
+
+def test_the_documented_dask_cluster(images, whole, tmp_path, tools):
+    pytest.importorskip("distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = documented("With a Dask cluster", "dask scheduler")
+    for name, value in (
+        ("8786", port),
+        ("NODE", "127.0.0.1"),
+        ("--nworkers 1 ", "--nworkers 1 & "),
+        ("IMAGES=...", f"IMAGES={images / 'train'}"),
+        ("CACHE=...", f"CACHE={tmp_path / 'cache'}"),
+    ):
+        assert name in script
+        script = script.replace(name, value)
+    with open(tmp_path / "said.txt", "w") as said:
+        job = subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=TREE,
+            env=tools,
+            start_new_session=True,
+            stdout=said,
+            stderr=said,
+        )
+        try:
+            assert job.wait(90) == 0, (tmp_path / "said.txt").read_text()
+        finally:
+            os.killpg(job.pid, signal.SIGKILL)
+    assert content(tmp_path / "cache") == content(whole)
