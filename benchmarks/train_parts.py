@@ -21,7 +21,6 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 from tqdm import tqdm
 
-from benchmarks.pages import forget
 from data.cache.reader import Cache
 from data.sources.images import open_images
 from data.sources.pack import Settings, pack
@@ -247,3 +246,13 @@ def packs(root: str, folder: Path, repeats: int, side: int = 0) -> dict[str, flo
     ratio = statistics.median(a / b for a, b in zip(loose, packed, strict=True))
     seconds = {"loose_s": statistics.median(loose), "packed_s": statistics.median(packed)}
     return {"images": len(order), **seconds, "ratio": ratio}
+
+
+def forget(files: list[Path]) -> None:
+    """Drop the pages of files from the page cache; those of a map that is still open stay, and so
+    do directory entries and inodes."""
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)

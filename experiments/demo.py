@@ -1,8 +1,8 @@
 """The whole job, small: images -> masks -> pretraining -> numbers, on the embedded data set (`make
 demo`).
 
-Five networks on the same images, seed and budget: untrained, MoCo v2 without DiLo, and with DiLo on
-RBD's masks, on the true masks, and on shuffled masks (another image's: the control that tells
+Five networks on the same images, seed and budget: untrained, SimCLR without DiLo, and with DiLo on
+RBD's masks, on the true masks, and on shuffled masks (another image's: the control that separates
 localization from occlusion). Every stage is one of the ordinary commands; run again, whatever is
 finished is kept.
 """
@@ -38,9 +38,9 @@ ROWS = {"untrained": ("baseline", ("--untrained",), "backgrounds-untrained.json"
 ROWS |= {name: (name, (), "backgrounds.json") for name in RUNS}
 COLUMNS = ("original", "mixed_rand", "gap")
 SENTENCE = (
-    "Top-1 in % of a linear probe on the frozen network, trained where the background goes with the "
-    "class: `original` test objects likewise, `mixed_rand` on backgrounds of random classes, the gap "
-    "from backgrounds of the own class to random ones."
+    "Top-1 in % of a linear probe trained where the background goes with the class: `original` "
+    "objects likewise, `mixed_rand` on backgrounds of random classes, the gap from backgrounds of "
+    "the own class to those."
 )
 
 
@@ -52,7 +52,7 @@ class Arguments:
     """Folder for everything that the demo makes."""
     seed: int = 0
     """Seed of the data set and of the training."""
-    preset: str = "moco_v2_demo"
+    preset: str = "simclr_demo"
     """Preset of `python -m train`."""
     epochs: int | None = None
     """Passes over the images (default: the preset's)."""
