@@ -20,7 +20,7 @@ from data.cli import UsageError
 from data.io import atomic
 from data.sources.labelled import centre_crop
 from evaluate.common import Common
-from evaluate.weights import load_run_weights, load_weights
+from evaluate.weights import load_source
 from train import features
 from train.distributed import choose_device
 from train.features import BadImage, Labelled, batches, to_input
@@ -89,7 +89,7 @@ def load_encoder(
     Raises:
         UsageError: no run, or an unfinished one, or weights that do not fit its network.
     """
-    source = load_run_weights(run) if run is not None else load_weights(weights or "", stem)
+    source = load_source(run, weights, stem)
     place = choose_device(device)
     model = source.build(untrained, seed).requires_grad_(False).eval()
     model = model.to(place, memory_format=torch.channels_last)

@@ -120,6 +120,14 @@ class Weights:
         return make_head(self.fc) if self.fc else None
 
 
+def load_source(run: str | None, weights: str | None, stem: str | None = None) -> Weights:
+    """The weights of a run folder or of a file, as load_weights; UsageError where not one of the
+    two is given."""
+    if (run is None) == (weights is None):
+        raise UsageError("give either --run RUN or --weights FILE")
+    return load_run_weights(run) if weights is None else load_weights(weights, stem)
+
+
 def load_weights(path: str | os.PathLike, stem: str | None = None) -> Weights:
     """A ResNet's weights from a file or from a run folder.
 

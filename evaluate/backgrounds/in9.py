@@ -1,19 +1,16 @@
 """The Backgrounds Challenge on ImageNet-9: does accuracy hang on the background? (Xiao et al., ICLR
 2021)
 
-    python -m evaluate in9 --weights resnet50-0676ba61.pth --data backgrounds_challenge_data    # a
-    1000-way head
-    python -m evaluate in9 --run RUN --data backgrounds_challenge_data                          #
-    RUN/linear-seed0.pt
-    python -m evaluate in9 --run RUN --data backgrounds_challenge_data --train original/train   # a
-    9-way probe
+    python -m evaluate in9 --weights resnet50-0676ba61.pth --data DIR     # a 1000-way head
+    python -m evaluate in9 --run RUN --data DIR                           # RUN/linear-seed0.pt
+    python -m evaluate in9 --run RUN --data DIR --train original/train    # a 9-way probe
 
-DATA is the official download: VARIANT/val/CLASS/image, with the nine classes 00_dog to 08_fish. A
+DIR is the official download: VARIANT/val/CLASS/image, with the nine classes 00_dog to 08_fish. A
 1000-way head's classes are mapped to the nine by in_to_in9.json (of
-github.com/MadryLab/backgrounds_challenge; in DATA or --mapping): 370 of them; the other 630 count
+github.com/MadryLab/backgrounds_challenge; in DIR or --mapping): 370 of them; the other 630 count
 as wrong. A set made by `python -m data challenge` is read too, with its own classes and a probe on
 --train images of these. BG-Gap is mixed_same - mixed_rand; read it beside the accuracy on original,
-for a weak network has a small gap too.
+for a weak network has a small gap too. Nothing is drawn: seeds repeat over networks.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +27,19 @@ from torch import nn
 
 from data.cli import UsageError
 from data.sources.labelled import whole_image
+from data.tensors import load_tensors
 from evaluate.backgrounds.challenge import challenge
 from evaluate.common import Common, describe, repeat
-from evaluate.features import Encoder, Labelled, encoder_of, extract_from, project
+from evaluate.features import (
+    Encoder,
+    Labelled,
+    accuracy_by_class,
+    encoder_of,
+    extract_from,
+    project,
+)
 from evaluate.probes.linear import L2, fit_probe
 from evaluate.published import in9_table
-from train import checkpoint
 
 VARIANTS = (
     "original",
@@ -80,43 +85,43 @@ def read_mapping(file: str | os.PathLike) -> np.ndarray:
     """
     try:
         content = json.loads(Path(file).read_bytes())
-        found = np.array([content[str(i)] for i in range(1000)])
-        exact = len(content) == 1000 and found.dtype.kind == "i"
+        superclasses = np.array([content[str(i)] for i in range(1000)])
     except FileNotFoundError:
         raise UsageError(
-            f"{file}: no such mapping; in_to_in9.json is in github.com/MadryLab/backgrounds_challenge; "
-            "give it with --mapping"
+            f"{file}: no such mapping; in_to_in9.json is in "
+            "github.com/MadryLab/backgrounds_challenge; give it with --mapping"
         ) from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{file}: not a mapping of the classes 0 to 999 to numbers") from error
-    mapped = int((found >= 0).sum()) if exact else 0
-    if not exact or mapped != MAPPED or set(found.tolist()) != set(range(-1, CLASSES)):
+    numbers = len(content) == 1000 and superclasses.dtype.kind == "i"
+    mapped = int((superclasses >= 0).sum()) if numbers else 0
+    values = set(superclasses.tolist())
+    if mapped != MAPPED or values != set(range(-1, CLASSES)):
         raise UsageError(
-            f"{file}: maps {mapped} of {len(content)} classes to {len(set(found.tolist()) - {-1})}; the "
+            f"{file}: maps {mapped} of {len(content)} classes to {len(values - {-1})}; the "
             f"official mapping has {MAPPED} of 1000 to {CLASSES}, and {1000 - MAPPED} to none (-1)"
         )
-    return found.astype(np.int64)
+    return superclasses.astype(np.int64)
 
 
-def read_head(file: str | os.PathLike, encoder: Encoder) -> nn.Linear:
-    """The classifier that `evaluate linear` kept. UsageError where it is another network's, or not
-    ImageNet's."""
-    state = checkpoint.load(Path(file))
+def read_head(file: Path, encoder: Encoder) -> nn.Linear:
+    """The classifier that `evaluate linear` kept. UsageError where it is another network's,
+    unfinished, or not ImageNet's."""
+    state = load_tensors(file, "classifier", "run `python -m evaluate linear` again")
     try:
-        identity, weight, bias = (
-            json.loads(state["identity"]),
-            state["model"]["weight"],
-            state["model"]["bias"],
-        )
+        identity, layer = json.loads(state["identity"]), state["model"]
+        weight, bias = layer["weight"], layer["bias"]
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{file}: not a classifier made by `python -m evaluate linear`") from error
     if identity.get("weights") != encoder.digest:
         raise UsageError(f"{file}: is a classifier on another network's features")
+    if "optimizer" in state:
+        raise UsageError(f"{file}: is not finished; the same `evaluate linear` continues it")
     names = identity.get("classes", [])
     if len(names) != 1000 or not all(re.fullmatch(r"n\d{8}", name) for name in names):
         raise UsageError(
-            f"{file}: has {len(names)} classes, not ImageNet's 1000 (n01440764 ...); give --train DIR for "
-            "a 9-way probe instead"
+            f"{file}: has {len(names)} classes, not ImageNet's 1000 (n01440764 ...); give --train "
+            "DIR for a 9-way probe instead"
         )
     head = nn.Linear(weight.shape[1], len(weight))
     head.load_state_dict({"weight": weight, "bias": bias})
@@ -129,15 +134,12 @@ def own_classes(data: str | os.PathLike) -> list[str] | None:
     if not file.exists():
         return None
     try:
-        found = json.loads(file.read_bytes())
-        classes = found["classes"] if found["name"] == "dilo-challenge" else []
-    except (OSError, ValueError, KeyError, TypeError):
-        classes = []
-    if (
-        not isinstance(classes, list)
-        or len(classes) < 2
-        or not all(isinstance(name, str) for name in classes)
-    ):
+        content = json.loads(file.read_bytes())
+        classes = content["classes"] if content["name"] == "dilo-challenge" else None
+    except (ValueError, KeyError, TypeError):
+        classes = None
+    sound = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not sound or len(classes) < 2:
         raise UsageError(f"{file}: not what `python -m data challenge` writes; make the set again")
     return classes
 
@@ -146,9 +148,8 @@ def images_of(folder: str, size: int, classes: list[str] | None = None) -> Label
     """Whole images of the nine classes, or of `classes`. UsageError where the folders are
     others."""
     images = Labelled(folder, size, classes, whole_image)
-    if classes is not None:
-        return images
-    if [name[:3] for name in images.classes] != [f"{i:02d}_" for i in range(CLASSES)]:
+    official = [name[:3] for name in images.classes] == [f"{i:02d}_" for i in range(CLASSES)]
+    if classes is None and not official:
         raise UsageError(
             f"{folder}: needs the nine class folders 00_dog to 08_fish; it has "
             f"{', '.join(images.classes[:3])} ... ({len(images.classes)})"
@@ -169,91 +170,113 @@ def evaluate(arguments: Arguments) -> dict:
     return repeat(arguments, _measure, draws=False)
 
 
-def _measure(args: Arguments, seed: int) -> dict:
-    encoder = encoder_of(args, seed)
-    present = [v for v in VARIANTS if os.path.isdir(os.path.join(args.data, v, "val"))]
+def _measure(arguments: Arguments, seed: int) -> dict:
+    encoder = encoder_of(arguments, seed)
+    data, workers = arguments.data, arguments.workers
+    present = [v for v in VARIANTS if os.path.isdir(os.path.join(data, v, "val"))]
     if not {"mixed_same", "mixed_rand"} <= set(present):
         raise UsageError(
-            f"{args.data}: needs at least mixed_same/val and mixed_rand/val, as the official download has"
+            f"{data}: needs at least mixed_same/val and mixed_rand/val, as the official download has"
         )
-    classes = own_classes(args.data)
-    decide, protocol = _deciders(args, encoder, classes)
-    accuracy: dict[str, dict] = {kind: {} for kind in decide}
-    per_class: dict[str, dict] = {kind: {} for kind in decide}
+    classes = own_classes(data)
+    deciders = _deciders(arguments, encoder, classes)
+    protocol = {"features": "backbone, pooled", "crop": f"whole image, {encoder.size} px"}
+    for decider in deciders.values():
+        protocol |= decider.protocol
+    accuracy: dict[str, dict] = {kind: {} for kind in deciders}
+    per_class: dict[str, dict] = {kind: {} for kind in deciders}
     for variant in present:
-        images = images_of(os.path.join(args.data, variant, "val"), encoder.size, classes)
-        features = extract_from(encoder, images, workers=args.workers)
+        images = images_of(os.path.join(data, variant, "val"), encoder.size, classes)
+        features = extract_from(encoder, images, workers=workers)
         protocol[f"{variant}_images"] = len(images)
-        for kind, function in decide.items():
-            right = function(features) == images.labels
+        for kind, decider in deciders.items():
+            right = decider.decide(features) == images.labels
             accuracy[kind][variant] = 100 * float(right.mean())
-            per_class[kind][variant] = {
-                name: 100 * float(right[images.labels == i].mean())
-                for i, name in enumerate(images.classes)
-                if (images.labels == i).any()
-            }
+            per_class[kind][variant] = accuracy_by_class(right, images.labels, images.classes)
     for kind, values in accuracy.items():
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
-        if args.challenge:
-            values["challenge"] = challenge(encoder, decide[kind], args.data, args.workers, classes)
-    return args.result(
-        protocol,
-        accuracy=accuracy,
-        per_class=per_class,
-        published=in9_table() if classes is None else [],
-    )
+        if arguments.challenge:
+            decide = deciders[kind].decide
+            values["challenge"] = challenge(encoder, decide, data, workers, classes)
+    published = in9_table() if classes is None else []
+    return arguments.result(protocol, accuracy=accuracy, per_class=per_class, published=published)
 
 
-def _deciders(args: Arguments, encoder: Encoder, classes: list[str] | None) -> tuple[dict, dict]:
-    """{"head", "probe": features -> (N,) classes 0..8 or -1}, and the protocol's parameters."""
-    decide, protocol = (
-        {},
-        {"features": "backbone, pooled", "crop": f"whole image, {encoder.size} px"},
-    )
-    kept = Path(args.head or Path(args.run or "", "linear-seed0.pt"))
-    if classes and args.head:
+@dataclass(frozen=True)
+class Decider:
+    """A classifier.
+
+    Attributes:
+        decide: (N, D) features -> (N,) classes 0..8, or -1; places in the set's own classes where
+            it has its own.
+        protocol: its parameters.
+    """
+
+    decide: Callable[[np.ndarray], np.ndarray]
+    protocol: dict
+
+
+def _deciders(
+    arguments: Arguments, encoder: Encoder, classes: list[str] | None
+) -> dict[str, Decider]:
+    """The "head" and "probe" that the options name. UsageError where there is none."""
+    if classes and arguments.head:
         raise UsageError(
-            f"--head maps ImageNet's classes to nine, and {args.data} has its own; give --train alone"
+            f"--head maps ImageNet's classes to nine, and {arguments.data} has its own; give "
+            "--train alone"
         )
-    head = (
-        None
-        if classes
-        else read_head(kept, encoder)
-        if args.head or (args.run and kept.exists() and not args.train)
-        else encoder.classifier
-    )
+    deciders = {}
+    head = None if classes else _head(arguments, encoder)
     if head is not None:
-        mapping = read_mapping(args.mapping or _find_mapping(args.data))
-        decide["head"] = lambda features: mapping[project(head, features, encoder.device).argmax(1)]
-        protocol["head"] = (
-            f"1000-way, {MAPPED} classes mapped to {CLASSES}, the others count as wrong"
-        )
-    if args.train:
-        inner = os.path.join(args.train, "train")
-        images = images_of(inner if os.path.isdir(inner) else args.train, encoder.size, classes)
-        probe = fit_probe(
-            np.asarray(extract_from(encoder, images, workers=args.workers), np.float32),
-            images.labels,
-            len(images.classes),
-            args.l2,
-        )
-        decide["probe"] = lambda features: probe.scores(np.asarray(features, np.float32)).argmax(1)
-        protocol |= {
-            "probe": f"{len(images.classes)}-way, L-BFGS on standardised features",
-            "l2": args.l2,
-            "train": args.train,
-            "train_images": len(images),
-        }
-    if not decide and classes:
+        deciders["head"] = _by_head(head, arguments, encoder)
+    if arguments.train:
+        deciders["probe"] = _by_probe(arguments.train, arguments, encoder, classes)
+    if deciders:
+        return deciders
+    if classes:
         raise UsageError(
-            f"{args.data}: a set of its own classes needs --train DIR, training images of these classes"
+            f"{arguments.data}: a set of its own classes needs --train DIR, training images of "
+            "these classes"
         )
-    if not decide:
-        raise UsageError(
-            "no classifier: give --train DIR (images of the nine classes) for a 9-way probe, or --head "
-            "FILE made by `python -m evaluate linear` on ImageNet, or --weights with a 1000-way fc"
-        )
-    return decide, protocol
+    raise UsageError(
+        "no classifier: give --train DIR (images of the nine classes) for a 9-way probe, or --head "
+        "FILE made by `python -m evaluate linear` on ImageNet, or --weights with a 1000-way fc"
+    )
+
+
+def _head(arguments: Arguments, encoder: Encoder) -> nn.Linear | None:
+    """The 1000-way classifier: named, kept in the run where no probe is wanted, or of the file of
+    weights."""
+    kept = Path(arguments.run or "", "linear-seed0.pt")
+    if arguments.head:
+        return read_head(Path(arguments.head), encoder)
+    if arguments.run and kept.exists() and not arguments.train:
+        return read_head(kept, encoder)
+    return encoder.classifier
+
+
+def _by_head(head: nn.Linear, arguments: Arguments, encoder: Encoder) -> Decider:
+    mapping = read_mapping(arguments.mapping or _find_mapping(arguments.data))
+    text = f"1000-way, {MAPPED} classes mapped to {CLASSES}, the others count as wrong"
+    return Decider(
+        lambda features: mapping[project(head, features, encoder.device).argmax(1)], {"head": text}
+    )
+
+
+def _by_probe(
+    folder: str, arguments: Arguments, encoder: Encoder, classes: list[str] | None
+) -> Decider:
+    inner = os.path.join(folder, "train")
+    images = images_of(inner if os.path.isdir(inner) else folder, encoder.size, classes)
+    features = extract_from(encoder, images, workers=arguments.workers)
+    probe = fit_probe(features, images.labels, len(images.classes), arguments.l2)
+    protocol = {
+        "probe": f"{len(images.classes)}-way, L-BFGS on standardised features",
+        "l2": arguments.l2,
+        "train": folder,
+        "train_images": len(images),
+    }
+    return Decider(lambda features: probe.scores(features).argmax(1), protocol)
 
 
 def _find_mapping(data: str) -> Path:

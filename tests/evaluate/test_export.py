@@ -47,6 +47,11 @@ def files(tmp_path_factory):
     return root, network
 
 
+def exported(to, path, weights):
+    weights = weights and str(weights)
+    return export.evaluate(export.Arguments(to=to, out=str(path), weights=weights))
+
+
 def features(network, x):
     """Pooled ones, of a network in torchvision's or timm's names."""
     x = network.maxpool(F.relu(network.bn1(network.conv1(x))))
@@ -58,7 +63,7 @@ def features(network, x):
 )
 def test_torchvision_reads_it(files, tmp_path, name, classifier):
     root, network = files
-    result = export.run("torchvision", str(tmp_path / "x.pth"), weights=str(root / name))
+    result = exported("torchvision", tmp_path / "x.pth", root / name)
     assert result["classifier"] is classifier
     model = resnet18().eval()
     misses = model.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True), strict=False)
@@ -77,7 +82,7 @@ def test_torchvision_reads_it(files, tmp_path, name, classifier):
 def test_timm_loads_it_strictly(files, tmp_path, name, classes, suffix):
     root, network = files
     path = tmp_path / f"x.{suffix}"
-    export.run("timm", str(path), weights=str(root / name))
+    exported("timm", path, root / name)
     # strict is create_model's default
     model = timm.create_model("resnet18", num_classes=classes, checkpoint_path=str(path)).eval()
     x = torch.randn(2, 3, 64, 64)
@@ -141,7 +146,7 @@ class Detectron2ResNet50(nn.Module):
 def test_a_network_in_detectron2s_names_reads_it(tmp_path):
     network = trained(resnet50())
     torch.save(network.state_dict(), tmp_path / "r50.pth")
-    result = export.run("detectron2", str(tmp_path / "x.pth"), weights=str(tmp_path / "r50.pth"))
+    result = exported("detectron2", tmp_path / "x.pth", tmp_path / "r50.pth")
     assert result["settings"]["MODEL.RESNETS.DEPTH"] == 50
     content = torch.load(
         tmp_path / "x.pth", weights_only=True
@@ -164,35 +169,22 @@ def test_what_cannot_be_exported_is_said(files, tmp_path):
     root, _ = files
     torch.save(backbone("resnet18", "small").state_dict(), tmp_path / "small.pt")
     torch.save(backbone("resnet10", "imagenet", 4).state_dict(), tmp_path / "narrow.pt")
-    for options, message in (
-        (("timm", "x.pth", None, str(tmp_path / "small.pt")), "first layer for small"),
-        (("detectron2", "x.pth", None, str(tmp_path / "narrow.pt")), "resnet10"),
-        (("detectron2", "x.pkl", None, str(root / "classifier.pth")), "reads .pth"),
-        (("timm", "x.pth"), "either"),
+    for to, name, weights, message in (
+        ("timm", "x.pth", tmp_path / "small.pt", "first layer for small"),
+        ("detectron2", "x.pth", tmp_path / "narrow.pt", "resnet10"),
+        ("detectron2", "x.pkl", root / "classifier.pth", "reads .pth"),
+        ("timm", "x.pth", None, "either"),
     ):
         with pytest.raises(UsageError, match=message):
-            export.run(options[0], str(tmp_path / options[1]), *options[2:])
-        assert not (tmp_path / options[1]).exists()
+            exported(to, tmp_path / name, weights)
+        assert not (tmp_path / name).exists()
 
 
 def test_on_the_command_line(files, tmp_path):
     root, _ = files
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "evaluate",
-            "export",
-            "--to",
-            "detectron2",
-            "--weights",
-            str(root / "moco.pth.tar"),
-            "--out",
-            str(tmp_path / "new" / "x.pth"),
-        ],
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "evaluate", "export", "--to", "detectron2"]
+    command += ["--weights", str(root / "moco.pth.tar"), "--out", str(tmp_path / "new" / "x.pth")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "100 tensors" in done.stdout and "MODEL.RESNETS.STRIDE_IN_1X1 False" in done.stdout
     assert (tmp_path / "new" / "x.pth").is_file()
