@@ -1,9 +1,9 @@
-"""One style for every figure of the notebooks: titles, units, and labels that can be read in light
-and in dark."""
+"""One style for every figure: titles, units, and labels that can be read in light and in dark."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-# colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008)
+from data.io import write_bytes
+
+# colours that people with any kind of colour vision distinguish (Okabe and Ito, 2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # a page of its own behind every figure, so that dark labels stay readable in a dark notebook
 STYLE = {
@@ -19,6 +21,7 @@ STYLE = {
     "savefig.facecolor": "white",
     "axes.facecolor": "white",
     "text.color": "#222222",
+    "text.parse_math": False,  # a dollar in a run's name is a dollar
     "axes.labelcolor": "#222222",
     "axes.edgecolor": "#666666",
     "xtick.color": "#444444",
@@ -34,42 +37,53 @@ STYLE = {
     "legend.frameon": False,
     "axes.prop_cycle": cycler(color=COLOURS),
 }
-styled = rc_context(
-    STYLE
-)  # decorates what draws a figure: titles and legends take their style when they are set
+# decorates what draws a figure: titles and legends take their style when they are set
+styled = rc_context(STYLE)
 
 
 class Page(Figure):
     """A figure that a notebook shows as it is, whatever matplotlib backend its kernel has."""
 
-    def _repr_png_(self) -> bytes:
+    def png(self, dpi: int = 100) -> bytes:
+        """The figure as a PNG file's bytes."""
         out = io.BytesIO()
-        self.savefig(out, format="png", dpi=100)
+        self.savefig(out, format="png", dpi=dpi)
         return out.getvalue()
+
+    _repr_png_ = png
+
+    def write(self, file: Path, dpi: int = 100) -> Path:
+        """Write a PNG file atomically; its path."""
+        write_bytes(file, self.png(dpi))
+        return file
+
+
+def label(name: str) -> str:
+    """A name of a file or run as matplotlib can show it: bytes that are no UTF-8 become "?", and a
+    leading underscore, which would hide it from a legend, follows a space."""
+    shown = name.encode(errors="replace").decode()
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 @styled
 def axes_grid(
     rows: int, columns: int, width: float, height: float, title: str = "", **options
-) -> tuple[Figure, np.ndarray]:
+) -> tuple[Page, np.ndarray]:
     """A figure in the common style and its (rows, columns) axes, each `width` x `height` inches.
 
     Args:
         options: of Figure.subplots (sharey=True, ...).
     """
-    figure = Page(
-        figsize=(width * columns, height * rows + 0.4 * bool(title)), layout="constrained"
-    )
+    size = width * columns, height * rows + 0.4 * bool(title)
+    figure = Page(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
-    figure.suptitle(title)
+    figure.suptitle(label(title))
     return figure, axes
 
 
 def picture(axis: Axes, image: np.ndarray, title: str = "") -> None:
     """Show an (H, W) or (H, W, 3) uint8 picture without ticks, the title above."""
     axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for side in axis.spines.values():
-        side.set_visible(False)
-    axis.set_title(title, fontsize=8)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.set_title(label(title), fontsize=8)

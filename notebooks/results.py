@@ -12,7 +12,7 @@ from evaluate.diagnose.command import evaluate
 from evaluate.diagnose.figure import sheet
 from evaluate.report.runs import DETAILS, Run
 from evaluate.report.tables import leaves
-from evaluate.style import axes_grid, styled
+from evaluate.style import axes_grid, label, styled
 
 CURVES = {
     "loss": "loss",
@@ -30,7 +30,7 @@ def curves(runs: Sequence[Run], names: Sequence[str] = tuple(CURVES)) -> Figure:
     for axis, name in zip(axes[0], names, strict=True):
         for run in runs:
             if name in run.log:
-                axis.plot(*run.log[name].T, label=run.name, linewidth=1.2)
+                axis.plot(*run.log[name].T, label=label(run.name), linewidth=1.2)
         axis.set_xlabel("epoch")
         axis.set_title(CURVES.get(name, name))
     axes[0, 0].legend()
@@ -71,7 +71,9 @@ def bars(values: Accuracies, prefixes: str | tuple[str, ...], title: str) -> Fig
     for i, name in enumerate(names):
         places = np.arange(len(chosen)) + (i - (len(names) - 1) / 2) * width
         heights = [row.get(name, np.nan) for row in chosen.values()]
-        axis.bar_label(axis.bar(places, heights, 0.9 * width, label=name), fmt="%.0f", fontsize=7)
+        axis.bar_label(
+            axis.bar(places, heights, 0.9 * width, label=label(name)), fmt="%.0f", fontsize=7
+        )
     labels = [key.removeprefix(prefixes) if isinstance(prefixes, str) else key for key in chosen]
     axis.set_xticks(range(len(chosen)), labels)
     axis.set_ylabel("top-1, %")

@@ -101,8 +101,7 @@ def draw(arguments: Arguments, result: dict, pictures: dict[str, Pictures]) -> l
             files.append(Path(run, "diagnose.json"))
             write_text(files[-1], json.dumps(own, indent=2) + "\n")
     if arguments.examples:
-        files.append(arguments.result_file().with_suffix(".png"))
-        sheet(pictures).savefig(files[-1], dpi=110)
+        files.append(sheet(pictures).write(arguments.result_file().with_suffix(".png"), dpi=110))
     return files
 
 

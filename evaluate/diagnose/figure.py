@@ -7,11 +7,10 @@ import os
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from evaluate.diagnose.localisation import HALF
 from evaluate.diagnose.network import Pictures
-from evaluate.style import axes_grid, picture, styled
+from evaluate.style import Page, axes_grid, picture, styled
 
 RIGHT, WRONG = "#009E73", "#D55E00"
 
@@ -33,7 +32,7 @@ def over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 @styled
-def sheet(pictures: dict[str, Pictures]) -> Figure:
+def sheet(pictures: dict[str, Pictures]) -> Page:
     """An image a row, a run and decision a column; a map's frame is green where the decision is
     right, else red; the object's outline in white."""
     first = next(iter(pictures.values()))

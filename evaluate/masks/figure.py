@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from evaluate.style import COLOURS, axes_grid, picture, styled
+from evaluate.style import COLOURS, Page, axes_grid, label, picture, styled
 
 PANELS = (("recall", "precision"), ("threshold", "f"), ("threshold", "e"))
 LABELS = {"f": "F, β² = 0.3", "e": "E", "threshold": "threshold of the map, 0 to 255"}
 
 
 @styled
-def examples(rows: list[dict[str, np.ndarray]]) -> Figure:
+def examples(rows: list[dict[str, np.ndarray]]) -> Page:
     """An image a row: pictures by title, the same titles in every row."""
     figure, axes = axes_grid(len(rows), len(rows[0]), 1.6, 1.3)
     for i, (line, pictures) in enumerate(zip(axes, rows, strict=True)):
@@ -22,7 +21,7 @@ def examples(rows: list[dict[str, np.ndarray]]) -> Figure:
 
 
 @styled
-def curves(estimators: dict[str, dict[str, list[float]]], title: str) -> Figure:
+def curves(estimators: dict[str, dict[str, list[float]]], title: str) -> Page:
     """Precision over recall, F and E over the threshold.
 
     Args:
@@ -32,7 +31,7 @@ def curves(estimators: dict[str, dict[str, list[float]]], title: str) -> Figure:
     for axis, (x, y) in zip(axes, PANELS, strict=True):
         for i, (name, values) in enumerate(estimators.items()):
             dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
-            axis.plot(values[x], values[y], label=name, linewidth=1.2, linestyle=dashes)
+            axis.plot(values[x], values[y], label=label(name), linewidth=1.2, linestyle=dashes)
         axis.set_xlabel(LABELS.get(x, x))
         axis.set_ylabel(LABELS.get(y, y))
         axis.set_ylim(0, 1)

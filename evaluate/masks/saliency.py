@@ -160,12 +160,12 @@ def draw(arguments: Arguments, result: dict, pictures: list[dict] | None) -> lis
     if not pictures:
         return []
     file = arguments.result_file()
-    files = [file.with_suffix(".png"), file.with_name(f"{file.stem}-curves.png")]
-    figure.examples(pictures).savefig(files[0], dpi=100)
     title = f"{_base(arguments.truth)}, {result['count']:,} images"
     lines = {_base(name): entry["curves"] for name, entry in result["estimators"].items()}
-    figure.curves(lines, title).savefig(files[1], dpi=110)
-    return files
+    return [
+        figure.examples(pictures).write(file.with_suffix(".png")),
+        figure.curves(lines, title).write(file.with_name(f"{file.stem}-curves.png"), dpi=110),
+    ]
 
 
 def predict(image: np.ndarray, name: str, refine: str) -> tuple[np.ndarray, float]:
