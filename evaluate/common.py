@@ -241,6 +241,18 @@ def describe(protocol: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in protocol.items())
 
 
+def aligned(rows: dict[str, dict[str, str]]) -> list[str]:
+    """A table for a terminal, a row a line, from row -> column -> cell; "-" where there is none."""
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
+    table = {"": {column: column for column in columns}} | rows
+    lines = [f"{name:<{max(map(len, table))}}" for name in table]
+    for column in columns:
+        cells = [row.get(column, "-") for row in table.values()]
+        width = max(map(len, cells)) + 2
+        lines = [line + f"{cell:>{width}}" for line, cell in zip(lines, cells, strict=True)]
+    return lines
+
+
 def percent(result: dict, *keys: str) -> str:
     """One accuracy of a result of `repeat` for people: "71.30 %", or "71.30 ± 0.12 %"."""
     mean, deviation = result["accuracy"], result.get("deviation")

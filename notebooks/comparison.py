@@ -14,6 +14,7 @@ from data.cli import UsageError
 from data.io import write_bytes
 from data.resize import resize
 from data.sources.images import open_images
+from evaluate.common import aligned
 from evaluate.masks.agreement import agreement
 from evaluate.masks.examples import read
 from evaluate.masks.metrics import TITLES, score, summarise
@@ -104,13 +105,12 @@ def agreement_figure(caches: dict[str, Cache], paths: np.ndarray) -> Figure:
 def scores(caches: dict[str, Cache], truth: str, paths: np.ndarray) -> str:
     """A table of the masks' scores against those of a cache of true ones (ESTIMATOR=files), at the
     masks' side."""
-    width = max(map(len, caches))
-    lines = [" " * width + "".join(f"{TITLES[name]:>10}" for name in METRICS)]
+    rows = {}
     for name, cache in caches.items():
         pairs = _pairs(cache, Cache(truth), paths)
         values = summarise([score(np.ascontiguousarray(m), true >= 128) for m, true in pairs])
-        lines.append(f"{name:<{width}}" + "".join(f"{values[key]:10.3f}" for key in METRICS))
-    return "\n".join(lines)
+        rows[name] = {TITLES[key]: f"{values[key]:.3f}" for key in METRICS}
+    return "\n".join(aligned(rows))
 
 
 def estimate(

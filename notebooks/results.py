@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from evaluate.common import aligned
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.command import evaluate
 from evaluate.diagnose.figure import sheet
@@ -51,13 +52,8 @@ def table(values: Accuracies) -> str:
     """Aligned text, in percent."""
     if not values:
         return "no results yet: make knn linear backgrounds RUN=... DATA=..."
-    names = list(dict.fromkeys(name for row in values.values() for name in row))
-    width, column = max(map(len, values)), max(9, *(len(name) + 2 for name in names))
-    lines = [" " * width + "".join(f"{name:>{column}}" for name in names)]
-    for key, row in values.items():
-        cells = [f"{row[name]:.1f}" if name in row else "-" for name in names]
-        lines.append(f"{key:<{width}}" + "".join(f"{cell:>{column}}" for cell in cells))
-    return "\n".join(lines)
+    rows = {key: {run: f"{x:.1f}" for run, x in row.items()} for key, row in values.items()}
+    return "\n".join(aligned(rows))
 
 
 @styled

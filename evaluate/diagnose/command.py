@@ -16,16 +16,16 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from data.io import write_text
-from evaluate.common import describe
+from evaluate.common import aligned, describe
 from evaluate.diagnose import heat, splits
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.figure import sheet
 from evaluate.diagnose.neighbours import NEAR
-from evaluate.diagnose.network import CUTS, Pictures, diagnose, features
-from evaluate.diagnose.splits import Split
+from evaluate.diagnose.network import Pictures, Study, diagnose
 from evaluate.features import Encoder, load_encoder
 
 SHOWN = ("share", "pointing", "iou", "same_background", "background_rather", "knn", "linear")
@@ -48,25 +48,22 @@ def evaluate(arguments: Arguments) -> dict:
     """
     embedded = splits.embedded_description(arguments.data)
     arguments = arguments.resolve(bool(embedded))
-    bank, queries = splits.bank_and_queries(arguments)
-    reference, runs, pictures, maps_at = None, {}, {}, {}
+    study = Study(arguments, *splits.bank_and_queries(arguments), embedded)
+    runs, pictures, maps_at = {}, {}, {}
     for name in arguments.runs:
         encoder = _encoder(name, arguments)
-        if arguments.bank_masks and reference is None:
-            reference = {
-                cut: [features(encoder, part, cut, arguments.workers) for part in (bank, queries)]
-                for cut in CUTS
-            }
+        if arguments.bank_masks and study.reference is None:
+            reference = {cut: study.features(encoder, cut) for cut in ("background", "object")}
+            study = replace(study, reference=reference)
         stage, side = heat.stage_of(encoder, arguments.stage)
-        shared = {"reference": reference, "embedded": embedded}
-        numbers, pictures[name] = diagnose(arguments, encoder, stage, bank, queries, shared)
+        numbers, pictures[name] = diagnose(study, encoder, stage)
         runs[name] = _without_nan(numbers)
         maps_at[name] = f"{stage}, {side}x{side}, of {encoder.size} px"
     first, *others = (numbers["chance"] for numbers in runs.values())
     return {
         "evaluation": "diagnose",
         "data": arguments.data,
-        "protocol": {**_protocol(arguments, bank, queries), "maps_at": maps_at},
+        "protocol": {**_protocol(study), "maps_at": maps_at},
         **({"chance": first} if all(other == first for other in others) else {}),
         "runs": runs,
         "pictures": pictures,
@@ -75,20 +72,17 @@ def evaluate(arguments: Arguments) -> dict:
 
 def lines(result: dict) -> list[str]:
     """The main numbers as text, a run a line."""
-    rows = {run: values["accuracy"] for run, values in result["runs"].items()}
-    names = [name for name in SHOWN if any(name in row for row in rows.values())]
-    if "chance" in result:
-        rows["chance"] = result["chance"] | CHANCE
-    else:  # images of several sizes
-        chances = {f"chance, {run}": v["chance"] | CHANCE for run, v in result["runs"].items()}
-        rows |= chances
-    width = max(map(len, rows))
-    text = [" " * width + "".join(f"{name:>18}" for name in names)]
-    for run, row in rows.items():
-        values = [row.get(name) for name in names]
-        cells = ["-" if value is None else f"{value:.2f}" for value in values]
-        text.append(f"{run:<{width}}" + "".join(f"{cell:>18}" for cell in cells))
-    return [f"diagnose ({describe(result['protocol'])})", *text]
+    runs = result["runs"]
+    chances = {f"chance, {run}": values["chance"] for run, values in runs.items()}
+    if "chance" in result:  # or the images are of several sizes
+        chances = {"chance": result["chance"]}
+    rows = {run: values["accuracy"] for run, values in runs.items()}
+    rows |= {name: values | CHANCE for name, values in chances.items()}
+    cells = {
+        name: {key: f"{row[key]:.2f}" for key in SHOWN if row.get(key) is not None}
+        for name, row in rows.items()
+    }
+    return [f"diagnose ({describe(result['protocol'])})", *aligned(cells)]
 
 
 def draw(arguments: Arguments, result: dict, pictures: dict[str, Pictures]) -> list[Path]:
@@ -113,7 +107,8 @@ def _encoder(name: str, arguments: Arguments) -> Encoder:
     return load_encoder(run, arguments.device, untrained, weights, size=arguments.size)
 
 
-def _protocol(arguments: Arguments, bank: Split, queries: Split) -> dict:
+def _protocol(study: Study) -> dict:
+    arguments, bank, queries = study.arguments, study.bank, study.queries
     count = min(arguments.limit, len(queries.images))
     return {
         "queries": arguments.queries,

@@ -13,7 +13,6 @@ from data.cli import UsageError
 from evaluate.features import Encoder, to_input
 from evaluate.probes.linear import Probe
 
-METHODS = ("gradcam", "gradient_input")
 # least side of the map: a stage that is smaller (a 32 px image's last one) says nothing of places
 GRID = 4
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -33,29 +32,27 @@ def stage_of(encoder: Encoder, stage: int | None = None) -> tuple[str, int]:
     """
     if stage is not None and stage not in range(1, 5):
         raise UsageError(f"--stage {stage}: a ResNet has the stages 1 to 4")
-    sides: dict[str, int] = {}
-    handles = []
-    try:
-        for name in STAGES:
-            layer = getattr(encoder.model, name, None)
-            if layer is None:
-                raise UsageError("heat maps need a ResNet's layer1 to layer4")
-            handles.append(
-                layer.register_forward_hook(
-                    lambda module, given, out, name=name: sides.__setitem__(name, out.shape[-1])
-                )
-            )
+    if not all(hasattr(encoder.model, name) for name in STAGES):
+        raise UsageError("heat maps need a ResNet's layer1 to layer4")
+    empty = torch.zeros(1, 3, encoder.size, encoder.size, device=encoder.device)
+    side = 0
+    for name in STAGES[::-1] if stage is None else STAGES[stage - 1 : stage]:
         with torch.inference_mode():
-            encoder.model(torch.zeros(1, 3, encoder.size, encoder.size, device=encoder.device))
+            side = _run(encoder, empty, name)[1].shape[-1]
+        if side >= GRID:
+            break
+    return name, side
+
+
+def _run(encoder: Encoder, pixels: torch.Tensor, stage: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, D) float32 features, and the output of a stage on the way to them."""
+    outputs: list[torch.Tensor] = []
+    layer = getattr(encoder.model, stage)
+    handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        return encoder.model(pixels).float(), outputs[0]
     finally:
-        for handle in handles:
-            handle.remove()
-    chosen = (
-        STAGES[stage - 1]
-        if stage
-        else next((n for n in reversed(STAGES) if sides[n] >= GRID), STAGES[0])
-    )
-    return chosen, sides[chosen]
+        handle.remove()
 
 
 def heat(encoder: Encoder, crops: torch.Tensor, score: Score, stage: str) -> dict[str, np.ndarray]:
@@ -67,36 +64,33 @@ def heat(encoder: Encoder, crops: torch.Tensor, score: Score, stage: str) -> dic
       as single pixels of a gradient are noise (Shrikumar et al., arXiv 1605.01713).
 
     Args:
-        crops: (B, s, s, 3) uint8.  score: of the decision, for each image on its own.  stage: a
-            name of STAGES.
+        crops: (B, s, s, 3) uint8.
+        score: of the decision, for each image on its own.
+        stage: a name of STAGES.
 
     Returns:
-        {name of METHODS: (B, s, s) float32, not negative, sum 1; all zero where no gradient is}:
-        upsampled bilinearly.
+        {method: (B, s, s) float32, not negative, sum 1; all zero where no gradient is}: upsampled
+        bilinearly.
     """
     pixels = to_input(crops, encoder.device).detach().requires_grad_(True)
-    kept: list[torch.Tensor] = []
-    handle = getattr(encoder.model, stage).register_forward_hook(
-        lambda module, given, out: kept.append(out)
-    )
-    try:
-        with torch.enable_grad():
-            total = score(encoder.model(pixels).float()).sum()
-            at_stage, at_pixels = torch.autograd.grad(total, [kept[0], pixels])
-    finally:
-        handle.remove()
-    cam = F.relu((at_stage.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True))
-    gradient = F.adaptive_avg_pool2d(
-        (at_pixels * pixels).sum(1, keepdim=True).abs(), kept[0].shape[2:]
-    )
-    found = {}
-    for name, coarse in zip(METHODS, (cam, gradient), strict=True):
-        maps = F.interpolate(
-            coarse.detach().float(), pixels.shape[2:], mode="bilinear", align_corners=False
-        )[:, 0]
-        maps = maps / maps.sum((1, 2), keepdim=True).clamp_min(1e-30)
-        found[name] = maps.cpu().numpy()
-    return found
+    with torch.enable_grad():
+        features, activations = _run(encoder, pixels, stage)
+        gradients = torch.autograd.grad(score(features).sum(), [activations, pixels])
+    weights = gradients[0].mean((2, 3), keepdim=True)
+    cam = F.relu((weights * activations).sum(1, keepdim=True))
+    product = (gradients[1] * pixels).sum(1, keepdim=True).abs()
+    coarse = {
+        "gradcam": cam,
+        "gradient_input": F.adaptive_avg_pool2d(product, activations.shape[2:]),
+    }
+    return {method: _upsampled(values, crops.shape[1]) for method, values in coarse.items()}
+
+
+def _upsampled(coarse: torch.Tensor, side: int) -> np.ndarray:
+    maps = F.interpolate(
+        coarse.detach().float(), (side, side), mode="bilinear", align_corners=False
+    )[:, 0]
+    return (maps / maps.sum((1, 2), keepdim=True).clamp_min(1e-30)).cpu().numpy()
 
 
 def knn_score(
@@ -109,31 +103,36 @@ def knn_score(
     """The log of the decided class's vote, the sum of exp(cosine / T) over its neighbours among the
     k nearest.
 
-    The vote itself and not its share: where all neighbours are of one class the share is 1 and has
-        no gradient.
+    NOTE: the vote itself and not its share: where all neighbours are of one class the share is 1
+    and has no gradient.
 
     Args:
-        bank: (N, D) float32, normalised.  labels: (N,) int64.  rows: (B, k) int64 neighbours.
-            decided: (B,) classes.
+        bank: (N, D) float32, normalised.
+        labels: (N,) int64.
+        rows: (B, k) int64 neighbours.
+        decided: (B,) classes.
     """
-    near = bank[rows]
-    others = labels[rows] != decided[:, None]
+    near, others = bank[rows], labels[rows] != decided[:, None]
 
     def score(features: torch.Tensor) -> torch.Tensor:
-        cosine = torch.einsum("bd,bkd->bk", F.normalize(features, dim=1), near)
-        return (cosine / temperature).masked_fill(others, -torch.inf).logsumexp(1)
+        device = features.device
+        cosine = torch.einsum("bd,bkd->bk", F.normalize(features, dim=1), near.to(device))
+        votes = (cosine / temperature).masked_fill(others.to(device), -torch.inf)
+        return votes.logsumexp(1)
 
     return score
 
 
-def linear_score(probe: Probe, decided: torch.Tensor, device: torch.device) -> Score:
+def linear_score(probe: Probe, decided: torch.Tensor) -> Score:
     """The decided class's logit less the mean logit, which no decision depends on."""
-    mean, deviation, weight, bias = (
-        t.to(device, torch.float32) for t in (probe.mean, probe.deviation, probe.weight, probe.bias)
-    )
 
     def score(features: torch.Tensor) -> torch.Tensor:
+        mean, deviation, weight, bias = (
+            values.to(features.device, torch.float32)
+            for values in (probe.mean, probe.deviation, probe.weight, probe.bias)
+        )
         logits = ((features - mean) / deviation) @ weight.T + bias
-        return logits.gather(1, decided[:, None])[:, 0] - logits.mean(1)
+        own = logits.gather(1, decided[:, None].to(features.device))[:, 0]
+        return own - logits.mean(1)
 
     return score

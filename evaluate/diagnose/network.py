@@ -2,53 +2,55 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from evaluate.diagnose import heat
 from evaluate.diagnose.arguments import Arguments
+from evaluate.diagnose.heat import Score, heat, knn_score, linear_score
 from evaluate.diagnose.localisation import chance, heatmap_statistics, percent
 from evaluate.diagnose.neighbours import known, ranks, share_of_kind, split
 from evaluate.diagnose.splits import Split, background_kinds
 from evaluate.features import Encoder, batches, extract_from
-from evaluate.probes.linear import Probe, fit_probe
+from evaluate.probes.linear import fit_probe
 from train.knn import nearest, vote
 
 BATCH = 64
-CUTS = ("background", "object")
-Maps = dict[str, dict[str, np.ndarray]]  # decision -> method -> (M, s, s)
+MAIN = ("share", "pointing", "iou", "same_background", "background_rather", "known_same_background")
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """What a network decides of the queries.
+class Study:
+    """What all networks of a diagnosis are judged on.
 
     Attributes:
-        bank: (N, D) float32 features.
-        rows: (M, k) int64, each query's nearest in the bank.
-        probe: the linear classifier.
-        classes: "knn" and "linear": (M,) int64.
+        embedded: description of the embedded data set, whose backgrounds are of known kinds.
+        reference: the bank's and the queries' features of their backgrounds and of their objects;
+            None: not known.
     """
 
-    bank: np.ndarray
-    rows: torch.Tensor
-    probe: Probe
-    classes: dict[str, np.ndarray]
+    arguments: Arguments
+    bank: Split
+    queries: Split
+    embedded: dict | None
+    reference: dict[str, list[np.ndarray]] | None = None
+
+    def features(self, encoder: Encoder, cut: str = "image") -> list[np.ndarray]:
+        """(N, D) float32 features of the bank and of the queries, or of a part of each image."""
+        parts = [which.parts(encoder.size, cut) for which in (self.bank, self.queries)]
+        workers = self.arguments.workers
+        return [np.asarray(extract_from(encoder, p, workers=workers), np.float32) for p in parts]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """A network's columns of the figure.
-
-    Attributes:
-        images: (n, s, s, 3) uint8; objects: (n, s, s) uint8 masks.
-        right: decision -> (n,) bool.
-        maps: decision -> (n, s, s).
-    """
+class Pictures(NamedTuple):
+    """A network's columns of the figure: (n, s, s, 3) uint8 images and (n, s, s) uint8 masks; by
+    decision whether it is right, (n,) bool, and the heat maps, (n, s, s)."""
 
     images: np.ndarray
     objects: np.ndarray
@@ -56,49 +58,51 @@ class Pictures:
     maps: dict[str, np.ndarray]
 
 
-def features(encoder: Encoder, which: Split, cut: str, workers: int) -> np.ndarray:
-    """(N, D) float32 features of the images of a split, or of a part of them."""
-    parts = which.parts(encoder.size, cut)
-    return np.asarray(extract_from(encoder, parts, workers=workers), np.float32)
-
-
-def diagnose(
-    arguments: Arguments,
-    encoder: Encoder,
-    stage: str,
-    bank: Split,
-    queries: Split,
-    shared: dict[str, dict],
-) -> tuple[dict, Pictures]:
+def diagnose(study: Study, encoder: Encoder, stage: str) -> tuple[dict, Pictures]:
     """One network's numbers and pictures.
 
     Args:
         stage: at whose resolution the maps are.
-        shared: of wrong neighbours, see wrong_neighbours.
 
     Returns:
         {"accuracy", "maps", "neighbours", "chance"}, see evaluate.diagnose.command.evaluate.
     """
-    decisions = decide(arguments, encoder, bank, queries)
-    maps = heat_maps(arguments, encoder, stage, queries, bank.labels, decisions)
-    masks = queries.parts(encoder.size).crops_of_masks()
+    arguments, bank, queries = study.arguments, study.bank, study.queries
+    train, test = study.features(encoder)
+    cosine, rows = nearest(train, test, arguments.k, encoder.device)
+    classes, temperature = len(bank.images.classes), arguments.temperature
+    probe = fit_probe(train, bank.labels, classes, arguments.l2)
+    decided = {
+        "knn": vote(cosine, rows, bank.labels, arguments.k, temperature, classes),
+        "linear": probe.scores(test).argmax(1),
+    }
+    normal, labels = F.normalize(torch.from_numpy(train), dim=1), torch.from_numpy(bank.labels)
+
+    def scores(part: slice) -> dict[str, Score]:
+        knn, linear = (torch.from_numpy(values[part]) for values in decided.values())
+        return {
+            "knn": knn_score(normal, labels, rows[part], knn, temperature),
+            "linear": linear_score(probe, linear),
+        }
+
+    maps = heat_maps(study, encoder, stage, scores)
+    crops = queries.parts(encoder.size)
+    masks = crops.crops_of_masks()
     numbers = {
-        kind: {name: percent(heatmap_statistics(values, masks)) for name, values in methods.items()}
+        kind: {
+            method: percent(heatmap_statistics(values, masks)) for method, values in methods.items()
+        }
         for kind, methods in maps.items()
     }
-    neighbours = wrong_neighbours(decisions.rows[:, 0].numpy(), bank, queries, **shared)
-    right = {kind: classes == queries.labels for kind, classes in decisions.classes.items()}
-    main = numbers["knn"]["gradcam"]
-    accuracy = {name: main[name] for name in ("share", "pointing", "iou")}
-    for name in ("same_background", "background_rather", "known_same_background"):
-        if name in neighbours:
-            accuracy[name] = neighbours[name]
+    neighbours = wrong_neighbours(study, rows[:, 0].numpy())
+    right = {kind: values == queries.labels for kind, values in decided.items()}
+    main = numbers["knn"]["gradcam"] | neighbours
+    accuracy = {name: main[name] for name in MAIN if name in main}
     accuracy |= {kind: 100 * float(values.mean()) for kind, values in right.items()}
     count = min(arguments.examples, len(masks))
     chosen = np.linspace(0, len(masks) - 1, count).round().astype(int)
-    images = queries.parts(encoder.size)
     pictures = Pictures(
-        np.array([images[int(i)] for i in chosen]),
+        np.array([crops[int(i)] for i in chosen]),
         masks[chosen],
         {kind: values[chosen] for kind, values in right.items()},
         {kind: methods["gradcam"][chosen] for kind, methods in maps.items()},
@@ -107,84 +111,45 @@ def diagnose(
     return {**parts, "chance": chance(masks)}, pictures
 
 
-def decide(arguments: Arguments, encoder: Encoder, bank: Split, queries: Split) -> Decisions:
-    """The kNN decision and a linear one."""
-    train = features(encoder, bank, "image", arguments.workers)
-    test = features(encoder, queries, "image", arguments.workers)
-    count = len(bank.images.classes)
-    k, temperature = arguments.k, arguments.temperature
-    cosine, rows = nearest(train, test, k, encoder.device)
-    probe = fit_probe(train, bank.labels, count, arguments.l2)
-    classes = {
-        "knn": vote(cosine, rows, bank.labels, k, temperature, count),
-        "linear": probe.scores(test).argmax(1),
-    }
-    return Decisions(train, rows, probe, classes)
-
-
 def heat_maps(
-    arguments: Arguments,
-    encoder: Encoder,
-    stage: str,
-    queries: Split,
-    bank_labels: np.ndarray,
-    decisions: Decisions,
-) -> Maps:
-    """Where both decisions come from, for every query."""
-    device, rows = encoder.device, decisions.rows
-    bank = F.normalize(torch.from_numpy(decisions.bank), dim=1)
-    labels = torch.from_numpy(bank_labels)
-    parts = {kind: {method: [] for method in heat.METHODS} for kind in decisions.classes}
-    images, done = queries.parts(encoder.size), 0
-    loader = batches(images, arguments.workers, device, BATCH)
-    for crops in tqdm(loader, desc="heat maps", unit="batch", leave=False):
-        part = slice(done, done + len(crops))
-        done += len(crops)
-        knn, linear = (torch.from_numpy(decisions.classes[kind][part]).to(device) for kind in parts)
-        near = torch.unique(rows[part])  # only these rows of the bank go to the device
-        places = torch.searchsorted(near, rows[part]).to(device)
-        vote_score = heat.knn_score(
-            bank[near].to(device), labels[near].to(device), places, knn, arguments.temperature
-        )
-        logit_score = heat.linear_score(decisions.probe, linear, device)
-        for kind, score in (("knn", vote_score), ("linear", logit_score)):
-            for method, values in heat.heat(encoder, crops, score, stage).items():
-                parts[kind][method].append(values)
+    study: Study, encoder: Encoder, stage: str, scores: Callable[[slice], dict[str, Score]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """decision -> method -> (M, s, s) of all queries.
+
+    Args:
+        scores: of the decisions on a part of the queries.
+    """
+    maps: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    crops = study.queries.parts(encoder.size)
+    loader = batches(crops, study.arguments.workers, encoder.device, BATCH)
+    for i, batch in enumerate(tqdm(loader, desc="heat maps", unit="batch", leave=False)):
+        for kind, score in scores(slice(i * BATCH, (i + 1) * BATCH)).items():
+            for method, values in heat(encoder, batch, score, stage).items():
+                maps[kind][method].append(values)
     return {
         kind: {method: np.concatenate(values) for method, values in methods.items()}
-        for kind, methods in parts.items()
+        for kind, methods in maps.items()
     }
 
 
-def wrong_neighbours(
-    chosen: np.ndarray,
-    bank: Split,
-    queries: Split,
-    reference: dict[str, tuple[np.ndarray, np.ndarray]] | None,
-    embedded: dict | None,
-) -> dict[str, float]:
+def wrong_neighbours(study: Study, chosen: np.ndarray) -> dict[str, float]:
     """What nearest neighbours of another class share with the query.
 
     Args:
         chosen: (M,) each query's nearest row of the bank.
-        reference: of "background" and "object", the bank's and the queries' features; None: not
-            known.
-        embedded: description of the embedded data set, whose backgrounds are of known kinds.
     """
+    bank, queries = study.bank, study.queries
     wrong = np.flatnonzero(bank.labels[chosen] != queries.labels)
     numbers = {"nearest_wrong": len(wrong), "queries": len(queries.rows)}
-    if reference is None:
+    if study.reference is None:
         return numbers
-    chosen = chosen[wrong]
-    background, objects = (
-        ranks(reference[cut][0], reference[cut][1][wrong], chosen) for cut in CUTS
-    )
-    numbers |= split(background, objects)
-    if embedded:
-        kinds, bank_kinds = (
-            background_kinds(queries, embedded)[wrong],
-            background_kinds(bank, embedded),
-        )
+    chosen, rank = chosen[wrong], {}
+    for cut, (bank_features, features) in study.reference.items():
+        rank[cut] = ranks(bank_features, features[wrong], chosen)
+    numbers |= split(rank["background"], rank["object"])
+    if study.embedded:
+        kinds = background_kinds(queries, study.embedded)[wrong]
+        bank_kinds = background_kinds(bank, study.embedded)
         shares = share_of_kind(kinds, queries.labels[wrong], bank_kinds, bank.labels)
-        numbers |= known(bank_kinds[chosen] == kinds, shares, background)
+        numbers |= known(bank_kinds[chosen] == kinds, shares, rank["background"])
     return numbers

@@ -38,6 +38,7 @@ from preprocess.estimators.files import map_file, read_map
 FOREGROUND = 128  # of a true mask's grey levels: this and above is foreground
 BLOCK = 16  # images of a task
 HALVES = {"even": 0, "odd": 1}
+DIGITS = {"ms": 1, "mae": 4}  # 3 else
 UNPRINTED = {"max_e", "adaptive_e", "max_iou"}  # in the JSON alone
 
 
@@ -62,7 +63,8 @@ class Arguments:
     limit: int | None = None
     """Score at most this many images, spread evenly over the folder."""
     workers: int = 1
-    """Processes; more than one blurs the milliseconds."""
+    """Processes of one thread each; more than one blurs the milliseconds, and so does 0, which
+    computes in this process with whatever threads it has."""
     examples: int = 6
     """Rows of the figure of examples; 0 draws no figure."""
 
@@ -130,29 +132,19 @@ def evaluate(arguments: Arguments) -> dict:
 
 
 def lines(result: dict) -> list[str]:
-    """The result as a Markdown table, one estimator a row, and what others published."""
-    return [
-        table(result),
-        *(
-            f"{row['estimator']}: {TITLES[row['metric']]} {row['ours']:.3f}, published "
-            f"{row['published']:.3f} ({row['source']})"
-            + ("" if row["agrees"] else ", which does not agree")
-            for row in result["published"]
-        ),
-    ]
-
-
-def table(result: dict) -> str:
-    """The scores as a Markdown table."""
-    entries = result["estimators"].values()
-    columns = [c for c in TITLES if c not in UNPRINTED and all(c in entry for entry in entries)]
-    rows = ["| estimator | " + " | ".join(TITLES[c] for c in columns) + " |"]
-    rows.append("|---" * (len(columns) + 1) + "|")
-    for name, entry in result["estimators"].items():
-        digits = {"ms": 1, "mae": 4}
-        cells = [f"{entry[c]:.{digits.get(c, 3)}f}".removeprefix("0") for c in columns]
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    """The scores as a Markdown table, one estimator a row, and what others published."""
+    entries = result["estimators"]
+    columns = [c for c in TITLES if c not in UNPRINTED and all(c in e for e in entries.values())]
+    rows = [["estimator", *(TITLES[c] for c in columns)], ["---"] * (len(columns) + 1)]
+    for name, entry in entries.items():
+        cells = [f"{entry[c]:.{DIGITS.get(c, 3)}f}".removeprefix("0") for c in columns]
+        rows.append([name, *cells])
+    text = [f"| {' | '.join(row)} |" for row in rows]
+    for row in result["published"]:
+        title, agrees = TITLES[row["metric"]], "" if row["agrees"] else ", which does not agree"
+        numbers = f"{row['ours']:.3f}, published {row['published']:.3f} ({row['source']})"
+        text.append(f"{row['estimator']}: {title} {numbers}{agrees}")
+    return text
 
 
 def draw(arguments: Arguments, result: dict, pictures: list[dict] | None) -> list[Path]:
@@ -215,8 +207,7 @@ def _description(name: str, refine: str) -> dict:
 def _score_all(arguments: Arguments, paths: list[bytes]) -> list[list[tuple[Scores, float]]]:
     """Scores and milliseconds, by image and estimator."""
     blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
-    workers = arguments.workers if arguments.workers > 1 else 0
-    done = bounded_map(partial(_score_block, arguments), blocks, workers)
+    done = bounded_map(partial(_score_block, arguments), blocks, arguments.workers)
     bar = tqdm(done, "saliency", len(blocks), leave=False, unit=f"x{BLOCK} images")
     return [row for rows in bar for row in rows]
 

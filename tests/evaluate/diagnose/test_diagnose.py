@@ -73,7 +73,7 @@ def test_maps_lie_where_the_decision_comes_from(seen):
     probe = fit_probe(features.numpy(), labels, 2)
     scores = {
         "knn": heat.knn_score(bank, torch.arange(2), rows, classes, 0.07),
-        "linear": heat.linear_score(probe, classes, encoder.device),
+        "linear": heat.linear_score(probe, classes),
     }
     for kind, score in scores.items():
         for method, maps in heat.heat(encoder, crops, score, "layer4").items():
