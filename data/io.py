@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import hashlib
 import mmap
 import os
@@ -105,7 +106,7 @@ def lock(
         shared: several processes may hold it, as long as none holds it alone.
         wait: wait for the lock.
 
-    A file system without locks is told on stderr, and the block runs.
+    On a file system without locks a note says so, and the block runs.
 
     Raises:
         UsageError: another process holds the lock, and `wait` is false.
@@ -121,11 +122,16 @@ def lock(
         if error.errno not in NO_LOCKS:
             os.close(descriptor)
             raise
-        note(f"{path}: this file system has no locks; start one process at a time")
+        _note_without_locks(os.path.dirname(path))
     try:
         yield
     finally:
         os.close(descriptor)
+
+
+@functools.cache  # one note, also of several locks
+def _note_without_locks(folder: str) -> None:
+    note(f"{folder}: this file system has no locks; start one process at a time")
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -204,6 +204,25 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
     if failures:
         lists = os.path.join(args.cache, FAILURES) if outcome.complete else "the finished cache"
         print(f"failed: {', '.join(failures)}; {lists} names them")
+    if outcome.empty:
+        print(f"{outcome.empty} masks are empty: they show no foreground, and are never pasted")
+    if outcome.complete and outcome.statuses.get("ok", 0) <= outcome.empty:
+        raise UsageError(
+            f"{args.cache}: none of the {outcome.images} masks can be pasted "
+            f"({', '.join(failures) or 'all are empty'}); {_likely_reason(outcome)}"
+        )
+
+
+def _likely_reason(outcome: Outcome) -> str:
+    reason = max(outcome.statuses, key=outcome.statuses.get)
+    return {
+        "ok": "does the estimator suit these images, do the maps show the objects bright?",
+        "missing": "can this process read the images?",
+        "estimator": "does the estimator suit these images?",
+        "no_map": "are the maps grey PNG files that can be read?",
+        "crashed": "is there enough memory for a worker?",
+        "too_large": "raise --max-pixels",
+    }.get(reason, "are these images?")
 
 
 def _part(text: str | None) -> tuple[int, int] | None:

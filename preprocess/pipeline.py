@@ -33,6 +33,7 @@ from data.io import remove_temporary
 from data.parallel import WorkerDied, alone, bounded_map
 from data.sources.images import Images, open_images
 from preprocess import writer
+from preprocess.estimators.files import map_file
 from preprocess.networks import batches
 from preprocess.plan import Existing, Plan, Source, Work, best, damaged_shards, existing_shards
 from preprocess.progress import Outcome, Report
@@ -72,8 +73,8 @@ def build(root: str, folder: str, recipe: Recipe, **options) -> Outcome:
         options: fields of Options.
 
     Raises:
-        UsageError: no images, a folder that holds another cache or other files, or that another
-            process writes.
+        UsageError: no images, no map for any of them, a folder that holds another cache or other
+            files, or that another process writes.
         OSError: no space, a read-only folder; what is finished stays, and nothing half-written has
             a final name.
     """
@@ -81,6 +82,7 @@ def build(root: str, folder: str, recipe: Recipe, **options) -> Outcome:
     chosen = Options(**options)
     images, recipe = open_images(os.path.abspath(root), chosen.listed), recipe.absolute()
     source = Source(images, recipe.keys(images), recipe, chosen.shard_size)
+    _require_maps(source)
     place = Path(folder)
     description = _describe(source)
     _check_folder(place, description, chosen.repair)  # before a lock's file is put into it
@@ -102,6 +104,19 @@ def build(root: str, folder: str, recipe: Recipe, **options) -> Outcome:
         if chosen.part is None:
             remove_temporary(place)
         return Run(source, place, chosen, description, before, began).bring_up_to_date()
+
+
+def _require_maps(source: Source) -> None:
+    """UsageError where masks come from files and no image has one."""
+    if source.recipe.estimator != "files" or source.keys[:, 2:].any():
+        return
+    file = map_file(source.recipe.maps, source.images.paths[0])
+    flat = os.path.exists(os.path.join(source.recipe.maps, os.path.basename(file)))
+    reason = "maps lie flat in that folder, bring them into" if flat else "maps must lie at"
+    raise UsageError(
+        f"--maps {source.recipe.maps}: no map for any of the {len(source.images)} images (first: no "
+        f"{file}); {reason} the images' relative paths, as .png"
+    )
 
 
 def _describe(source: Source) -> Description:
@@ -219,17 +234,16 @@ class Run:
             )
             written = self._write(plan.work, report)
             with writer.finishing(self.folder, self.options.part):
-                outcome = self._finish(plan, written, report.statuses)
+                outcome = self._finish(plan, written, report)
             report.end(outcome)
         return outcome
 
-    def _finish(
-        self, plan: Plan, written: dict[int, writer.Written], statuses: dict[str, int]
-    ) -> Outcome:
+    def _finish(self, plan: Plan, written: dict[int, writer.Written], report: Report) -> Outcome:
         """Commit if all shards are there."""
         own = plan.kept | {number: shard.name for number, shard in written.items()}
         files = self._files_of_all_parts(own)
         lacking = self.source.shards - len(files)
+        statuses = report.statuses
         if not lacking:
             names = [files[number] for number in range(self.source.shards)]
             digests = {shard.name: shard.digest for shard in written.values() if shard.digest}
@@ -243,6 +257,7 @@ class Run:
             workers=max(1, self.options.workers),
             bytes=sum(shard.size for shard in written.values()),
             lacking=lacking,
+            empty=report.empty,
             old_bytes=0 if lacking else _old_bytes(self.folder),
         )
 
@@ -308,6 +323,7 @@ class Run:
             copied = read_rows(self.folder / name)
             _put(copied, origin, rows, target - first)
             report.rows(copied["status"][origin])
+        report.empty += int(((rows["status"] == 0) & (rows["quality/coverage"] == 0)).sum())
         rows["key"] = self.source.keys[work.rows]
         written = writer.write_shard(self.folder, work.number, rows, self.identity)
         report.event(

@@ -36,6 +36,7 @@ class Outcome:
         workers: processes that computed.
         bytes: of the shards that the run wrote.
         lacking: shards that other parts of the cache are still to make.
+        empty: usable rows of shards that the run wrote, whose mask has no foreground.
         old_bytes: of shards in the folder that are no longer part of the cache.
     """
 
@@ -47,6 +48,7 @@ class Outcome:
     workers: int = 1
     bytes: int = 0
     lacking: int = 0
+    empty: int = 0
     old_bytes: int = 0
 
     @property
@@ -63,12 +65,14 @@ class Report:
         part: (I, N) where the run is one of several.
         todo: rows that this run makes.
         statuses: rows so far by name of status.
+        empty: usable rows so far whose mask has no foreground.
     """
 
     folder: Path
     part: tuple[int, int] | None
     todo: int
     statuses: dict[str, int] = field(default_factory=dict)
+    empty: int = 0
 
     def __enter__(self) -> Report:
         suffix = "" if self.part is None else f".part-{self.part[0]}-of-{self.part[1]}"

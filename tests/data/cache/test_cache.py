@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks.sparse import sparse_cache
-from data.cache.index import load_index
+from data.cache.description import identity_hash, load_description
+from data.cache.index import load_index, write_index
 from data.cache.reader import Cache
 from data.cache.shard import CacheError
 from data.cache.verify import check_shards
@@ -151,3 +152,89 @@ def test_no_cache_an_unfinished_and_an_old_one(tmp_path, copy):
     (copy / "cache.json").unlink()
     with pytest.raises(CacheError, match="unfinished"):
         Cache(copy)
+
+
+def _mask_as(file: h5py.File, **storage) -> None:
+    masks = file.pop("mask")[...]
+    file.create_dataset("mask", **({"data": masks} | storage))
+
+
+def _external_link(file: h5py.File) -> None:
+    del file["mask"]
+    file["mask"] = h5py.ExternalLink("/etc/passwd", "/mask")
+
+
+def _virtual(file: h5py.File) -> None:
+    shape = file.pop("mask").shape
+    layout = h5py.VirtualLayout(shape, "u1")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "mask", shape)
+    file.create_virtual_dataset("mask", layout)
+
+
+def _other_quality(file: h5py.File) -> None:
+    del file["quality"]
+    file["quality"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: _mask_as(file, chunks=(1, 32, 32)),
+        lambda file: _mask_as(file, dtype="f4"),
+        lambda file: _mask_as(file, data=np.zeros((30, 32, 31), "u1")),
+        lambda file: _mask_as(file, data=None, shape=(10**6, 10**6), dtype="u1"),
+        lambda file: _mask_as(file, data=None, shape=(), dtype="u1"),
+        lambda file: _mask_as(
+            file,
+            data=None,
+            shape=(30, 32, 32),
+            dtype="u1",
+            external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)],
+        ),
+        _external_link,
+        _virtual,
+        _other_quality,
+    ],
+)
+def test_a_shard_from_elsewhere_is_read_only_as_this_version_writes_it(copy, change):
+    with h5py.File(shard(copy, 0), "a") as file:
+        change(file)
+    (copy / "index.h5").unlink()
+    with pytest.raises(CacheError, match=r"shard-00000-\w+.h5 is damaged or cut short"):
+        Cache(copy)
+    command = [sys.executable, "-m", "data", "info", copy]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shards": ["../other/shard-00000-0123456789abcdef.h5"] * 3},
+        {"shards": ["shard-00000-0123456789abcdef.h5"] * 3},
+        {"shards": 3},
+        {"images": 10**9},
+        {"shard_size": 0},
+        {"identity": {"side": 10**9}},
+        {"identity": []},
+    ],
+)
+def test_a_description_from_elsewhere_is_checked_before_anything_is_opened(copy, change):
+    description = json.loads((copy / "cache.json").read_text()) | change
+    description["identity_hash"] = identity_hash(description["identity"])
+    (copy / "cache.json").write_text(json.dumps(description))
+    with pytest.raises(CacheError, match=r"cache.json: damaged"):
+        Cache(copy)
+
+
+@pytest.mark.parametrize("offset", [-4096, 4095, 10**12])
+def test_an_index_from_elsewhere_leads_to_no_byte_outside_of_the_shard(copy, offset):
+    description = load_description(copy)
+    index = load_index(copy, description)
+    index["offset"][0] = offset
+    write_index(copy, index, description)
+    if offset == 4095:  # within the file
+        assert Cache(copy).mask(0).shape == (32, 32)
+    else:
+        with pytest.raises(CacheError, match="cut short"):
+            Cache(copy)
