@@ -10,7 +10,16 @@ import pytest
 
 from data.cli import UsageError
 from data.sources.images import ImageError, open_images
+from data.sources.pack import pack as make_pack
 from tests.data.sources.test_archives import pack, pack_of_tars
+
+
+@pytest.fixture(scope="module")
+def roots(images, tmp_path_factory) -> list[Path]:
+    """The same images as a folder, a tar and a pack."""
+    folder = tmp_path_factory.mktemp("roots")
+    make_pack(str(images / "train"), str(folder / "pack"))
+    return [images / "train", pack(folder / "x.tar", images / "train"), folder / "pack"]
 
 
 @pytest.mark.parametrize(
@@ -23,16 +32,16 @@ from tests.data.sources.test_archives import pack, pack_of_tars
         b"ROOT/class1/003.png\nROOT/class0/002.png\n",
     ],
 )
-def test_a_list_names_the_images_of_a_folder_or_tar(images, tmp_path, content):
-    for root in (images / "train", pack(tmp_path / "x.tar", images / "train")):
+def test_a_list_names_the_images_of_a_folder_or_tar_or_pack(images, roots, tmp_path, content):
+    for root in roots:
         (tmp_path / "list.txt").write_bytes(content.replace(b"ROOT", os.fsencode(root)))
         found = open_images(root, str(tmp_path / "list.txt"))
         assert found.paths.tolist() == [b"class0/002.png", b"class1/003.png"]
         assert found.read(1) == (images / "train" / "class1" / "003.png").read_bytes()
 
 
-def test_missing_paths_are_named_and_a_list_of_nothing_stops(images, tmp_path, capsys):
-    for root in (images / "train", pack(tmp_path / "x.tar", images / "train")):
+def test_missing_paths_are_named_and_a_list_of_nothing_stops(roots, tmp_path, capsys):
+    for root in roots:
         listed = tmp_path / "list.txt"
         listed.write_text("class0/000.png\n" + "".join(f"class0/g{i}.png\n" for i in range(9)))
         found = open_images(root, str(listed))

@@ -1,7 +1,6 @@
 """Packs of images: the folder's paths and bytes, resumed and repaired, and one line where
 damaged."""
 
-import dataclasses
 import json
 import os
 import pickle
@@ -27,6 +26,7 @@ from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.train.runs import config, losses
 from train.loop import train
+from train.presets import change
 
 THIRTY = Settings(shard_size=30)
 
@@ -44,9 +44,8 @@ def test_paths_bytes_and_sources_are_the_folders(images, packed):
     assert is_pack(packed) and np.array_equal(found.paths, folder.paths)
     assert all(found.read(i) == folder.read(i) for i in range(80))
     assert np.array_equal(found.stat(), folder.stat())
-    part = pickle.loads(
-        pickle.dumps(found.take(slice(28, 33)))
-    )  # what a worker gets, over a shard's end
+    # what a worker gets, over a shard's end
+    part = pickle.loads(pickle.dumps(found.take(slice(28, 33))))
     assert [part.read(i) for i in range(5)] == [folder.read(i) for i in range(28, 33)]
     found.read(0)
     assert len(pickle.dumps(found)) < 20_000  # never the map
@@ -71,24 +70,24 @@ def test_larger_images_are_reduced_and_smaller_ones_kept(shared):
 
 def test_a_run_from_a_pack_is_the_run_from_the_folder(images, packed, truth_cache, tmp_path):
     """The cache that was made from the folder serves; losses are the same, with workers too."""
-    made = config(images, truth_cache, tmp_path / "folder", epochs=1)
-    train(made)
+    settings = config(images, truth_cache, tmp_path / "folder", epochs=1)
+    train(settings)
     for workers in (0, 2):
         out = tmp_path / f"pack{workers}"
-        train(dataclasses.replace(made, images=str(packed), out=str(out), workers=workers))
+        train(change(settings, images=str(packed), out=str(out), workers=workers))
         assert losses(out) == losses(tmp_path / "folder")
 
 
 def test_a_run_does_not_go_on_from_a_pack_that_reduces(images, truth_cache, tmp_path):
-    made = config(images, truth_cache, tmp_path / "run", epochs=1)
-    train(made, stop_at=2)
+    settings = config(images, truth_cache, tmp_path / "run", epochs=1)
+    train(settings, stop_at=2)
     for side in (0, 16):
         pack(str(images / "train"), str(tmp_path / f"pack{side}"), Settings(side))
     with pytest.raises(
         UsageError, match=r"images: 80 images, .* -> 80 images, .*, short side 16 px at most, JPEG"
     ):
-        train(dataclasses.replace(made, images=str(tmp_path / "pack16")))
-    assert train(dataclasses.replace(made, images=str(tmp_path / "pack0")))  # the same bytes
+        train(change(settings, images=str(tmp_path / "pack16")))
+    assert train(change(settings, images=str(tmp_path / "pack0")))  # the same bytes
 
 
 def test_masks_from_a_pack_are_those_from_the_folder(images, packed, tmp_path):
@@ -100,16 +99,6 @@ def test_masks_from_a_pack_are_those_from_the_folder(images, packed, tmp_path):
         and one.description["identity"] == other.description["identity"]
     )
     assert all(np.array_equal(one.mask(i), other.mask(i)) for i in range(80))
-
-
-def test_a_list_chooses(packed, tmp_path):
-    (tmp_path / "list.txt").write_text("class1/041.png\nclass0/002.png\nclass0/absent.png\n")
-    found = open_images(packed, str(tmp_path / "list.txt"))
-    assert found.paths.tolist() == [b"class0/002.png", b"class0/absent.png", b"class1/041.png"]
-    assert found.read(0) == open_images(packed).read(1)
-    with pytest.raises(ImageError) as missing:
-        found.read(1)
-    assert missing.value.reason == "missing"
 
 
 def test_broken_images_keep_their_place(images, tmp_path):

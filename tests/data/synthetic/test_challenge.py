@@ -2,6 +2,7 @@
 continuing, bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -112,47 +113,31 @@ def test_the_set_on_disk_is_the_official_layout(made, images, truth_cache):
 
 
 def test_an_interrupted_set_is_continued_to_the_same_bytes(made, images, truth_cache, tmp_path):
-    out, found = made
-    again = make(images / "train", truth_cache, tmp_path / "x", limit=6, workers=2, progress=False)
+    out, record = made
+    again = tmp_path / "x"
     files = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
-    assert again == found and len(files) == 12 * 9 + 1
-    assert all((tmp_path / "x" / f).read_bytes() == (out / f).read_bytes() for f in files)
-    gone = [tmp_path / "x" / f for f in files if "class1" in str(f)]
-    for file in gone:
-        file.unlink()
-    (tmp_path / "x" / "challenge.json").rename(tmp_path / "x" / "challenge.json.tmp")
-    make(images / "train", truth_cache, tmp_path / "x", limit=6, progress=False)
-    assert all((tmp_path / "x" / f).read_bytes() == (out / f).read_bytes() for f in files)
+    for workers in (2, 1):
+        made_again = make(images / "train", truth_cache, again, limit=6, workers=workers)
+        assert made_again == record and len(files) == 12 * 9 + 1
+        assert all((again / f).read_bytes() == (out / f).read_bytes() for f in files)
+        for file in files:  # as a kill would leave it
+            if "class1" in str(file):
+                (again / file).unlink()
+        (again / "challenge.json").rename(again / "challenge.json.tmp")
 
 
 def test_other_options_or_files_are_refused(made, images, truth_cache, tmp_path):
-    out, _ = made
+    train, alone = images / "train", tmp_path / "alone"
     with pytest.raises(UsageError, match="other images, masks or options"):
-        make(images / "train", truth_cache, out, limit=5, progress=False)
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds other files"):
-        make(images / "train", truth_cache, tmp_path, progress=False)
-    with pytest.raises(UsageError, match="two classes or more"):
-        make(
-            images / "train" / "class0",
-            _one_class(images, tmp_path),
-            tmp_path / "y",
-            progress=False,
-        )
+        make(train, truth_cache, made[0], limit=5)
     with pytest.raises(UsageError, match="--limit"):
-        make(images / "train", truth_cache, tmp_path / "y", limit=0, progress=False)
-
-
-def _one_class(images, tmp_path):
-    from preprocess.pipeline import build
-    from preprocess.recipe import Recipe
-
-    build(
-        str(images / "train" / "class0"),
-        str(tmp_path / "one"),
-        Recipe("files", (), 32, str(images / "masks" / "class0")),
-    )
-    return tmp_path / "one"
+        make(train, truth_cache, tmp_path / "y", limit=0)
+    (tmp_path / "notes.txt").write_text("not ours")
+    with pytest.raises(UsageError, match="holds other files"):
+        make(train, truth_cache, tmp_path)
+    shutil.copytree(train / "class0", alone / "class0")
+    with pytest.raises(UsageError, match=r"two classes or more .* it has 1"):
+        make(alone, truth_cache, tmp_path / "y")
 
 
 def test_in9_reads_it_with_a_probe(made, images, tmp_path):
