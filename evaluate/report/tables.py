@@ -17,7 +17,10 @@ FREE = {
 }
 TUNED = "chosen_lr"  # in a protocol, but a result
 LOWER_IS_BETTER = {"mae", "ms"}
-NEITHER = {"gap", "bg_gap", "lr", "only_bg", "only_bg_b", "only_bg_t", "no_fg"}
+NEITHER = {
+    *("gap", "bg_gap", "lr", "only_bg", "only_bg_b", "only_bg_t", "no_fg"),
+    *("same_background", "background_rather", "known_same_background"),
+}
 DEPTH = 6  # of nested results
 
 Value = tuple[float, float | None]  # a mean and its deviation over seeds
