@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import glob
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +110,7 @@ def number(value: object) -> float | None:
     """A JSON value as a finite float, or None where it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if abs(value) < HUGE and math.isfinite(value) else None
+    return float(value) if abs(value) < HUGE else None
 
 
 def _read(run: Run, names: dict[str, str], notes: list[str]) -> None:
@@ -129,8 +129,8 @@ def _read(run: Run, names: dict[str, str], notes: list[str]) -> None:
             notes.append(f"{file}: {error}")
         except RecursionError:
             notes.append(f"{file}: nested too deeply")
-    folder, pattern = (run.path.parent, run.path.stem) if alone else (run.path, "[!.]")
-    run.pictures = sorted(folder.glob(f"{pattern}*.png"))
+    folder, start = (run.path.parent, glob.escape(run.path.stem)) if alone else (run.path, "[!.]")
+    run.pictures = sorted(folder.glob(f"{start}*.png"))
     if not (run.results or run.log or run.config):
         notes.append(f"{run.path}: nothing of a run or of an evaluation in it")
 
@@ -145,12 +145,12 @@ def _results(content: object, run: str, names: dict[str, str]) -> Iterator[Resul
     """The result in a JSON; one a run where it holds several. ValueError where there is none."""
     evaluation = content.get("evaluation") if isinstance(content, dict) else None
     estimators = _inner(content, "estimators")
-    if not isinstance(evaluation, str) and not estimators:
+    evaluation = "saliency" if estimators else evaluation
+    if not isinstance(evaluation, str):
         raise ValueError("no result of an evaluation (it has no `evaluation`)")
     published = content.get("published")
-    references = (
-        [row for row in published if isinstance(row, dict)] if isinstance(published, list) else []
-    )
+    rows = published if isinstance(published, list) else []
+    references = [row for row in rows if isinstance(row, dict)]
     if chance := _inner(content, "chance"):
         references.append({"model": "chance", **chance})
     for path, single in _inner(content, "runs").items() or [("", content)]:
@@ -160,7 +160,7 @@ def _results(content: object, run: str, names: dict[str, str]) -> Iterator[Resul
             scores = _inner(estimators, estimator)
             values[estimator] = {key: scores[key] for key in TITLES if key in scores}
         yield Result(
-            evaluation or "saliency",
+            evaluation,
             name + ", untrained" * (content.get("untrained") is True),
             values,
             _inner(single, "deviation"),
