@@ -10,18 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data.cli import UsageError
-from data.tensors import SHOWN, misfit, read_tensors
+from data.tensors import fitting, read_tensors, state_of
 from preprocess.estimators.base import Estimator
 from preprocess.networks.base import Architecture
 from preprocess.networks.weights import find
 from preprocess.refine import REFINE, thumbnail
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WRAPPERS = ("state_dict", "model", "network", "net", "teacher")  # checkpoints keep the state there
-PREFIXES = ("module.", "backbone.")  # of DistributedDataParallel, of DINO's full checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,68 +149,14 @@ def _load(
 ) -> tuple[nn.Module, str]:
     """The module and its file's SHA-256; kept, for callers that load it for every image."""
     content, digest = read_tensors(path)
+    state = architecture.convert(state_of(content, path))
     try:
-        module = fitted(architecture, architecture.convert(tensors_of(content)))
+        module = architecture.build(state)
+        what = f"no weights of {architecture.name}"
+        module.load_state_dict(fitting(state, module.state_dict(), what))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     try:
         return module.eval().requires_grad_(False).to(device), digest
     except (RuntimeError, AssertionError) as error:  # torch's, where there is no such device
         raise UsageError(f"--device {device}: {' '.join(str(error).split())[:200]}") from error
-
-
-def tensors_of(content: object) -> dict[str, Tensor]:
-    """The one state of a checkpoint, without wrappers and prefixes.
-
-    Raises:
-        UsageError: there is none.
-    """
-    while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    items = content.items() if isinstance(content, dict) else ()
-    state = {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
-    if not state:
-        raise UsageError("holds no state_dict, no {name: tensor} of a network's parameters")
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
-def fitted(architecture: Architecture, state: dict[str, Tensor]) -> nn.Module:
-    """The network with the weights `state`.
-
-    Raises:
-        UsageError: keys that are missing, unexpected or of another shape; tensors that are not
-            dense or not finite.
-    """
-    what = f"no weights of {architecture.name}"
-    odd = [key for key, value in state.items() if not _is_dense(value)]
-    if odd:
-        raise UsageError(
-            f"{what}: {len(odd)} of its tensors are sparse, quantised or complex ({odd[0]})"
-        )
-    network = architecture.build(state)
-    expected = network.state_dict()
-    for key in expected:
-        if key.endswith("num_batches_tracked"):  # files of before torch 0.4 have none
-            state.setdefault(key, torch.zeros((), dtype=torch.long))
-    wrong = misfit(state, expected)
-    if wrong:
-        raise UsageError(f"{what}; {wrong}")
-    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise UsageError(
-            f"{what}: {len(broken)} of its tensors are not finite ({', '.join(broken[:SHOWN])})"
-        )
-    network.load_state_dict(state)
-    return network
-
-
-def _is_dense(value: Tensor) -> bool:
-    return not (
-        value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
-    )

@@ -43,10 +43,11 @@ class Links:
     @classmethod
     def of(cls, weight: np.ndarray) -> Links:
         """The links of (n, n) float64 symmetric weights that are not 0."""
-        rows, columns = np.nonzero(weight)
+        edges = np.flatnonzero(weight.ravel() != 0)
+        rows, columns = np.divmod(edges, len(weight))
         start = np.searchsorted(rows, np.arange(len(weight) + 1))
-        columns = np.ascontiguousarray(columns)
-        return cls(start, columns, np.lexsort((rows, columns)), weight[rows, columns])
+        reverse = np.argsort(columns * len(weight) + rows)
+        return cls(start, columns, reverse, weight.ravel()[edges])
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,11 @@ def _fit(colours, weight, components, steps):
     for _ in range(steps):
         share = _log_densities(colours, mixture)
         for i in range(len(colours)):
-            share[i] = np.exp(share[i] - share[i].max())
-            share[i] /= share[i].sum()
+            total, top = 0.0, share[i].max()
+            for k in range(components):
+                share[i, k] = np.exp(share[i, k] - top)
+                total += share[i, k]
+            for k in range(components):
+                share[i, k] /= total
         mixture = _maximise(colours, weight, share)
     return mixture

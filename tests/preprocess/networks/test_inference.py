@@ -3,6 +3,7 @@ and bad weights."""
 
 import pickle
 import subprocess
+import zipfile
 
 import cv2
 import numpy as np
@@ -113,33 +114,27 @@ class Code:
         return (print, ("this code ran",))
 
 
-def foreign(path, kind, weights):
-    content = weights.read_bytes()
-    state = torch.load(weights, weights_only=True)
-    if kind == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    elif kind == "flipped":
-        path.write_bytes(b"\0" * 64 + content[64:])
-    elif kind == "text":
-        path.write_text("<html>Google Drive - Quota exceeded</html>")
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "code":
-        path.write_bytes(pickle.dumps({"outconv.bias": Code()}, protocol=2))
-    elif kind == "code in torch's own":
-        torch.save({"outconv.bias": Code()}, path)
-    elif kind == "another network":
-        torch.save(torch.nn.Linear(2, 3).state_dict(), path)
-    elif kind == "u2net":
-        torch.save({**state, "stage1.rebnconv1.conv_s1.weight": torch.zeros(32, 64, 3, 3)}, path)
-    elif kind == "not finite":
-        torch.save({**state, "outconv.bias": torch.tensor([float("nan")])}, path)
-    elif kind == "sparse":
-        torch.save({**state, "outconv.weight": torch.zeros(1, 6, 1, 1).to_sparse()}, path)
-    elif kind == "a list":
-        torch.save([torch.zeros(3)], path)
-    elif kind == "huge":
-        torch.save({**state, "outconv.bias": torch.zeros(1).expand(10**12)}, path)
+def archive(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\0" * 50_000_000)
+
+
+BYTES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: b"\0" * 64 + content[64:],
+    "text": lambda content: b"<html>Google Drive - Quota exceeded</html>",
+    "empty": lambda content: b"",
+    "code": lambda content: pickle.dumps({"outconv.bias": Code()}, protocol=2),
+}
+CONTENT = {
+    "code in torch's own": lambda state: {"outconv.bias": Code()},
+    "another network": lambda state: torch.nn.Linear(2, 3).state_dict(),
+    "u2net": lambda state: state | {"stage1.rebnconv1.conv_s1.weight": torch.zeros(32, 64, 3, 3)},
+    "not finite": lambda state: state | {"outconv.bias": torch.tensor([float("nan")])},
+    "sparse": lambda state: state | {"outconv.weight": torch.zeros(1, 6, 1, 1).to_sparse()},
+    "a list": lambda state: [torch.zeros(3)],
+    "huge": lambda state: state | {"outconv.bias": torch.zeros(1).expand(10**12)},
+}
 
 
 @pytest.mark.parametrize(
@@ -149,42 +144,31 @@ def foreign(path, kind, weights):
         ("flipped", "not a file of weights"),
         ("text", "not a file of weights"),
         ("empty", "not a file of weights"),
+        ("compressed", "not a file of weights"),  # refused before it is unpacked
         ("code", "holds a Python object"),
         ("code in torch's own", "holds a Python object"),
-        (
-            "another network",
-            "no weights of u2netp; 686 missing: stage1.rebnconvin.conv_s1.weight, ",
-        ),
+        ("another network", "u2netp; 686 missing: stage1.rebnconvin.conv_s1.weight, "),
         ("another network", "...; 2 unexpected: weight, bias"),
-        (
-            "u2net",
-            "1 of another shape: stage1.rebnconv1.conv_s1.weight (32, 64, 3, 3) instead of (16, 64, 3, 3)",
-        ),
+        ("u2net", "1 of another shape: stage1.rebnconv1.conv_s1.weight (32, 64, 3, 3) instead of"),
         ("not finite", "not finite: outconv.bias"),
-        ("sparse", "sparse, quantised or complex (outconv.weight)"),
+        ("sparse", "sparse, quantised or complex: outconv.weight"),
         ("a list", "holds no state_dict"),
         ("huge", "of another shape: outconv.bias (1000000000000,)"),
     ],
 )
 def test_a_bad_checkpoint_is_one_clear_line(weights, tmp_path, kind, message, capsys):
-    foreign(tmp_path / "bad.pth", kind, weights)
+    path = tmp_path / "bad.pth"
+    if kind == "compressed":
+        archive(path)
+    elif kind in BYTES:
+        path.write_bytes(BYTES[kind](weights.read_bytes()))
+    else:
+        torch.save(CONTENT[kind](torch.load(weights, weights_only=True)), path)
     with pytest.raises(UsageError) as error:
-        estimators.load("u2netp", weights=str(tmp_path / "bad.pth"))
-    assert (
-        message in str(error.value)
-        and "bad.pth" in str(error.value)
-        and len(str(error.value)) < 500
-    )
+        estimators.load("u2netp", weights=str(path))
+    line = str(error.value)
+    assert message in line and "bad.pth" in line and len(line) < 500
     assert "this code ran" not in capsys.readouterr().out
-
-
-def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
-    import zipfile
-
-    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
-    with pytest.raises(UsageError, match="not a file of weights"):
-        estimators.load("u2netp", weights=str(tmp_path / "bomb.pth"))
 
 
 def test_where_weights_are_looked_for(tmp_path, monkeypatch):

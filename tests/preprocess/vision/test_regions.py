@@ -7,26 +7,6 @@ from scipy.sparse.csgraph import csgraph_from_dense, floyd_warshall
 from preprocess.vision import regions as graph
 
 
-def grid(height, width, cost=1.0):
-    """Edge costs of a height x width grid, 4-neighbours."""
-    n = height * width
-    edge = np.full((n, n), np.inf)
-    for y in range(height):
-        for x in range(width):
-            for ny, nx in ((y + 1, x), (y, x + 1)):
-                if ny < height and nx < width:
-                    edge[y * width + x, ny * width + nx] = edge[ny * width + nx, y * width + x] = (
-                        cost
-                    )
-    return edge
-
-
-def test_geodesic_distance_on_a_grid_is_the_city_block():
-    y, x = np.divmod(np.arange(30), 6)
-    expected = 2.5 * (abs(y[:, None] - y) + abs(x[:, None] - x))
-    assert np.array_equal(graph.shortest_paths(grid(5, 6, 2.5)), expected)
-
-
 def test_geodesics_equal_scipys_where_edges_cost_nothing():
     rng = np.random.default_rng(0)
     edge = np.maximum(rng.random((60, 60)) - 0.4, 0)

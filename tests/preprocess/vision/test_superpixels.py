@@ -45,8 +45,3 @@ def test_follows_a_strong_edge():
 def test_tiny_and_narrow_images(shape):
     labels, count = slic(lab_planes(np.full((*shape, 3), 99, np.uint8)))
     assert labels.shape == shape and np.array_equal(np.unique(labels), np.arange(count))
-
-
-def test_deterministic():
-    planes = lab_planes(picture(120, 160))
-    assert np.array_equal(slic(planes)[0], slic(planes)[0])
