@@ -99,7 +99,7 @@ pack: $(READY)  ## a million small files into a few large ones: IMAGES=folder-or
 	exec $(PY) -m data pack $(call q,IMAGES) $(call q,OUT) --workers $(WORKERS) $(if $(LIST),--list $(call q,LIST)) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
-	exec $(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m train $(call q,IMAGES) --masks $(if $(MASKS),$(call q,MASKS),$(if $(CACHE),$(call q,CACHE),none)) --preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) \
+	exec $(PY) $(if $(GPUS),-m train.launch --standalone --nproc-per-node $(GPUS)) -m train $(call q,IMAGES) --masks $(if $(MASKS),$(call q,MASKS),$(if $(CACHE),$(call q,CACHE),none)) --preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) \
 		$(if $(LIST),--list $(call q,LIST)) $(ARGS)
 
 # stage 3: nothing is done where RUN/NAME.json is newer than the weights and about the same DATA; with ARGS it always runs
@@ -116,7 +116,7 @@ knn linear backgrounds: $(READY)
 SOURCE = $(if $(WEIGHTS),--weights $(call q,WEIGHTS),--run $(call q,RUN))
 
 detection: $(READY)  ## stage 3: RUN=folder or WEIGHTS=file, DATA=folder [DATASET=voc|coco MODEL=c4|fpn|mask SCHEDULE=voc_24k|coco_1x GPUS=8 ARGS="--seeds 5"]
-	exec $(PY) $(if $(GPUS),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m evaluate detection $(SOURCE) \
+	exec $(PY) $(if $(GPUS),-m train.launch --standalone --nproc-per-node $(GPUS)) -m evaluate detection $(SOURCE) \
 		--data $(call q,DATA) $(if $(filter voc coco,$(DATASET)),--dataset $(DATASET)) --model $(MODEL) \
 		$(if $(SCHEDULE),--schedule $(SCHEDULE)) --workers $(WORKERS) $(ARGS)
 

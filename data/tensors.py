@@ -31,8 +31,13 @@ def write_tensors(path: Path, state: dict) -> None:
     disk."""
     import torch
 
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch hides that a disk is full behind an error of its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_tensors(path: Path, what: str = "file of weights", advice: str = "is it whole?") -> object:

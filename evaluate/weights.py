@@ -177,9 +177,12 @@ def load_run_weights(folder: str | os.PathLike) -> Weights:
 
 
 def run_head(folder: Path) -> State:
-    """The projection head of a run, from its newest full checkpoint; empty where none was kept or
-    can be read, which is said."""
+    """The projection head of a run, from its own file or, of an older run, its newest full
+    checkpoint; empty where none was kept or can be read, which is said."""
     try:
+        file = folder / checkpoint.HEAD
+        if file.exists():
+            return {k.removeprefix("fc."): v for k, v in checkpoint.load(file).items()}
         content = checkpoint.newest(folder) or {}
     except UsageError:
         print(

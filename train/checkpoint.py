@@ -6,17 +6,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from data.cli import UsageError
-from data.io import write_text
+from data.io import lock, remove_temporary, write_text
 from data.tensors import load_tensors
 from data.tensors import write_tensors as save
 
 SHOWN = 4  # entries of a list that an error names
-CHECKPOINTS, BACKBONE, CONFIG = "checkpoints", "backbone.pt", "config.json"
+CHECKPOINTS, BACKBONE, HEAD = "checkpoints", "backbone.pt", "head.pt"
+CONFIG, DIVERGED = "config.json", "diverged.json"
 
 
 def load(path: Path) -> dict:
@@ -68,11 +72,16 @@ def newest(folder: Path) -> dict | None:
 
 
 def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | None = None) -> None:
-    """Make the run folder, or check that the run in it is this one. UsageError, with what differs,
-    where it is not.
+    """Make the run folder, or check that the run in it is this one.
+
+    After a loss that was not finite (`write_diverged`) the run may go on with a lower learning
+    rate, which its configuration then names.
 
     Args:
         defaults: what settings that the run's version did not have are taken to have been.
+
+    Raises:
+        UsageError: with what differs, where the folder holds another run.
     """
     file = folder / CONFIG
     if not file.exists():
@@ -82,16 +91,57 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
         write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
         return
     try:
-        before = (defaults or {}) | json.loads(file.read_text())["identity"]
+        content = json.loads(file.read_text())
+        before = (defaults or {}) | content["identity"]
     except (ValueError, KeyError, TypeError):
         raise UsageError(
             f"{file}: damaged or foreign; choose another --out, or delete {folder}"
         ) from None
-    if different := differences(before, identity):
+    changed = {key for key in identity if before.get(key) != identity[key]}
+    if changed == {"lr"} and identity["lr"] < before["lr"] and (folder / DIVERGED).exists():
+        lowered = [*content.get("lowered", []), {"from": before["lr"], "to": identity["lr"]}]
+        content = {"identity": identity, "config": config, "lowered": lowered}
+        write_text(file, json.dumps(content, indent=2) + "\n")
+        (folder / DIVERGED).unlink()
+    elif changed:
         raise UsageError(
-            f"{folder}: holds a run of another configuration ({different}); choose another --out, "
-            "or delete it"
+            f"{folder}: holds a run of another configuration ({differences(before, identity)}); "
+            "choose another --out, or delete it"
         )
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Within, no other process trains in this run folder; what dead ones left half-written is
+    removed.
+
+    Raises:
+        UsageError: another one does.
+    """
+    checkpoints = folder / CHECKPOINTS
+    checkpoints.mkdir(exist_ok=True)
+    busy = f"{folder}: another training is under way in this folder; wait for it, or choose --out"
+    with lock(checkpoints / ".lock", busy):
+        for place in (folder, checkpoints):
+            remove_temporary(place)
+        yield
+
+
+def finite(state: dict[str, torch.Tensor]) -> bool:
+    """Whether every number of a state is finite."""
+    flags = [value.isfinite().all() for value in state.values() if value.is_floating_point()]
+    return bool(torch.stack(flags).all())
+
+
+def write_diverged(folder: Path, step: int, lr: float) -> str:
+    """Note that a run's loss was not finite at a step; what to tell its user."""
+    write_text(folder / DIVERGED, json.dumps({"step": step, "lr": lr}) + "\n")
+    files = steps(folder)
+    kept = f"{files[-1]} is kept" if files else "no checkpoint was written before"
+    return (
+        f"{folder}: the loss or a weight is not finite at step {step}; {kept}. The same command goes on from "
+        f"there with a lower rate: add --lr {lr / 2:g}"
+    )
 
 
 def differences(before: dict, wanted: dict) -> str:
@@ -109,11 +159,14 @@ def differences(before: dict, wanted: dict) -> str:
     )
 
 
-def export_backbone(encoder: nn.Module, path: Path) -> None:
-    """Write the encoder without its head, in torchvision's keys."""
-    state = encoder.state_dict()
-    backbone = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    save(path, {k: v.detach().cpu().contiguous() for k, v in backbone.items()})
+def export(encoder: nn.Module, folder: Path) -> None:
+    """Write the encoder's head, and its backbone, in torchvision's keys: its file says that the run
+    is finished."""
+    state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    head = {k: v for k, v in state.items() if k.startswith("fc.")}
+    save(folder / HEAD, head)
+    save(folder / BACKBONE, {k: v for k, v in state.items() if k not in head})
+    (folder / DIVERGED).unlink(missing_ok=True)
 
 
 def load_run(folder: str | os.PathLike) -> tuple[dict, dict]:

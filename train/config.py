@@ -190,7 +190,7 @@ class Optimiser:
     optimizer: Literal["sgd", "lars"] = "sgd"
     """SGD, or LARS for batches of thousands; both with momentum 0.9. LARS spares biases and norms
     (no decay)."""
-    lr: NotNegative = 0.03
+    lr: Annotated[float, Range(0, 1e30)] = 0.03
     """Largest learning rate; not scaled by the batch. May be lowered where a run's loss was not
     finite."""
     schedule: Literal["cosine", "step", "warmup_cosine"] = "cosine"

@@ -12,7 +12,7 @@ from data.cli import UsageError
 from data.sources.images import Images, open_images
 from train.backgrounds import Donors, make_donors
 from train.config import Config
-from train.masks import Masks, make_masks
+from train.masks import Masks, count_usable, make_masks
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class TrainingSet:
         masks: each image's mask, or None: the baseline.
         donors: backgrounds; None: grey.
         textures: the donors are pictures of their own, not the run's images.
+        usable: how many images can be pasted, in words.
     """
 
     images: Images
     masks: Masks | None = None
     donors: Donors | None = None
     textures: bool = False
+    usable: str = ""
 
     def identity(self) -> dict[str, str]:
         """What must not change when the run is continued: JSON-able."""
@@ -49,7 +51,8 @@ def open_training_set(config: Config) -> TrainingSet:
     """The configured images, masks and backgrounds.
 
     Raises:
-        UsageError: no such images, masks or textures, or fewer images than a batch.
+        UsageError: no such images, masks or textures, fewer images than a batch, or masks of which
+            none can be pasted.
     """
     images = open_images(config.images, config.listed)
     if config.exclude:
@@ -64,9 +67,11 @@ def open_training_set(config: Config) -> TrainingSet:
     if config.masks != "none":
         cache = Cache(config.masks)
         rows = cache.require(images.paths)
+    masks = make_masks(config, cache, rows)
     return TrainingSet(
         images,
-        make_masks(config, cache, rows),
+        masks,
         make_donors(config.paste, images, cache, rows),
         config.paste.background == "texture",
+        count_usable(masks, config.masks) if masks else "",
     )

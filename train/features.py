@@ -11,18 +11,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from data.cli import UsageError
 from data.sources import labelled
 from data.sources.images import ImageError
 from train.photometric import MEAN, STD
-from train.workers import identity_collate, start_worker
+from train.workers import WorkerError, identity_collate, start_worker
 
 FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
 
 
-class BadImage(UsageError):
-    """An image that cannot be decoded; takes one argument, so that a worker can hand it to the main
-    process."""
+class BadImage(WorkerError):
+    """An image that cannot be decoded."""
 
 
 class Labelled(labelled.Labelled, Dataset):

@@ -18,7 +18,7 @@ from train.masks import Masks
 from train.parameters import PARAMETERS, PASTED
 from train.streams import ORDER, stream
 from train.views import NEGATIVE, Sample, Views
-from train.workers import identity_collate, start_worker
+from train.workers import AHEAD, WorkerError, identity_collate, start_worker
 
 TRIES = 100  # broken images in a row before the run gives up
 
@@ -103,7 +103,7 @@ class Pairs(Dataset):
             except ImageError:
                 continue
         first = os.fsdecode(self.images.paths[index])
-        raise RuntimeError(f"{TRIES} images in a row from {first} on cannot be decoded")
+        raise WorkerError(f"{first}: {TRIES} images in a row from it on cannot be decoded")
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ def make_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
+    ahead: int = AHEAD,
 ) -> DataLoader:
     """A loader of all batches of the run from global step `start` on; one pass of it is the whole
     run.
@@ -160,6 +161,7 @@ def make_loader(
     Args:
         rank, world: this process's number and how many there are, see Order: batches are
             --batch // world images.
+        ahead: batches that each worker prepares ahead.
     """
     optimiser, workers = config.optimiser, config.runtime.workers
     order = Order(
@@ -172,5 +174,11 @@ def make_loader(
         collate_fn=identity_collate,
         worker_init_fn=start_worker,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=ahead if workers else None,
     )
+
+
+def batch_bytes(config: Config, world: int = 1) -> int:
+    """Bytes of a process's batch, as a worker hands it over."""
+    pictures = 3 if config.paste.background == "swap" else config.method.VIEWS
+    return config.optimiser.batch // world * pictures * 3 * config.views.size**2

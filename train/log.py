@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from data.io import write_text
+from data.io import write_bytes
 
 
 class Log:
@@ -22,15 +23,19 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
         self.path = folder / "log.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step(line) <= start]
         if len(kept) < len(lines):
-            write_text(self.path, "".join(line + "\n" for line in kept))
+            write_bytes(self.path, b"".join(line + b"\n" for line in kept))
         self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 - closed by close()
         self.board = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
 
     def write(self, step: int, **values: float) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
@@ -82,8 +87,8 @@ def memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):  # a line cut by a kill
-        return float("inf")
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # a line cut by a kill, or damaged
+        return math.inf

@@ -8,8 +8,10 @@ workers nor processes change a view.
 
 from __future__ import annotations
 
-import math
 import signal
+import sys
+from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +25,19 @@ from data.stopping import Stopping
 from train import checkpoint, distributed
 from train.batch_norm import average_statistics, spread_batch_norm
 from train.config import Config, flat
-from train.dataset import open_training_set
+from train.dataset import TrainingSet, open_training_set
 from train.feed import Feed
 from train.knn import OnlineKnn
-from train.loader import make_loader
+from train.loader import batch_bytes, make_loader
 from train.log import Clock, Log, NoLog, memory_gb
 from train.network import compile_networks
 from train.optimise import learning_rate, make_optimizer
 from train.presets import configure
 from train.preview import preview
+from train.workers import batches_ahead
+
+# why the loop ends early, beside the numbers of signals; of several processes' the largest counts
+STOP_AT, LOADER_FAILED, NOT_FINITE = 1, 1000, 1001
 
 
 def train(config: Config, stop_at: int | None = None) -> bool:
@@ -41,68 +47,69 @@ def train(config: Config, stop_at: int | None = None) -> bool:
         stop_at: stop and save after this global step, as a signal would (for tests).
 
     Raises:
-        UsageError: bad settings, images, masks, or a run folder of another configuration.
+        UsageError: bad settings, images, masks, a run folder of another configuration or under
+            way, a loss that is not finite, or a loader that fails again and again.
         SystemExit: a signal stopped the run, which is saved: 0, or 130 for SIGINT.
     """
     config.check()
     device = distributed.start(config.runtime.device)
     try:
-        return _train(config, device, stop_at)
+        _set_up(config, device)
+        data = open_training_set(config)
+        out = Path(config.out)
+        _prepare_folder(out, config, config.identity() | data.identity())
+        if (out / checkpoint.BACKBONE).exists():
+            _say(f"nothing to do: {out} is finished ({config.optimiser.epochs} epochs)")
+            return True
+        with checkpoint.held(out) if distributed.rank() == 0 else nullcontext():
+            return _train(config, data, device, stop_at)
     finally:
         distributed.stop()
 
 
-def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
-    _set_up(config, device)
-    writer = distributed.rank() == 0
-
-    # what is trained on
-    data = open_training_set(config)
-    steps_per_epoch = len(data.images) // config.optimiser.batch
+def _train(config: Config, data: TrainingSet, device: torch.device, stop_at: int | None) -> bool:
+    writer, world = distributed.rank() == 0, distributed.world()
+    out, batch_size = Path(config.out), config.optimiser.batch
+    steps_per_epoch = len(data.images) // batch_size
     last = steps_per_epoch * config.optimiser.epochs
+    ahead = batches_ahead(batch_bytes(config, world), config.runtime.workers)
     online_knn = None
     if config.knn.knn:
         size, workers = config.views.size, config.runtime.workers
-        online_knn = OnlineKnn(config.knn, size, workers, config.optimiser.batch)
+        online_knn = OnlineKnn(config.knn, size, workers, batch_size)
 
-    # the run's folder
-    out = Path(config.out)
-    _prepare_folder(out, config, config.identity() | data.identity())
-    if (out / checkpoint.BACKBONE).exists():
-        _say(f"nothing to do: {out} is finished ({config.optimiser.epochs} epochs)")
-        return True
-
-    # what is trained
     run = _begin(config, len(data.images), device, out)
+    if data.usable:
+        _say(f"{config.masks}: {data.usable}")
     if run.step:
         _say(f"continuing {out} at step {run.step} of {last}")
     method, model, optimizer = run.method, run.model, run.optimizer
-    loader = make_loader(
-        config,
-        data,
+    pin_memory, rank = device.type == "cuda", distributed.rank()
+    feed = Feed(
+        lambda step: make_loader(config, data, step, pin_memory, rank, world, ahead),
         run.step,
-        device.type == "cuda",
-        distributed.rank(),
-        distributed.world(),
+        device,
     )
     log = Log(out, run.step) if writer else NoLog()
+    losses, values, ended_by = FiniteLosses(device), {}, 0
     half = device.type == "cuda" and config.optimiser.precision != "fp32"
     model.train()
-    values: dict[str, float] = {}
-    bar = tqdm(
-        total=last,
-        initial=run.step,
-        unit="step",
-        desc=out.name,
-        smoothing=0.05,
-        disable=not writer,
-    )
-    # SIGUSR1 is Slurm's warning before a requeue; the loader's workers start within, so that none
-    # dies of a signal
+    looks = {"unit": "step", "desc": out.name, "smoothing": 0.05, "disable": not writer}
+    bar = tqdm(total=last, initial=run.step, **looks)
+    # SIGUSR1 is Slurm's warning before a requeue
     with Stopping(signal.SIGUSR1) as stop, bar:
-        feed, clock = Feed(loader, device), Clock(config.optimiser.batch)
-        while run.step < last and not distributed.any_rank(stop.received or run.step == stop_at):
+        clock = Clock(batch_size)
+        while run.step < last:
             batch = feed.next()
+            ended_by = distributed.any_rank(
+                max(
+                    STOP_AT if run.step == stop_at else stop.received,
+                    LOADER_FAILED if feed.error else 0,
+                    NOT_FINITE if losses.failed() else 0,
+                )
+            )
+            if ended_by:
+                break
             if run.step == 0 and writer:
                 preview(*batch.preview(), out / "first_batch.png")
             rate = learning_rate(config.optimiser, run.step, steps_per_epoch)
@@ -122,19 +129,22 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
 
             epoch = run.step / steps_per_epoch
             epoch_ends = run.step % steps_per_epoch == 0
+            logs = run.step % config.runtime.log_every == 0 or run.step == last
             if epoch_ends:
                 average_statistics(method)
-            if run.step % config.runtime.log_every == 0 or run.step == last:
+            losses.add(run.step, loss)
+            if (epoch_ends or logs) and distributed.any_rank(losses.failed(wait=True)):
+                ended_by = NOT_FINITE
+                break
+            if logs:
                 values = {
                     "loss": distributed.mean(loss).item(),
                     "accuracy": distributed.mean(accuracy).item(),
+                    "lr": rate,
+                    **clock.read(feed.read_waited()),
+                    **batch.pasting(),
+                    "replaced": distributed.total(torch.tensor(feed.replaced)).item(),
                 }
-                if not math.isfinite(values["loss"]):
-                    raise UsageError(
-                        f"{out}: the loss is {values['loss']} at step {run.step}; lower --lr"
-                    )
-                values |= {"lr": rate, **clock.read(feed.read_waited()), **batch.pasting()}
-                values["replaced"] = distributed.total(torch.tensor(feed.replaced)).item()
                 log.write(run.step, epoch=epoch, **values, memory_gb=memory_gb(device))
                 bar.set_postfix(
                     loss=f"{values['loss']:.3f}",
@@ -152,23 +162,54 @@ def _train(config: Config, device: torch.device, stop_at: int | None) -> bool:
                 log.write(run.step, epoch=epoch, knn=top1)
                 bar.write(f"epoch {epoch:.0f}: online kNN {top1:.1%}")
             if epoch_ends and epoch % config.runtime.checkpoint_every == 0 and run.step < last:
-                run.save()
+                run.save(losses)
     log.close()
     average_statistics(method)
-    run.save()
+    run.save(losses, failed=ended_by == NOT_FINITE)
+    if ended_by == LOADER_FAILED:
+        raise UsageError(
+            f"{out}: the loader failed twice at step {run.step} "
+            f"({feed.error or 'on another process'}); saved. Free some memory or lower --workers; "
+            "the same command continues"
+        )
     if run.step < last:
-        received = distributed.any_rank(stop.received)
-        if received:
-            _say(f"stopped at step {run.step} of {last} and saved; the same command continues")
-            raise SystemExit(130 if received == signal.SIGINT else 0)
-        return False
+        if ended_by == STOP_AT:
+            return False
+        _say(f"stopped at step {run.step} of {last} and saved; the same command continues")
+        raise SystemExit(130 if ended_by == signal.SIGINT else 0)
     if writer:
-        checkpoint.export_backbone(method.encoder, out / checkpoint.BACKBONE)
+        checkpoint.export(method.encoder, out)
     distributed.barrier()
     # no step was left where a run was killed between its last checkpoint and its weights
     final = f", final loss {values['loss']:.3f}" if values else ""
     _say(f"{out}: finished{final}; weights in {out / checkpoint.BACKBONE}")
     return True
+
+
+class FiniteLosses:
+    """Notices a loss that is not finite: on a CPU at its step, on a GPU two steps later, so that
+    the host never waits for it, or at once with `wait`.
+
+    Attributes:
+        step: the first step of such a loss on this process; 0 as long as there was none.
+    """
+
+    def __init__(self, device: torch.device):
+        self.lag = 2 if device.type == "cuda" else 0
+        self.waiting: deque[tuple[int, torch.Tensor]] = deque()
+        self.step = 0
+
+    def add(self, step: int, loss: torch.Tensor) -> None:
+        """Take the loss of a step, a scalar on the device."""
+        self.waiting.append((step, loss.detach().isfinite()))
+
+    def failed(self, wait: bool = False) -> bool:
+        """Whether there was one."""
+        while len(self.waiting) > (0 if wait else self.lag):
+            step, is_finite = self.waiting.popleft()
+            if not self.step and not is_finite.item():
+                self.step = step
+        return self.step > 0
 
 
 @dataclass
@@ -188,12 +229,24 @@ class Run:
     optimizer: torch.optim.Optimizer
     step: int = 0
 
-    def save(self) -> None:
-        """Write a checkpoint, on the process that writes."""
-        if distributed.rank() == 0:
-            state = {"model": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
-            keep = self.config.runtime.keep
-            checkpoint.save_step(self.out, state | {"step": self.step}, keep)
+    def save(self, losses: FiniteLosses, failed: bool = False) -> None:
+        """Write a checkpoint, on the process that writes.
+
+        Raises:
+            UsageError: instead, where a loss or a weight is not finite (`failed`: it is known), so
+                that nothing of it is ever kept.
+        """
+        state = self.method.state_dict()
+        writes = distributed.rank() == 0
+        failed = failed or losses.failed(wait=True) or not checkpoint.finite(state)
+        if distributed.any_rank(failed):
+            step = distributed.any_rank(losses.step) or self.step
+            if not writes:
+                sys.exit(2)
+            raise UsageError(checkpoint.write_diverged(self.out, step, self.config.optimiser.lr))
+        if writes:
+            content = {"model": state, "optimizer": self.optimizer.state_dict(), "step": self.step}
+            checkpoint.save_step(self.out, content, self.config.runtime.keep)
 
 
 def _begin(config: Config, images: int, device: torch.device, out: Path) -> Run:
@@ -223,11 +276,9 @@ def _set_up(config: Config, device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    if config.optimiser.batch % distributed.world():
-        raise UsageError(
-            f"--batch {config.optimiser.batch} does not divide among {distributed.world()} "
-            "processes"
-        )
+    batch, world = config.optimiser.batch, distributed.world()
+    if batch % world:
+        raise UsageError(f"--batch {batch} does not divide among {world} processes")
 
 
 def _prepare_folder(out: Path, config: Config, identity: dict) -> None:

@@ -45,6 +45,32 @@ class Masks:
         return ellipse_like(mask) if self.ellipse else mask
 
 
+def count_usable(masks: Masks, name: str) -> str:
+    """How many of a run's images can be pasted, in words; from the cache's columns.
+
+    Args:
+        name: of the cache.
+
+    Raises:
+        UsageError: none.
+    """
+    rows, cache = masks.rows, masks.cache
+    whole = cache.status[rows] == 0
+    coverage = coverages(cache, rows)
+    low, high = masks.limits
+    usable = int((whole & (low < coverage) & (coverage < high)).sum())
+    why = (
+        f"{(~whole).sum():,} have no mask, {(whole & (coverage <= low)).sum():,} cover at most "
+        f"{low:g} of their image, {(whole & (coverage >= high)).sum():,} at least {high:g}"
+    )
+    if not usable:
+        raise UsageError(
+            f"{name}: none of the {len(rows):,} images can be pasted: {why}; look at its masks, or "
+            "train without (--masks none)"
+        )
+    return f"{usable:,} of {len(rows):,} images can be pasted ({why})"
+
+
 def make_masks(config: Config, cache: Cache | None, rows: np.ndarray | None) -> Masks | None:
     """The configured masks; None without a cache.
 

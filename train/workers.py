@@ -1,24 +1,96 @@
-"""What every loader of training and evaluation tells its workers, and its collate function."""
+"""What every loader of training and evaluation shares: how workers start, what they hand over, and how
+much shared memory that takes."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
 from typing import TypeVar
 
-import cv2
 import torch
+from torch.utils.data import DataLoader, get_worker_info
 
 from data import stopping
+from data.cli import UsageError, note
 
 Batch = TypeVar("Batch")
+AHEAD = 4  # batches that each worker prepares ahead
+SHARED_MEMORY = "/dev/shm"
+
+
+class WorkerError(UsageError):
+    """Bad input that a worker met: one line in the main process too.
+
+    torch makes the exception again there with the worker's traceback in front of its message.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 def start_worker(_: int) -> None:
     """A DataLoader's worker_init_fn: one thread, ignores the signals, ends with its parent."""
     stopping.start_worker()
-    cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
 def identity_collate(batch: Batch) -> Batch:
-    """A DataLoader's collate_fn: the data set makes whole batches itself."""
+    """A DataLoader's collate_fn: the data set makes whole batches itself.
+
+    A worker moves them to shared memory here, where an error reaches the main process; the thread
+    that would do it otherwise drops the batch, and the main process waits for ever.
+    """
+    if get_worker_info() is not None:
+        _share(batch)
     return batch
+
+
+def _share(value: object) -> None:
+    if isinstance(value, torch.Tensor):
+        value.share_memory_()
+    elif isinstance(value, dict):
+        _share(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _share(part)
+
+
+def start(loader: DataLoader) -> Iterator:
+    """Begin with a loader. Its workers are born with the signals blocked, and the death of one is an
+    error of `next` and not an exception anywhere in the main thread."""
+    before = signal.getsignal(signal.SIGCHLD)
+    with stopping.shielded():
+        batches = iter(loader)
+    with contextlib.suppress(ValueError):  # outside of the main thread torch sets no handler
+        signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+def batches_ahead(size: int, workers: int) -> int:
+    """How many batches of `size` bytes each worker may prepare ahead: AHEAD, or what fits into the
+    shared memory that they are handed over in.
+
+    Raises:
+        UsageError: not even one fits, or the shared memory cannot be written.
+    """
+    if not workers:
+        return AHEAD
+    advice = "give the container more (docker run --shm-size 8g), or use --workers 0"
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        raise UsageError(
+            f"{SHARED_MEMORY}: cannot be written, and workers hand their batches over in it; {advice}"
+        )
+    status = os.statvfs(SHARED_MEMORY)
+    free = status.f_bavail * status.f_frsize // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fits = (free // size - 2) // workers  # one is in use, and one on its way
+    if fits < 1:
+        raise UsageError(
+            f"{SHARED_MEMORY}: {free / 1e6:.0f} MB are free, too few for {workers + 2} batches of "
+            f"{size / 1e6:.0f} MB, one a worker and two in use; {advice} or fewer, or a smaller "
+            "--batch"
+        )
+    if fits < AHEAD:
+        note(f"{SHARED_MEMORY} is small: each worker prepares {fits} of {AHEAD} batches ahead")
+    return min(AHEAD, fits)

@@ -35,15 +35,14 @@ def raw(number: int, negative: bool = False) -> dict:
 
 def test_a_cpu_takes_batches_as_they_come():
     asked = []
-    made = Feed((asked.append(i) or raw(i) for i in range(3)), CPU)
+    made = Feed(lambda step: (asked.append(i) or raw(i) for i in range(3)), 0, CPU)
     for i in range(3):
         batch = made.next()
         made.ahead()
         assert asked == list(range(i + 1)) and batch.index.tolist() == [i] * 3
         assert len(batch.views) == 2 and batch.views[0].shape == (3, 3, 8, 8)
         assert batch.negative is None
-    with pytest.raises(StopIteration):
-        made.next()
+    assert made.next() is None
     assert made.read_waited() > 0 and made.read_waited() == 0
 
 
@@ -65,7 +64,7 @@ def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch)
         torch.Tensor, "record_stream", lambda tensor, stream: held.append((id(tensor), stream))
     )
     asked = []
-    made = Feed((asked.append(i) or raw(i, negative=True) for i in range(3)), CPU)
+    made = Feed(lambda step: (asked.append(i) or raw(i, True) for i in range(3)), 0, CPU)
     made.stream = copies
     for i in range(3):
         batch = made.next()
@@ -77,14 +76,30 @@ def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch)
         assert asked == list(range(min(i + 2, 3)))
         made.ahead()  # and only one
         assert asked == list(range(min(i + 2, 3))) and batch.index.tolist() == [i] * 3
-    with pytest.raises(StopIteration):
-        made.next()
+    assert made.next() is None
+
+
+def test_a_loader_that_fails_is_started_again_at_its_step_and_given_up_at_the_second_failure(
+    capsys,
+):
+    """What torch raises for a worker that was killed, or that found no room in /dev/shm."""
+    starts = []
+
+    def loader(step: int):
+        starts.append(step)
+        yield from (raw(i) for i in range(step, 2 if len(starts) == 1 else 3))
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    made = Feed(loader, 0, CPU)
+    assert [made.next().index[0].item() for _ in range(3)] == [0, 1, 2] and not made.error
+    assert made.next() is None and "pid 7" in made.error and starts == [0, 2, 3]
+    assert "failed at step 2" in capsys.readouterr().err
 
 
 def test_what_is_shown_of_a_batch():
-    views, pasted = Feed([raw(1)], CPU).next().preview()
+    views, pasted = Feed(lambda step: [raw(1)], 0, CPU).next().preview()
     assert len(views) == 2 and pasted.tolist() == [[1] * 3] * 2
-    views, pasted = Feed([raw(0, negative=True)], CPU).next().preview()
+    views, pasted = Feed(lambda step: [raw(0, True)], 0, CPU).next().preview()
     assert len(views) == 3 and pasted.tolist() == [[0] * 3, [0] * 3, [1, 0, 1]]
 
 

@@ -143,7 +143,7 @@ def test_golden_losses_of_every_method(finished_method, name):
 
 def test_a_run_leaves_what_the_readme_says(finished):
     files = {"config.json", "log.jsonl", "tensorboard", "checkpoints", "first_batch.png"}
-    assert {p.name for p in finished.iterdir()} == files | {"backbone.pt"}
+    assert {p.name for p in finished.iterdir()} == files | {"backbone.pt", "head.pt"}
     line = log(finished)[-1]
     keys = "step epoch loss accuracy lr images_per_second waiting pasted coverage memory_gb"
     assert set(line) == {*keys.split(), "replaced"} and line["replaced"] == 0
@@ -299,7 +299,7 @@ def test_excluded_images_are_left_out(images, tmp_path):
     identity = json.loads((tmp_path / "run" / "config.json").read_text())["identity"]
     assert identity["images"].startswith("78 images")
     (tmp_path / "no.txt").write_text("class0/nope.png\n")
-    with pytest.raises(UsageError, match=r"--exclude .*1 of its paths .*class0/nope.png"):
+    with pytest.raises(UsageError, match=r"--exclude .*1 of its 1 paths .*nope.png"):
         train(config(images, "none", tmp_path / "other", **excluded))
 
 
