@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -45,6 +46,29 @@ class Stopping:
         self.received = self.received or number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self.before[signal.SIGINT])
+
+
+@contextmanager
+def ending(message: str) -> Iterator[None]:
+    """Within it, SIGTERM and SIGUSR1 print `message` and end the process with 0, without a
+    traceback; a `Stopping` inside takes the signals over as long as it lasts."""
+
+    def end(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        print(message, file=sys.stderr)
+        raise SystemExit(0)
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(number, end) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager

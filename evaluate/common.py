@@ -12,15 +12,20 @@ An evaluation is a module with
 
 `Arguments.result_file()` is where the JSON goes; an evaluation without it writes none. `evaluate`
 repeats over --seeds by `repeat`, and is what other programs call; `command` is the command line:
-it parses, joins the process group, locks the JSON, evaluates, writes, and prints at last.
+it parses, joins the process group, locks the JSON, evaluates, writes, and prints at last. The JSON
+also holds the "arguments" that the result depends on, by which --unless-current knows it again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal, Self
@@ -30,6 +35,11 @@ import tyro
 
 from data.cli import UsageError
 from data.io import lock, write_text
+from data.stopping import ending
+
+# options that a result does not depend on
+OF_THE_MOMENT = {"device", "workers", "json_file", "unless_current", "features", "save_every"}
+OWNER = "weights.txt"  # in runs/evaluate/FILE: which file of that name
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,9 @@ class Common:
     json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None
     """File to write the result to (default: RUN/NAME.json, or runs/evaluate/FILE/NAME.json for
     --weights)."""
+    unless_current: bool = False
+    """Do nothing where that file is newer than the weights and was made with the same options and
+    data."""
 
     @property
     def evaluation(self) -> str:
@@ -105,15 +118,54 @@ class Common:
 
     def result_file(self) -> Path:
         """Where the result is written."""
-        name = self.evaluation + ("-untrained" if self.untrained else "")
-        folder = self.run or Path("runs", "evaluate", Path(self.weights or "").name.split(".")[0])
+        if self.json_file:
+            return Path(self.json_file)
+        folder = Path(self.run) if self.run else _folder_of_weights(self.weights or "")
         folder = str(folder).replace("{seed}", f"0-{self.seeds - 1}")
-        return Path(self.json_file or Path(folder, f"{name}.json"))
+        return Path(folder, self.evaluation + ("-untrained" if self.untrained else "") + ".json")
+
+    def identity(self) -> dict:
+        """The options that the result depends on, as its JSON holds them; paths in one spelling."""
+        values = {k: v for k, v in asdict(self).items() if k not in OF_THE_MOMENT}
+        for key in ("run", "data", "weights"):
+            values[key] = values[key] and _spelling(values[key])
+        return json.loads(json.dumps(values))
+
+    def is_current(self) -> bool:
+        """Whether the result's file is newer than the weights and was made with these options."""
+        from train.checkpoint import BACKBONE  # torch: saliency is evaluated without it
+
+        file = self.result_file()
+        source = Path(self.run, BACKBONE) if self.run else Path(self.weights or "")
+        try:
+            made_with = json.loads(file.read_text())["arguments"]
+            names = {str(source).replace("{seed}", str(seed)) for seed in range(self.seeds)}
+            newest = max(os.stat(name).st_mtime_ns for name in names)
+            return file.stat().st_mtime_ns > newest and made_with == self.identity()
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def kept_file(self, seed: int, part: str = "") -> Path:
         """Where what is trained is kept: beside the result, and named after it."""
         file = self.result_file()
         return file.with_name(f"{file.stem}{part}-seed{seed}.pt")
+
+
+def _folder_of_weights(weights: str) -> Path:
+    """runs/evaluate/FILE, of which OWNER says which file it is of; for another file of that name,
+    its path's hash is appended."""
+    folder = Path("runs", "evaluate", Path(weights).name.split(".")[0])
+    owner = _spelling(weights)
+    with contextlib.suppress(OSError):
+        if os.fsdecode(Path(folder, OWNER).read_bytes()) != owner:
+            digest = hashlib.blake2b(os.fsencode(owner), digest_size=4).hexdigest()
+            return folder.with_name(f"{folder.name}-{digest}")
+    return folder
+
+
+def _spelling(path: str) -> str:
+    """An absolute path without a slash at its end, accents composed."""
+    return unicodedata.normalize("NFC", os.path.abspath(path))
 
 
 def command(name: str, module: ModuleType, argv: list[str]) -> None:
@@ -125,7 +177,15 @@ def command(name: str, module: ModuleType, argv: list[str]) -> None:
     arguments = tyro.cli(
         module.Arguments, args=argv, prog=f"python -m evaluate {name}", description=module.__doc__
     )
-    with process_group(arguments) as first, reserved(arguments, first):
+    with (
+        ending("stopped; the same command begins again, or goes on from what is kept"),
+        process_group(arguments) as first,
+        reserved(arguments, first),
+    ):
+        if getattr(arguments, "unless_current", False) and arguments.is_current():
+            if first:
+                print(f"{arguments.result_file()}: up to date, with the same options and data")
+            return
         result = module.evaluate(arguments)
         if not first:
             return
@@ -158,6 +218,8 @@ def reserved(arguments: object, first: bool = True) -> Iterator[None]:
         return
     file = arguments.result_file()
     file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(arguments, Common) and arguments.weights and not arguments.json_file:
+        write_text(file.with_name(OWNER), _spelling(arguments.weights))
     busy = f"{file}: another evaluation is writing it; wait for that, or choose another --json"
     with lock(file.with_name(f".{file.name}.lock"), busy):
         yield
@@ -174,7 +236,8 @@ def publish(module: ModuleType, arguments: object, result: dict) -> list[str]:
         return []
     file = arguments.result_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(result, indent=2) + "\n")
+    made_with = {"arguments": arguments.identity()} if isinstance(arguments, Common) else {}
+    write_text(file, json.dumps(result | made_with, indent=2) + "\n")
     figures = module.draw(arguments, result, pictures) if hasattr(module, "draw") else []
     return ["written to " + ", ".join(map(str, [file, *figures]))]
 

@@ -47,6 +47,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cuda", "cpu"):
+            raise RuntimeError(device.type)  # mps, xpu ...: nothing here was tried on one
     except RuntimeError:
         raise UsageError(f"--device {name}: must be cuda, cpu or auto") from None
     if device.type == "cuda" and not torch.cuda.is_available():

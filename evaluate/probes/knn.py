@@ -74,12 +74,14 @@ def _measure(arguments: Arguments, seed: int) -> dict:
             classes = len(data.classes)
             predicted = vote(cosine, rows, data.labels, k, arguments.temperature, classes)
             accuracy[f"{kind}{k}"] = 100 * float((predicted == data.truth).mean())
+    k_used = [min(k, len(data.train)) for k in arguments.k]
     protocol = {
         "features": "backbone, pooled",
         "head_features": head_features,
         "similarity": "cosine",
         "crop": encoder.crop,
         "k": list(arguments.k),
+        **({} if k_used == list(arguments.k) else {"k_used": k_used}),
         "temperature": arguments.temperature,
         "stored": str(data.train.dtype),
         **data.sizes(),
@@ -90,8 +92,10 @@ def _measure(arguments: Arguments, seed: int) -> dict:
 def lines(result: dict) -> list[str]:
     """The result as it is printed."""
     text = [f"kNN ({describe(result['protocol'])})"]
+    bank = result["protocol"]["train_images"]
     for name in result["accuracy"]:
         kind = "head" if name.startswith("head ") else "backbone"
         k = name.removeprefix("head ")
-        text.append(f"  {kind + ' features':<18} k={k:<4} top-1 {percent(result, name)}")
+        note = f" (the bank has {bank})" if int(k) > bank else ""
+        text.append(f"  {kind + ' features':<18} k={k:<4} top-1 {percent(result, name)}{note}")
     return text

@@ -148,14 +148,16 @@ def _moments(features: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     blocks are merged as by Chan et al. 1979."""
     count, mean, variance = 0, None, None
     for _, x in _blocks(features):
-        n, block_mean, block_variance = len(x), x.mean(0), x.var(0)
-        if count:
-            difference = block_mean - mean
-            squares = variance * (count - 1) + block_variance.nan_to_num(0) * (n - 1)
-            squares += difference.square() * (count * n / (count + n))
-            block_mean = mean + difference * (n / (count + n))
-            block_variance = squares / (count + n - 1)
-        count, mean, variance = count + n, block_mean, block_variance
+        n, block_mean = len(x), x.mean(0)
+        if not count:
+            count, mean, variance = n, block_mean, x.var(0)
+            continue
+        difference = block_mean - mean
+        squares = variance * (count - 1) + (x - block_mean).square().sum(0)
+        squares += difference.square() * (count * n / (count + n))
+        mean = mean + difference * (n / (count + n))
+        count += n
+        variance = squares / (count - 1)
     return mean, variance.sqrt() + 1e-6
 
 

@@ -46,6 +46,35 @@ def colours(tmp_path_factory):
     return str(root)
 
 
+def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    centres = np.random.default_rng(99).normal(0, 1, (3, 6))
+    return (centres[labels] + rng.normal(0, 0.8, (count, 6))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("rows", [1000, 64, 149])  # of a block
+def test_the_optimum_is_scipys(rows, monkeypatch):
+    monkeypatch.setattr(linear, "ROWS", rows)
+    x, y = blobs(150, 0)
+    probe = linear.fit_probe(x, y, 3, l2=0.01)
+    mean, deviation = x.mean(0), x.std(0, ddof=1) + 1e-6
+    z = (x - mean) / deviation
+
+    def cost(flat: np.ndarray) -> float:
+        weight, scores = flat[:18], z @ flat[:18].reshape(3, 6).T + flat[18:]
+        losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(150), y]
+        return float(losses.mean() + 0.005 * (weight**2).sum())
+
+    best = minimize(cost, np.zeros(21), method="BFGS", options={"gtol": 1e-7})
+    ours = np.concatenate([probe.weight.numpy().ravel(), probe.bias.numpy()])
+    assert cost(ours) == pytest.approx(best.fun, abs=1e-6)
+    test_x, test_y = blobs(400, 2)
+    scores = ((test_x - mean) / deviation) @ best.x[:18].reshape(3, 6).T + best.x[18:]
+    expected = 100 * (scores.argmax(1) == test_y).mean()
+    assert probe.accuracy(test_x, test_y) == pytest.approx(expected, abs=0.5)
+
+
 def colour_features(images):
     found = np.stack([images.read(i)[0, 0] for i in range(len(images))]) / 255
     return ((found - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)), images.labels
