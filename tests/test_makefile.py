@@ -125,6 +125,8 @@ def test_variables_reach_the_commands(arguments_of):
     assert "--dataset coco --model mask" in given
     assert arguments_of("e3", "SEEDS=1")[1:3] == ["experiments", "e3"]
     assert arguments_of("experiments")[1:3] == ["experiments", "all"]
+    given = arguments_of("lab", "ARGS=--no-browser")  # Jupyter refuses root, unless told otherwise
+    assert "--no-browser" in given and ("--allow-root" in given) == (os.geteuid() == 0)
     given = " ".join(arguments_of("bench-scale", "DILO_SHARED=/else where"))
     assert "--sample /else where/data/imagenet_sample" in given
 
@@ -195,10 +197,3 @@ def test_a_project_that_cannot_be_written(images, tmp_path):
 def test_clean_leaves_caches_and_runs_alone():
     removed = make("-n", "clean").stdout
     assert "runs/demo" in removed and not re.search(r"\bcaches\b|runs/?\s|shared", removed)
-
-
-def test_lab_starts_for_root_too_and_takes_its_options(arguments_of):
-    # Jupyter refuses root, which every container is, unless told otherwise
-    given = arguments_of("lab", "ARGS=--no-browser")
-    assert given[:3] == ["-m", "jupyterlab", "notebooks"] and "--no-browser" in given
-    assert ("--allow-root" in given) == (os.geteuid() == 0)
