@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ VERSION = 2  # of the index; raise it when other members count as images
 OPEN_FILES = 64
 
 
+@dataclass
 class Archive(Spanned):
     """Images of a tar, or of a folder with a tar a class.
 
@@ -33,10 +35,12 @@ class Archive(Spanned):
         spans: (N, 3) int64: offset in the file, byte length, mtime (ns).
     """
 
+    in_folder: bool = False
+
     def _bytes(self, row: int, place: int, length: int) -> bytes:
         file = self.root
-        if os.path.isdir(file):
-            file = os.path.join(file, os.fsdecode(self.paths[row].split(b"/")[0]) + ".tar")
+        if self.in_folder:
+            file = os.path.join(file, self.name(row).split("/")[0] + ".tar")
         if file not in self._open:
             if len(self._open) >= OPEN_FILES:
                 self._open.clear()
@@ -61,7 +65,8 @@ def open_archive(root: str) -> Archive:
         UsageError: not a tar, a compressed one, one cut short, no image in it, or a member that
             would leave the root.
     """
-    names = class_tars(root) if os.path.isdir(root) else [""]
+    in_folder = os.path.isdir(root)
+    names = class_tars(root) if in_folder else [""]
     files = [os.path.join(root, name) if name else root for name in names]
     stats = [os.stat(file) for file in files]
     state = [(VERSION, len(files)), *((stat.st_size, stat.st_mtime_ns) for stat in stats)]
@@ -69,7 +74,7 @@ def open_archive(root: str) -> Archive:
     places = _index_places(root)
     for place in places:
         with contextlib.suppress(OSError, ValueError):
-            return Archive(root, *_read_index(place, expected))
+            return Archive(root, *_read_index(place, expected), in_folder)
     scan = Scan()
     for name, file in zip(names, files, strict=True):
         scan.add(file, os.fsencode(name.removesuffix(".tar") + "/") if name else b"")
@@ -77,7 +82,7 @@ def open_archive(root: str) -> Archive:
     content = to_bytes({"archive": expected, "path": paths, "span": spans})
     if not any(_is_written(place, content) for place in places):
         note(f"{root}: its index cannot be kept, neither beside it nor in {places[-1].parent}")
-    return Archive(root, paths, spans)
+    return Archive(root, paths, spans, in_folder)
 
 
 def _index_places(root: str) -> list[Path]:

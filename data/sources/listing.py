@@ -22,7 +22,7 @@ OTHER = frozenset(
 )
 # what file systems and tools put beside data, besides hidden names
 SYSTEM = frozenset(
-    (b"@eaDir", b"__MACOSX", b"lost+found", b"#recycle", b"$RECYCLE.BIN", b"Thumbs.db")
+    b"@eaDir @Recycle #recycle #snapshot ~snapshot $RECYCLE.BIN __MACOSX lost+found".split()
 )
 # bytes of a path: rows are as wide as the longest, so one absurd path would cost gigabytes
 LONGEST = 1024

@@ -88,6 +88,8 @@ def _reason(path: bytes, root: str) -> str:
         return f"they begin with the folder's own name: give the folder above {root}"
     if b"\\" in path:
         return "they are written with backslashes: write '/'"
+    if any(path.lower().count(ending + b" ") for ending in ENDINGS):
+        return "they hold several paths a line: write one"
     if not path.lower().endswith(ENDINGS):
         return "they do not end as an image's name does: write one whole path a line"
     if b"/" not in path:

@@ -57,6 +57,7 @@ def test_missing_paths_are_named_and_a_list_of_nothing_stops(roots, tmp_path, ca
             ("class0\\000.png", "backslashes"),
             ("class0/000", "do not end as an image's name does"),
             ("000.png", "have no folder"),
+            ("class0/000.png masks/000.png", "several paths a line"),
             ("class0/999.png", "another folder"),
         ):
             listed.write_text(line)
