@@ -42,7 +42,7 @@ class Stopping:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _) -> None:
+    def _note(self, number: int, _: object) -> None:
         self.received = self.received or number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self.before[signal.SIGINT])

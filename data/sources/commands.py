@@ -58,7 +58,7 @@ class Pack(Settings):
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes (default: the CPUs this process may use); the files do not depend on it."""
     repair: bool = False
-    """Check every file against its SHA-256 first, and make the damaged ones anew."""
+    """Check every file against its SHA-256 first, and rebuild the damaged ones."""
 
 
 def pack(arguments: Pack) -> int:

@@ -119,7 +119,7 @@ def pack(
         root: what open_images takes; another pack too.
         workers: processes; the files do not depend on it.
         listed: text file of the paths to take; None: all.
-        repair: check every shard against its SHA-256 and make the damaged ones anew.
+        repair: check every shard against its SHA-256 and rebuild the damaged ones.
 
     Raises:
         UsageError: no images, a folder of something else, or a finished pack of other images.
@@ -164,7 +164,7 @@ def _read_settings(file: Path) -> dict:
     try:
         return dict(json.loads(file.read_bytes()))
     except (ValueError, TypeError):
-        raise PackError(f"{file}: damaged; delete {file.parent} and make the pack anew") from None
+        raise PackError(f"{file}: damaged; delete {file.parent} and pack again") from None
 
 
 def _complete(

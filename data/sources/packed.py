@@ -33,7 +33,7 @@ from data.sources.listing import all_inside
 PACK, SCHEMA = "pack.json", 1
 LARGEST_DESCRIPTION = 1 << 24  # bytes of pack.json that are read
 OPEN_MAPS = 16384  # the kernel allows a process 65,530
-REPAIR = "run the same `python -m data pack` again with --repair, which makes it anew"
+REPAIR = "run the same `python -m data pack` again with --repair, which rebuilds it"
 
 
 class PackError(UsageError):
@@ -91,8 +91,7 @@ def describe(folder: str | os.PathLike) -> Description:
         raise PackError(f"{file}: damaged; delete it, and {REPAIR}") from None
     if description["schema"] != SCHEMA:
         raise PackError(
-            f"{file}: schema {description['schema']}, this version reads {SCHEMA}: make the pack "
-            "anew"
+            f"{file}: schema {description['schema']}, this version reads {SCHEMA}: pack again"
         )
     return description
 

@@ -18,6 +18,9 @@ from data.synthetic.objects import LUMA, colour
 CONTRAST = (14.0, 30.0)  # standard deviation of a background's grey levels
 
 
+Texture = Callable[[np.random.Generator, int], np.ndarray]
+
+
 @cache
 def _photograph(name: str) -> tuple[np.ndarray, ...]:
     """A photograph of scikit-image's wheel (no download) as float32 grey levels at full, half and
@@ -34,7 +37,7 @@ def _photograph(name: str) -> tuple[np.ndarray, ...]:
     return grey, cv2.pyrDown(grey), cv2.pyrDown(cv2.pyrDown(grey))
 
 
-def _crop(name: str, low: float, high: float) -> Callable:
+def _crop(name: str, low: float, high: float) -> Texture:
     """A sampler of square crops of a photograph; a crop has low..high photograph pixels to one
     pixel at side 64."""
 
@@ -77,12 +80,12 @@ def _axes(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     ) + shift[1]
 
 
-def _clouds(rng, size):
+def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
     base = rng.uniform(2, 4)
     return sum(_noise(rng, size, base * 2**k, base * 2**k) * 0.55**k for k in range(4))
 
 
-def _ripples(rng, size):
+def _ripples(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _axes(rng, size)
     period, bend = rng.uniform(7, 13), 3 * _noise(rng, size, 3, 3)
     return np.sin(2 * np.pi * (x + bend) / period) + 0.6 * np.sin(
@@ -90,7 +93,7 @@ def _ripples(rng, size):
     )
 
 
-def _planks(rng, size):
+def _planks(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _axes(rng, size)
     width = rng.uniform(11, 18)
     board = np.floor(x / width).astype(int)
@@ -100,7 +103,7 @@ def _planks(rng, size):
     return 0.8 * tones + 0.45 * grain - 2.5 * seam
 
 
-def _cobbles(rng, size):
+def _cobbles(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _axes(rng, size)
     cell = rng.uniform(10, 16)
     x, y = x / cell, y / cell
@@ -121,7 +124,7 @@ def _cobbles(rng, size):
     return np.clip((nearest[1] - nearest[0]) * 5, 0, 1) + 1.2 * tone
 
 
-BACKGROUNDS: dict[str, Callable] = {
+BACKGROUNDS: dict[str, Texture] = {
     "brick": _crop("brick", 2.0, 4.0),
     "clouds": _clouds,
     "cobbles": _cobbles,

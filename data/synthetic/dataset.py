@@ -27,29 +27,24 @@ from data.synthetic.backdrops import BACKGROUNDS, draw_background
 from data.synthetic.objects import CLASSES, draw_object
 
 NAME = "dilo-synthetic"
-VERSION = 1  # raise it whenever any picture changes, so that old folders are made anew
+VERSION = 1  # raise it whenever any picture changes, so that old folders are rewritten
 TEST_SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg")
 SPLITS = ("train", "probe", *TEST_SPLITS)
 # Class i's own kind of background; not in the same order, so that neither list's order means
 # anything.
-OWN_KIND = dict(
-    zip(
-        CLASSES,
-        (
-            "cobbles",
-            "planks",
-            "stars",
-            "brick",
-            "clouds",
-            "gravel",
-            "tissue",
-            "print",
-            "ripples",
-            "grass",
-        ),
-        strict=True,
-    )
-)
+KINDS = [
+    "cobbles",
+    "planks",
+    "stars",
+    "brick",
+    "clouds",
+    "gravel",
+    "tissue",
+    "print",
+    "ripples",
+    "grass",
+]
+OWN_KIND = dict(zip(CLASSES, KINDS, strict=True))
 BLOCK = 100  # images a task
 FINISHED, UNFINISHED = "dataset.json", "dataset.json.tmp"
 NUMBER = "[0-9]" * 5
@@ -71,7 +66,7 @@ def background_kinds(
 ) -> dict[str, str | None]:
     """The kind of background that scene `index` of a part shows in each split; None where it shows
     none (only_fg)."""
-    name = list(CLASSES)[index % len(CLASSES)]
+    name = CLASSES[index % len(CLASSES)]
     rng = _rng(seed, ("train", "probe", "test").index(part), index, 1)
     uniform = 1 / len(BACKGROUNDS)
     if part != "test":
@@ -96,7 +91,7 @@ def draw(
         entry for "train" and "probe", and for "test" one for each of TEST_SPLITS, all of the same
         object. only_bg's mask is all zero.
     """
-    name = list(CLASSES)[index % len(CLASSES)]
+    name = CLASSES[index % len(CLASSES)]
     key = (("train", "probe", "test").index(part), index)
     colours, alpha = draw_object(name, _rng(seed, *key, 0), size)
     mean = (colours * alpha[..., None]).sum((0, 1)) / max(float(alpha.sum()), 1.0)
@@ -229,11 +224,10 @@ def make(
 
 def _write_block(out: Path, scenes: Scenes, block: tuple[str, range]) -> int:
     part, indices = block
-    names = list(CLASSES)
     for index in indices:
         views = draw(part, index, seed=scenes.seed, size=scenes.size, bias=scenes.bias)
         for split, (image, mask) in views.items():
-            place = Path(split, names[index % len(names)], f"{index:05d}")
+            place = Path(split, CLASSES[index % len(CLASSES)], f"{index:05d}")
             jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1]
             png = cv2.imencode(".png", mask, (cv2.IMWRITE_PNG_COMPRESSION, 3))[1]
             write_bytes(out / place.with_suffix(".jpg"), jpeg.tobytes(), durable=False)
