@@ -7,10 +7,11 @@ import io
 import json
 import os
 import re
-from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from PIL import Image
 
 from data.cli import UsageError
@@ -20,62 +21,30 @@ from evaluate.common import command
 from evaluate.report.page import page
 from evaluate.report.runs import collect, short_names
 
-VOID = {"img", "meta", "br", "line", "path"}
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;{{ 7 * 7 }}<script>alert(2)<\\script>"
 
 
-class Page(HTMLParser):
-    """Every element's tag and attributes, the text of the page, and its tables by the heading
-    above."""
+class Page(BeautifulSoup):
+    """A report, with its tables by the heading or summary above."""
 
     def __init__(self, text: str):
-        super().__init__()
-        self.elements, self.open, self.heading, self.tables, self.words = [], [], "", {}, []
-        self.scripts, self.styles = [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
+        super().__init__(text, "html.parser")
 
-    def handle_startendtag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-
-    def handle_starttag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-        if name not in VOID:
-            self.open.append(name)
-        if name in ("h2", "summary"):
-            self.heading = ""
-        if name == "table":
-            self.rows = self.tables.setdefault(self.heading, [])
-        if name == "tr":
-            self.rows.append([])
-        if name in ("td", "th"):
-            self.rows[-1].append([dict(attributes), ""])
-
-    def handle_endtag(self, name):
-        assert self.open.pop() == name
-
-    def handle_data(self, data):
-        if "script" in self.open or "style" in self.open:
-            (self.scripts if "script" in self.open else self.styles).append(data)
-            return
-        self.words.append(data)
-        if self.open and self.open[-1] in ("h2", "summary"):
-            self.heading += data
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1][1] += data
+    def rows(self, heading: str) -> list[list]:
+        """All rows of the tables below a heading, each a list of cells."""
+        titles = [t for t in self(["h2", "summary"]) if t.text == heading]
+        tables = [title.find_next("table") for title in titles]
+        return [row(["th", "td"]) for table in tables for row in table("tr")[1:]]
 
     def table(self, heading: str) -> dict[tuple[str, ...], list[str]]:
         """First cells -> texts of the numbers."""
+        cells = [[(c.get("class") == ["text"], c.text) for c in row] for row in self.rows(heading)]
         return {
-            tuple(text for attributes, text in row if attributes.get("class") == "text"): [
-                text for attributes, text in row if attributes.get("class") != "text"
+            tuple(text for is_text, text in row if is_text): [
+                t for is_text, t in row if not is_text
             ]
-            for row in self.tables[heading][1:]
+            for row in cells
         }
-
-    def all(self, name: str) -> list[dict]:
-        return [attributes for element, attributes in self.elements if element == name]
 
 
 def write(folder, config=None, **results):
@@ -136,11 +105,11 @@ def test_numbers_are_those_of_the_files(runs):
     assert table["dilo",] == ["70.00 ± 0.25", "90.00 ± 0.50"]
     mean, deviation = np.mean([61, 64]), np.std([61, 64], ddof=1)
     assert table["mean: base-s0, base-s1",][0] == f"{mean:.2f} ± {deviation:.2f}"
-    best = [row[0][1] for row in shown.tables[heading][1:] if row[1][0].get("class") == "best"]
+    best = [row[0].text for row in shown.rows(heading) if row[1].get("class") == ["best"]]
     assert best == ["dilo"]
     assert shown.table("per class")["dog",] == ["71.25 ± 2.00"] * 3
     assert shown.table("Nearest neighbours: top-1, %")["base-s1",] == ["41.00", "30.50"]
-    heads = [text for _, text in shown.tables["Nearest neighbours: top-1, %"][0]]
+    heads = [head.text for head in shown.find(id="evaluation-1").thead("th")]
     assert heads == ["run", "backbone, k = 200", "head, k = 20"]
     few = {("dilo", "1% linear"): ["12.50"], ("dilo", "10% linear"): ["45.25"]}
     assert shown.table("Few labels: %") == few
@@ -148,7 +117,7 @@ def test_numbers_are_those_of_the_files(runs):
     assert challenge["dilo", "head"] == ["80.00", "60.50", "19.50"]
     assert challenge["MoCo v2", "Ryali: second-hand"] == ["–", "70.70", "–"]
     assert shown.table("per class")["head / mixed_rand / 00_dog",] == ["55.00"]
-    assert "The protocols differ in epochs: compare with care." in shown.words
+    assert "The protocols differ in epochs: compare with care." in shown.text
     assert shown.table("Detection, voc c4: AP, %") == {
         ("dilo", "box"): ["50.50 ± 0.25", "80.00 ± 0.50"],
         ("dilo", "voc07"): ["51.00", "–"],
@@ -181,27 +150,25 @@ def test_one_file_of_several_estimators_or_runs(runs, tmp_path):
 
 
 def test_nothing_is_loaded(runs):
-    (tmp_log,) = [os.path.join(runs[0], "log.jsonl")]
-    with open(tmp_log, "w") as file:
-        file.write('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "loss": 1.0}\n')
+    Path(runs[0], "log.jsonl").write_text('{"epoch": 1, "loss": 2}\n{"epoch": 2, "loss": 1}\n')
     shown = made(runs)
     loading = {"link", "iframe", "object", "embed", "base", "form", "audio", "video", "image"}
-    assert not loading & {name for name, _ in shown.elements}
-    for _, attributes in shown.elements:
-        for key, value in attributes.items():
-            assert not key.startswith("on") and "url(" not in value.replace("url(#", "")
+    assert not shown(list(loading))
+    for element in shown(True):
+        for key, value in element.attrs.items():
+            assert not key.startswith("on") and "url(" not in str(value).replace("url(#", "")
             if key in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
                 assert value.startswith(("#", "data:image/webp;base64,"))
-    assert len(shown.scripts) == 1
-    assert not re.search("http|fetch|import", shown.scripts[0])
-    assert not any("url(" in style or "@import" in style for style in shown.styles)
-    policies = [a["content"] for a in shown.all("meta") if "http-equiv" in a]
-    digest = base64.b64encode(hashlib.sha256(shown.scripts[0].encode()).digest()).decode()
-    assert policies[0].startswith("default-src 'none'; img-src data:;")
-    assert f"script-src 'sha256-{digest}'" in policies[0]
-    viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
-    assert viewport in shown.all("meta")
-    assert {a["href"][1:] for a in shown.all("a")} == {a["id"] for a in shown.all("section")}
+    (script,) = [element.text for element in shown("script")]
+    assert not re.search("http|fetch|import", script)
+    assert not any(re.search(r"url\(|@import", style.text) for style in shown("style"))
+    policy = shown.find("meta", {"http-equiv": "Content-Security-Policy"})["content"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{digest}'" in policy
+    viewport = shown.find("meta", {"name": "viewport"})["content"]
+    assert viewport == "width=device-width, initial-scale=1"
+    assert {a["href"][1:] for a in shown("a")} == {section["id"] for section in shown("section")}
 
 
 def test_hostile_names_change_no_element(tmp_path):
@@ -224,9 +191,9 @@ def test_hostile_names_change_no_element(tmp_path):
         return made([str(folder)])
 
     plain, hostile = build(tmp_path / "a", "plain"), build(tmp_path / "b", HOSTILE)
-    names = [[(name, sorted(a)) for name, a in shown.elements] for shown in (plain, hostile)]
-    assert names[0] == names[1] and len(hostile.scripts) == 1
-    assert HOSTILE in hostile.words
+    names = [[(e.name, sorted(e.attrs)) for e in shown(True)] for shown in (plain, hostile)]
+    assert names[0] == names[1] and len(hostile("script")) == 1
+    assert HOSTILE in [bdi.text for bdi in hostile("bdi")]
     assert hostile.table("Few labels: %") == {(HOSTILE, HOSTILE): ["5.00"]}
 
 
@@ -240,7 +207,7 @@ def test_bytes_that_are_no_text_and_turned_text(tmp_path, capsys):
     out = tmp_path / "r.html"
     command("report", report, [folder, "--out", str(out)])
     shown = Page(out.read_text(encoding="utf-8"))
-    assert "run-\ufffd\ufffd" in shown.words and len(shown.all("figure")) == 2
+    assert shown.bdi.text == "run-\ufffd\ufffd" and len(shown("figure")) == 2
     assert capsys.readouterr().err == ""
 
 
@@ -267,7 +234,7 @@ def test_what_cannot_be_read_is_left_out_with_a_note(runs, tmp_path, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 9 and all(line.startswith("left out: ") for line in lines)
     shown = Page(out.read_text())
-    notes = [word for word in shown.words if str(broken) in word and word != str(broken)]
+    notes = [note.text for note in shown.find(class_="notes")("li")]
     assert [re.search(r"dilo/(\w+)\.", note)[1] for note in notes] == [*"abcdefgh", "picture"]
     assert shown.table("odd") == {("dilo",): ["4.00"]} and "99.00" not in out.read_text()
 
@@ -295,8 +262,8 @@ def test_curves_are_the_logs_points(tmp_path):
         text = "\n".join(map(json.dumps, rows)) + "\n[1]\n3\n"
         (tmp_path / name / "log.jsonl").write_text(text)
     shown = made([str(tmp_path / "run"), str(tmp_path / "long")])
-    assert len(shown.all("figure")) == 1  # neither step nor text is a curve
-    lines = [a["d"] for a in shown.all("path") if "stroke: var(--line" in a.get("style", "")]
+    assert len(shown("figure")) == 1  # neither step nor text is a curve
+    lines = [a["d"] for a in shown("path") if "stroke: var(--line" in a.get("style", "")]
     x, y = np.array(re.findall(r"[ML] (\S+) (\S+)", lines[0]), float).T
     for drawn, expected in ((x, epochs), (y, losses)):
         fit = np.polyval(np.polyfit(expected, drawn, 1), expected)
@@ -316,17 +283,17 @@ def test_pictures_are_inside_and_made_small(tmp_path):
     ramp = np.broadcast_to(values, (300, 2400, 3))
     Image.fromarray(ramp).save(folder / "heat.png")
     Image.fromarray(ramp[:40, :60]).save(folder / "first_batch.png")
-    shown = made([str(folder)]).all("img")
+    shown = made([str(folder)])("img")
     assert [a["alt"] for a in shown] == ["first_batch.png", "heat.png"]
     large = decoded(shown[1])
     assert large.shape == (150, 1200, 3) and np.abs(large - ramp[::2, ::2]).mean() < 3
-    assert made([str(folder)], figures=0).all("img") == []
+    assert made([str(folder)], figures=0)("img") == []
 
 
 def test_masks_of_the_runs_cache(truth_cache, images, tmp_path):
     train = images / "train"
     run = write(tmp_path / "run", {"masks": str(truth_cache), "images": str(train), "seed": 0})
-    shown = made([run], masks=3).all("img")
+    shown = made([run], masks=3)("img")
     assert len(shown) == 3
     for attributes in shown:
         image, mask, kept = np.split(decoded(attributes), 3, axis=1)
