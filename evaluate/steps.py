@@ -31,7 +31,7 @@ from data.tensors import load_tensors, write_tensors
 from train import distributed
 from train.checkpoint import differences
 
-ASK = 20  # steps between two looks at the loss, and at whether any process was told to stop
+ASK = 20  # steps between two looks at the loss
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,10 @@ class Training:
             for batch in batches:
                 loss = self._update(batch, loss_of, plan)
                 bar.update()
-                ask, stopped = self.step % ASK == 0, 0
-                if ask or distributed.world() == 1:
-                    stopped = distributed.any_rank(stop.received)
+                # at every step: torchrun kills what has not ended 30 s after its SIGTERM
+                stopped = distributed.any_rank(stop.received)
                 save = stopped or self.step % plan.save_every == 0 or self.step == plan.steps
-                if ask or save:
+                if save or self.step % ASK == 0:
                     self.check_finite()
                     mean = distributed.total(loss.detach().clone()).item() / distributed.world()
                     bar.set_postfix(loss=f"{mean:.3f}", refresh=False)

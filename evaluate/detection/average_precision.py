@@ -3,82 +3,80 @@ were made with."""
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask
 
 THRESHOLDS = np.arange(50, 100, 5) / 100
 RECALLS = np.arange(0, 1.1, 0.1)
 
 
-def coco_ap(truth: dict, detections: list[dict], kind: str = "bbox") -> dict:
-    """COCO's AP in percent: {"AP", "AP50", "AP75", "per_class": {name: AP}}.
+class AveragePrecision(TypedDict):
+    """In percent; a class without objects is left out of the means."""
+
+    AP: float
+    AP50: float
+    AP75: float
+    per_class: dict[str, float]
+
+
+def coco_ap(
+    truth: dict[str, list[dict]], detections: list[dict], kind: str = "bbox"
+) -> AveragePrecision:
+    """COCO's AP; `per_class` is AP.
 
     Args:
-        truth: COCO's form, see annotations.Annotated; a class without objects is left out of the
-            mean.
+        truth: as annotations.AnnotatedImages.
         detections: image_id, category_id, score, bbox [x, y, w, h] and, for kind "segm",
             segmentation (run lengths).
     """
-    names = {c["id"]: c["name"] for c in truth["categories"]}
     counted = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
+    names = {c["id"]: c["name"] for c in truth["categories"] if c["id"] in counted}
     if not detections:  # the library has nothing to index then
-        return {
-            "AP": 0.0,
-            "AP50": 0.0,
-            "AP75": 0.0,
-            "per_class": {names[c]: 0.0 for c in names if c in counted},
-        }
+        per_class = dict.fromkeys(names.values(), 0.0)
+        return AveragePrecision(AP=0.0, AP50=0.0, AP75=0.0, per_class=per_class)
     # entries are copied: the library adds to them
     reference = COCO({key: [dict(entry) for entry in entries] for key, entries in truth.items()})
-    judge = COCOeval_faster(
-        reference,
-        reference.loadRes([dict(d) for d in detections]),
-        kind,
-        print_function=lambda *_: None,
-    )
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    precision = judge.eval["precision"][
-        ..., 0, -1
-    ]  # (thresholds, recalls, classes): all areas, most detections
+    results = reference.loadRes([dict(d) for d in detections])
+    evaluation = COCOeval_faster(reference, results, kind, print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    # (thresholds, recalls, classes): of all areas, and of the most detections
+    precision = evaluation.eval["precision"][..., 0, -1]
+    ap, ap50, ap75 = (100 * float(value) for value in evaluation.stats[:3])
     per_class = {
         names[c]: 100 * float(precision[..., i].mean())
-        for i, c in enumerate(judge.params.catIds)
-        if c in counted
+        for i, c in enumerate(evaluation.params.catIds)
+        if c in names
     }
-    return {
-        **{
-            key: 100 * float(value)
-            for key, value in zip(("AP", "AP50", "AP75"), judge.stats, strict=False)
-        },
-        "per_class": per_class,
-    }
+    return AveragePrecision(AP=ap, AP50=ap50, AP75=ap75, per_class=per_class)
 
 
-def voc07_ap(truth: dict, detections: list[dict]) -> dict:
-    """VOC 2007's AP (the mean of the best precision at recalls 0, 0.1 ... 1), in percent.
+def voc07_ap(truth: dict[str, list[dict]], detections: list[dict]) -> AveragePrecision:
+    """VOC 2007's AP (the mean of the best precision at recalls 0, 0.1 ... 1); AP over overlaps 0.5
+    to 0.95; `per_class` is AP50.
 
-    {"AP" over overlaps 0.5 to 0.95, "AP50", "AP75", "per_class": {name: AP50}}. A detection is
-    judged against the box that it overlaps most, and only the best-scored one of a box is right;
-    pixels are counted inclusively (the VOC devkit's VOCevaldet.m, and detectron2 for VOC 2007). A
-    class without objects is left out of the mean.
+    A detection is judged against the box that it overlaps most, and only the best-scored one of a
+    box is right; pixels are counted inclusively (the VOC devkit's VOCevaldet.m, and detectron2 for
+    VOC 2007).
     """
-    found = {}
+    per_class = {}
     for category in truth["categories"]:
         objects = [a for a in truth["annotations"] if a["category_id"] == category["id"]]
         if any(not a["iscrowd"] for a in objects):
-            found[category["name"]] = _class_ap(
-                objects, [d for d in detections if d["category_id"] == category["id"]]
-            )
-    aps = 100 * np.array(list(found.values()))
+            own = [d for d in detections if d["category_id"] == category["id"]]
+            per_class[category["name"]] = _class_ap(objects, own)
+    aps = 100 * np.array(list(per_class.values()))
     mean = aps.mean(0)
-    return {
-        "AP": float(mean.mean()),
-        "AP50": float(mean[0]),
-        "AP75": float(mean[5]),
-        "per_class": dict(zip(found, aps[:, 0].tolist(), strict=True)),
-    }
+    return AveragePrecision(
+        AP=float(mean.mean()),
+        AP50=float(mean[0]),
+        AP75=float(mean[5]),
+        per_class=dict(zip(per_class, aps[:, 0].tolist(), strict=True)),
+    )
 
 
 def _class_ap(objects: list[dict], detections: list[dict]) -> np.ndarray:
@@ -86,7 +84,6 @@ def _class_ap(objects: list[dict], detections: list[dict]) -> np.ndarray:
     by_image: dict[int, list[int]] = {}
     for place, a in enumerate(objects):
         by_image.setdefault(a["image_id"], []).append(place)
-    boxes = np.array([a["bbox"] for a in objects], float)
     difficult = np.array([bool(a["iscrowd"]) for a in objects])
     detections = sorted(detections, key=lambda d: -d["score"])
     best = np.full(len(detections), -1)  # place of the box that each overlaps most
@@ -94,30 +91,25 @@ def _class_ap(objects: list[dict], detections: list[dict]) -> np.ndarray:
     for i, d in enumerate(detections):
         places = by_image.get(d["image_id"])
         if places:
-            found = _overlaps(np.array(d["bbox"], float), boxes[places])
-            best[i], overlap[i] = places[int(found.argmax())], found.max()
-    result = np.zeros(len(THRESHOLDS))
-    for t, threshold in enumerate(THRESHOLDS):
-        hit = np.flatnonzero(overlap > threshold)
-        easy = hit[~difficult[best[hit]]]
-        right = np.zeros(len(detections))
-        right[easy[np.unique(best[easy], return_index=True)[1]]] = (
-            1  # the first of each box, scores descending
-        )
-        wrong = 1 - right
-        wrong[hit[difficult[best[hit]]]] = 0
-        right, wrong = right.cumsum(), wrong.cumsum()
-        recall, precision = right / (~difficult).sum(), right / np.maximum(right + wrong, 1)
-        result[t] = np.mean([precision[recall >= r].max(initial=0) for r in RECALLS])
-    return result
+            # the devkit's inclusive sides, xmax - xmin + 1, are our w and h
+            boxes = [objects[place]["bbox"] for place in places]
+            overlaps = mask.iou([d["bbox"]], boxes, [0] * len(boxes))[0]
+            best[i], overlap[i] = places[int(np.argmax(overlaps))], max(overlaps)
+    return np.array([_eleven_points(best, overlap > t, difficult) for t in THRESHOLDS])
 
 
-def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N,) intersection over union of [x, y, w, h] with (N, 4), in the devkit's inclusive pixels.
+def _eleven_points(best: np.ndarray, hit: np.ndarray, difficult: np.ndarray) -> float:
+    """Mean of the best precisions at RECALLS.
 
-    The devkit's boxes are (x + 1, y + 1, x + w, y + h), and their sides xmax - xmin + 1: w and h.
+    Args:
+        best: (D,) each detection's box, scores descending.  hit: (D,) whether it overlaps enough.
+        difficult: (N,) boxes that count neither as detected nor as missed.
     """
-    low = np.maximum(box[:2], others[:, :2])
-    high = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
-    inner = np.maximum(high - low, 0).prod(1)
-    return inner / (box[2:].prod() + others[:, 2:].prod(1) - inner)
+    ignored = hit & difficult[best]
+    easy = np.flatnonzero(hit & ~ignored)
+    right = np.zeros(len(best))
+    right[easy[np.unique(best[easy], return_index=True)[1]]] = 1  # the first of each box
+    true = right.cumsum()
+    false = (1 - right - ignored).cumsum()
+    recall, precision = true / (~difficult).sum(), true / np.maximum(true + false, 1)
+    return float(np.mean([precision[recall >= r].max(initial=0) for r in RECALLS]))

@@ -1,11 +1,13 @@
 """Detection transfer: fine-tune a whole detector from pretrained weights on PASCAL VOC or COCO, and
 its AP.
 
-    python -m evaluate detection --run RUN --data VOCdevkit                 # VOC2007/, VOC2012/:
-    Faster R-CNN R50-C4
-    python -m evaluate detection --weights moco_v2_200ep.pth.tar --data coco --dataset coco --model
-    mask torchrun --nproc_per_node 8 -m evaluate detection --run RUN --data VOCdevkit --workers 8
-    --seeds 5
+Faster R-CNN R50-C4 on VOC (DIR holds VOC2007/ and VOC2012/), and Mask R-CNN on COCO:
+
+    python -m evaluate detection --run RUN --data VOCdevkit
+    python -m evaluate detection --weights moco_v2_200ep.pth.tar --data coco \\
+        --dataset coco --model mask
+    torchrun --nproc_per_node 8 -m evaluate detection --run RUN --data VOCdevkit \\
+        --workers 8 --seeds 5
 
 VOC is learnt from VOC07+12 trainval and tested on VOC07 test; COCO
 (annotations/instances_train2017.json, train2017/, and val2017 likewise) on 2017's. Schedules are
@@ -15,30 +17,34 @@ The detector is kept beside the JSON; the same command continues a stopped one.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from data.cli import UsageError
-from evaluate.common import Common, describe, over_seeds, parse, percent, publish_result
-from evaluate.detection.annotations import Annotated, read_coco
+from evaluate.common import Common, describe, percent, repeat
+from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.average_precision import coco_ap, voc07_ap
+from evaluate.detection.coco import read_coco
 from evaluate.detection.models import build
-from evaluate.detection.schedules import SCHEDULES, Schedule
+from evaluate.detection.schedules import SCHEDULES, Runtime, Schedule
 from evaluate.detection.testing import detect
 from evaluate.detection.training import fit
 from evaluate.detection.voc import read_voc
 from evaluate.weights import load_run_weights, load_weights
 from train import distributed
-from train.distributed import choose_device
 
 MODELS = {
     "c4": "Faster R-CNN C4, extra norm after layer4",
     "fpn": "Faster R-CNN FPN",
     "mask": "Mask R-CNN FPN",
 }
-NUMBERS = ("AP", "AP50", "AP75")
+MEASURES = {
+    "box": "boxes, COCO's AP",
+    "mask": "masks, COCO's AP",
+    "voc07": "boxes, VOC 2007's AP (11 points)",
+}
+CHANGES = ("batch", "iterations", "lr", "scales", "test_scale", "precise_bn")
 
 
 @dataclass(frozen=True)
@@ -83,24 +89,25 @@ class Arguments(Common):
     def evaluation(self) -> str:
         return f"detection-{self.dataset}-{self.model}"
 
+    @property
+    def schedule_name(self) -> str:
+        """The schedule, given or the data set's."""
+        return self.schedule or {"voc": "voc_24k", "coco": "coco_1x"}[self.dataset]
+
+    @property
+    def changes(self) -> dict:
+        """What this command line gives instead of the schedule's."""
+        given = {key: getattr(self, key) for key in CHANGES}
+        return {key: value for key, value in given.items() if value is not None}
+
     def plan(self) -> Schedule:
         """The schedule with this command line's changes. UsageError where they cannot be meant."""
-        schedule = SCHEDULES[self.schedule or {"voc": "voc_24k", "coco": "coco_1x"}[self.dataset]]
-        if self.batch is not None:
-            schedule = schedule.with_batch(self.batch)
-        if self.iterations is not None:
-            share = self.iterations / schedule.iterations
-            schedule = replace(
-                schedule,
-                iterations=self.iterations,
-                warmup=round(schedule.warmup * min(1, share)),
-                drops=tuple(round(drop * share) for drop in schedule.drops),
-            )
-        changes = {
-            key: getattr(self, key)
-            for key in ("lr", "scales", "test_scale", "precise_bn")
-            if getattr(self, key) is not None
-        }
+        changes = self.changes
+        schedule = SCHEDULES[self.schedule_name]
+        if "batch" in changes:
+            schedule = schedule.with_batch(changes.pop("batch"))
+        if "iterations" in changes:
+            schedule = schedule.with_iterations(changes.pop("iterations"))
         schedule = replace(schedule, **changes)
         schedule.check()
         if self.model == "mask" and self.dataset == "voc":
@@ -117,129 +124,108 @@ class Arguments(Common):
             )
         return schedule
 
-
-def read(args: Arguments) -> tuple[Annotated, Annotated]:
-    """Training and test images. UsageError as the readers, or where the two do not belong
-    together."""
-    if args.dataset == "voc":
-        train, test = read_voc(args.data)
-    else:
-        train, test = (
-            read_coco(
-                Path(args.data, "annotations", f"instances_{split}.json"),
-                os.path.join(args.data, split),
-                f"COCO {split}",
-                args.model == "mask",
+    def images(self) -> tuple[AnnotatedImages, AnnotatedImages]:
+        """Training and test images. UsageError as the readers, or where the two do not belong
+        together."""
+        if self.dataset == "voc":
+            train, test = read_voc(self.data)
+        else:
+            train, test = (
+                read_coco(
+                    Path(self.data, "annotations", f"instances_{split}.json"),
+                    Path(self.data, split),
+                    f"COCO {split}",
+                    self.model == "mask",
+                )
+                for split in ("train2017", "val2017")
             )
-            for split in ("train2017", "val2017")
-        )
         if train.truth["categories"] != test.truth["categories"]:
-            raise UsageError(f"{args.data}: train2017 and val2017 have different categories")
-    if all(a["iscrowd"] for a in test.truth["annotations"]):
-        raise UsageError(
-            f"{args.data}: {test.name} has no object that counts; its AP would mean nothing"
-        )
-    return train, test
+            raise UsageError(f"{self.data}: train2017 and val2017 have different categories")
+        if all(a["iscrowd"] for a in test.truth["annotations"]):
+            raise UsageError(f"{self.data}: {test.name} has no object that counts; its AP is void")
+        return train, test
 
 
-def run(run: str | None = None, data: str = "", **options) -> dict:
+def evaluate(arguments: Arguments) -> dict:
     """AP of a detector fine-tuned from the weights.
-
-    Args:
-        options: those of Arguments. `json` decides where the detectors are kept (beside it).
 
     Returns:
         the protocol's parameters, and `accuracy`: {"box": {"AP", "AP50", "AP75", "per_class":
         {name: AP}}} in percent by COCO's measure; "mask" likewise for a model with masks; "voc07"
         by VOC 2007's for voc, which is what published VOC tables have. Means over seeds; see
-        evaluate.common.over_seeds.
+        evaluate.common.repeat.
     """
-    args = Arguments(run, data, **options)
-    args.check()
-    schedule = args.plan()
-    distributed.start(args.device)
-    device = choose_device(args.device)
-    weights = (
-        load_run_weights(run) if run is not None else load_weights(args.weights or "", args.stem)
+    arguments.check()
+    schedule = arguments.plan()
+    runtime = Runtime(
+        distributed.start(arguments.device),
+        arguments.workers,
+        arguments.amp,
+        arguments.sync_bn,
+        arguments.save_every,
     )
-    train, test = read(args)
-    identity = {
-        "weights": weights.digest(),
-        "untrained": args.untrained,
-        "model": args.model,
-        "regions": args.regions,
-    }
+    if arguments.run is not None:
+        weights = load_run_weights(arguments.run)
+    else:
+        weights = load_weights(arguments.weights or "", arguments.stem)
+    train, test = arguments.images()
+    identity = {"weights": weights.digest()}
+    identity |= {key: getattr(arguments, key) for key in ("untrained", "model", "regions")}
+    result_file = arguments.result_file()
 
-    def one(seed: int) -> dict:
-        chosen = replace(schedule, seed=seed)
+    def measure(_: Common, seed: int) -> dict:
         detector = build(
-            weights, args.model, len(train.classes), seed, args.untrained, args.regions
+            weights,
+            arguments.model,
+            len(train.classes),
+            seed,
+            arguments.untrained,
+            arguments.regions,
         )
-        path = args.result_file()
-        detector = fit(
-            detector,
-            train,
-            chosen,
-            path.with_name(f"{path.stem}-seed{seed}.pt"),
-            identity,
-            device,
-            args.workers,
-            args.sync_bn,
-            args.amp,
-            args.save_every,
-        )
-        found = detect(detector, test, chosen, device, args.workers, args.amp)
-        accuracy = {"box": coco_ap(test.truth, found)}
-        if args.model == "mask":
-            accuracy["mask"] = coco_ap(test.truth, found, "segm")
-        if args.dataset == "voc":
-            accuracy["voc07"] = voc07_ap(test.truth, found)
-        return accuracy
+        seeded = replace(schedule, seed=seed)
+        file = result_file.with_name(f"{result_file.stem}-seed{seed}.pt")
+        detector = fit(detector, train, seeded, file, identity, runtime)
+        detections = detect(detector, test, seeded, runtime)
+        accuracy = {"box": coco_ap(test.truth, detections)}
+        if arguments.model == "mask":
+            accuracy["mask"] = coco_ap(test.truth, detections, "segm")
+        if arguments.dataset == "voc":
+            accuracy["voc07"] = voc07_ap(test.truth, detections)
+        return {"accuracy": accuracy}
 
-    accuracy = over_seeds(one, args.seeds)
-    settings = {key: value for key, value in asdict(schedule).items() if key != "seed"}
+    settings = asdict(schedule)
+    settings.pop("seed")
+    half = arguments.amp and runtime.device.type == "cuda"
     protocol = {
-        "name": f"{MODELS[args.model]}, {weights.network}, everything trained",
-        "dataset": args.dataset,
-        "model": args.model,
-        "schedule": args.schedule or {"voc": "voc_24k", "coco": "coco_1x"}[args.dataset],
-        "changed": [
-            key
-            for key in ("batch", "iterations", "lr", "scales", "test_scale", "precise_bn")
-            if getattr(args, key) is not None
-        ],
+        "name": f"{MODELS[arguments.model]}, {weights.network}, everything trained",
+        "dataset": arguments.dataset,
+        "model": arguments.model,
+        "schedule": arguments.schedule_name,
+        "changed": list(arguments.changes),
         **settings,
         "solver": "SGD",
-        "regions": args.regions,
-        "sync_bn": args.sync_bn,
-        "precision": "bf16" if args.amp and device.type == "cuda" else "float32",
+        "regions": arguments.regions,
+        "sync_bn": arguments.sync_bn,
+        "precision": "bf16" if half else "float32",
         "processes": distributed.world(),
         "train": train.name,
         "test": test.name,
         "train_images": len(train.learnable()),
         "test_images": len(test),
         "classes": len(train.classes),
-        "seeds": args.seeds,
+        "seeds": arguments.seeds,
     }
-    return args.result(protocol, **accuracy)
+    measured = repeat(arguments, measure, draws=True)
+    measured.pop("run", None)
+    return arguments.result(protocol, **measured)
 
 
-def main(argv: list[str]) -> None:
-    args = parse(Arguments, argv, "detection", __doc__)
-    try:
-        result = run(**vars(args))
-        if distributed.rank() == 0:
-            print(f"{result['evaluation']} ({describe(result['protocol'])})")
-            for kind, what in (
-                ("box", "boxes, COCO's AP"),
-                ("mask", "masks, COCO's AP"),
-                ("voc07", "boxes, VOC 2007's AP (11 points)"),
-            ):
-                if kind in result["accuracy"]:
-                    print(
-                        f"  {what}: "
-                        + ", ".join(f"{n} {percent(result, kind, n).strip()}" for n in NUMBERS)
-                    )
-            publish_result(result, args)
-    finally:
-        distributed.stop()
+def lines(result: dict) -> list[str]:
+    """The protocol, and the APs by each measure."""
+    shown = [f"{result['evaluation']} ({describe(result['protocol'])})"]
+    for kind, what in MEASURES.items():
+        if kind in result["accuracy"]:
+            keys = ("AP", "AP50", "AP75")
+            numbers = [f"{key} {percent(result, kind, key).strip()}" for key in keys]
+            shown.append(f"  {what}: {', '.join(numbers)}")
+    return shown

@@ -12,6 +12,7 @@ suits supervised features alone.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,32 +27,22 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from evaluate.weights import Weights
 from train.photometric import MEAN, STD
 
-SIDES = (32, 64, 128, 256, 512)  # pixels: sides of the square anchors
-RATIOS = (0.5, 1.0, 2.0)
-LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+TRUNK = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 STRIDES = {"imagenet": 16, "small_stride2": 8, "small": 4}  # of layer3, by the first layer
-STAGES = {f"layer{i + 1}": str(i) for i in range(4)}
-
-
-class Trunk(nn.Sequential):
-    """A ResNet up to layer3, in torchvision's names."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__(OrderedDict((name, getattr(network, name)) for name in LAYERS))
-        self.out_channels = _channels(self)[-1]
 
 
 class Padding(GeneralizedRCNNTransform):
-    """Images of several sizes to one batch, zeros to the right and below; they come resized and
-    normalised."""
-
-    def normalize(self, image: torch.Tensor) -> torch.Tensor:
-        return image
+    """Images of several sizes to one batch, normalised, zeros to the right and below. They come
+    resized, and detections stay in their pixels, with masks of regions."""
 
     def resize(
         self, image: torch.Tensor, target: dict | None = None
     ) -> tuple[torch.Tensor, dict | None]:
         return image, target
+
+    def postprocess(self, result: list[dict], image_shapes: list, sizes: list) -> list[dict]:
+        return result
 
 
 class AlignedRegions(MultiScaleRoIAlign):
@@ -86,76 +77,63 @@ def build(
         channels: of the pyramid.
 
     Returns:
-        torchvision's model, which takes images normalised and resized elsewhere (its transform only
-        pads) and scores at most 100 detections an image.
+        torchvision's model, which takes (3, h, w) images of 0..1 that are resized, and gives at
+        most 100 detections an image, in their pixels.
     """
     network = weights.build(untrained)
     torch.manual_seed(seed)
-    common = {"rpn_batch_size_per_image": 256, "box_batch_size_per_image": regions}
     if model == "c4":
-        trunk = Trunk(network)
-        last = _channels(network.layer4, trunk.out_channels)[-1]
-        head = nn.Sequential(
-            OrderedDict(
-                layer4=network.layer4,
-                norm=nn.BatchNorm2d(last),
-                pool=nn.AdaptiveAvgPool2d(1),
-                flatten=nn.Flatten(),
-            )
-        )
-        made = FasterRCNN(
-            trunk,
-            rpn_anchor_generator=AnchorGenerator((SIDES,), (RATIOS,)),
-            rpn_pre_nms_top_n_train=12000,
-            rpn_post_nms_top_n_train=2000,
-            rpn_pre_nms_top_n_test=6000,
-            rpn_post_nms_top_n_test=1000,
-            box_roi_pool=AlignedRegions(STRIDES[weights.stem]),
-            box_head=head,
-            box_predictor=FastRCNNPredictor(last, classes + 1),
-            **common,
-        )
+        detector = _c4(network, STRIDES[weights.stem], classes + 1, regions)
     else:
-        widths = _channels(
-            nn.Sequential(*(getattr(network, name) for name in (*LAYERS, "layer4")))
-        )[-4:]
-        body = BackboneWithFPN(network, STAGES, widths, channels, norm_layer=nn.BatchNorm2d)
-        anchors = AnchorGenerator(tuple((side,) for side in SIDES), (RATIOS,) * len(SIDES))
-        common |= {
-            "rpn_anchor_generator": anchors,
-            "rpn_pre_nms_top_n_train": 2000,
-            "rpn_pre_nms_top_n_test": 1000,
-            "rpn_post_nms_top_n_train": 1000,
-            "rpn_post_nms_top_n_test": 1000,
-        }
-        if model == "fpn":
-            made = FasterRCNN(body, classes + 1, **common)
-        else:
-            head = MaskRCNNHeads(channels, (256,) * 4, 1, norm_layer=nn.BatchNorm2d)
-            made = MaskRCNN(body, classes + 1, mask_head=head, **common)
-    predictor = made.roi_heads.box_predictor
+        detector = _pyramid(network, model == "mask", classes + 1, channels, regions)
+    predictor = detector.roi_heads.box_predictor
     for layer, deviation in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
         nn.init.normal_(layer.weight, 0, deviation)
         nn.init.zeros_(layer.bias)
-    made.transform = Padding(800, 1333, MEAN, STD)
-    return made.requires_grad_(True)
+    detector.transform = Padding(800, 1333, MEAN, STD)
+    return detector.requires_grad_(True)
 
 
-def pixels(image: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """(h, w, 3) uint8 to (3, h, w) float32 on the device, normalised as in the pretraining."""
-    scaled = image.to(device, non_blocking=True).permute(2, 0, 1).float() / 255
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
-    return (scaled - mean) / std
+def _c4(network: nn.Module, stride: int, labels: int, regions: int) -> FasterRCNN:
+    trunk = nn.Sequential(OrderedDict((name, getattr(network, name)) for name in TRUNK))
+    trunk.out_channels = _width(network.layer3)
+    last = _width(network.layer4)
+    head = OrderedDict(
+        layer4=network.layer4,
+        norm=nn.BatchNorm2d(last),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+    )
+    return FasterRCNN(
+        trunk,
+        rpn_anchor_generator=AnchorGenerator(((32, 64, 128, 256, 512),), ((0.5, 1.0, 2.0),)),
+        rpn_pre_nms_top_n_train=12000,
+        rpn_post_nms_top_n_train=2000,
+        rpn_pre_nms_top_n_test=6000,
+        rpn_post_nms_top_n_test=1000,
+        box_roi_pool=AlignedRegions(stride),
+        box_head=nn.Sequential(head),
+        box_predictor=FastRCNNPredictor(last, labels),
+        box_batch_size_per_image=regions,
+    )
 
 
-def _channels(layers: nn.Module, inputs: int = 3) -> list[int]:
-    """Channels after each child."""
-    found, x = [], torch.zeros(1, inputs, 32, 32)
-    training = layers.training
-    layers.eval()
-    with torch.no_grad():
-        for child in layers.children():
-            x = child(x)
-            found.append(x.shape[1])
-    layers.train(training)
-    return found
+def _pyramid(
+    network: nn.Module, masks: bool, labels: int, channels: int, regions: int
+) -> FasterRCNN:
+    stages = {name: str(i) for i, name in enumerate(STAGES)}
+    widths = [_width(getattr(network, name)) for name in STAGES]
+    body = BackboneWithFPN(network, stages, widths, channels, norm_layer=nn.BatchNorm2d)
+    options: dict[str, Any] = {
+        "rpn_post_nms_top_n_train": 1000,
+        "box_batch_size_per_image": regions,
+    }
+    if not masks:
+        return FasterRCNN(body, labels, **options)
+    head = MaskRCNNHeads(channels, (256,) * 4, 1, norm_layer=nn.BatchNorm2d)
+    return MaskRCNN(body, labels, mask_head=head, **options)
+
+
+def _width(layer: nn.Module) -> int:
+    """Channels that a stage of a ResNet gives."""
+    return [m for m in layer.modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features

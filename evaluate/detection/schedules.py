@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from data.cli import UsageError
 
 
@@ -12,13 +14,14 @@ class Schedule:
     """Training of a detector by SGD.
 
     Attributes:
-        iterations: steps in all.  drops: steps at which the rate falls to a tenth.
+        iterations: steps in all.
+        drops: steps at which the rate falls to a tenth.
         warmup: steps over which the rate grows linearly from a thousandth of itself.
         lr: for `batch` images a step, over all processes.
         scales: short sides in pixels, one drawn an image; the long side is at most `longest`.
-            test_scale: at test.
+        test_scale: short side at test.
         weight_decay: of weights; norms have none (detectron2's default).
-        precise_bn: batches that BatchNorm's statistics are computed anew from after training
+        precise_bn: batches that BatchNorm's statistics are recomputed from after training
             (MoCo's PRECISE_BN).
     """
 
@@ -46,15 +49,23 @@ class Schedule:
         if batch < 1:
             raise UsageError(f"--batch {batch}: must be at least 1")
         ratio = self.batch / batch
-        longer = {
-            key: max(1, round(getattr(self, key) * ratio)) for key in ("iterations", "warmup")
-        }
         return replace(
             self,
             batch=batch,
             lr=self.lr / ratio,
+            iterations=max(1, round(self.iterations * ratio)),
+            warmup=max(1, round(self.warmup * ratio)),
             drops=tuple(round(d * ratio) for d in self.drops),
-            **longer,
+        )
+
+    def with_iterations(self, iterations: int) -> Schedule:
+        """Another number of steps: rate drops in proportion, and the warm-up no longer than it."""
+        share = iterations / self.iterations
+        return replace(
+            self,
+            iterations=iterations,
+            warmup=round(self.warmup * min(1, share)),
+            drops=tuple(round(drop * share) for drop in self.drops),
         )
 
     def check(self) -> None:
@@ -63,15 +74,39 @@ class Schedule:
             raise UsageError(
                 "--iterations must be at least 1, and --warmup, --lr and --precise-bn not negative"
             )
-        if (
-            not self.scales
-            or not 16 <= min(*self.scales, self.test_scale)
-            or max(*self.scales, self.test_scale) > self.longest
-        ):
+        sides = (*self.scales, self.test_scale)
+        if not self.scales or min(sides) < 16 or max(sides) > self.longest:
             raise UsageError(
                 f"--scales {self.scales}, --test-scale {self.test_scale}: short sides from 16 to "
                 f"{self.longest} pixels"
             )
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a detector is trained and run.
+
+    Attributes:
+        workers: processes that decode.
+        half: bf16 on a GPU.
+        sync_bn: BatchNorm over the images of all processes.
+        save_every: steps between two checkpoints.
+    """
+
+    device: torch.device
+    workers: int = 0
+    half: bool = False
+    sync_bn: bool = True
+    save_every: int = 1000
+
+    def autocast(self) -> torch.autocast:
+        """What the forward pass runs in."""
+        enabled = self.half and self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def to_input(self, image: torch.Tensor) -> torch.Tensor:
+        """(3, h, w) uint8 to float32 of 0..1 on the device, as torchvision's detectors take it."""
+        return image.to(self.device, non_blocking=True).float() / 255
 
 
 SCHEDULES = {

@@ -3,6 +3,7 @@ in which order."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as masks
+from faster_coco_eval.core import mask
 from torch.utils.data import Dataset, Sampler
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from data.sources.decode import ImageError, decode
 from data.sources.images import read_bytes
-from evaluate.detection.annotations import Annotated
+from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.schedules import Schedule
 from evaluate.features import BadImage
 from train import distributed
@@ -24,27 +27,17 @@ from train.streams import ORDER, VIEW, stream
 
 @dataclass(frozen=True)
 class View:
-    """An image and its objects, as tensors on the CPU.
+    """Image `row`, resized, and its objects, as tensors on the CPU.
 
     Attributes:
-        image: (h, w, 3) uint8.  boxes: (n, 4) float32, left, top, right, bottom in its pixels.
-        labels: (n,) int64 from 1.  masks: (n, h, w) uint8 0 or 1, or None.
-        row: which image.  original: (height, width) before resizing.
+        image: (3, h, w) uint8.
+        target: what torchvision's models learn from: boxes (n, 4) float32, left, top, right, bottom
+            in its pixels; labels (n,) int64 from 1; perhaps masks (n, h, w) uint8 0 or 1.
     """
 
-    image: torch.Tensor
-    boxes: torch.Tensor
-    labels: torch.Tensor
-    masks: torch.Tensor | None
     row: int
-    original: tuple[int, int]
-
-    def target(self, device: torch.device) -> dict:
-        """What torchvision's models learn from."""
-        values = {"boxes": self.boxes, "labels": self.labels} | (
-            {} if self.masks is None else {"masks": self.masks}
-        )
-        return {key: value.to(device, non_blocking=True) for key, value in values.items()}
+    image: torch.Tensor
+    target: dict[str, torch.Tensor]
 
 
 class Views(Dataset):
@@ -57,26 +50,40 @@ class Views(Dataset):
     """
 
     def __init__(
-        self, images: Annotated, schedule: Schedule, training: bool, outlines: bool = False
+        self, images: AnnotatedImages, schedule: Schedule, training: bool, outlines: bool = False
     ):
-        self.images, self.schedule, self.training, self.outlines = (
-            images,
-            schedule,
-            training,
-            outlines,
-        )
+        self.images = images
+        self.schedule = schedule
+        self.training = training
+        self.outlines = outlines
         self.labels = {c["id"]: i for i, c in enumerate(images.truth["categories"], 1)}
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitems__(self, items: list[tuple[int, int]]) -> list[View]:
         return [self.view(*item) for item in items]
 
     def view(self, step: int, row: int) -> View:
-        """UsageError, with its name, for an image that cannot be decoded or has another size than
-        annotated."""
-        file, (height, width) = self.images.files[row], self.images.size(row)
+        """A view. BadImage, with its name, for an image that cannot be decoded or has another size
+        than annotated."""
+        rng = stream(VIEW, self.schedule.seed, step, row)
+        short = int(rng.choice(self.schedule.scales)) if self.training else self.schedule.test_scale
+        flip = self.training and rng.random() < 0.5
+        height, width = self.images.size(row)
+        size = resized(height, width, short, self.schedule.longest)
+        transform = v2.Compose(
+            [
+                v2.Resize(size),
+                v2.RandomHorizontalFlip(float(flip)),
+                v2.ConvertBoundingBoxFormat("XYXY"),
+                v2.ClampBoundingBoxes(),
+                v2.ToPureTensor(),
+            ]
+        )
+        target = self._target(row, size) if self.training else {}
+        return View(row, *transform(self._read(row), target))
+
+    def _read(self, row: int) -> tv_tensors.Image:
+        file = self.images.file(row)
+        height, width = self.images.size(row)
         try:
             image = decode(read_bytes("", os.fsencode(file)))
         except ImageError as error:
@@ -86,92 +93,70 @@ class Views(Dataset):
                 f"{file}: has {image.shape[1]}x{image.shape[0]} pixels, its annotation says "
                 f"{width}x{height}; correct one of them"
             )
-        rng = stream(VIEW, self.schedule.seed, step, row)
-        short = int(rng.choice(self.schedule.scales)) if self.training else self.schedule.test_scale
-        flip = self.training and rng.random() < 0.5
-        h, w = resized(height, width, short, self.schedule.longest)
-        image = cv2.resize(
-            image, (w, h), interpolation=cv2.INTER_AREA if h < height else cv2.INTER_LINEAR
-        )
-        objects = self.images.objects(row) if self.training else []
-        scale = np.array([w / width, h / height])
-        boxes = np.array([a["bbox"] for a in objects], float).reshape(-1, 2, 2)
-        boxes = np.stack([boxes[:, 0], boxes.sum(1)], 1) * scale  # corners
-        boxes = boxes.clip(0, [w, h])
-        outlines = (
-            np.stack([_mask(a["segmentation"], h, w, scale) for a in objects])
-            if self.outlines and objects
-            else None
-        )
-        if flip:
-            image, boxes[..., 0] = image[:, ::-1], w - boxes[:, ::-1, 0]
-            outlines = None if outlines is None else outlines[..., ::-1]
-        labels = torch.tensor([self.labels[a["category_id"]] for a in objects], dtype=torch.int64)
-        return View(
-            torch.from_numpy(np.ascontiguousarray(image)),
-            torch.from_numpy(boxes.reshape(-1, 4)).float(),
-            labels,
-            None if outlines is None else torch.from_numpy(np.ascontiguousarray(outlines)),
-            row,
-            (height, width),
-        )
+        return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
+
+    def _target(self, row: int, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """Boxes in the image's own pixels, and masks at the size that it will have."""
+        objects, original = self.images.objects[row], self.images.size(row)
+        boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32)
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=original),
+            "labels": torch.tensor([self.labels[a["category_id"]] for a in objects]),
+        }
+        if self.outlines:
+            masks = [_mask(a["segmentation"], original, size) for a in objects]
+            target["masks"] = tv_tensors.Mask(np.stack(masks))
+        return target
 
 
-class Order(Sampler):
-    """Each step's (step, row) items of this process, from step `start` on.
+def _mask(outline: list | dict, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """(h, w) uint8 of an outline; polygons are drawn at this size, which is more exact than what
+    transforms.v2 would resize."""
+    height, width = size
+    if isinstance(outline, dict):
+        whole = mask.decode(mask.segmToRle(outline, *original[::-1]))
+        return cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    scale = np.divide(size, original)[::-1]
+    polygons = [(np.reshape(points, (-1, 2)) * scale).ravel().tolist() for points in outline]
+    return mask.decode(mask.segmToRle(polygons, width, height))
 
-    Images are drawn epoch after epoch in an order of (seed, epoch), and a batch has only upright or
-    only wide ones, so that little is padding. It does not depend on the number of processes: each
-    takes its part of every batch.
-    """
 
-    def __init__(self, images: Annotated, schedule: Schedule, steps: int, start: int = 0):
-        self.rows, self.schedule, self.steps, self.start = (
-            images.learnable(),
-            schedule,
-            steps,
-            start,
-        )
+class GroupedBatches(Sampler):
+    """Each step's (step, row)s of this process, from step `start` on: batches of wide images or of
+    upright ones, in an order that depends on (seed, epoch) alone, however many processes: each
+    takes its part of every batch."""
+
+    def __init__(self, images: AnnotatedImages, schedule: Schedule, steps: int, start: int = 0):
+        self.rows = images.learnable()
         self.wide = [image["width"] > image["height"] for image in images.truth["images"]]
+        self.schedule = schedule
+        self.steps = steps
+        self.start = start
 
     def __len__(self) -> int:
         return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step, epoch, waiting = 0, 0, ([], [])
-        while step < self.steps:
-            for row in self.rows[
-                stream(ORDER, self.schedule.seed, epoch).permutation(len(self.rows))
-            ].tolist():
+        for step, group in zip(range(self.steps), self._groups(), strict=False):
+            if step >= self.start:
+                part = np.array_split(group, distributed.world())[distributed.rank()]
+                yield [(step, int(row)) for row in part]
+
+    def _groups(self) -> Iterator[list[int]]:
+        """Rows of one batch after the other, without end."""
+        waiting: tuple[list[int], list[int]] = [], []
+        for epoch in itertools.count():
+            order = stream(ORDER, self.schedule.seed, epoch).permutation(len(self.rows))
+            for row in self.rows[order].tolist():
                 group = waiting[self.wide[row]]
                 group.append(row)
-                if len(group) < self.schedule.batch:
-                    continue
-                if self.start <= step < self.steps:
-                    mine = np.array_split(group, distributed.world())[distributed.rank()]
-                    yield [(step, int(r)) for r in mine]
-                group.clear()
-                step += 1
-            epoch += 1
+                if len(group) == self.schedule.batch:
+                    yield list(group)
+                    group.clear()
 
 
 def resized(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
-    """(height, width) with the short side `short`, or less where the long one would pass
-    `longest`."""
+    """(height, width) with the short side `short`, or less where the long one would pass `longest`;
+    rounded as detectron2 does."""
     scale = min(short / min(height, width), longest / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def _mask(outline: list | dict, height: int, width: int, scale: np.ndarray) -> np.ndarray:
-    """(height, width) uint8 of an outline that was checked when it was read; polygons are drawn at
-    this size."""
-    if isinstance(outline, dict):
-        whole = np.repeat(np.arange(len(outline["counts"])) % 2, outline["counts"]).astype(np.uint8)
-        return cv2.resize(
-            whole.reshape(outline["size"][::-1]).T, (width, height), interpolation=cv2.INTER_NEAREST
-        )
-    polygons = [
-        (np.array(p, float).reshape(-1, 2) * scale).clip(0, [width, height]).ravel().tolist()
-        for p in outline
-    ]
-    return masks.decode(masks.merge(masks.frPyObjects(polygons, height, width)))

@@ -1,5 +1,7 @@
 """Evaluations on a GPU give what they give on a CPU, within what bfloat16 features cost."""
 
+import signal
+
 import cv2
 import numpy as np
 import pytest
@@ -8,14 +10,14 @@ import torch
 from data.synthetic.dataset import Scenes, make
 from evaluate.detection.average_precision import coco_ap
 from evaluate.detection.models import build
-from evaluate.detection.schedules import Schedule
+from evaluate.detection.schedules import Runtime, Schedule
 from evaluate.detection.testing import detect
 from evaluate.detection.training import fit
 from evaluate.detection.voc import read_voc
 from evaluate.diagnose import command as diagnose
 from evaluate.probes import few, knn, linear
 from evaluate.weights import load_weights
-from tests.evaluate.detection.folders import voc_folder
+from tests.evaluate.detection.folders import signal_at, voc_folder
 from tests.train.runs import config
 from train.loop import train
 from train.network import backbone
@@ -99,7 +101,7 @@ def test_diagnosis_and_backgrounds(tmp_path):
         ), name
 
 
-def test_a_detector_learns(shared, tmp_path):
+def test_a_detector_learns(shared, tmp_path, monkeypatch):
     """Six raccoons by heart, begun on the GPU, saved, continued there, and tested on both
     devices."""
     torch.manual_seed(0)
@@ -117,16 +119,12 @@ def test_a_detector_learns(shared, tmp_path):
     )
     loaded = load_weights(tmp_path / "w.pt", "small_stride2")
     model = build(loaded, "c4", len(images.classes), regions=32, channels=32)
-    gpu = torch.device("cuda")
-    fit(model, images, schedule, tmp_path / "x.pt", {}, gpu, stop_at=120)
-    model = fit(
-        build(loaded, "c4", len(images.classes), regions=32, channels=32),
-        images,
-        schedule,
-        tmp_path / "x.pt",
-        {},
-        gpu,
-    )
+    gpu, cpu = Runtime(torch.device("cuda")), Runtime(torch.device("cpu"))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        signal_at(patch, signal.SIGTERM, 119)
+        fit(model, images, schedule, tmp_path / "x.pt", {}, gpu)
+    model = build(loaded, "c4", len(images.classes), regions=32, channels=32)
+    model = fit(model, images, schedule, tmp_path / "x.pt", {}, gpu)
     there = coco_ap(images.truth, detect(model, images, schedule, gpu))["AP50"]
-    here = coco_ap(images.truth, detect(model.cpu(), images, schedule, torch.device("cpu")))["AP50"]
+    here = coco_ap(images.truth, detect(model.cpu(), images, schedule, cpu))["AP50"]
     assert there > 80 and here == pytest.approx(there, abs=5)

@@ -1,10 +1,16 @@
-"""The small real data sets of the team in the official folder layouts, by links."""
+"""The small real data sets of the team in the official folder layouts, by links; and a signal in the
+middle of a training."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
+
+import pytest
+
+from evaluate.detection.views import View, Views
 
 
 def voc_folder(shared: Path, root: Path, train: int, test: int) -> Path:
@@ -48,3 +54,16 @@ def coco_folder(shared: Path, root: Path, train: int) -> Path:
         }
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(part))
     return root
+
+
+def signal_at(patch: pytest.MonkeyPatch, number: int, step: int) -> None:
+    """This process gets a signal when an image is read for step `step`, 0 being the first."""
+    original, sent = Views.view, []
+
+    def view(self: Views, at: int, row: int) -> View:
+        if at == step and not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        return original(self, at, row)
+
+    patch.setattr(Views, "view", view)

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
-from evaluate.detection.models import AlignedRegions, Trunk, build
+from evaluate.detection.models import AlignedRegions, build
 from evaluate.weights import load_weights
 from train.network import backbone
 
@@ -29,79 +29,74 @@ def resnet(tmp_path_factory):
     return path, network.state_dict()
 
 
-def test_c4_has_33_million_parameters_and_only_fc_is_left_out(resnet):
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A file of a narrow ResNet-10."""
+    path = tmp_path_factory.mktemp("weights") / "x.pt"
+    torch.manual_seed(7)  # not what an untrained network begins with
+    torch.save(backbone("resnet10", "imagenet", 8).state_dict(), path)
+    return path
+
+
+def expected_count(model: str) -> int:
+    """Parameters of a detector of 20 classes by arithmetic; of torchvision's with norms."""
+    if model == "c4":
+        trunk = count(resnet50()) - 1000 * (2048 + 1)
+        rpn = 1024 * 1024 * 9 + 1024 + 15 * (1 + 4) * (1024 + 1)
+        return trunk + rpn + 2 * 2048 + 21 * (1 + 4) * (2048 + 1)
+    reference = {"fpn": fasterrcnn_resnet50_fpn, "mask": maskrcnn_resnet50_fpn}[model]
+    norms = {"fpn": 8, "mask": 8 + 4}[model]
+    # each norm brings 256 weights and makes 256 biases of a convolution its own
+    return count(reference(weights=None, weights_backbone=None, num_classes=21)) + 256 * norms
+
+
+@pytest.mark.parametrize("model", ["c4", "fpn", "mask"])
+def test_sizes_are_known_and_everything_but_fc_is_taken_and_trained(resnet, model):
     path, state = resnet
-    model = build(load_weights(path), "c4", 20)
-    trunk = count(resnet50()) - 1000 * (2048 + 1)
-    rpn = 1024 * 1024 * 9 + 1024 + 15 * (1 + 4) * (1024 + 1)
-    assert count(model) == trunk + rpn + 2 * 2048 + 21 * (1 + 4) * (2048 + 1)
-    assert round(count(model) / 1e6, 1) == 33.2
-    assert all(p.requires_grad for p in model.parameters())
-    held = model.state_dict()
-    places = {
-        key: f"roi_heads.box_head.{key}" if key.startswith("layer4") else f"backbone.{key}"
-        for key in state
-    }
+    detector = build(load_weights(path), model, 20)
+    assert count(detector) == expected_count(model)
+    assert model != "c4" or round(count(detector) / 1e6, 1) == 33.2
+    assert all(p.requires_grad for p in detector.parameters())
+    assert not any(type(m).__name__ == "FrozenBatchNorm2d" for m in detector.modules())
+    trunk, head = ("backbone", "roi_heads.box_head") if model == "c4" else ("backbone.body",) * 2
+    held = detector.state_dict()
+    places = {key: f"{head if key.startswith('layer4') else trunk}.{key}" for key in state}
     assert {key for key, place in places.items() if place not in held} == {"fc.weight", "fc.bias"}
-    assert all(
-        torch.equal(held[place], state[key]) for key, place in places.items() if place in held
-    )
-    assert list(dict(model.roi_heads.box_head.named_children())) == [
+    assert all(torch.equal(held[p], state[key]) for key, p in places.items() if p in held)
+
+
+def test_new_layers_come_from_the_seed(narrow):
+    weights = load_weights(narrow)
+    first, again, other = (build(weights, "c4", 2, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["rpn.head.conv.0.0.weight"], other["rpn.head.conv.0.0.weight"])
+    assert torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+    random = build(weights, "c4", 2, untrained=True).state_dict()
+    assert not torch.equal(first["backbone.conv1.weight"], random["backbone.conv1.weight"])
+
+
+def test_c4_sees_the_network_up_to_layer3(narrow):
+    weights = load_weights(narrow)
+    network = weights.build().eval()
+    x = torch.randn(2, 3, 64, 96)
+    seen = []
+    network.layer4.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(x)
+    detector = build(weights, "c4", 2)
+    assert list(dict(detector.roi_heads.box_head.named_children())) == [
         "layer4",
         "norm",
         "pool",
         "flatten",
     ]
-    assert isinstance(model.roi_heads.box_head.norm, nn.BatchNorm2d)
-    assert not any(type(m).__name__ == "FrozenBatchNorm2d" for m in model.modules())
-    other = build(load_weights(path), "c4", 20, untrained=True).state_dict()
-    assert not torch.equal(other["backbone.conv1.weight"], state["conv1.weight"])
-
-
-@pytest.mark.parametrize(
-    ("model", "reference", "norms"),
-    [("fpn", fasterrcnn_resnet50_fpn, 8), ("mask", maskrcnn_resnet50_fpn, 8 + 4)],
-)
-def test_pyramids_are_torchvisions_with_norms(resnet, model, reference, norms):
-    path, state = resnet
-    made = build(load_weights(path), model, 90)
-    # each norm brings 256 weights and makes 256 biases of a convolution its own
-    assert count(made) == count(reference(weights=None, weights_backbone=None)) + 256 * norms
-    assert all(p.requires_grad for p in made.parameters())
-    held = made.state_dict()
-    places = {key: f"backbone.body.{key}" for key in state}
-    assert {key for key, place in places.items() if place not in held} == {"fc.weight", "fc.bias"}
-    assert all(
-        torch.equal(held[place], state[key]) for key, place in places.items() if place in held
-    )
-    assert isinstance(made.backbone.fpn.inner_blocks[0][1], nn.BatchNorm2d)
-
-
-def test_new_layers_come_from_the_seed(tmp_path):
-    torch.save(backbone("resnet10", "imagenet", 4).state_dict(), tmp_path / "x.pt")
-    weights = load_weights(tmp_path / "x.pt")
-    first, again, other = (build(weights, "c4", 2, seed).state_dict() for seed in (0, 0, 1))
-    assert all(torch.equal(first[k], again[k]) for k in first)
-    assert not torch.equal(first["rpn.head.conv.0.0.weight"], other["rpn.head.conv.0.0.weight"])
-    assert torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
-
-
-def test_trunk_is_the_network_up_to_layer3():
-    torch.manual_seed(0)
-    network = backbone("resnet10", "imagenet", 8).eval()
-    x = torch.randn(2, 3, 64, 96)
-    seen = []
-    network.layer4.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network(x)
-    trunk = Trunk(network).eval()
+    trunk = detector.backbone.eval()
     assert torch.equal(trunk(x), seen[0])
     assert trunk.out_channels == 32 and trunk(x).shape[2:] == (4, 6)
 
 
 def test_regions_are_read_where_they_are():
-    ramp = torch.arange(
-        40.0
-    )  # what is read is where: position i is the centre of image pixels 16 i to 16 i + 16
+    # what is read is where: position i is the centre of image pixels 16 i to 16 i + 16
+    ramp = torch.arange(40.0)
     features = torch.stack([ramp.expand(30, 40), ramp[:30, None].expand(30, 40)])[None]
     box = torch.tensor([[100.0, 60.0, 421.0, 300.0]])
     read = AlignedRegions(16)({"0": features}, [box], [(480, 640)])
@@ -111,23 +106,13 @@ def test_regions_are_read_where_they_are():
     torch.testing.assert_close(read[0, 1, :, 5], (60 + 240 * bins) / 16 - 0.5)
 
 
-def test_images_are_only_padded():
-    model = build_small("c4").eval()
-    images = [torch.randn(3, 40, 70), torch.randn(3, 64, 50)]
+def test_images_are_only_normalised_and_padded(narrow):
+    model = build(load_weights(narrow), "c4", 1, channels=8, regions=16).eval()
+    images = [torch.rand(3, 40, 70), torch.rand(3, 64, 50)]
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     batch, _ = model.transform([image.clone() for image in images])
     assert batch.tensors.shape == (2, 3, 64, 96) and batch.image_sizes == [(40, 70), (64, 50)]
     for i, image in enumerate(images):
         h, w = image.shape[1:]
-        assert torch.equal(batch.tensors[i, :, :h, :w], image)
+        torch.testing.assert_close(batch.tensors[i, :, :h, :w], (image - mean) / deviation)
         assert batch.tensors[i, :, h:].abs().sum() == 0 == batch.tensors[i, :, :, w:].abs().sum()
-
-
-def build_small(model: str):
-    from evaluate.weights import Weights
-
-    state = {
-        k: v
-        for k, v in backbone("resnet10", "imagenet", 4).state_dict().items()
-        if not k.startswith("fc.")
-    }
-    return build(Weights("resnet10", "imagenet", 4, state), model, 1, channels=8, regions=16)
