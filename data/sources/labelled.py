@@ -69,13 +69,13 @@ class Labelled:
         self.images = open_images(tar if os.path.exists(tar) and not os.path.exists(root) else root)
         self.paths = self.images.paths
         names = _labels(root, self.paths)
-        self.classes = classes or sorted(set(names))
-        index = {name: i for i, name in enumerate(self.classes)}
+        self.classes = classes or [os.fsdecode(name) for name in sorted(set(names))]
+        index = {os.fsencode(name): i for i, name in enumerate(self.classes)}
         unknown = sorted(set(names) - index.keys())
         if unknown:
             raise UsageError(
-                f"{root}: class {unknown[0]} (of {len(unknown)}) is not one that the probe was "
-                "trained on"
+                f"{root}: class {os.fsdecode(unknown[0])} (of {len(unknown)}) is not one that the "
+                "probe was trained on"
             )
         self.labels = np.array([index[name] for name in names])
 
@@ -90,18 +90,18 @@ class Labelled:
         return self.crop(self.read(i), self.size)
 
 
-def _labels(root: str, paths: np.ndarray) -> list[str]:
-    """Each image's class: by its folder, or by tiny-imagenet's annotations ("name TAB class ...")."""
+def _labels(root: str, paths: np.ndarray) -> list[bytes]:
+    """Each image's class: its first folder, or by tiny-imagenet's annotations, `name TAB class`."""
     file = os.path.join(root, ANNOTATIONS)
-    if os.path.isfile(file):
-        with open(file, "rb") as lines:
-            known = dict(line.split()[:2] for line in lines if len(line.split()) > 1)
-        names = [known.get(os.path.basename(path), b"") for path in paths.tolist()]
-        if b"" in names:
-            path = os.fsdecode(paths[names.index(b"")])
-            raise UsageError(f"{file}: has no line for {path}")
-        return [os.fsdecode(name) for name in names]
-    folders = [path.split(b"/", 1) for path in paths.tolist()]
-    if min(map(len, folders)) < 2:
-        raise UsageError(f"{root}: needs one folder a class (ROOT/CLASS/image), to know the labels")
-    return [os.fsdecode(folder) for folder, _ in folders]
+    if not os.path.isfile(file):
+        if any(b"/" not in path for path in paths.tolist()):
+            raise UsageError(
+                f"{root}: needs one folder a class (ROOT/CLASS/image), to know the labels"
+            )
+        return [path.split(b"/", 1)[0] for path in paths.tolist()]
+    with open(file, "rb") as lines:
+        known = dict(line.split()[:2] for line in lines if len(line.split()) > 1)
+    names = [known.get(os.path.basename(path), b"") for path in paths.tolist()]
+    if b"" in names:
+        raise UsageError(f"{file}: has no line for {os.fsdecode(paths[names.index(b'')])}")
+    return names

@@ -49,8 +49,8 @@ class Settings:
     def __post_init__(self):
         if self.side < 0 or not 1 <= self.quality <= 100 or self.shard_size < 1:
             raise UsageError(
-                f"--side {self.side} --quality {self.quality} --shard-size {self.shard_size}: needs "
-                "side at least 0, quality in 1..100, shard size at least 1"
+                f"--side {self.side} --quality {self.quality} --shard-size {self.shard_size}: "
+                "needs side at least 0, quality in 1..100, shard size at least 1"
             )
 
 

@@ -172,8 +172,8 @@ def _groups(images: Images, usable: np.ndarray, limit: int | None) -> dict[str, 
     if len(groups) < 2 or empty:
         reason = f"class {empty[0]} has none" if empty else f"it has {len(groups)}"
         raise UsageError(
-            f"{images.root}: needs two classes or more (CLASS/image), each with an image whose mask "
-            f"can be used; {reason}"
+            f"{images.root}: needs two classes or more (CLASS/image), each with an image whose "
+            f"mask can be used; {reason}"
         )
     return groups
 
