@@ -23,19 +23,16 @@ import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 
-import errno
 import os
 import re
-import shutil
 import signal
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from data.cli import UsageError, describe, run
+from data.cli import UsageError, run
 from data.io import sha256
 from data.sources.images import MAX_PIXELS
 from data.stopping import SIGNALS
@@ -137,8 +134,6 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(128 + (signals or [signal.SIGINT])[0]) from None
-    except OSError as error:
-        raise UsageError(_disk_error(error, args.cache)) from error
     _summary(args, outcome)
 
 
@@ -161,18 +156,6 @@ def _heading(args: Arguments, recipe: Recipe) -> str:
     return (
         f"estimator {recipe.estimator}{network}{refined}, masks {args.side}x{args.side}, {where} "
         f"-> {args.cache}"
-    )
-
-
-def _disk_error(error: OSError, cache: str) -> str:
-    places = [Path(cache), *Path(cache).resolve().parents]
-    place = next((place for place in places if place.exists()), Path("/"))
-    free = ""
-    if error.errno == errno.ENOSPC:
-        free = f" ({shutil.disk_usage(place).free / 1e6:.0f} MB free)"
-    return (
-        f"{describe(error)}{free}; finished shards are kept in {cache}, nothing half-written is "
-        "left there; set it right and the same command continues"
     )
 
 

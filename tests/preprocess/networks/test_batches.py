@@ -35,7 +35,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def few(images, tmp_path_factory):
-    """Ten images, and one that cannot be read."""
+    """Nine images, and one that cannot be read."""
     root = tmp_path_factory.mktemp("few")
     for i, path in enumerate(sorted((images / "train").rglob("*.png"))[:10]):
         (root / f"{i}.png").write_bytes(path.read_bytes())
@@ -43,11 +43,19 @@ def few(images, tmp_path_factory):
     return root
 
 
+def make(root: Path, folder: Path, recipe: Recipe, workers: int = 0) -> Path:
+    build(str(root), str(folder), recipe, shard_size=4, workers=workers)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def cache(few, recipe, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache") / "c"
-    build(str(few), str(folder), recipe, shard_size=4)
-    return folder
+    return make(few, tmp_path_factory.mktemp("cache") / "c", recipe)
+
+
+def levels(folder: Path) -> np.ndarray:
+    cache = Cache(folder)
+    return np.stack([cache.mask(i) for i in range(len(cache))]).astype(int)
 
 
 class OnDevice(Recipe):
@@ -60,58 +68,28 @@ def on_device(recipe: Recipe) -> OnDevice:
     return OnDevice(**vars(recipe))
 
 
-def test_masks_are_the_networks(few, recipe, cache):
-    reader, network = Cache(cache), blocks.load(recipe)
-    for row, path in enumerate(reader.paths.tolist()):
-        if path == b"4.png":
-            assert reader.status[row] == STATUS["unreadable"] and not reader.mask(row).any()
-            continue
-        image = cv2.imread(str(few / path.decode()))[..., ::-1]
-        expected = cv2.resize(network.working(image), (32, 32)) * 255
-        assert np.abs(reader.mask(row) - expected).max() <= 2
-    plain = blocks.compute_block(open_images(str(few)), Recipe("centre", (), 32))
-    for name in ("path", "size", "digest", "status"):
-        assert np.array_equal(reader.column(name), plain[name].astype(reader.column(name).dtype))
-    assert reader.column("quality/coverage")[0] == pytest.approx(
-        reader.mask(0).mean() / 255, abs=0.01
-    )
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_same_bytes_by_workers_and_by_the_driver(few, recipe, cache, tmp_path, workers):
-    build(str(few), str(tmp_path / "workers"), recipe, shard_size=4, workers=workers)
-    assert content(tmp_path / "workers") == content(cache)
-    build(str(few), str(tmp_path / "driver"), on_device(recipe), shard_size=4, workers=workers)
-    assert content(tmp_path / "driver") == content(cache)
-
-
-def test_another_batch_moves_a_mask_by_two_levels_at_most(few, recipe, cache):
+def test_masks_are_the_networks_also_refined(few, recipe, cache):
+    refined = replace(recipe, parameters=(("refine", "guided"), ("side", 32)))
     images = open_images(str(few))
-    for batch in (1, 5, 64):
-        rows = batches.compute_block(images, replace(recipe, batch=batch))
-        there = np.stack([Cache(cache).mask(i) for i in range(10)]).astype(int)
-        assert np.abs(rows["mask"] - there).max() <= 2
-
-
-def test_refined_maps_are_those_of_the_estimator_alone(few, recipe):
-    images, refined = (
-        open_images(str(few)),
-        replace(recipe, parameters=(("refine", "guided"), ("side", 32))),
-    )
-    pictures = [
-        cv2.imread(str(few / p.decode()))[..., ::-1] for p in images.paths.tolist() if p != b"4.png"
-    ]
-    expected = [
-        cv2.resize(m, (32, 32), interpolation=cv2.INTER_AREA)
-        for m in refined.load().batch(pictures)
-    ]
-    for kind in (refined, on_device(refined)):
-        rows = batches.Batches(kind.load(), kind).rows(batches.prepare_block(images, kind))
+    pictures = [cv2.imread(str(few / f"{i}.png")) for i in range(10)]
+    for one in (recipe, refined, on_device(refined)):
+        maps = one.load().batch([picture[..., ::-1] for picture in pictures if picture is not None])
+        expected = [cv2.resize(m, (32, 32), interpolation=cv2.INTER_AREA) for m in maps]
+        rows = batches.Batches(one.load(), one).rows(batches.prepare_block(images, one))
+        assert np.flatnonzero(rows["status"]).tolist() == [4] and not rows["mask"][4].any()
         assert np.abs(rows["mask"][rows["status"] == 0] - 255 * np.stack(expected)).max() <= 2
-    plain = batches.compute_block(images, recipe)
-    assert (
-        not np.array_equal(plain["mask"], rows["mask"]) and refined.identity() != recipe.identity()
-    )
+    assert refined.identity() != recipe.identity()
+    plain = blocks.compute_block(images, Recipe("centre", (), 32))
+    for name in ("path", "size", "digest", "status"):
+        assert np.array_equal(Cache(cache).column(name), plain[name])
+
+
+def test_the_same_bytes_by_workers_and_by_the_driver(few, recipe, cache, tmp_path):
+    assert content(make(few, tmp_path / "workers", recipe, 2)) == content(cache)
+    assert content(make(few, tmp_path / "driver", on_device(recipe), 2)) == content(cache)
+    for batch in (1, 64):
+        rows = batches.compute_block(open_images(str(few)), replace(recipe, batch=batch))
+        assert np.abs(rows["mask"] - levels(cache)).max() <= 2
 
 
 def test_other_weights_are_another_cache(few, recipe, cache, tmp_path):
@@ -119,21 +97,11 @@ def test_other_weights_are_another_cache(few, recipe, cache, tmp_path):
     state["outconv.bias"] += 1
     torch.save(state, tmp_path / "other.pth")
     other = replace(recipe, weights=str(tmp_path / "other.pth"))
-    with pytest.raises(
-        UsageError, match=r"made with other parameters \(weights [0-9a-f]{64} -> [0-9a-f]{64}\)"
-    ):
-        build(str(few), str(cache), other, shard_size=4)
-    assert other.identity() == {**recipe.identity(), "weights": other.identity()["weights"]}
+    message = r"made with other parameters \(weights [0-9a-f]{64} -> [0-9a-f]{64}\)"
+    with pytest.raises(UsageError, match=message):
+        make(few, cache, other)
     assert replace(recipe, precision="bf16").identity()["parameters"]["precision"] == "bf16"
     assert replace(recipe, batch=7).identity() == recipe.identity()
-    copy = tmp_path / "copy.pth"
-    copy.write_bytes(Path(recipe.weights).read_bytes())
-    assert (
-        build(str(few), str(cache), replace(recipe, weights=str(copy)), shard_size=4).computed == 0
-    )
-
-
-def test_weights_that_change_on_the_way_stop_the_run(recipe):
     with pytest.raises(UsageError, match="changed while it was in use"):
         replace(recipe, sha256="0" * 64).load()
 
@@ -141,6 +109,8 @@ def test_weights_that_change_on_the_way_stop_the_run(recipe):
 class Small:
     """An estimator whose device has memory for `room` images; the map says how bright the image
     is."""
+
+    version, weights, parameters = 1, "0" * 64, {}
 
     def __init__(self, room):
         self.room, self.seen = room, []
@@ -155,56 +125,34 @@ class Small:
         return np.full((4, 4), output[0, 0], np.float32)
 
 
-@pytest.mark.parametrize("as_driver", [False, True])
-def test_out_of_memory_halves_the_batch_and_says_so(few, recipe, monkeypatch, as_driver, capsys):
-    network, told = Small(room=2), []
+def test_out_of_memory_halves_the_batch_and_says_so(few, recipe, monkeypatch):
+    network, events = Small(room=2), []
     monkeypatch.setattr(blocks, "load", lambda recipe: network)
-    batches._batches.cache_clear()
-    images, recipe = open_images(str(few)), replace(recipe, batch=8)
-    if as_driver:
-        prepared = iter([batches.prepare_block(images, recipe)])
-        rows = next(
-            batches.infer(
-                prepared, on_device(recipe), lambda what, **values: told.append((what, values))
-            )
-        )
-        assert told == [("out of memory", {"batch": 4}), ("out of memory", {"batch": 2})]
-    else:
-        rows = batches.compute_block(images, recipe)
-        assert "batches of 4" in (said := capsys.readouterr().err) and "batches of 2" in said
-    batches._batches.cache_clear()
+    images, device = open_images(str(few)), on_device(replace(recipe, batch=8))
+    prepared = iter([batches.prepare_block(images, device)])
+    rows = next(batches.infer(prepared, device, lambda *what, **values: events.append(values)))
+    assert events == [{"batch": 4}, {"batch": 2}]
     assert network.seen == [8, 4, 2, 2, 2, 2, 2]  # nine images: the last batch is filled up
-    for i, path in enumerate(images.paths.tolist()):
-        image = cv2.imread(str(few / path.decode()))
+    for i in range(10):
+        image = cv2.imread(str(few / f"{i}.png"))
         assert rows["mask"][i].mean() == pytest.approx(0 if image is None else image.mean(), abs=1)
-
-
-def test_a_device_without_memory_for_one_image_is_one_line(few, recipe):
-    network = batches.Batches(
-        Small(room=0), on_device(replace(recipe, batch=2)), lambda *_, **__: None
-    )
+    none = batches.Batches(Small(room=0), device, lambda *_, **__: None)
     with pytest.raises(UsageError, match="has not the memory for one image of u2netp"):
-        network.rows(batches.prepare_block(open_images(str(few)), recipe))
+        none.rows(batches.prepare_block(images, device))
 
 
 def test_a_map_that_is_not_finite_costs_one_row(few, recipe):
     class Broken(Small):
         def finish(self, output, thumbnail=None):
-            if not self.seen or self.seen == [3]:
+            if self.seen == [3]:
                 raise FloatingPointError("boom")
             return np.full((4, 4), np.nan if len(self.seen) == 2 else 0.5, np.float32)
 
-    rows = batches.Batches(Broken(9), recipe).rows(
-        batches.prepare_block(open_images(str(few)), recipe)
-    )
-    status = (
-        [STATUS["estimator"]] * 4 + [STATUS["unreadable"]] + [STATUS["estimator"]] * 2 + [0] * 3
-    )
-    assert (
-        rows["status"].tolist() == status
-        and (rows["mask"][7:] == 128).all()
-        and not rows["mask"][:7].any()
-    )
+    prepared = batches.prepare_block(open_images(str(few)), recipe)
+    rows = batches.Batches(Broken(9), recipe).rows(prepared)
+    failed, unreadable = STATUS["estimator"], STATUS["unreadable"]
+    assert rows["status"].tolist() == [failed] * 4 + [unreadable] + [failed] * 2 + [0] * 3
+    assert (rows["mask"][7:] == 128).all() and not rows["mask"][:7].any()
 
 
 @pytest.mark.slow
@@ -214,20 +162,18 @@ def test_workers_that_die_while_they_decode_ahead_change_no_byte(
     class Murderer(Small):
         def forward(self, batch):
             if not self.seen:
-                children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-                for child in [int(pid) for file in children for pid in file.read_text().split()]:
-                    if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes():
-                        os.kill(child, signal.SIGKILL)
-                        self.killed = True
+                for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+                    for child in map(int, file.read_text().split()):
+                        if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes():
+                            os.kill(child, signal.SIGKILL)
             return super().forward(batch)
 
     network = Murderer(room=4)
-    network.version, network.weights, network.parameters = 1, "0" * 64, {}
     monkeypatch.setattr(blocks, "load", lambda recipe: network)
-    one = on_device(replace(recipe, batch=4))
-    build(str(images / "train"), str(tmp_path / "cache"), one, shard_size=4, workers=2)
-    assert network.killed and "a worker died" in capsys.readouterr().err
-    build(str(images / "train"), str(tmp_path / "quiet"), one, shard_size=4, workers=0)
+    device = on_device(replace(recipe, batch=4))
+    make(images / "train", tmp_path / "cache", device, 2)
+    assert "a worker died" in capsys.readouterr().err
+    make(images / "train", tmp_path / "quiet", device)
     assert content(tmp_path / "cache") == content(tmp_path / "quiet")
 
 
@@ -242,28 +188,22 @@ program.run(program.main)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(
-    images, recipe, tmp_path, number
-):
+def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(images, recipe, tmp_path):
     (tmp_path / "driver.py").write_text(DRIVER)
     folder = tmp_path / "cache"
-    options = ["--estimator", "u2netp", "--shard-size", "4", "--workers", "1", "--weights"]
+    options = f"--estimator u2netp --shard-size 4 --workers 1 --weights {recipe.weights}".split()
     command = [sys.executable, tmp_path / "driver.py", images / "train", folder, *options]
-    command.append(recipe.weights)
     environment = {**os.environ, "PYTHONPATH": str(TREE)}
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     wait_for(lambda: list(folder.glob("shard-*.h5")), process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number and "Traceback" not in errors
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in errors
     assert "the same command continues" in errors
     assert 0 < len(list(folder.glob("shard-*.h5"))) < 20 and not list(folder.glob("*.tmp"))
     assert subprocess.run(command, capture_output=True, env=environment).returncode == 0
-    build(str(images / "train"), str(tmp_path / "whole"), replace(recipe, batch=4), shard_size=4)
-    assert content(folder) == content(tmp_path / "whole")
+    whole = make(images / "train", tmp_path / "whole", replace(recipe, batch=4))
+    assert content(folder) == content(whole)
 
 
 @pytest.mark.parametrize(
@@ -297,12 +237,7 @@ def test_masks_on_a_gpu(few, recipe, cache, tmp_path, precision):
     Random weights give maps of little contrast, and stretching them makes bfloat16's error as large
     as 9 levels on a CPU too."""
     gpu = replace(recipe, device="cuda", precision=precision)
-    for workers in (1, 3):
-        build(str(few), str(tmp_path / f"{workers}"), gpu, shard_size=4, workers=workers)
-    assert content(tmp_path / "1") == content(tmp_path / "3")
-    here, there = (
-        np.stack([c.mask(i) for i in range(len(c))]).astype(int)
-        for c in (Cache(cache), Cache(tmp_path / "1"))
-    )
-    apart = np.abs(here - there)
+    one, three = (make(few, tmp_path / f"{workers}", gpu, workers) for workers in (1, 3))
+    assert content(one) == content(three)
+    apart = np.abs(levels(cache) - levels(one))
     assert apart.max() <= 2 if precision == "fp32" else apart.mean() < 16
