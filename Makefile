@@ -72,7 +72,10 @@ $(READY): requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@cp requirements.txt $(READY)
 
-demo: $(READY)  ## the whole job on the embedded data, under 10 minutes on 2 cores: runs/demo/
+# several processes, one a GPU
+LAUNCH = $(if $(GPUS),-m train.launch --standalone --nproc-per-node $(GPUS))
+
+demo: $(READY)  ## the whole job on the embedded data, under 5 minutes on 2 cores: runs/demo/
 	exec $(PY) -m experiments.demo $(ARGS)
 
 test: $(READY)  ## lint and the tests, without the slow ones
@@ -99,24 +102,22 @@ pack: $(READY)  ## a million small files into a few large ones: IMAGES=folder-or
 	exec $(PY) -m data pack $(call q,IMAGES) $(call q,OUT) --workers $(WORKERS) $(if $(LIST),--list $(call q,LIST)) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
-	exec $(PY) $(if $(GPUS),-m train.launch --standalone --nproc-per-node $(GPUS)) -m train $(call q,IMAGES) --masks $(if $(MASKS),$(call q,MASKS),$(if $(CACHE),$(call q,CACHE),none)) --preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) \
-		$(if $(LIST),--list $(call q,LIST)) $(ARGS)
+	exec $(PY) $(LAUNCH) -m train $(call q,IMAGES) --masks $(if $(MASKS)$(CACHE),$(call q,$(if $(MASKS),MASKS,CACHE)),none) \
+		--preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) $(if $(LIST),--list $(call q,LIST)) $(ARGS)
 
-# stage 3: nothing is done where RUN/NAME.json is newer than the weights and about the same DATA; with ARGS it always runs
+# stage 3: a command does nothing where its result is newer than the weights, with the same options and data
 knn:  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
 linear:  ## stage 3: RUN=folder DATA=folder with train/ and val/: linear probe
 backgrounds:  ## stage 3: RUN=folder DATA=folder of `python -m data synthetic`
 
 knn linear backgrounds: $(READY)
-	@run=$(call q,RUN) data=$(call q,DATA); $(if $(strip $(ARGS)),,[ "$$run/$@.json" -nt "$$run/backbone.pt" ] && \
-		grep -qsF "\"data\": \"$$data\"," "$$run/$@.json" ||) \
-		exec $(PY) -m evaluate $@ --run "$$run" --data "$$data" --workers $(WORKERS) $(ARGS)
+	exec $(PY) -m evaluate $@ --unless-current --run $(call q,RUN) --data $(call q,DATA) --workers $(WORKERS) $(ARGS)
 
 # a run, or third-party weights
 SOURCE = $(if $(WEIGHTS),--weights $(call q,WEIGHTS),--run $(call q,RUN))
 
 detection: $(READY)  ## stage 3: RUN=folder or WEIGHTS=file, DATA=folder [DATASET=voc|coco MODEL=c4|fpn|mask SCHEDULE=voc_24k|coco_1x GPUS=8 ARGS="--seeds 5"]
-	exec $(PY) $(if $(GPUS),-m train.launch --standalone --nproc-per-node $(GPUS)) -m evaluate detection $(SOURCE) \
+	exec $(PY) $(LAUNCH) -m evaluate detection $(SOURCE) \
 		--data $(call q,DATA) $(if $(filter voc coco,$(DATASET)),--dataset $(DATASET)) --model $(MODEL) \
 		$(if $(SCHEDULE),--schedule $(SCHEDULE)) --workers $(WORKERS) $(ARGS)
 

@@ -146,14 +146,11 @@ def _progress(run_folder: Path) -> tuple[float, str]:
 
 def _evaluate_all(out: Path, images: str) -> None:
     jobs = {}
-    for row, (run_name, options, file) in ROWS.items():
-        folder = out / run_name
-        weights = (folder / "backbone.pt").stat().st_mtime
-        if (folder / file).exists() and (folder / file).stat().st_mtime >= weights:
-            continue
-        command = ("evaluate", "backgrounds", "--run", str(folder), "--data", images, *options)
-        jobs[out / "logs" / f"evaluate-{row}.txt"] = command
-    with tqdm(total=len(jobs), unit="network", desc="evaluating", disable=not jobs) as bar:
+    for row, (run_name, options, _) in ROWS.items():
+        command = ("evaluate", "backgrounds", "--unless-current", "--data", images, *options)
+        log = out / "logs" / f"evaluate-{row}.txt"
+        jobs[log] = (*command, "--run", str(out / run_name))
+    with tqdm(total=len(jobs), unit="network", desc="evaluating") as bar:
 
         def tick(finished: int) -> None:
             bar.n = finished

@@ -96,7 +96,7 @@ NAME = "runs/a 2026-11-27T10:00 50%#1 é 'b' \"c\" $d `e` (f), g\\"
         ("pack IMAGES OUT LIST", "data pack IMAGES OUT|--list LIST"),
         ("pretrain IMAGES CACHE RUN", "train IMAGES --masks CACHE|--out RUN"),
         ("pretrain IMAGES MASKS RUN", "train IMAGES --masks MASKS|--out RUN"),
-        ("knn RUN DATA", "evaluate knn --run RUN --data DATA"),
+        ("knn RUN DATA", "evaluate knn --unless-current --run RUN --data DATA"),
         ("detection RUN DATA", "evaluate detection --run RUN --data DATA"),
         ("export WEIGHTS OUT", "evaluate export|--weights WEIGHTS --out OUT"),
     ],
@@ -129,22 +129,6 @@ def test_variables_reach_the_commands(arguments_of):
     assert "--no-browser" in given and ("--allow-root" in given) == (os.geteuid() == 0)
     given = " ".join(arguments_of("bench-scale", "DILO_SHARED=/else where"))
     assert "--sample /else where/data/imagenet_sample" in given
-
-
-def test_an_evaluation_is_made_again_for_other_data_and_for_arguments_alone(tmp_path, arguments_of):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "backbone.pt").touch()
-    (run / "linear.json").write_text('{\n  "data": "/data/in1k",\n  "accuracy": 1\n}\n')
-
-    def evaluates(*more: str) -> bool:
-        (tmp_path / "seen").write_text("[]")
-        return arguments_of("linear", f"RUN={run}", *more)[1:3] == ["evaluate", "linear"]
-
-    assert not evaluates("DATA=/data/in1k")
-    assert evaluates("DATA=/data/in10") and evaluates("DATA=/data/in1k", "ARGS=--sweep")
-    os.utime(run / "linear.json", (1, 1))
-    assert evaluates("DATA=/data/in1k")
 
 
 def test_a_signal_to_make_reaches_the_training(arguments_of, tmp_path):
