@@ -1,5 +1,5 @@
-"""Speed of the trainer as ratios in one run: pairs of views, copy-paste, colours, a step, memory and
-packs.
+"""Speed of the trainer as ratios in one run: pairs of views, copy-paste, colours, a step, memory
+and packs.
 
     python -m benchmarks.train                         # `make bench-train`: all of it
     python -m benchmarks.train --parts loader packs    # `make bench-datapath`: files to views

@@ -238,8 +238,8 @@ def make_donors(
         why = f"{len(pool)} of {len(usable)} masks cover at most {FILLABLE} of their image"
     if len(pool) < 2:
         raise UsageError(
-            f"--background {settings.background}: {why}, and two backgrounds are the least; use another "
-            "background, or more images"
+            f"--background {settings.background}: {why}, and two backgrounds are the least; use "
+            "another background, or more images"
         )
     if settings.background == "image":
         return Donors(images, pool)

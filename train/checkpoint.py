@@ -139,8 +139,8 @@ def write_diverged(folder: Path, step: int, lr: float) -> str:
     files = steps(folder)
     kept = f"{files[-1]} is kept" if files else "no checkpoint was written before"
     return (
-        f"{folder}: the loss or a weight is not finite at step {step}; {kept}. The same command goes on from "
-        f"there with a lower rate: add --lr {lr / 2:g}"
+        f"{folder}: the loss or a weight is not finite at step {step}; {kept}. The same command "
+        f"goes on from there with a lower rate: add --lr {lr / 2:g}"
     )
 
 

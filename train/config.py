@@ -323,8 +323,8 @@ class Config(Generic[Method]):
             )
         if min(paste.pasted_views) >= self.method.VIEWS:
             raise UsageError(
-                f"--paste-views key: {self.method.method} has one view, the query; nothing would be "
-                "pasted"
+                f"--paste-views key: {self.method.method} has one view, the query; nothing would "
+                "be pasted"
             )
 
     def identity(self) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 from data.sources import labelled
 from data.sources.images import ImageError
 from train.photometric import MEAN, STD
-from train.workers import WorkerError, identity_collate, start_worker
+from train.workers import Loader, WorkerError
 
 FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
 
@@ -56,23 +56,16 @@ def batches(
     device: torch.device,
     batch: int | None = None,
     order: Iterable[list] | None = None,
-) -> DataLoader:
+) -> Loader:
     """A loader of whole batches, decoded ahead by `workers` processes.
 
     Args:
         batch: images in order, so many at a time; or
         order: a sampler of lists of items, which images.__getitems__ takes.
     """
-    chosen = {"batch_size": batch} if order is None else {"batch_sampler": order}
-    return DataLoader(
-        images,
-        **chosen,
-        num_workers=workers,
-        collate_fn=identity_collate,
-        worker_init_fn=start_worker,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
-    )
+    if order is None:
+        order = BatchSampler(SequentialSampler(images), batch, drop_last=False)
+    return Loader(images, order, workers, device.type == "cuda")
 
 
 def to_input(crops: torch.Tensor, device: torch.device) -> torch.Tensor:

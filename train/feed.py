@@ -4,16 +4,15 @@ them."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
-from data.cli import note
 from train.loader import RawBatch
 from train.parameters import COVERAGE, PASTED
 from train.photometric import photometric
-from train.workers import start
+from train.workers import LoaderError
 
 
 @dataclass(frozen=True)
@@ -58,34 +57,21 @@ class Feed:
     """Hands out batches; on a GPU the next one is copied and coloured on a stream of its own while
     a step runs.
 
-    A worker that dies, or cannot hand its batch over, costs the loader: it is started again at the
-    same step, where views are the same, since they depend on nothing else.
-
-    Args:
-        make_loader: gives a loader from a step on.
-
     Attributes:
         replaced: images so far that stand in for one that cannot be decoded.
         error: why there are no more batches; empty where there are.
     """
 
-    def __init__(
-        self,
-        make_loader: Callable[[int], Iterable[RawBatch]],
-        step: int,
-        device: torch.device,
-    ):
-        self.make_loader, self.step, self.device = make_loader, step, device
-        self.batches: Iterator[RawBatch] | None = None
+    def __init__(self, loader: Iterable[RawBatch], device: torch.device):
+        self.batches, self.device = iter(loader), device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.pending: Batch | None = None
         self.waited = 0.0
         self.replaced = 0
         self.error = ""
-        self.failed_at = -1
 
     def next(self) -> Batch | None:
-        """The next batch; None after the last, or where the loader failed twice at one step."""
+        """The next batch; None after the last, or where the loader failed."""
         if self.pending is None:
             self.pending = self._fetch()
         batch, self.pending = self.pending, None
@@ -111,31 +97,19 @@ class Feed:
 
     def _fetch(self) -> Batch | None:
         began = time.perf_counter()
-        raw = None if self.error else self._raw()
+        try:
+            raw = next(self.batches, None)
+        except LoaderError as error:
+            self.error = str(error)
+            return None
         self.waited += time.perf_counter() - began
         if raw is None:
             return None
-        self.step += 1
         self.replaced += raw["replaced"]
         if self.stream is None:
             return self._to_device(raw)
         with torch.cuda.stream(self.stream):
             return self._to_device(raw)
-
-    def _raw(self) -> RawBatch | None:
-        while True:
-            try:
-                if self.batches is None:
-                    self.batches = start(self.make_loader(self.step))
-                return next(self.batches, None)
-            except RuntimeError as error:  # what torch's loader raises, whatever the reason
-                self.batches = None  # its workers end
-                message = str(error).strip().splitlines()[-1]
-                if self.failed_at == self.step:
-                    self.error = message
-                    return None
-                self.failed_at = self.step
-                note(f"the loader failed at step {self.step} ({message}); it is started again")
 
     def _to_device(self, raw: RawBatch) -> Batch:
         views = [

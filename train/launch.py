@@ -1,7 +1,7 @@
-"""torchrun for trainings that are stopped by a signal: it waits until they are saved and ends as they
-do, where torchrun itself ends with an error.
+"""torchrun for programs that a signal stops: it waits until they are saved and ends as they do,
+where torchrun itself ends with an error.
 
-    python -m train.launch --standalone --nproc-per-node 8 -m train /data/imagenet/train --out runs/a
+    python -m train.launch --standalone --nproc-per-node 8 -m train /data/imagenet/train ...
 
 Takes torchrun's own arguments.
 """

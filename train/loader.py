@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from data.sources.images import ImageError, Images, decode
 from train.config import Config
@@ -18,7 +18,7 @@ from train.masks import Masks
 from train.parameters import PARAMETERS, PASTED
 from train.streams import ORDER, stream
 from train.views import NEGATIVE, Sample, Views
-from train.workers import AHEAD, WorkerError, identity_collate, start_worker
+from train.workers import AHEAD, Loader, WorkerError
 
 TRIES = 100  # broken images in a row before the run gives up
 
@@ -154,7 +154,7 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     ahead: int = AHEAD,
-) -> DataLoader:
+) -> Loader:
     """A loader of all batches of the run from global step `start` on; one pass of it is the whole
     run.
 
@@ -167,15 +167,7 @@ def make_loader(
     order = Order(
         len(data.images), optimiser.batch, optimiser.epochs, config.seed, start, rank, world
     )
-    return DataLoader(
-        Pairs.of(config, data),
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=identity_collate,
-        worker_init_fn=start_worker,
-        pin_memory=pin_memory,
-        prefetch_factor=ahead if workers else None,
-    )
+    return Loader(Pairs.of(config, data), order, workers, pin_memory, ahead)
 
 
 def batch_bytes(config: Config, world: int = 1) -> int:

@@ -24,6 +24,7 @@ from data.cli import UsageError
 from data.stopping import Stopping
 from train import checkpoint, distributed
 from train.batch_norm import average_statistics, spread_batch_norm
+from train.collapse import gauges
 from train.config import Config, flat
 from train.dataset import TrainingSet, open_training_set
 from train.feed import Feed
@@ -85,11 +86,7 @@ def _train(config: Config, data: TrainingSet, device: torch.device, stop_at: int
         _say(f"continuing {out} at step {run.step} of {last}")
     method, model, optimizer = run.method, run.model, run.optimizer
     pin_memory, rank = device.type == "cuda", distributed.rank()
-    feed = Feed(
-        lambda step: make_loader(config, data, step, pin_memory, rank, world, ahead),
-        run.step,
-        device,
-    )
+    loader = make_loader(config, data, run.step, pin_memory, rank, world, ahead)
     log = Log(out, run.step) if writer else NoLog()
     losses, values, ended_by = FiniteLosses(device), {}, 0
     half = device.type == "cuda" and config.optimiser.precision != "fp32"
@@ -98,7 +95,7 @@ def _train(config: Config, data: TrainingSet, device: torch.device, stop_at: int
     bar = tqdm(total=last, initial=run.step, **looks)
     # SIGUSR1 is Slurm's warning before a requeue
     with Stopping(signal.SIGUSR1) as stop, bar:
-        clock = Clock(batch_size)
+        feed, clock = Feed(loader, device), Clock(batch_size)
         while run.step < last:
             batch = feed.next()
             ended_by = distributed.any_rank(
@@ -129,11 +126,11 @@ def _train(config: Config, data: TrainingSet, device: torch.device, stop_at: int
 
             epoch = run.step / steps_per_epoch
             epoch_ends = run.step % steps_per_epoch == 0
-            logs = run.step % config.runtime.log_every == 0 or run.step == last
+            logs = epoch_ends or run.step % config.runtime.log_every == 0
             if epoch_ends:
                 average_statistics(method)
             losses.add(run.step, loss)
-            if (epoch_ends or logs) and distributed.any_rank(losses.failed(wait=True)):
+            if logs and distributed.any_rank(losses.failed(wait=True)):
                 ended_by = NOT_FINITE
                 break
             if logs:
@@ -145,6 +142,9 @@ def _train(config: Config, data: TrainingSet, device: torch.device, stop_at: int
                     **batch.pasting(),
                     "replaced": distributed.total(torch.tensor(feed.replaced)).item(),
                 }
+                if epoch_ends:
+                    with clock.paused(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+                        values |= gauges(method.encoder, batch.views[0])
                 log.write(run.step, epoch=epoch, **values, memory_gb=memory_gb(device))
                 bar.set_postfix(
                     loss=f"{values['loss']:.3f}",
@@ -167,11 +167,7 @@ def _train(config: Config, data: TrainingSet, device: torch.device, stop_at: int
     average_statistics(method)
     run.save(losses, failed=ended_by == NOT_FINITE)
     if ended_by == LOADER_FAILED:
-        raise UsageError(
-            f"{out}: the loader failed twice at step {run.step} "
-            f"({feed.error or 'on another process'}); saved. Free some memory or lower --workers; "
-            "the same command continues"
-        )
+        raise UsageError(f"{out}: saved at step {run.step}; {feed.error or 'another process ends'}")
     if run.step < last:
         if ended_by == STOP_AT:
             return False

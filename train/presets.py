@@ -96,9 +96,9 @@ def simclr() -> dict:
 
     is what the authors' batch needs (docs/pretraining.md; 128 images a GPU of 32 GB);
     `python -m train ... --preset simclr --batch 256 --lr 0.3` fits fewer: the rate is
-    0.3 batch / 256. Linear top-1 at 200 epochs 66.9 (mmselfsup) and 66.6 (VISSL) with 4096, 62.7 (mmselfsup) with 256,
-    without DiLo; no number with DiLo is known. Hours: at the 2,970 images/s that FFCV-SSL reports
-    on 8 A100, 24 h for 200 epochs (our arithmetic).
+    0.3 batch / 256. Linear top-1 at 200 epochs 66.9 (mmselfsup) and 66.6 (VISSL) with 4096, 62.7
+    (mmselfsup) with 256, without DiLo; no number with DiLo is known. Hours: at the 2,970 images/s
+    that FFCV-SSL reports on 8 A100, 24 h for 200 epochs (our arithmetic).
     """
     return {
         "method": "simclr",
@@ -125,8 +125,8 @@ def byol() -> dict:
 
     is what the authors' batch needs; `python -m train ... --preset byol --batch 512 --lr 0.4` fits
     fewer: the rate is 0.2 batch / 256. The paper's 1000 epochs are --epochs 1000 (74.3, quoted from
-    memory). At 200 epochs mmselfsup has 71.8 with --lr 4.8 --weight-decay 1e-6 --momentum 0.99; what these settings give at 200 is not
-    known to us, nor any number with DiLo. Hours: no published figure; a step costs a third more
+    memory). At 200 epochs mmselfsup has 71.8 with --lr 4.8 --weight-decay 1e-6 --momentum 0.99;
+    what these settings give at 200 is not known to us, nor any number with DiLo. Hours: no published figure; a step costs a third more
     than SimCLR's (two target passes besides), so about 32 h on 8 A100 (our arithmetic).
     """
     return {
@@ -179,7 +179,8 @@ def moco_v2_small() -> dict:
         --out runs/small
 
     For images of about 128 px: the mask's blur is scaled from ImageNet's 500 px width to theirs. No
-    published number has just these settings: the notebook's linear head has kNN 85.3 on CIFAR-10 at 200 epochs,
+    published number has just these settings: the notebook's linear head has kNN 85.3 on
+    CIFAR-10 at 200 epochs,
     lightly's MoCo 87.4 on Imagenette at 800 (232 minutes on their GPU).
     """
     return _SMALL | {

@@ -1,8 +1,9 @@
 """Area-averaged reduction of a part of an image: OpenCV's INTER_AREA, five times faster at a view's
 size.
 
-OpenCV averages along the rows of every source row first, which does not vectorise; here whole source
-rows are averaged first, which is one long loop, and only the few that are left along themselves.
+OpenCV averages along the rows of every source row first, which does not vectorise; here whole
+source rows are averaged first, which is one long loop, and only the few that are left along
+themselves.
 """
 
 from __future__ import annotations

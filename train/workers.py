@@ -1,16 +1,17 @@
-"""What every loader of training and evaluation shares: how workers start, what they hand over, and how
-much shared memory that takes."""
+"""What every loader of training and evaluation shares: how workers start, what they hand over, and
+how much shared memory that takes."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data import stopping
 from data.cli import UsageError, note
@@ -57,15 +58,87 @@ def _share(value: object) -> None:
             _share(part)
 
 
-def start(loader: DataLoader) -> Iterator:
-    """Begin with a loader. Its workers are born with the signals blocked, and the death of one is an
-    error of `next` and not an exception anywhere in the main thread."""
-    before = signal.getsignal(signal.SIGCHLD)
-    with stopping.shielded():
-        batches = iter(loader)
-    with contextlib.suppress(ValueError):  # outside of the main thread torch sets no handler
-        signal.signal(signal.SIGCHLD, before)
-    return batches
+class LoaderError(UsageError):
+    """Workers that fail again and again."""
+
+
+class Loader(DataLoader):
+    """A loader whose data set gives whole batches.
+
+    Its workers are born with the signals blocked. One that dies, or cannot hand its batch over,
+    costs a restart at the same batch, which depends on nothing else.
+
+    Args:
+        order: lists of items, the same whenever it is iterated over.
+        workers: processes; 0 makes batches in this one.
+        ahead: batches that each worker prepares ahead.
+
+    Raises:
+        LoaderError: in iterating, where a batch fails twice.
+    """
+
+    def __init__(
+        self,
+        images: Dataset,
+        order: Iterable[list],
+        workers: int,
+        pin_memory: bool = False,
+        ahead: int = AHEAD,
+    ):
+        self.rest = _Rest(order)
+        super().__init__(
+            images,
+            batch_sampler=self.rest,
+            num_workers=workers,
+            collate_fn=identity_collate,
+            worker_init_fn=start_worker,
+            pin_memory=pin_memory,
+            prefetch_factor=ahead if workers else None,
+        )
+
+    def __iter__(self) -> Iterator:
+        done, failed_at = 0, -1
+        while True:
+            try:
+                for batch in self._begin(done):
+                    yield batch
+                    done += 1
+                return
+            except RuntimeError as error:  # what torch raises, whatever the reason
+                if not self.num_workers:
+                    raise
+                why = f"at batch {done} ({str(error).strip().splitlines()[-1]})"
+                if failed_at == done:
+                    raise LoaderError(
+                        f"loader workers failed twice {why}: free some memory or lower --workers; "
+                        "the same command continues"
+                    ) from None
+                failed_at = done
+                note(f"a loader worker failed {why}; they are started again")
+
+    def _begin(self, done: int) -> Iterator:
+        """Start the workers; the death of one is an error of the next batch then, and not an
+        exception anywhere in the main thread."""
+        self.rest.first = done
+        before = signal.getsignal(signal.SIGCHLD)
+        with stopping.shielded():
+            batches = super().__iter__()
+        with contextlib.suppress(ValueError):  # outside of the main thread torch sets no handler
+            signal.signal(signal.SIGCHLD, before)
+        return batches
+
+
+class _Rest(Sampler):
+    """An order of batches from number `first` on."""
+
+    def __init__(self, order: Iterable[list]):
+        self.order, self.first = order, 0
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[list]:
+        return itertools.islice(self.order, self.first, None)
 
 
 def batches_ahead(size: int, workers: int) -> int:
@@ -80,7 +153,8 @@ def batches_ahead(size: int, workers: int) -> int:
     advice = "give the container more (docker run --shm-size 8g), or use --workers 0"
     if not os.access(SHARED_MEMORY, os.W_OK):
         raise UsageError(
-            f"{SHARED_MEMORY}: cannot be written, and workers hand their batches over in it; {advice}"
+            f"{SHARED_MEMORY}: cannot be written, and workers hand their batches over in it; "
+            f"{advice}"
         )
     status = os.statvfs(SHARED_MEMORY)
     free = status.f_bavail * status.f_frsize // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

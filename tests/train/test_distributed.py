@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.train.runs import TORCHRUN, command_line, config, losses, together, wait_for_steps
+from tests.train.runs import TORCHRUN, command_line, config, losses, together
 from train import checkpoint
 from train.loop import train
 
@@ -40,28 +39,6 @@ def test_two_processes_make_the_run_of_one(images, truth_cache, tmp_path, splits
     checkpoint.steps(tmp_path / "two")[-1].unlink()
     assert train(other) is True
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-
-
-@pytest.mark.slow
-def test_sigterm_to_torchrun_saves_and_the_same_command_continues(images, truth_cache, tmp_path):
-    whole = config(images, truth_cache, tmp_path / "whole", epochs=8)
-    assert together(whole).returncode == 0
-    out = tmp_path / "run"
-    settings = config(images, truth_cache, out, epochs=8)
-    process = subprocess.Popen(
-        [*TORCHRUN, "2", *command_line(settings)[1:]],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    wait_for_steps(out, 3)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
-    assert "the same command continues" in said
-    assert 3 <= checkpoint.newest(out)["step"] < 40
-    assert together(settings).returncode == 0
-    assert losses(out) == losses(tmp_path / "whole")
 
 
 def test_one_process_that_fails_ends_the_job_with_its_error(images, truth_cache, tmp_path):

@@ -1,17 +1,20 @@
 """Batches to the device: prefetching, the tensors' life on two streams, precision and
 torch.compile."""
 
-from contextlib import nullcontext
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from tests.train.runs import config, losses
 from train.checkpoint import newest
 from train.feed import Feed
 from train.loop import train
 from train.parameters import PARAMETERS, PASTED
+from train.workers import Loader, LoaderError
 
 CPU = torch.device("cpu")
 
@@ -35,7 +38,7 @@ def raw(number: int, negative: bool = False) -> dict:
 
 def test_a_cpu_takes_batches_as_they_come():
     asked = []
-    made = Feed(lambda step: (asked.append(i) or raw(i) for i in range(3)), 0, CPU)
+    made = Feed((asked.append(i) or raw(i) for i in range(3)), CPU)
     for i in range(3):
         batch = made.next()
         made.ahead()
@@ -46,60 +49,36 @@ def test_a_cpu_takes_batches_as_they_come():
     assert made.read_waited() > 0 and made.read_waited() == 0
 
 
-def test_a_gpu_is_one_batch_ahead_and_no_memory_is_given_away_early(monkeypatch):
-    """A stand-in for the copy stream: what is ordered when, and which tensors the step's stream
-    holds on to."""
-    said, held = [], []
+class Failing(Dataset):
+    """Batches that are their own items; the worker of batch 2 dies of it, so often."""
 
-    class Stream:
-        def wait_stream(self, other):
-            said.append(("waits for", other))
+    def __init__(self, folder: Path, times: int):
+        self.folder, self.times = folder, times
 
-    copies, steps = Stream(), Stream()
-    monkeypatch.setattr(
-        torch.cuda, "stream", lambda stream: said.append(("copies on", stream)) or nullcontext()
-    )
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: steps)
-    monkeypatch.setattr(
-        torch.Tensor, "record_stream", lambda tensor, stream: held.append((id(tensor), stream))
-    )
-    asked = []
-    made = Feed(lambda step: (asked.append(i) or raw(i, True) for i in range(3)), 0, CPU)
-    made.stream = copies
-    for i in range(3):
-        batch = made.next()
-        assert said[-1] == ("waits for", copies) and ("copies on", copies) in said
-        handed = {id(t) for t in (*batch.views, batch.index, batch.negative, batch.counts)}
-        assert {t for t, stream in held if stream is steps} >= handed
-        made.ahead()
-        # the next one is under way before it is asked for
-        assert asked == list(range(min(i + 2, 3)))
-        made.ahead()  # and only one
-        assert asked == list(range(min(i + 2, 3))) and batch.index.tolist() == [i] * 3
-    assert made.next() is None
+    def __getitems__(self, items: list[int]) -> torch.Tensor:
+        if items == [2] and len(list(self.folder.iterdir())) < self.times:
+            tempfile.mkstemp(dir=self.folder)
+            os._exit(9)
+        return torch.tensor(items)
 
 
-def test_a_loader_that_fails_is_started_again_at_its_step_and_given_up_at_the_second_failure(
-    capsys,
-):
-    """What torch raises for a worker that was killed, or that found no room in /dev/shm."""
-    starts = []
-
-    def loader(step: int):
-        starts.append(step)
-        yield from (raw(i) for i in range(step, 2 if len(starts) == 1 else 3))
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-
-    made = Feed(loader, 0, CPU)
-    assert [made.next().index[0].item() for _ in range(3)] == [0, 1, 2] and not made.error
-    assert made.next() is None and "pid 7" in made.error and starts == [0, 2, 3]
-    assert "failed at step 2" in capsys.readouterr().err
+def test_a_worker_that_dies_costs_a_restart_and_the_second_time_an_error(tmp_path, capsys):
+    order = [[i] for i in range(5)]
+    loader = Loader(Failing(tmp_path, 1), order, workers=1)
+    assert len(loader) == 5
+    for _ in range(2):
+        assert [batch.tolist() for batch in loader] == order
+    assert "a loader worker failed at batch 2" in capsys.readouterr().err
+    again = iter(Loader(Failing(tmp_path, 9), order, workers=1))
+    assert [next(again).item() for _ in range(2)] == [0, 1]
+    with pytest.raises(LoaderError, match=r"failed twice at batch 2 .*lower --workers"):
+        next(again)
 
 
 def test_what_is_shown_of_a_batch():
-    views, pasted = Feed(lambda step: [raw(1)], 0, CPU).next().preview()
+    views, pasted = Feed([raw(1)], CPU).next().preview()
     assert len(views) == 2 and pasted.tolist() == [[1] * 3] * 2
-    views, pasted = Feed(lambda step: [raw(0, True)], 0, CPU).next().preview()
+    views, pasted = Feed([raw(0, True)], CPU).next().preview()
     assert len(views) == 3 and pasted.tolist() == [[0] * 3, [0] * 3, [1, 0, 1]]
 
 

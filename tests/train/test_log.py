@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.train.runs import config
+from train.collapse import deviation, rankme
 from train.log import Clock, Log
 from train.loop import train
 
@@ -37,7 +40,9 @@ def scalars_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_a_runs_curves_are_its_log(images, truth_cache, tmp_path):
     train(config(images, truth_cache, tmp_path / "run", epochs=1))
     found = scalars_of(tmp_path / "run")
-    assert {"loss", "lr", "pasted", "waiting"} <= set(found) and len(found["loss"]) == 5
+    assert {"loss", "lr", "pasted", "waiting", "rankme", "deviation"} <= set(found) and len(
+        found["loss"]
+    ) == 5
     assert found == lines_of(tmp_path / "run")
 
 
@@ -64,3 +69,15 @@ def test_what_a_killed_run_logged_past_its_checkpoint_is_gone_from_both(tmp_path
     log.write(3, loss=7.0)
     log.close()
     assert scalars_of(tmp_path) == lines_of(tmp_path) == {"loss": [(1, 1.0), (2, 0.5), (3, 7.0)]}
+
+
+def test_gauges_of_collapse_are_the_plain_formulas():
+    points = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    share = np.linalg.svd(points.numpy(), compute_uv=False)
+    share = share / share.sum()
+    assert rankme(points) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)
+    assert rankme(torch.eye(6)) == pytest.approx(6, rel=1e-4)
+    alike = points[:1].expand(40, 6)
+    assert rankme(alike) == pytest.approx(1, abs=1e-4) and deviation(alike) < 1e-6
+    unit = points.numpy() / np.linalg.norm(points.numpy(), axis=1, keepdims=True)
+    assert deviation(points) == pytest.approx(unit.std(0, ddof=1).mean(), rel=1e-5)

@@ -1,4 +1,5 @@
-"""InstDisc: a class for every image, discriminated from noise by a memory bank (Wu et al., CVPR 2018)."""
+"""InstDisc: a class for every image, discriminated from noise by a memory bank (Wu et al., CVPR
+2018)."""
 
 from __future__ import annotations
 
