@@ -133,14 +133,19 @@ def finite(state: dict[str, torch.Tensor]) -> bool:
     return bool(torch.stack(flags).all())
 
 
-def write_diverged(folder: Path, step: int, lr: float) -> str:
-    """Note that a run's loss was not finite at a step; what to tell its user."""
-    write_text(folder / DIVERGED, json.dumps({"step": step, "lr": lr}) + "\n")
+def write_diverged(folder: Path, what: dict) -> str:
+    """Note in DIVERGED that a run's loss was not finite; what to tell its user.
+
+    Args:
+        what: `step` and `lr`, and what else is to be kept of it.
+    """
+    write_text(folder / DIVERGED, json.dumps(what) + "\n")
     files = steps(folder)
     kept = f"{files[-1]} is kept" if files else "no checkpoint was written before"
     return (
-        f"{folder}: the loss or a weight is not finite at step {step}; {kept}. The same command "
-        f"goes on from there with a lower rate: add --lr {lr / 2:g}"
+        f"{folder}: the loss or a weight is not finite at step {what['step']}; {kept}. The same "
+        f"command goes on from there with a lower rate: add --lr {what['lr'] / 2:g}. To see its "
+        f"images: add --replay {folder / DIVERGED}"
     )
 
 

@@ -228,6 +228,9 @@ class Runtime:
     keep: Count = 2
     """Newest checkpoints that are kept: should the last one be damaged, the run goes on from the
     one before."""
+    replay: str | None = None
+    """A run's diverged.json: show the batch at which its loss was not finite, in replay.png beside
+    it, and recompute its loss by the kept weights; nothing is trained."""
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,16 @@ workers nor processes change a view.
 from __future__ import annotations
 
 import signal
-import sys
-from collections import deque
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data.cli import UsageError
 from data.stopping import Stopping
 from train import checkpoint, distributed
-from train.batch_norm import average_statistics, spread_batch_norm
+from train.batch_norm import average_statistics
 from train.collapse import gauges
 from train.config import Config, flat
 from train.dataset import TrainingSet, open_training_set
@@ -31,10 +26,11 @@ from train.feed import Feed
 from train.knn import OnlineKnn
 from train.loader import batch_bytes, make_loader
 from train.log import Clock, Log, NoLog, memory_gb
-from train.network import compile_networks
-from train.optimise import learning_rate, make_optimizer
+from train.optimise import learning_rate
 from train.presets import configure
 from train.preview import preview
+from train.replay import replay
+from train.run import FiniteLosses, begin
 from train.workers import batches_ahead
 
 # why the loop ends early, beside the numbers of signals; of several processes' the largest counts
@@ -62,6 +58,9 @@ def train(config: Config, stop_at: int | None = None) -> bool:
         if (out / checkpoint.BACKBONE).exists():
             _say(f"nothing to do: {out} is finished ({config.optimiser.epochs} epochs)")
             return True
+        if config.runtime.replay:
+            print(replay(config, data, device))
+            return False
         with checkpoint.held(out) if distributed.rank() == 0 else nullcontext():
             return _train(config, data, device, stop_at)
     finally:
@@ -79,7 +78,7 @@ def _train(config: Config, data: TrainingSet, device: torch.device, stop_at: int
         size, workers = config.views.size, config.runtime.workers
         online_knn = OnlineKnn(config.knn, size, workers, batch_size)
 
-    run = _begin(config, len(data.images), device, out)
+    run = begin(config, len(data.images), device, out)
     if data.usable:
         _say(f"{config.masks}: {data.usable}")
     if run.step:
@@ -180,90 +179,6 @@ def _train(config: Config, data: TrainingSet, device: torch.device, stop_at: int
     final = f", final loss {values['loss']:.3f}" if values else ""
     _say(f"{out}: finished{final}; weights in {out / checkpoint.BACKBONE}")
     return True
-
-
-class FiniteLosses:
-    """Notices a loss that is not finite: on a CPU at its step, on a GPU two steps later, so that
-    the host never waits for it, or at once with `wait`.
-
-    Attributes:
-        step: the first step of such a loss on this process; 0 as long as there was none.
-    """
-
-    def __init__(self, device: torch.device):
-        self.lag = 2 if device.type == "cuda" else 0
-        self.waiting: deque[tuple[int, torch.Tensor]] = deque()
-        self.step = 0
-
-    def add(self, step: int, loss: torch.Tensor) -> None:
-        """Take the loss of a step, a scalar on the device."""
-        self.waiting.append((step, loss.detach().isfinite()))
-
-    def failed(self, wait: bool = False) -> bool:
-        """Whether there was one."""
-        while len(self.waiting) > (0 if wait else self.lag):
-            step, is_finite = self.waiting.popleft()
-            if not self.step and not is_finite.item():
-                self.step = step
-        return self.step > 0
-
-
-@dataclass
-class Run:
-    """What a run has learned, and how far it is.
-
-    Attributes:
-        method: the networks and memories.
-        model: what is called at each step: the method, or it in DistributedDataParallel.
-        step: steps done.
-    """
-
-    config: Config
-    out: Path
-    method: nn.Module
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-
-    def save(self, losses: FiniteLosses, failed: bool = False) -> None:
-        """Write a checkpoint, on the process that writes.
-
-        Raises:
-            UsageError: instead, where a loss or a weight is not finite (`failed`: it is known), so
-                that nothing of it is ever kept.
-        """
-        state = self.method.state_dict()
-        writes = distributed.rank() == 0
-        failed = failed or losses.failed(wait=True) or not checkpoint.finite(state)
-        if distributed.any_rank(failed):
-            step = distributed.any_rank(losses.step) or self.step
-            if not writes:
-                sys.exit(2)
-            raise UsageError(checkpoint.write_diverged(self.out, step, self.config.optimiser.lr))
-        if writes:
-            content = {"model": state, "optimizer": self.optimizer.state_dict(), "step": self.step}
-            checkpoint.save_step(self.out, content, self.config.runtime.keep)
-
-
-def _begin(config: Config, images: int, device: torch.device, out: Path) -> Run:
-    """The run at its first step, or as its newest checkpoint has it."""
-    torch.manual_seed(config.seed)
-    method = config.method.make(config, images).to(device, memory_format=torch.channels_last)
-    spread_batch_norm(method, config.network.splits, device)
-    run = Run(config, out, method, method, make_optimizer(config.optimiser, method))
-    state = checkpoint.newest(out)
-    if state is not None:
-        method.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.step = state["step"]
-    if config.runtime.compile:
-        compile_networks(method)
-    if distributed.world() > 1:
-        devices = [device] if device.type == "cuda" else None
-        # memories are gathered and so are equal everywhere; broadcasting a 33 MB queue every step
-        # would be waste
-        run.model = DistributedDataParallel(method, devices, broadcast_buffers=False)
-    return run
 
 
 def _set_up(config: Config, device: torch.device) -> None:

@@ -4,6 +4,7 @@ how much shared memory that takes."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -19,6 +20,7 @@ from data.cli import UsageError, note
 Batch = TypeVar("Batch")
 AHEAD = 4  # batches that each worker prepares ahead
 SHARED_MEMORY = "/dev/shm"
+ADVICE = "give the container more (docker run --shm-size 8g), or use --workers 0"
 
 
 class WorkerError(UsageError):
@@ -99,8 +101,9 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator:
         done, failed_at = 0, -1
         while True:
+            batches = self._begin(done)
             try:
-                for batch in self._begin(done):
+                for batch in batches:
                     yield batch
                     done += 1
                 return
@@ -108,18 +111,23 @@ class Loader(DataLoader):
                 if not self.num_workers:
                     raise
                 why = f"at batch {done} ({str(error).strip().splitlines()[-1]})"
-                if failed_at == done:
-                    raise LoaderError(
-                        f"loader workers failed twice {why}: free some memory or lower --workers; "
-                        "the same command continues"
-                    ) from None
-                failed_at = done
-                note(f"a loader worker failed {why}; they are started again")
+            del batches
+            gc.collect()  # the error holds it in a cycle; its workers end before others are born
+            if failed_at == done:
+                raise LoaderError(
+                    f"loader workers failed twice {why}: free some memory or lower --workers; the "
+                    "same command continues"
+                )
+            failed_at = done
+            self.prefetch_factor = 1  # less memory
+            note(f"a loader worker failed {why}; they are started again")
 
     def _begin(self, done: int) -> Iterator:
         """Start the workers; the death of one is an error of the next batch then, and not an
         exception anywhere in the main thread."""
         self.rest.first = done
+        if self.num_workers:
+            check_shared_memory()
         before = signal.getsignal(signal.SIGCHLD)
         with stopping.shielded():
             batches = super().__iter__()
@@ -141,6 +149,15 @@ class _Rest(Sampler):
         return itertools.islice(self.order, self.first, None)
 
 
+def check_shared_memory() -> None:
+    """UsageError where workers cannot hand over their batches."""
+    if os.path.exists(SHARED_MEMORY) and not os.access(SHARED_MEMORY, os.W_OK):
+        raise UsageError(
+            f"{SHARED_MEMORY}: cannot be written, and workers hand their batches over in it; "
+            f"{ADVICE}"
+        )
+
+
 def batches_ahead(size: int, workers: int) -> int:
     """How many batches of `size` bytes each worker may prepare ahead: AHEAD, or what fits into the
     shared memory that they are handed over in.
@@ -148,21 +165,16 @@ def batches_ahead(size: int, workers: int) -> int:
     Raises:
         UsageError: not even one fits, or the shared memory cannot be written.
     """
-    if not workers:
+    if not workers or not os.path.exists(SHARED_MEMORY):
         return AHEAD
-    advice = "give the container more (docker run --shm-size 8g), or use --workers 0"
-    if not os.access(SHARED_MEMORY, os.W_OK):
-        raise UsageError(
-            f"{SHARED_MEMORY}: cannot be written, and workers hand their batches over in it; "
-            f"{advice}"
-        )
+    check_shared_memory()
     status = os.statvfs(SHARED_MEMORY)
     free = status.f_bavail * status.f_frsize // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fits = (free // size - 2) // workers  # one is in use, and one on its way
     if fits < 1:
         raise UsageError(
             f"{SHARED_MEMORY}: {free / 1e6:.0f} MB are free, too few for {workers + 2} batches of "
-            f"{size / 1e6:.0f} MB, one a worker and two in use; {advice} or fewer, or a smaller "
+            f"{size / 1e6:.0f} MB, one a worker and two in use; {ADVICE} or fewer, or a smaller "
             "--batch"
         )
     if fits < AHEAD:

@@ -105,7 +105,7 @@ def test_small_shared_memory(images, truth_cache, tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_a_loss_that_is_not_finite_is_never_saved(images, truth_cache, tmp_path):
+def test_a_loss_that_is_not_finite_is_never_saved(images, truth_cache, tmp_path, capsys):
     """Noticed at its step, between two lines of the log; the advice of the message is accepted."""
     out = tmp_path / "run"
     assert train(config(images, truth_cache, out, log_every=20), stop_at=6) is False
@@ -122,6 +122,11 @@ def test_a_loss_that_is_not_finite_is_never_saved(images, truth_cache, tmp_path)
     with pytest.raises(UsageError, match=r"another configuration \(lr: 0.06 -> 0.5\)"):
         train(higher)
     checkpoint.steps(out)[-1].unlink()
+    file = out / "diverged.json"
+    what = json.loads(file.read_text())
+    assert what["step"] == 7 and what["seed"] == 0 and len(set(what["indices"])) == 16
+    assert train(config(images, truth_cache, out, replay=str(file))) is False
+    assert "step 7: 16 images" in capsys.readouterr().out and (out / "replay.png").exists()
     assert train(config(images, truth_cache, out, log_every=20, lr=0.03)) is True
     content = json.loads((out / "config.json").read_text())
     assert content["lowered"] == [{"from": 0.06, "to": 0.03}] and content["config"]["lr"] == 0.03
