@@ -4,7 +4,6 @@ how much shared memory that takes."""
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import os
 import signal
@@ -107,12 +106,14 @@ class Loader(DataLoader):
                     yield batch
                     done += 1
                 return
-            except RuntimeError as error:  # what torch raises, whatever the reason
+            except (RuntimeError, OSError, EOFError) as error:  # of a worker that is gone
                 if not self.num_workers:
                     raise
-                why = f"at batch {done} ({str(error).strip().splitlines()[-1]})"
+                reason = str(error).strip() or type(error).__name__
+                why = f"at batch {done} ({reason.splitlines()[-1]})"
+                # the error holds the workers through its frames; they end before others are born
+                error.__traceback__ = error.__context__ = error.__cause__ = None
             del batches
-            gc.collect()  # the error holds it in a cycle; its workers end before others are born
             if failed_at == done:
                 raise LoaderError(
                     f"loader workers failed twice {why}: free some memory or lower --workers; the "
