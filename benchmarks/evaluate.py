@@ -226,21 +226,22 @@ def table(result: dict) -> str:
     ]
     for row in result["rows"]:
         lines.append(
-            f"| {row['network']}, {row['size']} px | {row['count']} of {row['images']} | {row['bare']:.1f} | "
-            f"{row['extracted']:.1f} | {100 * row['ratio']:.1f} % | {100 * row['cpu_ratio']:.1f} % | "
-            f"{row['decoded']:.0f} |"
+            f"| {row['network']}, {row['size']} px | {row['count']} of {row['images']} | "
+            f"{row['bare']:.1f} | {row['extracted']:.1f} | {100 * row['ratio']:.1f} % | "
+            f"{100 * row['cpu_ratio']:.1f} % | {row['decoded']:.0f} |"
         )
     lines += [
         "",
-        f"{result['device']} ({result['machine']}), one thread for the forward and {result['workers']} worker"
-        f"{'s' if result['workers'] > 1 else ''} for decoding, batches of {result['batch']}, medians of "
-        f"{result['rounds']} rounds; the target is {100 * TARGET:.0f} %.",
+        f"{result['device']} ({result['machine']}), one thread for the forward and "
+        f"{result['workers']} worker{'s' if result['workers'] > 1 else ''} for decoding, "
+        f"batches of {result['batch']}, medians of {result['rounds']} rounds; the target is "
+        f"{100 * TARGET:.0f} %.",
     ]
     if "knn" in result:
         knn = result["knn"]
         lines[-1] += (
-            f" kNN of {knn['queries']:,} queries with {knn['dimensions']:,} features and k = {knn['k']}, the "
-            f"bank in a file: {knn['peak_gb']:.1f} GB of memory at most."
+            f" kNN of {knn['queries']:,} queries with {knn['dimensions']:,} features and "
+            f"k = {knn['k']}, the bank in a file: {knn['peak_gb']:.1f} GB of memory at most."
         )
     return "\n".join(lines)
 

@@ -213,7 +213,8 @@ def scandir(path):
     if depth == 0:
         return Entries(entry(b"n%08d" % i, True) for i in range(1000))
     name = path.split(b"/")[1]
-    return Entries(entry(name + b"_%d.JPEG" % i, False) for i in range(1281 + (int(name[1:]) < 167)))
+    count = 1281 + (int(name[1:]) < 167)
+    return Entries(entry(name + b"_%d.JPEG" % i, False) for i in range(count))
 
 numbers = iter(range(10**6))
 os.scandir, os.stat = scandir, lambda path: types.SimpleNamespace(st_dev=0, st_ino=next(numbers))

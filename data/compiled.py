@@ -1,5 +1,5 @@
-"""Where numba keeps compiled kernels: beside the code, or in a temporary folder where the code cannot
-be written (containers, unknown users); there numba finds no place and fails at import."""
+"""Where numba keeps compiled kernels: beside the code, or in a temporary folder where the code
+cannot be written (containers, unknown users); there numba finds no place and fails at import."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Stage 3: weights to numbers.
 
-    python -m evaluate knn         --run RUN --data DATA      (or --weights FILE: third-party ResNet weights)
+    python -m evaluate knn         --run RUN --data DATA    (or --weights FILE: third-party weights)
     python -m evaluate linear      --run RUN --data DATA
     python -m evaluate few         --run RUN --data DATA
     python -m evaluate in9         --run RUN --data DATA

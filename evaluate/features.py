@@ -266,8 +266,8 @@ def _allocate(shape: tuple[int, int], file: Path | None) -> np.ndarray:
 
 
 def _unnamed_file() -> BinaryIO:
-    """A file that is gone with the process: here, for /tmp may itself be memory, or there where this
-    folder cannot be written."""
+    """A file that is gone with the process: here, for /tmp may itself be memory, or there where
+    this folder cannot be written."""
     try:
         return tempfile.TemporaryFile(dir=".")
     except OSError as error:

@@ -175,8 +175,8 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
         )
     if not outcome.complete:
         print(
-            f"part {args.part} is done; other parts are still to make {outcome.lacking} shards, the "
-            "last one to end finishes the cache"
+            f"part {args.part} is done; other parts are still to make {outcome.lacking} shards, "
+            "the last one to end finishes the cache"
         )
     if outcome.old_bytes:
         print(

@@ -114,8 +114,8 @@ def _require_maps(source: Source) -> None:
     flat = os.path.exists(os.path.join(source.recipe.maps, os.path.basename(file)))
     reason = "maps lie flat in that folder, bring them into" if flat else "maps must lie at"
     raise UsageError(
-        f"--maps {source.recipe.maps}: no map for any of the {len(source.images)} images (first: no "
-        f"{file}); {reason} the images' relative paths, as .png"
+        f"--maps {source.recipe.maps}: no map for any of the {len(source.images)} images (first: "
+        f"no {file}); {reason} the images' relative paths, as .png"
     )
 
 

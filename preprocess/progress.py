@@ -16,8 +16,8 @@ from data.cache.reader import status_counts
 
 # events that are shown above the bar
 MESSAGES = {
-    "worker died": "a worker died ({error}; out of memory?): the blocks in flight, from {first} on, "
-    "are computed again, each alone",
+    "worker died": "a worker died ({error}; out of memory?): the blocks in flight, from {first} "
+    "on, are computed again, each alone",
     "out of memory": "the device is out of memory: batches of {batch} from here on",
     "crashed": "crashed: {path} kills the process that works on it; it gets no mask",
 }

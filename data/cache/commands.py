@@ -39,7 +39,8 @@ def info(arguments: Info) -> int:
     size = sum(file.stat().st_size for file in cache.folder.iterdir() if file.is_file())
     old = sum(file.stat().st_size for file in old_shards(cache.folder))
     print(
-        f"{cache.folder}: {len(cache)} masks of {cache.side}x{cache.side} in {len(cache.files)} shards"
+        f"{cache.folder}: {len(cache)} masks of {cache.side}x{cache.side} in "
+        f"{len(cache.files)} shards"
     )
     print(
         f"estimator {identity['estimator']} (version {identity['version']}{parameters}), identity "
@@ -56,7 +57,8 @@ def info(arguments: Info) -> int:
         many = "s" * (taken["runs"] != 1)
         print(
             f"made in   {taken['seconds']:.1f} s by {taken['runs']} run{many}: {taken['computed']} "
-            f"images computed, {taken['copied']} rows copied, {taken['per_core']:.1f} images/s a core"
+            f"images computed, {taken['copied']} rows copied, "
+            f"{taken['per_core']:.1f} images/s a core"
         )
     usable = cache.status == 0
     if usable.any():

@@ -52,7 +52,8 @@ def challenge(
         classes = own
     elif [name[:3] for name in classes] != [f"{i:02d}_" for i in range(9)]:
         raise UsageError(
-            f"{root}: --challenge needs the masks of the nine classes, 00_dog to 08_fish, as .npy files"
+            f"{root}: --challenge needs the masks of the nine classes, 00_dog to 08_fish, as "
+            ".npy files"
         )
     foregrounds = [
         (label, file)

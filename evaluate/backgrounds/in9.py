@@ -176,7 +176,8 @@ def _measure(arguments: Arguments, seed: int) -> dict:
     present = [v for v in VARIANTS if os.path.isdir(os.path.join(data, v, "val"))]
     if not {"mixed_same", "mixed_rand"} <= set(present):
         raise UsageError(
-            f"{data}: needs at least mixed_same/val and mixed_rand/val, as the official download has"
+            f"{data}: needs at least mixed_same/val and mixed_rand/val, as the official download "
+            "has"
         )
     classes = own_classes(data)
     deciders = _deciders(arguments, encoder, classes)

@@ -17,8 +17,8 @@ from data.sources.listing import inside
 from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.coco import from_coco
 
-CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike
-person pottedplant sheep sofa train tvmonitor"""
+CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse
+motorbike person pottedplant sheep sofa train tvmonitor"""
 OFFICIAL = ("VOC2007", "VOC2012"), ("VOC2007",)  # of the training images and of the test images
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 LARGEST = 1 << 20  # bytes; the largest XML of VOC has some 20 kB

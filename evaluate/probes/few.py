@@ -2,7 +2,7 @@
 fine-tuned.
 
     python -m evaluate few --run RUN --data DATA --workers 16     # DATA/{train,val}/CLASS/...
-    python -m evaluate few --weights FILE --data /data/imagenet --labels-list 1percent.txt 10percent.txt
+    python -m evaluate few --weights FILE --data IMAGENET --labels-list 1percent.txt 10percent.txt
 
 The labelled images are as many of every class, drawn by the seed, and written to a list beside the
 JSON; the ImageNet lists of SimCLR (imagenet_subsets/1percent.txt, 10percent.txt) are taken by

@@ -1,7 +1,7 @@
 """Linear classification of frozen features, by MoCo's protocol or one of two faster ones.
 
     python -m evaluate linear --run RUN --data DATA --workers 16     # DATA/{train,val}/CLASS/...
-    python -m evaluate linear --run RUN --data DATA --sweep          # cached features, several rates
+    python -m evaluate linear --run RUN --data DATA --sweep         # cached features, several rates
     python -m evaluate linear --run RUN --data DATA --protocol optimum     # cached, L-BFGS
     torchrun --nproc_per_node 8 -m evaluate linear --weights FILE --data /data/imagenet --workers 8
 

@@ -190,7 +190,8 @@ def changed(plain: dict, **changes) -> dict:
             lambda s: changed(
                 s, layer1__0__bn1__weight=None, layer1__0__extra__weight=torch.zeros(3)
             ),
-            "looks like resnet18 but does not fit; 1 missing: layer1.0.bn1.weight; 1 unexpected: layer1.0.extra.weight",
+            "looks like resnet18 but does not fit; 1 missing: layer1.0.bn1.weight; 1 unexpected: "
+            "layer1.0.extra.weight",
         ),
         (
             lambda s: {k: v[:, :2] if v.ndim == 4 else v for k, v in s.items()},

@@ -184,9 +184,11 @@ def tools(tmp_path) -> dict[str, str]:
     takes this Python, `dask` is the one of this .venv."""
     bin = tmp_path / "bin"
     bin.mkdir()
+    options = f"READY= PY={sys.executable} SIDE=32 ESTIMATOR=spectral SHARD=20"
+    skip = 'while case "$1" in -c) shift;; --*) true;; *) false;; esac; do shift; done'
     programs = {
-        "srun": 'while case "$1" in -c) shift;; --*) true;; *) false;; esac; do shift; done\nexec "$@"',
-        "make": f'exec {shutil.which("make")} "$@" READY= PY={sys.executable} SIDE=32 ESTIMATOR=spectral SHARD=20',
+        "srun": f'{skip}\nexec "$@"',
+        "make": f'exec {shutil.which("make")} "$@" {options}',
     }
     for name, script in programs.items():
         (bin / name).write_text(f"#!/bin/sh\n{script}\n")

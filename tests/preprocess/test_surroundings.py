@@ -1,4 +1,5 @@
-"""Surroundings that are not a developer's machine: containers, file systems without locks, quotas."""
+"""Surroundings that are not a developer's machine: containers, quotas, file systems without
+locks."""
 
 import errno
 import os

@@ -1,5 +1,5 @@
-"""The small real data sets of the team in the official folder layouts, by links; and a signal in the
-middle of a training."""
+"""The small real data sets of the team in the official folder layouts, by links; and a signal in
+the middle of a training."""
 
 from __future__ import annotations
 
