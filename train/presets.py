@@ -126,8 +126,9 @@ def byol() -> dict:
     is what the authors' batch needs; `python -m train ... --preset byol --batch 512 --lr 0.4` fits
     fewer: the rate is 0.2 batch / 256. The paper's 1000 epochs are --epochs 1000 (74.3, quoted from
     memory). At 200 epochs mmselfsup has 71.8 with --lr 4.8 --weight-decay 1e-6 --momentum 0.99;
-    what these settings give at 200 is not known to us, nor any number with DiLo. Hours: no published figure; a step costs a third more
-    than SimCLR's (two target passes besides), so about 32 h on 8 A100 (our arithmetic).
+    what these settings give at 200 is not known to us, nor any number with DiLo. Hours: no
+    published figure; a step costs a third more than SimCLR's (two target passes besides), so
+    about 32 h on 8 A100 (our arithmetic).
     """
     return {
         "method": "byol",

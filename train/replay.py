@@ -1,4 +1,5 @@
-"""The batch at which a run's loss was not finite, as a picture, and its loss by the kept weights."""
+"""The batch at which a run's loss was not finite, as a picture, and its loss by the kept
+weights."""
 
 from __future__ import annotations
 
