@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -120,8 +121,14 @@ class _Processes:
         self.pool = None
 
     def close(self) -> None:
-        if self.pool is not None:
+        if self.pool is None:
+            return
+        hook = threading.excepthook
+        threading.excepthook = lambda _: None  # loky's thread may look for tasks that it dropped
+        try:
             self.pool.shutdown(wait=True, kill_workers=True)
+        finally:
+            threading.excepthook = hook
 
 
 class WorkerDied(Exception):

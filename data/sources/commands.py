@@ -16,6 +16,7 @@ from data.sources.images import open_images
 from data.sources.pack import Settings
 from data.sources.pack import pack as make_pack
 from data.sources.packed import describe
+from data.stopping import ending
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,15 @@ class Pack(Settings):
 
 
 def pack(arguments: Pack) -> int:
-    outcome = make_pack(
-        arguments.images,
-        arguments.out,
-        Settings(arguments.side, arguments.quality, arguments.shard_size),
-        workers=arguments.workers,
-        listed=arguments.listed,
-        repair=arguments.repair,
-    )
+    with ending("stopped; the same command continues"):
+        outcome = make_pack(
+            arguments.images,
+            arguments.out,
+            Settings(arguments.side, arguments.quality, arguments.shard_size),
+            workers=arguments.workers,
+            listed=arguments.listed,
+            repair=arguments.repair,
+        )
     description = describe(arguments.out)
     size = f"{sum(description['file_bytes']) / 1e6:.1f} MB"
     count = description["images"]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from data.stopping import ending
 from data.synthetic.challenge import make as make_challenge
 from data.synthetic.dataset import Scenes
 from data.synthetic.dataset import make as make_dataset
@@ -25,7 +26,8 @@ class Synthetic(Scenes):
 
 
 def synthetic(arguments: Synthetic) -> int:
-    record = make_dataset(arguments.out, arguments, workers=arguments.workers)
+    with ending("stopped; the same command continues"):
+        record = make_dataset(arguments.out, arguments, workers=arguments.workers)
     counts = ", ".join(f"{n} {split}" for split, n in record["counts"].items())
     print(f"{arguments.out}: {counts}")
     return 0
@@ -52,14 +54,15 @@ class Challenge:
 
 
 def challenge(arguments: Challenge) -> int:
-    record = make_challenge(
-        arguments.images,
-        arguments.cache,
-        arguments.out,
-        limit=arguments.limit,
-        seed=arguments.seed,
-        workers=arguments.workers,
-    )
+    with ending("stopped; the same command continues"):
+        record = make_challenge(
+            arguments.images,
+            arguments.cache,
+            arguments.out,
+            limit=arguments.limit,
+            seed=arguments.seed,
+            workers=arguments.workers,
+        )
     print(
         f"{arguments.out}: {sum(record['counts'].values())} images of {len(record['classes'])} "
         f"classes in {len(record['variants'])} variants; {record['left_out']} left out for their "
