@@ -27,7 +27,8 @@ import os
 import re
 import signal
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -37,6 +38,7 @@ from data.io import sha256
 from data.sources.images import MAX_PIXELS
 from data.stopping import SIGNALS
 from preprocess import estimators
+from preprocess.estimators.files import refusals
 from preprocess.networks.weights import find, unpublished
 from preprocess.pipeline import build
 from preprocess.progress import Outcome
@@ -45,6 +47,16 @@ from preprocess.writer import FAILURES
 
 BATCH = {"cpu": 4, "cuda": 32}  # images a batch by default
 LARGEST_BATCH = 1024
+# parameters of an ONNX network, and their options
+SETTINGS = {
+    "side": "net_side",
+    "mean": "mean",
+    "std": "std",
+    "scale": "scale",
+    "activation": "activation",
+    "stretch": "stretch",
+}
+REFUSALS = 1000  # maps that are read again for the reason
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,22 @@ class Arguments:
     does not suffice."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of a network: fp32, or bf16 for GPUs that are fast at it (other masks, so another cache)."""
+    net_side: int | None = None
+    """Of an ONNX network (and the next five): side of the image that it takes, in pixels. Settings
+    of files that people have are known."""
+    mean: tuple[float, float, float] | None = None
+    """Of an ONNX network: mean of each channel, R G B, of the scaled image."""
+    std: tuple[float, float, float] | None = None
+    """Of an ONNX network: standard deviation of each channel."""
+    scale: Literal["max", "255"] | None = None
+    """Of an ONNX network: what the image is divided by, its own largest value or 255."""
+    activation: Literal["none", "sigmoid"] | None = None
+    """Of an ONNX network: what is still to be applied to its output."""
+    stretch: Literal["yes", "no"] | None = None
+    """Of an ONNX network: whether maps are stretched to 0..1."""
     maps: str | None = None
-    """With --estimator files: folder of grey PNG maps, one an image, at the image's relative path
-    (.png)."""
+    """With --estimator files: folder of PNG maps, one an image, at the image's relative path
+    (.png): grey levels, classes, or cut-outs."""
     side: int = 128
     """Side of the stored masks, in pixels; the whole image is squashed to side x side."""
     shard_size: int = 4096
@@ -187,6 +212,8 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
     if failures:
         lists = os.path.join(args.cache, FAILURES) if outcome.complete else "the finished cache"
         print(f"failed: {', '.join(failures)}; {lists} names them")
+    if args.maps and outcome.complete and "no_map" in outcome.statuses:
+        _print_refusals(args)
     if outcome.empty:
         print(f"{outcome.empty} masks are empty: they show no foreground, and are never pasted")
     if outcome.complete and outcome.statuses.get("ok", 0) <= outcome.empty:
@@ -196,13 +223,23 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
         )
 
 
+def _print_refusals(args: Arguments) -> None:
+    """Why maps were not taken, by the first of them."""
+    lines = Path(args.cache, FAILURES).read_bytes().splitlines()
+    paths = [line.split(b"\t", 1)[1] for line in lines if line.startswith(b"no_map\t")]
+    reasons = refusals(args.maps, paths[:REFUSALS])
+    for reason, number in reasons.most_common():
+        first = "" if len(paths) <= REFUSALS else f" of the first {REFUSALS}"
+        print(f"no_map{first}: {number} {reason}")
+
+
 def _likely_reason(outcome: Outcome) -> str:
     reason = max(outcome.statuses, key=outcome.statuses.get)
     return {
         "ok": "does the estimator suit these images, do the maps show the objects bright?",
         "missing": "can this process read the images?",
         "estimator": "does the estimator suit these images?",
-        "no_map": "are the maps grey PNG files that can be read?",
+        "no_map": "are the maps PNG files of grey levels, classes or cut-outs?",
         "crashed": "is there enough memory for a worker?",
         "too_large": "raise --max-pixels",
     }.get(reason, "are these images?")
@@ -220,6 +257,10 @@ def _part(text: str | None) -> tuple[int, int] | None:
 def _recipe(args: Arguments) -> Recipe:
     refine = () if args.refine == "none" else (("refine", args.refine),)
     recipe = Recipe(_estimator(args), refine, args.side, args.maps, args.max_pixels)
+    if recipe.estimator != "onnx":
+        for name in SETTINGS.values():
+            if getattr(args, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} goes with --estimator onnx")
     if recipe.network:
         return _with_weights(args, recipe)
     for name in ("weights", "device", "batch", "precision"):
@@ -265,15 +306,23 @@ def _with_weights(args: Arguments, recipe: Recipe) -> Recipe:
     path = find(recipe.estimator, source, args.weights)
     if other := unpublished(path, source):
         print(f"note: {path} is not the file that was published under that name ({other})")
+    parameters = recipe.parameters
+    if recipe.estimator == "onnx":
+        settings = {name: getattr(args, option) for name, option in SETTINGS.items()}
+        network = estimators.create("onnx", **settings).for_file(path)
+        parameters += tuple(asdict(network).items())
     recipe = replace(
         recipe,
+        parameters=parameters,
         weights=str(path),
         sha256=sha256(path),
         device=args.device,
         precision=args.precision,
         batch=batch,
     )
-    load(recipe)  # an error in the file is shown before anything is written
+    loaded = load(recipe)  # an error in the file is shown before anything is written
+    if loaded.single:
+        print(f"note: {path} has a fixed batch of 1: images go through it one at a time")
     return recipe
 
 

@@ -220,7 +220,7 @@ def store_quality(pixels: np.ndarray, i: int, rows: Rows) -> None:
 def _compute_row(images: Images, i: int, recipe: Recipe, rows: Rows) -> None:
     image = decode_row(images, i, recipe, rows)
     if recipe.estimator == "files":
-        saliency = files.read_map(recipe.maps, images.paths[i])
+        saliency = files.read_map(recipe.maps, images.paths[i], images.read(i))
     else:
         with failing_estimator():
             saliency = load(recipe).working(image)

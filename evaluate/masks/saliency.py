@@ -241,23 +241,26 @@ def _read(arguments: Arguments, path: bytes) -> tuple[np.ndarray, np.ndarray, di
     """An image, (H, W, 3) uint8 RGB; its true mask, (H, W) uint8; and by estimator its map, (H, W)
     uint8, with the CPU milliseconds that it took (0 for a map on disk)."""
     try:
-        image = decode(read_bytes(arguments.images, path))
+        content = read_bytes(arguments.images, path)
+        image = decode(content)
     except ImageError as error:
         name = os.path.join(arguments.images, os.fsdecode(path))
         raise UsageError(f"{name}: {error}") from error
-    truth = _grey(arguments.truth, path, image.shape[:2], "true mask")
+    truth = _grey(arguments.truth, path, content, image.shape[:2], "true mask")
     if arguments.maps is not None:
-        maps = {arguments.maps: (_grey(arguments.maps, path, image.shape[:2], "map"), 0.0)}
+        maps = {arguments.maps: (_grey(arguments.maps, path, content, image.shape[:2], "map"), 0.0)}
     else:
         maps = {name: predict(image, name, arguments.refine) for name in arguments.names}
     return image, truth, maps
 
 
-def _grey(folder: str, path: bytes, shape: tuple[int, int], what: str) -> np.ndarray:
+def _grey(
+    folder: str, path: bytes, content: bytes, shape: tuple[int, int], what: str
+) -> np.ndarray:
     """The (H, W) uint8 map that belongs to an image; UsageError where it is missing or of another
     size."""
     try:
-        grey = np.rint(255 * read_map(folder, path)).astype(np.uint8)
+        grey = np.rint(255 * read_map(folder, path, content)).astype(np.uint8)
     except ImageError as error:
         raise UsageError(f"{what}: {error}") from error
     if grey.shape != shape:

@@ -32,6 +32,7 @@ ESTIMATORS = {
 NETWORKS = {
     "basnet": "preprocess.estimators.basnet:BASNet",
     "dino": "preprocess.estimators.dino:DINO",
+    "onnx": "preprocess.estimators.onnx:ONNX",
     "u2net": "preprocess.estimators.u2net:U2Net",
     "u2netp": "preprocess.estimators.u2netp:U2NetP",
 }

@@ -27,6 +27,7 @@ class GrabCut(Estimator):
     """
 
     name = "grabcut"
+    version = 2
     prior: str = "rbd"
 
     def __post_init__(self):

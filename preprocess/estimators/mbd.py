@@ -30,6 +30,7 @@ class MBD(Estimator):
     """
 
     name = "mbd"
+    version = 2
     max_side: int = 128
     frame: bool = True
 

@@ -21,6 +21,7 @@ class Regional(Estimator):
         frame: leave out an artificial frame.
     """
 
+    version = 2
     superpixels: int = 200
     max_side: int = 256
     compactness: float = 20.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -25,16 +26,23 @@ class Architecture:
         name: the key in preprocess.estimators.NETWORKS.
         version: raised whenever the maps change.
         source: the files of weights to look for, and where they come from.
+        backend: "torch", or "onnx" (then `tensor` takes the place of `build` and `run`).
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     source: ClassVar[Source]
+    backend: ClassVar[str] = "torch"
 
     @property
     def parameters(self) -> dict:
-        """What a cache's identity stores of the fields."""
-        return asdict(self)
+        """What a cache's identity stores of the fields, as JSON has it."""
+        fields = asdict(self).items()
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields}
+
+    def for_file(self, path: Path) -> Architecture:
+        """With the parameters that a file of weights decides."""
+        return self
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """What the network sees of an (H, W, 3) uint8 RGB image; by numpy and OpenCV only.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +15,7 @@ from torch import nn
 from data.cli import UsageError
 from data.tensors import fitting, read_tensors, state_of
 from preprocess.estimators.base import Estimator
+from preprocess.networks import onnx
 from preprocess.networks.base import Architecture
 from preprocess.networks.weights import find
 from preprocess.refine import REFINE, thumbnail
@@ -27,16 +28,22 @@ class Network(Estimator):
     """An architecture with its weights on a device; made by `load`.
 
     Attributes:
-        module: in evaluation mode, on device `place` ("cuda:1").
+        run: prepared images, (B, ...), to (B, ...) float32 outputs.
         weights: SHA-256 of its file.
+        place: the device, as "cuda:1".
     """
 
     architecture: Architecture
-    module: nn.Module
+    run: Callable[[np.ndarray], np.ndarray]
     weights: str
     refine: str = "none"
     place: str = "cpu"
     precision: str = "fp32"
+
+    @property
+    def single(self) -> bool:
+        """Whether the file takes one image at a time only."""
+        return isinstance(self.run, onnx.Session) and self.run.single
 
     @property
     def name(self) -> str:
@@ -48,7 +55,7 @@ class Network(Estimator):
 
     @property
     def device(self) -> str:
-        return torch.device(self.place).type
+        return self.place.partition(":")[0]
 
     @property
     def parameters(self) -> dict:
@@ -85,8 +92,28 @@ class Network(Estimator):
             torch.OutOfMemoryError: the batch is too large for the device.
             MemoryError: the batch is too large for the CPU's memory.
         """
+        return self.run(batch)
+
+    def finish(self, output: np.ndarray, thumbnail: np.ndarray | None = None) -> np.ndarray:
+        """One image's output to its map, float32 (h, w) in [0, 1]."""
+        saliency = self.architecture.finish(np.ascontiguousarray(output))
+        return saliency if thumbnail is None else REFINE[self.refine](thumbnail, saliency)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A PyTorch module, in evaluation mode, on a device."""
+
+    architecture: Architecture
+    module: nn.Module
+    place: str
+    precision: str
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
         autocast = torch.autocast(
-            self.device, PRECISIONS[self.precision], enabled=self.precision != "fp32"
+            torch.device(self.place).type,
+            PRECISIONS[self.precision],
+            enabled=self.precision != "fp32",
         )
         try:
             with torch.inference_mode(), _reproducible(), autocast:
@@ -96,11 +123,6 @@ class Network(Estimator):
             if "allocate memory" in str(error) and not isinstance(error, torch.OutOfMemoryError):
                 raise MemoryError(str(error).splitlines()[0]) from error
             raise
-
-    def finish(self, output: np.ndarray, thumbnail: np.ndarray | None = None) -> np.ndarray:
-        """One image's output to its map, float32 (h, w) in [0, 1]."""
-        saliency = self.architecture.finish(np.ascontiguousarray(output))
-        return saliency if thumbnail is None else REFINE[self.refine](thumbnail, saliency)
 
 
 @contextmanager
@@ -131,11 +153,13 @@ def load(
     if precision not in PRECISIONS:
         raise UsageError(f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
     path = find(architecture.name, architecture.source, weights)
+    architecture = architecture.for_file(path)
     stat = path.stat()
-    module, digest = _load(architecture, path, (stat.st_size, stat.st_mtime_ns), device)
+    stamp = stat.st_size, stat.st_mtime_ns
+    run, digest = _load(architecture, path, stamp, device, precision)
     return Network(
         architecture=architecture,
-        module=module,
+        run=run,
         weights=digest,
         refine=refine,
         place=device,
@@ -145,9 +169,13 @@ def load(
 
 @lru_cache(maxsize=2)
 def _load(
-    architecture: Architecture, path: Path, stat: tuple[int, int], device: str
-) -> tuple[nn.Module, str]:
-    """The module and its file's SHA-256; kept, for callers that load it for every image."""
+    architecture: Architecture, path: Path, stamp: tuple[int, int], device: str, precision: str
+) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """What runs the network, and its file's SHA-256; kept, for callers that load it often."""
+    if architecture.backend == "onnx":
+        if precision != "fp32":
+            raise UsageError(f"--precision {precision}: {architecture.name} computes in fp32")
+        return onnx.load(architecture.tensor, architecture.side, path, device)
     content, digest = read_tensors(path)
     state = architecture.convert(state_of(content, path))
     try:
@@ -157,6 +185,7 @@ def _load(
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     try:
-        return module.eval().requires_grad_(False).to(device), digest
+        module = module.eval().requires_grad_(False).to(device)
     except (RuntimeError, AssertionError) as error:  # torch's, where there is no such device
         raise UsageError(f"--device {device}: {' '.join(str(error).split())[:200]}") from error
+    return Module(architecture, module, device, precision), digest

@@ -12,6 +12,10 @@ DENSITY = 0.6  # of a row (or column) that must be edge to be a frame's
 BOTH = 0.9  # of two neighbouring rows together: noise may scatter a step's thinned edge over both
 CUTOFF = 4.0  # times the mean squared gradient: the usual automatic threshold of Sobel edges
 
+PLAIN = 12  # grey levels by which a margin's pixels differ from its colour, JPEG's noise included
+STRAY = 0.02  # of a margin's line: pixels that may differ by more
+STRAIGHT = 0.9  # of the picture's first line: pixels that must differ, or it is an object's outline
+
 Box = tuple[slice, slice]  # rows and columns of an image
 
 
@@ -20,7 +24,8 @@ def inner_box(image: np.ndarray, frame: bool = True) -> Box:
 
     A row (column) within MAX_WIDTH of a side of which more than DENSITY is Sobel edge ends a frame
     on that side. Where any side has a frame, the sides without one take the widest one's width (Zhu
-    et al., CVPR 2014, the authors' demo).
+    et al., CVPR 2014, the authors' demo). Margins of one colour on two to four sides may have any
+    width.
 
     Args:
         image: (h, w, 3) uint8 RGB.
@@ -30,6 +35,9 @@ def inner_box(image: np.ndarray, frame: bool = True) -> Box:
     reach = round(MAX_WIDTH * max(height, width))
     widths = np.zeros(4, np.int64)
     if frame and min(height, width) >= 4 * reach and reach >= 2:  # else too narrow to tell
+        top, bottom, left, right = _margin_widths(image)
+        if max(top, bottom, left, right) > reach:
+            return slice(top, height - bottom), slice(left, width - right)
         widths = _frame_widths(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), reach)
     top, bottom, left, right = np.where(widths == 0, widths.max(), widths).tolist()
     return slice(top, height - bottom), slice(left, width - right)
@@ -42,6 +50,30 @@ def unframed(inner: np.ndarray, box: Box, shape: tuple[int, int]) -> np.ndarray:
     whole = np.zeros(shape, np.float32)
     whole[box] = inner
     return whole
+
+
+def _margin_widths(image: np.ndarray) -> list[int]:
+    """Px of the plain margin at the top, bottom, left and right; zeros unless two are plain."""
+    turned = image.transpose(1, 0, 2)
+    sides = image, image[::-1], turned, turned[::-1]
+    plain = [np.ptp(side[0], 0).max() <= 2 * PLAIN for side in sides]
+    if sum(plain) < 2:
+        return [0, 0, 0, 0]
+    differs = [_differs(side) for side in sides]
+    widths = [int((lines.mean(1) > STRAY).argmax()) for lines in differs]
+    across = [widths[2:], widths[2:], widths[:2], widths[:2]]
+    for lines, width, (start, end) in zip(differs, widths, across, strict=True):
+        # the first line that differs may be a blend
+        inner = lines[min(width + 1, len(lines) - 1), start : lines.shape[1] - end]
+        if width > 0 and inner.mean() < STRAIGHT:
+            return [0, 0, 0, 0]
+    return widths if np.count_nonzero(widths) > 1 else [0, 0, 0, 0]
+
+
+def _differs(side: np.ndarray) -> np.ndarray:
+    """(lines, px) bool: pixels unlike the colour of the first line."""
+    colour = np.median(side[0], 0)
+    return (np.abs(side - colour) > PLAIN).any(2)
 
 
 def _frame_widths(grey: np.ndarray, reach: int) -> np.ndarray:
