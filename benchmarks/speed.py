@@ -79,6 +79,7 @@ def main() -> int:
         paths = list_images(args.images).tolist()
         functions = {name: estimators.load(name).working for name in names if name not in absent}
         if args.untrained:
+            absent = [name for name in absent if name != "onnx"]  # a file is its network
             functions |= {f"{name} (random weights)": untrained(name).working for name in absent}
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
