@@ -106,9 +106,9 @@ class ONNX(Squashed):
         if missing:
             flags = {name: f"--net-{name}" if name == "side" else f"--{name}" for name in missing}
             raise UsageError(
-                f"{path}: no file that is known by its name or checksum; say {', '.join(flags.values())}"
-                "; U²-Net's are --net-side 320 --mean .485 .456 .406 --std .229 .224 .225 --scale max "
-                "--activation none --stretch yes"
+                f"{path}: no file that is known by its name or checksum; say "
+                f"{', '.join(flags.values())}; U²-Net's are --net-side 320 --mean .485 .456 .406 "
+                "--std .229 .224 .225 --scale max --activation none --stretch yes"
             )
         return self
 

@@ -14,6 +14,7 @@ CUTOFF = 4.0  # times the mean squared gradient: the usual automatic threshold o
 
 PLAIN = 12  # grey levels by which a margin's pixels differ from its colour, JPEG's noise included
 STRAY = 0.02  # of a margin's line: pixels that may differ by more
+LEAST_PICTURE = 16  # a picture within margins takes at least one in so many pixels
 STRAIGHT = 0.9  # of the picture's first line: pixels that must differ, or it is an object's outline
 
 Box = tuple[slice, slice]  # rows and columns of an image
@@ -56,18 +57,24 @@ def _margin_widths(image: np.ndarray) -> list[int]:
     """Px of the plain margin at the top, bottom, left and right; zeros unless two are plain."""
     turned = image.transpose(1, 0, 2)
     sides = image, image[::-1], turned, turned[::-1]
-    plain = [np.ptp(side[0], 0).max() <= 2 * PLAIN for side in sides]
-    if sum(plain) < 2:
-        return [0, 0, 0, 0]
+    none = [0, 0, 0, 0]
+    if sum(np.ptp(side[0], 0).max() <= 2 * PLAIN for side in sides) < 2:
+        return none
     differs = [_differs(side) for side in sides]
     widths = [int((lines.mean(1) > STRAY).argmax()) for lines in differs]
-    across = [widths[2:], widths[2:], widths[:2], widths[:2]]
+    top, bottom, left, right = widths
+    inner = image[top : len(image) - bottom, left : len(turned) - right]
+    if np.count_nonzero(widths) < 2 or inner.size * LEAST_PICTURE < image.size:
+        return none
+    if _differs(inner).mean() < STRAY:  # an object of one colour
+        return none
+    across = (left, right), (left, right), (top, bottom), (top, bottom)
     for lines, width, (start, end) in zip(differs, widths, across, strict=True):
         # the first line that differs may be a blend
-        inner = lines[min(width + 1, len(lines) - 1), start : lines.shape[1] - end]
-        if width > 0 and inner.mean() < STRAIGHT:
-            return [0, 0, 0, 0]
-    return widths if np.count_nonzero(widths) > 1 else [0, 0, 0, 0]
+        line = lines[min(width + 1, len(lines) - 1), start : lines.shape[1] - end]
+        if width > 0 and line.mean() < STRAIGHT:
+            return none
+    return widths
 
 
 def _differs(side: np.ndarray) -> np.ndarray:

@@ -146,7 +146,7 @@ def test_torch_is_not_imported_without_a_network():
         "import sys, numpy as np, preprocess.__main__, preprocess.networks.batches\n"
         "from preprocess.estimators import ESTIMATORS, NETWORKS, create, load\n"
         "[load(name) for name in ESTIMATORS]\n"
-        "[create(name).prepare(np.zeros((9, 9, 3), np.uint8)) for name in NETWORKS]\n"
+        "[create(name, side=64).prepare(np.zeros((9, 9, 3), np.uint8)) for name in NETWORKS]\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
