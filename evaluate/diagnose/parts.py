@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from data.cache.reader import Cache
 from data.cli import UsageError
 from data.resize import resize
-from data.sources.images import ImageError
+from data.sources.images import ImageError, Images
 from data.sources.labelled import centre_square
 from evaluate.features import Labelled
 from preprocess.estimators.files import map_file, read_map
@@ -23,12 +23,12 @@ from train.photometric import MEAN
 GREY = np.rint(255 * np.array(MEAN)).astype(np.float32)  # ImageNet's mean: zero to the network
 
 
-def find_masks(source: str, split: str, paths: np.ndarray) -> list[np.ndarray | None]:
-    """The masks of a split's images, from a cache or from a folder of PNGs.
+def find_masks(source: str, images: Labelled, rows: np.ndarray) -> list[np.ndarray | None]:
+    """The masks of some images of DATA/SPLIT, from a cache or from a folder.
 
     Args:
         source: a cache of DATA/SPLIT or of DATA (its paths begin with SPLIT/); or a folder with
-            PATH.png or SPLIT/PATH.png.
+            PATH.png or SPLIT/PATH.png, as `--estimator files` reads them.
 
     Returns:
         (S, S) or (H, W) uint8 of each whole image; None where there is no usable one.
@@ -38,21 +38,24 @@ def find_masks(source: str, split: str, paths: np.ndarray) -> list[np.ndarray | 
     """
     if not os.path.isdir(source):
         raise UsageError(f"{source}: no such mask cache or folder of masks")
+    split = os.path.basename(images.root.rstrip("/"))
     if not os.path.exists(os.path.join(source, "cache.json")):
-        return [_read_mask(source, split, path) for path in paths.tolist()]
-    cache = Cache(source)
+        folders = (os.path.join(source, split), source)
+        return [_read_mask(folders, images.images, row) for row in rows.tolist()]
+    cache, paths = Cache(source), images.paths[rows]
     below = np.array([os.fsencode(split) + b"/" + path for path in paths.tolist()])
-    rows = cache.find(paths)
-    rows = np.where(rows < 0, cache.find(below), rows)
-    usable = (rows >= 0) & (cache.status[rows] == 0)
-    return [cache.mask(row) if usable[i] else None for i, row in enumerate(rows.tolist())]
+    places = cache.find(paths)
+    places = np.where(places < 0, cache.find(below), places)
+    usable = (places >= 0) & (cache.status[places] == 0)
+    return [cache.mask(place) if usable[i] else None for i, place in enumerate(places.tolist())]
 
 
-def _read_mask(source: str, split: str, path: bytes) -> np.ndarray | None:
-    for folder in (os.path.join(source, split), source):
+def _read_mask(folders: tuple[str, ...], images: Images, row: int) -> np.ndarray | None:
+    path = images.paths[row]
+    for folder in folders:
         if os.path.exists(map_file(folder, path)):
             try:
-                return np.rint(255 * read_map(folder, path)).astype(np.uint8)
+                return np.rint(255 * read_map(folder, path, images.read(row))).astype(np.uint8)
             except ImageError as error:
                 raise UsageError(f"mask: {error}") from error
     return None

@@ -51,15 +51,15 @@ def bank_and_queries(arguments: Arguments) -> tuple[Split, Split]:
     count = min(arguments.limit, len(queries))
     rows = np.linspace(0, len(queries) - 1, count).round().astype(int)
     return (
-        _with_masks(bank, np.arange(len(bank)), arguments.bank_masks, arguments.bank),
-        _with_masks(queries, rows, arguments.masks, arguments.queries),
+        _with_masks(bank, np.arange(len(bank)), arguments.bank_masks),
+        _with_masks(queries, rows, arguments.masks),
     )
 
 
-def _with_masks(images: Labelled, rows: np.ndarray, source: str | None, name: str) -> Split:
+def _with_masks(images: Labelled, rows: np.ndarray, source: str | None) -> Split:
     if source is None:
         return Split(images, rows, None)
-    masks = find_masks(source, name, images.paths[rows])
+    masks = find_masks(source, images, rows)
     usable = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
     if not usable:
         raise UsageError(f"{source}: has no usable mask of any image in {images.root}")

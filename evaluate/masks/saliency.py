@@ -246,21 +246,20 @@ def _read(arguments: Arguments, path: bytes) -> tuple[np.ndarray, np.ndarray, di
     except ImageError as error:
         name = os.path.join(arguments.images, os.fsdecode(path))
         raise UsageError(f"{name}: {error}") from error
-    truth = _grey(arguments.truth, path, content, image.shape[:2], "true mask")
+    shape = image.shape[:2]
+    truth = _grey(arguments.truth, path, content, shape, "true mask")
     if arguments.maps is not None:
-        maps = {arguments.maps: (_grey(arguments.maps, path, content, image.shape[:2], "map"), 0.0)}
+        maps = {arguments.maps: (_grey(arguments.maps, path, content, shape, "map"), 0.0)}
     else:
         maps = {name: predict(image, name, arguments.refine) for name in arguments.names}
     return image, truth, maps
 
 
-def _grey(
-    folder: str, path: bytes, content: bytes, shape: tuple[int, int], what: str
-) -> np.ndarray:
-    """The (H, W) uint8 map that belongs to an image; UsageError where it is missing or of another
-    size."""
+def _grey(folder: str, path: bytes, image: bytes, shape: tuple[int, int], what: str) -> np.ndarray:
+    """The (H, W) uint8 map that belongs to an image, given that image's file; UsageError where it
+    is missing, ambiguous, or of another size."""
     try:
-        grey = np.rint(255 * read_map(folder, path, content)).astype(np.uint8)
+        grey = np.rint(255 * read_map(folder, path, image)).astype(np.uint8)
     except ImageError as error:
         raise UsageError(f"{what}: {error}") from error
     if grey.shape != shape:

@@ -87,3 +87,32 @@ def test_an_output_that_another_process_writes(inputs, tmp_path, name):
     busy = pytest.raises(UsageError, match=r"out\.x: another (process|evaluation) is writing it")
     with lock(tmp_path / ".out.x.lock"), busy:
         command(name, MODULES[name], [*inputs[name], str(tmp_path / "out.x")])
+
+
+def test_names_that_are_not_utf8_and_system_files(images, tmp_path):
+    root = os.path.join(os.fsencode(tmp_path), b"_caf\xe9 $x$")
+    picture = (images / "train" / "class0" / "000.png").read_bytes()
+    mask = (images / "masks" / "class0" / "000.png").read_bytes()
+    for folder, content in ((b"images", picture), (b"truth", mask), (b"maps", mask)):
+        for name in (b"\xe9 1.png", b"._\xe9 1.png", b".ipynb_checkpoints/\xe9 1.png"):
+            file = os.path.join(root, folder, name)
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            Path(os.fsdecode(file)).write_bytes(content if b"." not in name[:1] else b"system's")
+    out = os.path.join(root, b"out.json")
+    options = [b"--images", b"images", b"--truth", b"truth", b"--maps", b"maps", b"--json", out]
+    argv = [
+        part if i % 2 == 0 or part == out else os.path.join(root, part)
+        for i, part in enumerate(options)
+    ]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(
+        [sys.executable, "-m", "evaluate", "saliency", *argv],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(Path(os.fsdecode(out)).read_text())
+    assert result["paths"] == ["\udce9 1.png"]
+    (entry,) = result["estimators"].values()
+    assert entry["mae"] == 0

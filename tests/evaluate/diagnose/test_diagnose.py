@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from data.cli import UsageError
@@ -210,7 +211,7 @@ def test_backgrounds_are_judged_by_features_that_know_textures(embedded):
     root, _ = embedded
     images = Labelled(str(root / "data" / "train"), 32)
     rows = np.arange(0, 300, 2)
-    masks = find_masks(str(root / "data" / "masks"), "train", images.paths[rows])
+    masks = find_masks(str(root / "data" / "masks"), images, rows)
     parts = Parts(images, rows, masks, 32, "background")
     grey = np.stack([part.mean(2) for part in parts])
     grey -= grey.mean((1, 2), keepdims=True)
@@ -228,21 +229,30 @@ def test_backgrounds_are_judged_by_features_that_know_textures(embedded):
 
 
 def test_masks_are_found_in_caches_and_folders_alike(images, truth_cache):
-    paths = Labelled(str(images / "train"), 24).paths
-    from_cache = find_masks(str(truth_cache), "train", paths)
-    from_files = find_masks(str(images / "masks"), "train", paths)
+    labelled, rows = Labelled(str(images / "train"), 24), np.arange(80)
+    from_cache = find_masks(str(truth_cache), labelled, rows)
+    from_files = find_masks(str(images / "masks"), labelled, rows)
     assert len(from_cache) == 80
     for cached, mask in zip(from_cache, from_files, strict=True):
         small = cv2.resize(mask, (32, 32), interpolation=cv2.INTER_AREA)
         assert np.abs(small.astype(int) - cached).mean() < 12
-    assert find_masks(str(truth_cache), "train", np.array([b"class0/none.png"])) == [None]
     with pytest.raises(UsageError, match="no such mask cache"):
-        find_masks(str(images / "nothing"), "train", paths)
+        find_masks(str(images / "nothing"), labelled, rows)
+
+
+def test_masks_of_other_tools_and_missing_ones(images, tmp_path):
+    labelled, rows = Labelled(str(images / "train"), 24), np.arange(3)
+    (truth,) = find_masks(str(images / "masks"), labelled, rows[:1])
+    first = tmp_path / labelled.paths[0].decode()
+    first.parent.mkdir(parents=True)
+    Image.fromarray(truth // 255).save(first)  # 0 and 1
+    found = find_masks(str(tmp_path), labelled, rows)
+    assert np.array_equal(found[0], truth) and found[1:] == [None, None]
 
 
 def test_parts_of_an_image(images):
     labelled = Labelled(str(images / "train"), 48)
-    masks = find_masks(str(images / "masks"), "train", labelled.paths[:4])
+    masks = find_masks(str(images / "masks"), labelled, np.arange(4))
     for i, mask in enumerate(masks):
         image = labelled.read(i)
         object_, background = (

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.cli import UsageError
 from evaluate.common import command
@@ -70,6 +71,24 @@ def test_maps_on_disk(folder):
     assert entry["mae"] == 0 and entry["s"] == pytest.approx(1) and "ms" not in entry
     assert entry["max_f_a"] == entry["max_f_b"] == entry["adaptive_f"] == pytest.approx(1)
     assert saliency.lines(result)[0].startswith("| estimator | MAE | maxF(a) |")
+
+
+@pytest.mark.parametrize("kind", ["0 and 1", "palette", "alpha"])
+def test_true_masks_of_other_tools(folder, tmp_path, kind):
+    for file in (folder / "truth").iterdir():
+        mask = np.array(Image.open(file)) // 255
+        if kind == "alpha":  # a cut-out
+            picture = np.array(Image.open(folder / "images" / f"{file.stem}.jpg"))
+            other = Image.fromarray(np.dstack([picture, 255 * mask]))
+        else:
+            other = Image.fromarray(mask)
+        if kind == "palette":
+            other = Image.fromarray(15 * mask, "P")
+            other.putpalette([0, 0, 0, *[128, 0, 64] * 255])
+        other.save(tmp_path / file.name)
+    maps = str(folder / "maps")
+    result = evaluate(arguments(folder, truth=str(tmp_path), maps=maps))
+    assert result["count"] == 6 and result["estimators"][maps]["mae"] == 0
 
 
 def test_halves_and_workers_agree(folder):
