@@ -219,7 +219,7 @@ def test_a_program_folder_and_a_home_that_cannot_be_written(images, tmp_path, mo
     command = command_line(config(images, "none", tmp_path / "run", epochs=1))
     done = mounted(command, f"mount --bind {root} {root}", f"mount -o remount,ro,bind {root}")
     assert done.returncode == 0, done.stderr
-    assert any(tmp_path.glob(f"dilo-numba-{os.getuid()}/**/*.nbi"))
+    assert any(tmp_path.glob(f"dilo-kernels-{os.getuid()}/**/*.nbi"))
 
 
 def test_a_run_whose_checkpoints_are_gone_keeps_its_head(images, truth_cache, tmp_path):
