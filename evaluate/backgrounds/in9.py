@@ -29,7 +29,7 @@ from data.cli import UsageError
 from data.sources.labelled import whole_image
 from data.tensors import load_tensors
 from evaluate.backgrounds.challenge import challenge
-from evaluate.common import Common, describe, repeat
+from evaluate.common import Common, aligned, describe, repeat
 from evaluate.features import (
     Encoder,
     Labelled,
@@ -287,22 +287,14 @@ def _find_mapping(data: str) -> Path:
 
 def lines(result: dict) -> list[str]:
     """The result as it is printed: a table with the published rows below ours."""
-    rows = [
-        {"model": f"ours, {kind}", "source": "measured", **values}
-        for kind, values in result["accuracy"].items()
-    ]
-    rows += [
-        {"model": f"± {kind}, {result['protocol']['seeds']} seeds", "source": "measured", **values}
-        for kind, values in result.get("deviation", {}).items()
-    ]
-    rows += result["published"]
-    columns = [c for c in (*VARIANTS, "bg_gap", "challenge") if any(c in row for row in rows)]
-    text = [
-        f"in9 ({describe(result['protocol'])})",
-        f"  {'':<34}" + "".join(f"{c:>11}" for c in columns),
-    ]
-    for row in rows:
-        cells = (f"{row[c]:11.1f}" if c in row else f"{'-':>11}" for c in columns)
-        mark = "  second-hand" if "second-hand" in row["source"] else ""
-        text.append(f"  {row['model']:<34}" + "".join(cells) + mark)
-    return text
+    rows = {f"ours, {kind}": values for kind, values in result["accuracy"].items()}
+    for kind, values in result.get("deviation", {}).items():
+        rows[f"± {kind}, {result['protocol']['seeds']} seeds"] = values
+    for row in result["published"]:
+        rows[row["model"] + " (second-hand)" * ("second-hand" in row["source"])] = row
+    columns = (*VARIANTS, "bg_gap", "challenge")
+    table = {
+        f"  {name}": {c: f"{values[c]:.1f}" for c in columns if c in values}
+        for name, values in rows.items()
+    }
+    return [f"in9 ({describe(result['protocol'])})", *aligned(table)]

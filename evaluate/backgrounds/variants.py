@@ -5,7 +5,7 @@
 DATA holds train/ (background goes with the class), probe/ (it does not), and the test splits
 original/ mixed_same/ mixed_rand/ only_fg/ only_bg/, each CLASS/image: what `python -m data
 synthetic` makes. A linear probe is trained on train/ and one on probe/; the gap is mixed_same -
-mixed_rand: how much a background of the own class is worth.
+mixed_rand: what a background of the own class adds. Nothing is drawn: seeds repeat over networks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from evaluate.common import Common, describe, repeat
+from evaluate.common import Common, aligned, describe, repeat
 from evaluate.features import encoder_of, extract
 from evaluate.probes.linear import L2, fit_probe
 
@@ -76,14 +76,6 @@ def _measure(arguments: Arguments, seed: int) -> dict:
 
 def lines(result: dict) -> list[str]:
     """The result as it is printed."""
-    columns = [*SPLITS, "gap"]
-    deviations = {f"± {name}": values for name, values in result.get("deviation", {}).items()}
-    rows = result["accuracy"] | deviations
-    return [
-        f"backgrounds ({describe(result['protocol'])})",
-        "  probe     " + "".join(f"{c:>12}" for c in columns),
-        *(
-            f"  {name:<10}" + "".join(f"{values[c]:12.2f}" for c in columns)
-            for name, values in rows.items()
-        ),
-    ]
+    rows = result["accuracy"] | {f"± {k}": v for k, v in result.get("deviation", {}).items()}
+    table = {f"  {k}": {c: f"{x:.2f}" for c, x in v.items()} for k, v in rows.items()}
+    return [f"backgrounds ({describe(result['protocol'])})", *aligned(table)]

@@ -88,10 +88,11 @@ class Probe:
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """(N, C) logits of (N, D) features."""
-        x = (
-            torch.from_numpy(np.asarray(features, np.float32)).double() - self.mean
-        ) / self.deviation
-        return (x @ self.weight.T + self.bias).numpy()
+        parts = [
+            ((x - self.mean) / self.deviation) @ self.weight.T + self.bias
+            for _, x in _blocks(features)
+        ]
+        return torch.cat(parts).numpy()
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
         """Top-1 in percent."""
@@ -137,28 +138,18 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, classes: int, l2: float 
 def _blocks(features: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
     """(first row, float64 features) of ROWS at a time."""
     for first in range(0, len(features), ROWS):
-        yield (
-            first,
-            torch.from_numpy(np.asarray(features[first : first + ROWS], np.float32)).double(),
-        )
+        block = np.asarray(features[first : first + ROWS], np.float32)
+        yield first, torch.from_numpy(block).double()
 
 
 def _moments(features: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (divisor N - 1) of each column, with 1e-6 added to the latter;
-    blocks are merged as by Chan et al. 1979."""
-    count, mean, variance = 0, None, None
-    for _, x in _blocks(features):
-        n, block_mean = len(x), x.mean(0)
-        if not count:
-            count, mean, variance = n, block_mean, x.var(0)
-            continue
-        difference = block_mean - mean
-        squares = variance * (count - 1) + (x - block_mean).square().sum(0)
-        squares += difference.square() * (count * n / (count + n))
-        mean = mean + difference * (n / (count + n))
-        count += n
-        variance = squares / (count - 1)
-    return mean, variance.sqrt() + 1e-6
+    """Mean and standard deviation (divisor N - 1) of each column, with 1e-6 added to the latter."""
+    if len(features) <= ROWS:
+        ((_, x),) = _blocks(features)
+        return x.mean(0), x.std(0) + 1e-6
+    mean = sum(x.sum(0) for _, x in _blocks(features)) / len(features)
+    squares = sum((x - mean).square().sum(0) for _, x in _blocks(features))
+    return mean, (squares / (len(features) - 1)).sqrt() + 1e-6
 
 
 def evaluate(arguments: Arguments) -> dict:
