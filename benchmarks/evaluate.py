@@ -25,8 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -35,8 +37,9 @@ from tqdm import tqdm
 
 from benchmarks.publish import about, publish
 from data.cli import UsageError, run
-from evaluate.features import Encoder, Labelled, extract_from, to_input
+from evaluate.features import Encoder, extract_from
 from train.distributed import choose_device
+from train.features import Labelled, to_input
 from train.knn import BANK, nearest
 from train.network import backbone
 
@@ -44,11 +47,8 @@ TARGET = 0.95
 # network, side in pixels, which images, how many a round: enough that starting the workers, 0.2 s,
 # is not what is timed
 CASES = (("resnet50", 224, "imagenet", 160), ("resnet18", 128, "imagenette", 800))
-QUERIES, DIMENSIONS, NEIGHBOURS = (
-    50_000,
-    2048,
-    200,
-)  # ImageNet's validation images, a ResNet-50's features
+# ImageNet's validation images, a ResNet-50's features
+QUERIES, DIMENSIONS, NEIGHBOURS = 50_000, 2048, 200
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Arguments:
     """Folder of ImageNet images at their own sizes, CLASS/image."""
     imagenette: str
     """Folder of small images, CLASS/image."""
-    json: str = "runs/bench/evaluate.json"
+    json_file: Annotated[str, tyro.conf.arg(name="json")] = "runs/bench/evaluate.json"
     """File for the numbers."""
     rounds: int = 5
     """Times that both are done in turn."""
@@ -85,21 +85,13 @@ def main() -> int:
             "--rounds, --limit, --batch and --workers must be at least 1, --queries not negative"
         )
     torch.set_num_threads(1)  # on a CPU the other cores are the workers'
-    device = choose_device(args.device)
     folders = {"imagenet": args.imagenet, "imagenette": args.imagenette}
-    rows = [
-        {
-            "network": network,
-            "size": size,
-            "images": images,
-            **measure(
-                network, size, folders[images], min(count, args.limit or count), device, args
-            ),
-        }
-        for network, size, images, count in CASES
-    ]
+    rows = []
+    for network, size, images, count in CASES:
+        numbers = measure(network, size, folders[images], min(count, args.limit or count), args)
+        rows.append({"network": network, "size": size, "images": images, **numbers})
     result = {
-        "device": str(device),
+        "device": str(choose_device(args.device)),
         **about(),
         "batch": args.batch,
         "workers": args.workers,
@@ -107,13 +99,10 @@ def main() -> int:
         "rows": rows,
     }
     if args.queries:
-        result["knn"] = {
-            "queries": args.queries,
-            "dimensions": DIMENSIONS,
-            "k": NEIGHBOURS,
-            "peak_gb": knn_memory(args.queries),
-        }
-    publish(result, table(result), args.json, args.readme, "bench-evaluate")
+        peak = knn_memory(args.queries)
+        sizes = {"queries": args.queries, "dimensions": DIMENSIONS, "k": NEIGHBOURS}
+        result["knn"] = {**sizes, "peak_gb": peak}
+    publish(result, table(result), args.json_file, args.readme, "bench-evaluate")
     return 0
 
 
@@ -131,47 +120,41 @@ class Some(Labelled):
         return super().read(int(self.rows[i]))
 
 
-def measure(
-    network: str, size: int, folder: str, count: int, device: torch.device, args: Arguments
-) -> dict:
+def measure(network: str, size: int, folder: str, count: int, args: Arguments) -> dict:
     """{"count", "bare", "extracted": images/s, "ratio", "cpu_ratio", "decoded": images/s of one
     worker}."""
     torch.manual_seed(0)
+    device = choose_device(args.device)
     model = backbone(network, "imagenet")
     model.fc = torch.nn.Identity()
     model = model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
     encoder, images = Encoder(model, size, device), Some(folder, size, count)
-    crops = images.__getitems__(list(range(min(args.batch, len(images)))))
-    inputs = to_input(crops, device)
-    batches = [
-        inputs[:n]
-        for n in [args.batch] * (len(images) // args.batch) + [len(images) % args.batch]
-        if n
-    ]
+    count = len(images)
+    inputs = to_input(images.__getitems__(list(range(min(args.batch, count)))), device)
+    sizes = np.diff([*range(0, count, args.batch), count])
+    batches = [inputs[:n] for n in sizes]
     bare(encoder, batches[:1])  # memory, and the choice of algorithms
-    rounds = []
-    for _ in tqdm(range(args.rounds), desc=f"{network} at {size} px", unit="round", leave=False):
-        rounds.append(
-            (
-                timed(lambda: bare(encoder, batches)),
-                timed(lambda: extract_from(encoder, images, args.batch, args.workers)),
-            )
+    rounds = [
+        (
+            timed(lambda: bare(encoder, batches)),
+            timed(lambda: extract_from(encoder, images, args.batch, args.workers)),
         )
-    start = time.process_time()
-    for i in range(min(100, len(images))):
-        images[i]
-    decoding = (time.process_time() - start) / min(100, len(images))
-    wall = np.array([[a[0], b[0]] for a, b in rounds])
-    used = np.array([[a[1], b[1]] for a, b in rounds])
+        for _ in tqdm(range(args.rounds), desc=f"{network} at {size} px", leave=False)
+    ]
+    decoded = range(min(100, count))
+    _, decoding = timed(lambda: [images[i] for i in decoded])
+    seconds = np.array(rounds)  # (rounds, bare or extracted, clock or CPU)
+    ratio, cpu_ratio = np.median(seconds[:, 0] / seconds[:, 1], axis=0)
+    bare_rate, extracted_rate = count / np.median(seconds[:, :, 0], axis=0)
     return {
-        "count": len(images),
-        "bare": len(images) / float(np.median(wall[:, 0])),
-        "extracted": len(images) / float(np.median(wall[:, 1])),
-        "ratio": float(np.median(wall[:, 0] / wall[:, 1])),
-        "cpu_ratio": float(np.median(used[:, 0] / used[:, 1])),
-        "decoded": 1 / decoding,
-        "seconds": wall.tolist(),
-        "cpu_seconds": used.tolist(),
+        "count": count,
+        "bare": float(bare_rate),
+        "extracted": float(extracted_rate),
+        "ratio": float(ratio),
+        "cpu_ratio": float(cpu_ratio),
+        "decoded": len(decoded) / decoding,
+        "seconds": seconds[:, :, 0].tolist(),
+        "cpu_seconds": seconds[:, :, 1].tolist(),
     }
 
 
@@ -187,7 +170,7 @@ def bare(encoder: Encoder, batches: list[torch.Tensor]) -> None:
         torch.cuda.synchronize()
 
 
-def timed(function) -> tuple[float, float]:
+def timed(function: Callable[[], object]) -> tuple[float, float]:
     """Seconds by the clock, and of CPU time of this process (not of the workers)."""
     clock, used = time.perf_counter(), time.process_time()
     function()
@@ -210,11 +193,11 @@ def find_neighbours(queries: int, rows: int) -> None:
         for first in range(0, len(bank), 4096):
             part = bank[first : first + 4096]
             part[:] = np.random.default_rng(first).normal(size=part.shape)
-        wanted = np.random.default_rng(1).random((queries, DIMENSIONS), np.float32)
-        nearest(bank, wanted, NEIGHBOURS, rows=rows)
+        features = np.random.default_rng(1).random((queries, DIMENSIONS), np.float32)
+        nearest(bank, features, NEIGHBOURS, rows=rows)
     # not ru_maxrss: that remembers the process that started this one
-    told = Path("/proc/self/status").read_text()
-    print(int(told.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
 
 
 def table(result: dict) -> str:

@@ -43,11 +43,8 @@ def main() -> None:
         return
     if sys.argv[1] not in EVALUATIONS:
         raise UsageError(f"no evaluation {sys.argv[1]!r}; there are: {', '.join(EVALUATIONS)}")
-    module = importlib.import_module(EVALUATIONS[sys.argv[1]])
-    if hasattr(module, "lines"):
-        command(sys.argv[1], module, sys.argv[2:])
-    else:
-        module.main(sys.argv[2:])
+    name, *argv = sys.argv[1:]
+    command(name, importlib.import_module(EVALUATIONS[name]), argv)
 
 
 if __name__ == "__main__":

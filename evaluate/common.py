@@ -91,6 +91,17 @@ class Common:
             raise UsageError("give --data DIR, the folder of the data set")
         if self.workers < 0 or (self.size is not None and self.size < 1):
             raise UsageError(f"--workers {self.workers}, --size {self.size}: must not be negative")
+        for source in self.sources():
+            if self.run and not source.with_name("config.json").exists():
+                raise UsageError(f"{source.parent}: no run here (no config.json)")
+            if self.weights and not source.exists():
+                raise UsageError(f"{source}: no such file of weights")
+
+    def sources(self) -> list[Path]:
+        """The seeds' files of weights."""
+        name = str(Path(self.run, "backbone.pt") if self.run else Path(self.weights or ""))
+        seeds = range(self.seeds if "{seed}" in name else 1)
+        return [Path(name.replace("{seed}", str(seed))) for seed in seeds]
 
     @property
     def network_depends_on_seed(self) -> bool:
@@ -133,14 +144,10 @@ class Common:
 
     def is_current(self) -> bool:
         """Whether the result's file is newer than the weights and was made with these options."""
-        from train.checkpoint import BACKBONE  # torch: saliency is evaluated without it
-
         file = self.result_file()
-        source = Path(self.run, BACKBONE) if self.run else Path(self.weights or "")
         try:
             made_with = json.loads(file.read_text())["arguments"]
-            names = {str(source).replace("{seed}", str(seed)) for seed in range(self.seeds)}
-            newest = max(os.stat(name).st_mtime_ns for name in names)
+            newest = max(source.stat().st_mtime_ns for source in self.sources())
             return file.stat().st_mtime_ns > newest and made_with == self.identity()
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -177,6 +184,8 @@ def command(name: str, module: ModuleType, argv: list[str]) -> None:
     arguments = tyro.cli(
         module.Arguments, args=argv, prog=f"python -m evaluate {name}", description=module.__doc__
     )
+    if isinstance(arguments, Common):
+        arguments.check()
     with (
         ending("stopped; the same command begins again, or goes on from what is kept"),
         process_group(arguments) as first,
@@ -322,28 +331,3 @@ def percent(result: dict, *keys: str) -> str:
     for key in keys:
         mean, deviation = mean[key], deviation and deviation[key]
     return f"{mean:6.2f} %" if deviation is None else f"{mean:6.2f} ± {deviation:.2f} %"
-
-
-def parse(arguments: type, argv: list[str], name: str, description: str):
-    """For the evaluations that still have a `main`."""
-    return tyro.cli(
-        arguments, args=argv, prog=f"python -m evaluate {name}", description=description
-    )
-
-
-def publish_result(result: dict, args: Common) -> None:
-    """For the evaluations that still have a `main`: write the result as JSON and say where."""
-    args.result_file().parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.result_file(), json.dumps(result, indent=2) + "\n")
-    print(f"written to {args.result_file()}")
-
-
-def over_seeds(evaluate: Callable[[int], dict], seeds: int) -> dict:
-    """For the evaluations that still have a `main`; `repeat` takes its place."""
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}: must be at least 1")
-    values = [evaluate(seed) for seed in range(seeds)]
-    if seeds == 1:
-        return {"accuracy": values[0]}
-    merged = {"accuracy": _merge(values, _mean), "deviation": _merge(values, _deviation)}
-    return {**merged, "per_seed": values}

@@ -23,24 +23,7 @@ from evaluate.common import Common
 from evaluate.weights import load_source
 from train import features
 from train.distributed import choose_device
-from train.features import BadImage, Labelled, batches, to_input
-
-__all__ = [
-    "BadImage",
-    "Encoder",
-    "Labelled",
-    "TrainVal",
-    "accuracy_by_class",
-    "batches",
-    "encoder_of",
-    "extract",
-    "extract_from",
-    "forward",
-    "load_encoder",
-    "project",
-    "to_input",
-    "train_and_val",
-]
+from train.features import Labelled, batches
 
 # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's: 5.2 GB)
 LARGE = 2 << 30
@@ -228,10 +211,9 @@ def _fill(
                 out = _allocate((len(images), part.shape[1]), file)
             rows = slice(done, done + len(part))
             out[rows] = part
-            if out.dtype == np.float16 and not np.isfinite(out[rows]).all():
-                raise UsageError(
-                    f"{images.root}: features up to {np.abs(part).max():.3g} do not fit float16"
-                )
+            if not np.isfinite(out[rows]).all():
+                fits = "are not finite" if out.dtype == np.float32 else "do not fit float16"
+                raise UsageError(f"{images.root}: features up to {np.abs(part).max():.3g} {fits}")
             done += len(part)
             bar.update(len(part))
     return out

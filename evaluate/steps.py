@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from data.stopping import Stopping
 from data.tensors import load_tensors, write_tensors
 from train import distributed
 from train.checkpoint import differences
+from train.workers import LoaderError
 
 ASK = 20  # steps between two looks at the loss
 
@@ -119,7 +120,7 @@ class Training:
             loss_of: (batch, step) -> this process's loss; the mean over processes is minimised.
 
         Raises:
-            UsageError: a loss that is not finite.
+            UsageError: a loss that is not finite, or workers that fail again and again.
             SystemExit: stopped by a signal, and saved; code 0, or 130 on Ctrl-C.
         """
         bar = tqdm(
@@ -131,7 +132,7 @@ class Training:
             leave=False,
         )
         with Stopping(signal.SIGUSR1) as stop, bar:
-            for batch in batches:
+            for batch in self._saved_on_failure(batches):
                 loss = self._update(batch, loss_of, plan)
                 bar.update()
                 # at every step: torchrun kills what has not ended 30 s after its SIGTERM
@@ -145,6 +146,14 @@ class Training:
                     self.save()
                 if stopped and self.step < plan.steps:
                     self._stop(stopped, plan)
+
+    def _saved_on_failure(self, batches: Iterable) -> Iterator:
+        try:
+            yield from batches
+        except LoaderError:
+            if distributed.world() == 1:  # others would wait for this one in `save`
+                self.save()
+            raise
 
     def _update(
         self, batch: object, loss_of: Callable[[object, int], torch.Tensor], plan: Plan

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.schedules import Runtime, Schedule
 from evaluate.detection.views import View, Views
-from evaluate.features import batches
 from train import distributed
+from train.features import batches
 
 
 def detect(

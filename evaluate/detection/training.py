@@ -20,10 +20,10 @@ from data.cli import UsageError
 from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.schedules import Runtime, Schedule
 from evaluate.detection.views import GroupedBatches, View, Views
-from evaluate.features import batches
 from evaluate.steps import Plan, Training, spread
 from train import distributed
 from train.batch_norm import spread_batch_norm
+from train.features import batches
 
 LossOf = Callable[[list[View], int], torch.Tensor]
 

@@ -20,8 +20,8 @@ from data.sources.decode import ImageError, decode
 from data.sources.images import read_bytes
 from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.schedules import Schedule
-from evaluate.features import BadImage
 from train import distributed
+from train.features import BadImage
 from train.streams import ORDER, VIEW, stream
 
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from data.cli import UsageError
-from evaluate.features import Encoder, to_input
+from evaluate.features import Encoder
 from evaluate.probes.linear import Probe
+from train.features import to_input
 
 # least side of the map: a stage that is smaller (a 32 px image's last one) says nothing of places
 GRID = 4

@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from data.cli import UsageError
-from evaluate.features import Labelled
 from train import distributed
 from train.crop import random_box, resize_crop
+from train.features import Labelled
 from train.streams import ORDER, VIEW, stream
 
 CROP = (0.08, 1.0)  # shares of the image's area, torchvision's default and MoCo's

@@ -20,11 +20,12 @@ from torch import nn
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from evaluate.features import Encoder, Labelled, batches, to_input
+from evaluate.features import Encoder
 from evaluate.probes.schedule import Order, RandomCrops, Schedule
 from evaluate.steps import Plan, Training, spread
 from train import distributed
 from train.batch_norm import spread_batch_norm
+from train.features import Labelled, batches, to_input
 
 
 class Classifier(nn.Module):
@@ -117,7 +118,8 @@ def fit(
 def _train(
     model: Classifier, training: Training, schedule: Schedule, crops: RandomCrops, workers: int
 ) -> None:
-    device, order = model.device, Order(len(crops.rows), schedule, training.step)
+    device, count = model.device, len(crops.rows)
+    steps = -(-count // schedule.batch)  # of an epoch
     if schedule.finetune and distributed.world() > 1:
         model.backbone = spread_batch_norm(model.backbone, 1, device)
     spread_model = spread(model.trained(), device)
@@ -126,18 +128,18 @@ def _train(
     def loss_of(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
         inputs, labels = to_input(batch[0], device), batch[1].to(device, non_blocking=True)
         logits = spread_model(inputs if schedule.finetune else model.features(inputs))
-        count = min(schedule.batch, order.count - step % order.steps * schedule.batch)
+        whole = min(schedule.batch, count - step % steps * schedule.batch)
         # the mean over processes is then the mean over the global batch, however it is cut
-        return F.cross_entropy(logits, labels, reduction="sum") * (distributed.world() / count)
+        return F.cross_entropy(logits, labels, reduction="sum") * (distributed.world() / whole)
 
     def rates(step: int) -> list[float]:
-        factor = schedule.factor(step, order.steps)
+        factor = schedule.factor(step, steps)
         return [rate * factor for rate in (schedule.lr, schedule.backbone_lr)[: len(groups)]]
 
     groups = training.optimizer.param_groups
     name = f"{'fine-tuning' if schedule.finetune else 'linear'}, seed {schedule.seed}"
-    plan = Plan(order.steps * schedule.epochs, order.steps, rates, name)
-    training.run(batches(crops, workers, device, order=order), loss_of, plan)
+    loader = batches(crops, workers, device, order=Order(count, schedule, training.step))
+    training.run(loader, loss_of, Plan(steps * schedule.epochs, steps, rates, name))
 
 
 def evaluate(model: Classifier, images: Labelled, batch: int = 256, workers: int = 0) -> dict:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from evaluate.features import TrainVal, accuracy_by_class
-from evaluate.probes.schedule import Schedule
-from train.streams import ORDER, WEIGHTS, stream
+from evaluate.probes.schedule import Order, Schedule
+from train.streams import WEIGHTS, stream
 
 HELD_OUT = 0.1  # share of every class's training images that choose the rate
 
@@ -45,17 +45,12 @@ def fit_all(
     rate = torch.tensor(rates, device=device)[:, None, None]
     targets = torch.from_numpy(np.asarray(labels, np.int64))
     rows = np.arange(len(features)) if rows is None else rows
-    steps = -(-len(rows) // schedule.batch)
-    with tqdm(
-        total=steps * schedule.epochs, desc=f"sweep, {len(rates)} rates", unit="step", leave=False
-    ) as bar:
-        for step in range(steps * schedule.epochs):
-            epoch, place = divmod(step, steps)
-            if place == 0:
-                order = stream(ORDER, schedule.seed, epoch).permutation(rows)
-            some = np.sort(
-                order[place * schedule.batch : (place + 1) * schedule.batch]
-            )  # the map is read forwards
+    order = Order(len(rows), schedule, 0)
+    name = f"sweep, {len(rates)} rates"
+    with tqdm(total=len(order), desc=name, unit="step", leave=False) as bar:
+        for step, items in enumerate(order):
+            # sorted: the map is read forwards
+            some = np.sort(rows[[place for _, place in items]])
             x = torch.from_numpy(np.asarray(features[some], np.float32)).to(device)
             y = targets[torch.from_numpy(some)].to(device).repeat(len(rates))
             logits = torch.baddbmm(bias, x.expand(len(rates), -1, -1), weight.transpose(1, 2))
@@ -64,10 +59,9 @@ def fit_all(
             loss.backward()
             with torch.no_grad():
                 for parameter, velocity in groups:
-                    velocity.mul_(schedule.momentum).add_(parameter.grad).add_(
-                        schedule.weight_decay * parameter
-                    )
-                    parameter.sub_(rate * schedule.factor(step, steps) * velocity)
+                    velocity.mul_(schedule.momentum).add_(parameter.grad)
+                    velocity.add_(schedule.weight_decay * parameter)
+                    parameter.sub_(rate * schedule.factor(step, order.steps) * velocity)
                     parameter.grad = None
             bar.update()
     return weight.detach(), bias.detach()[:, 0]

@@ -100,17 +100,20 @@ def test_the_result_is_on_disk_before_it_is_printed(trained, data, tmp_path):
     assert "(the bank has 80)" in done.stdout and "temperature 0.07" in done.stdout
 
 
-def test_what_is_wrong_is_one_line(trained, data, tmp_path):
-    (tmp_path / "file").write_text("")
+def test_what_is_wrong_is_one_line_and_leaves_nothing(trained, data, tmp_path):
     for arguments, message in (
         (["nope"], "no evaluation 'nope'"),
         (["knn", "--run", str(tmp_path), "--data", data], "no run here"),
+        (["knn", "--run", str(tmp_path / "absent"), "--data", data], "no run here"),
+        (["knn", "--weights", str(tmp_path / "absent.pth"), "--data", data], "no such file of we"),
+        (["knn", "--data", data], "give either --run RUN or --weights FILE"),
         (["knn", "--run", trained, "--data", data, "--device", "mps"], "--device mps: "),
         (["knn", "--run", trained, "--data", data, "--json", "/proc/x/a.json"], "/proc/x"),
     ):
-        done = run(*arguments)
+        environment = os.environ | {"PYTHONPATH": os.getcwd()}
+        done = run(*arguments, cwd=tmp_path, env=environment)
         assert done.returncode == 2 and message in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        assert len(done.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 def test_two_evaluations_do_not_write_one_file(trained, data, tmp_path):

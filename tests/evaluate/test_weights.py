@@ -145,12 +145,8 @@ def test_our_small_networks(tmp_path):
     model = backbone("resnet10", "small_stride2", 8)
     torch.save(model.state_dict(), tmp_path / "x.pt")
     found = load_weights(tmp_path / "x.pt", "small_stride2")
-    assert (found.network, found.stem, found.width, found.size) == (
-        "resnet10",
-        "small_stride2",
-        8,
-        32,
-    )
+    shape = (found.network, found.stem, found.width, found.size)
+    assert shape == ("resnet10", "small_stride2", 8, 32)
     assert load_weights(tmp_path / "x.pt").stem == "small"
     model.fc = nn.Identity()
     x = torch.randn(2, 3, 32, 32)
@@ -163,11 +159,8 @@ def test_classifier_and_projection_head_are_told_apart(plain, tmp_path):
     assert found.head is None and torch.equal(found.classifier.weight, plain["fc.weight"])
     torch.save(LAYOUTS["moco"](plain), tmp_path / "b.pth")
     found = load_weights(tmp_path / "b.pth")
-    assert found.classifier is None and [type(m).__name__ for m in found.head] == [
-        "Linear",
-        "ReLU",
-        "Linear",
-    ]
+    assert found.classifier is None
+    assert [type(layer).__name__ for layer in found.head] == ["Linear", "ReLU", "Linear"]
 
 
 def test_a_head_computes_what_its_layers_do():
@@ -183,51 +176,46 @@ def changed(plain: dict, **changes) -> dict:
     return {k: v for k, v in state.items() if v is not None}
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            lambda s: changed(
-                s, layer1__0__bn1__weight=None, layer1__0__extra__weight=torch.zeros(3)
-            ),
-            "looks like resnet18 but does not fit; 1 missing: layer1.0.bn1.weight; 1 unexpected: "
-            "layer1.0.extra.weight",
-        ),
-        (
-            lambda s: {k: v[:, :2] if v.ndim == 4 else v for k, v in s.items()},
-            "20 of another shape: conv1.weight",
-        ),
-        (
-            lambda s: {k: v for k, v in s.items() if not k.startswith("layer4.1")},
-            "stages of (2, 2, 2, 1) basic blocks",
-        ),
-        (
-            lambda s: changed(s, conv1__weight=torch.tensor(1.0)),
-            "conv1.weight () instead of (64, 3, 7, 7)",
-        ),
-        (
-            lambda s: changed(s, bn1__weight=torch.full((64,), torch.nan)),
-            "1 not finite: bn1.weight",
-        ),
-        (lambda s: {"a": renamed(s, "x."), "b": renamed(s, "y.")}, "several ResNets (a/x., b/y.)"),
-        (lambda s: vgg11(num_classes=2).features.state_dict(), "no ResNet in it"),
-        (
-            lambda s: {"state_dict": s, "args": Namespace(lr=1)},
-            "holds a Python object (argparse.Namespace)",
-        ),
-        (
-            lambda s: [1, 2],
-            "no ResNet in it (no layer1.0.conv1.weight under any name); it has 0 tensors",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_one_line(content, message, plain, tmp_path):
+MISFITS = {
+    "2 stages": (
+        lambda s: {k: v for k, v in s.items() if not k.startswith("layer4.1")},
+        "stages of (2, 2, 2, 1) basic blocks",
+    ),
+    "keys": (
+        lambda s: changed(s, layer1__0__bn1__weight=None, layer1__0__extra=torch.zeros(3)),
+        "looks like resnet18 but does not fit; 1 missing: layer1.0.bn1.weight; "
+        "1 unexpected: layer1.0.extra",
+    ),
+    "shapes": (
+        lambda s: {k: v[:, :2] if v.ndim == 4 else v for k, v in s.items()},
+        "20 of another shape: conv1.weight",
+    ),
+    "scalar": (
+        lambda s: changed(s, conv1__weight=torch.tensor(1.0)),
+        "conv1.weight () instead of (64, 3, 7, 7)",
+    ),
+    "nan": (
+        lambda s: changed(s, bn1__weight=torch.full((64,), torch.nan)),
+        "1 not finite: bn1.weight",
+    ),
+    "two": (
+        lambda s: {"a": renamed(s, "x."), "b": renamed(s, "y.")},
+        "several ResNets (a/x., b/y.",
+    ),
+    "vgg": (lambda s: vgg11(num_classes=2).features.state_dict(), "no ResNet in it"),
+    "code": (lambda s: {"state_dict": s, "args": Namespace(lr=1)}, "object (argparse.Namespace)"),
+    "list": (lambda s: [1, 2], "layer1.0.conv1.weight under any name); it has 0 tensors"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_what_does_not_fit_is_one_line(case, plain, tmp_path):
+    content, message = MISFITS[case]
     torch.save(content(plain), tmp_path / "x.pth")
     with pytest.raises(UsageError) as error:
         load_weights(tmp_path / "x.pth")
-    assert (
-        message in str(error.value) and len(str(error.value)) < 600 and "\n" not in str(error.value)
-    )
+    text = str(error.value)
+    assert message in text and len(text) < 600 and "\n" not in text
 
 
 @pytest.mark.parametrize(

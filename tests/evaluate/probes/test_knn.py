@@ -10,8 +10,9 @@ import torch
 
 from data.cli import UsageError
 from evaluate import features
-from evaluate.features import Labelled, batches, extract, load_encoder, project
+from evaluate.features import extract, load_encoder, project
 from evaluate.probes import knn
+from train.features import Labelled, batches, to_input
 from train.knn import nearest, vote
 
 TEMPERATURE = 0.07
@@ -134,7 +135,7 @@ def test_knn_with_third_party_weights(moco, data):
 
 def test_input_is_normalised_in_channels_last():
     crops = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
-    found = features.to_input(crops, torch.device("cpu"))
+    found = to_input(crops, torch.device("cpu"))
     expected = (crops[1, 2, 3, 0] / 255 - 0.485) / 0.229
     assert found[1, 0, 2, 3] == pytest.approx(float(expected), abs=1e-6)
     assert found.is_contiguous(memory_format=torch.channels_last)
