@@ -55,7 +55,7 @@ def ending(message: str) -> Iterator[None]:
 
     def end(*_: object) -> None:
         for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, _ignore)
         print(message, file=sys.stderr)
         raise SystemExit(0)
 
@@ -66,9 +66,16 @@ def ending(message: str) -> Iterator[None]:
     before = [signal.signal(number, end) for number in numbers]
     try:
         yield
+    except SystemExit:  # the process is ending: one more signal does no harm
+        before = [_ignore] * len(numbers)
+        raise
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def _ignore(*_: object) -> None:
+    """As SIG_IGN, which the programs that this process starts would inherit."""
 
 
 @contextmanager

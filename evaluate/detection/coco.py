@@ -6,15 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from pathlib import Path
 
-from data.cli import UsageError
+from data.cli import UsageError, note
 from data.sources.decode import MAX_PIXELS, ImageError, image_size
 from data.sources.images import read_bytes
 from data.sources.listing import inside
 from evaluate.detection.annotations import AnnotatedImages
-from train import distributed
 
 LARGEST = 4 << 30  # bytes; COCO's largest file of annotations has 0.5 GB
 FARTHEST = 1e6  # pixels: no coordinate is meant to reach farther
@@ -70,8 +68,7 @@ def from_coco(content: dict, folder: Path, name: str, outlines: bool = False) ->
         count = f"{len(broken)} of {len(broken) + len(objects)} objects, the first: {broken[0]}"
         if len(broken) > len(objects):
             raise UsageError(f"cannot use {count}")
-        if distributed.rank() == 0:
-            print(f"note: {name}: left out {count}", file=sys.stderr)
+        note(f"{name}: left out {count}")
     categories = [
         {"id": numbers["categories"][_key(entry["id"])], "name": str(entry["name"])}
         for entry in content["categories"]

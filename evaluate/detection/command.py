@@ -6,8 +6,8 @@ Faster R-CNN R50-C4 on VOC (DIR holds VOC2007/ and VOC2012/), and Mask R-CNN on 
     python -m evaluate detection --run RUN --data VOCdevkit
     python -m evaluate detection --weights moco_v2_200ep.pth.tar --data coco \\
         --dataset coco --model mask
-    torchrun --nproc_per_node 8 -m evaluate detection --run RUN --data VOCdevkit \\
-        --workers 8 --seeds 5
+    python -m train.launch --standalone --nproc-per-node 8 -m evaluate detection \\
+        --run RUN --data VOCdevkit --workers 8 --seeds 5
 
 VOC is learnt from VOC07+12 trainval and tested on VOC07 test; COCO
 (annotations/instances_train2017.json, train2017/, and val2017 likewise) on 2017's. Schedules are

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,8 +25,7 @@ from train.features import BadImage
 from train.streams import ORDER, VIEW, stream
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """Image `row`, resized, and its objects, as tensors on the CPU.
 
     Attributes:

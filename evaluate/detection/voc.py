@@ -62,7 +62,10 @@ def read_voc(root: str | os.PathLike) -> tuple[AnnotatedImages, AnnotatedImages]
         content["categories"] = [{"id": i, "name": label} for label, i in numbers.items()]
         for a in content["annotations"]:
             a["category_id"] = numbers.get(a["category_id"], "")
-    return from_coco(train, root, names[0]), from_coco(test, root, names[1])
+    try:
+        return from_coco(train, root, names[0]), from_coco(test, root, names[1])
+    except UsageError as error:
+        raise UsageError(f"{root}: {error}") from error
 
 
 def _read(root: Path, folders: tuple[str, ...], split: str) -> dict[str, list[dict]]:
@@ -80,7 +83,7 @@ def _read(root: Path, folders: tuple[str, ...], split: str) -> dict[str, list[di
         for line in tqdm(lines, f"reading {base.name} {split}", unit="img", leave=False, delay=1):
             name = _name(line, base / "Annotations")
             files = [base / "JPEGImages" / f"{name}{suffix}" for suffix in SUFFIXES]
-            image = next((file for file in files if file.is_file()), None)
+            image = next((path for path in files if path.is_file()), None)
             if image is None:
                 raise UsageError(f"{files[0]}: no such image, though {file} names it")
             number = len(content["images"]) + 1

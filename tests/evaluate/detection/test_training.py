@@ -3,6 +3,7 @@ learn."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,15 @@ SCHEDULE = Schedule(
 )
 OPTIONS = "--iterations 40 --batch 2 --scales 48 64 --test-scale 64 --regions 16 --precise-bn 2"
 OPTIONS += " --lr 0.002 --device cpu --save-every 5"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other cost minutes where the processors are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def save_backbone(path: Path, stem: str, width: int) -> Path:
@@ -168,6 +178,8 @@ def test_a_result_has_its_protocol_and_repeats_over_seeds(data, weights, tmp_pat
         {"iterations": 0},
         {"dataset": "coco"},
         {"test_scale": 5000},
+        {"scales": (8,)},
+        {"lr": -1.0},
     ],
 )
 def test_options_that_cannot_be_meant(data, weights, wrong):
@@ -175,57 +187,97 @@ def test_options_that_cannot_be_meant(data, weights, wrong):
         evaluate(Arguments(weights=str(weights), data=str(data / "voc"), device="cpu", **wrong))
 
 
-def start(folder: Path, weights: Path, out: Path, more: str = "", processes: int = 1):
-    """The command, in a process group of its own."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = ["-m", "evaluate", "detection", "--weights", str(weights), "--data", str(folder)]
-    return subprocess.Popen(
-        [
-            sys.executable,
-            *(launcher if processes > 1 else []),
-            *command,
-            *OPTIONS.split(),
-            "--json",
-            str(out),
-            *more.split(),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+def command(folder: Path, weights: Path, out: Path, *more: str, processes: int = 1) -> list[str]:
+    options = ["--weights", str(weights), "--data", str(folder), "--json", str(out), *more]
+    launcher = ["-m", "train.launch", "--standalone", "--nproc-per-node", str(processes)]
+    program = ["-m", "evaluate", "detection", *OPTIONS.split(), *options]
+    return [sys.executable, *(launcher if processes > 1 else []), *program]
+
+
+def start(line: list[str]) -> subprocess.Popen:
+    """A command in a process group of its own, as a job manager starts it."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(line, env=environment, start_new_session=True, **pipes)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_continues(data, weights, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_to_every_process_saves_and_the_same_command_continues(
+    data, weights, tmp_path, processes
+):
     out, file = tmp_path / "x.json", tmp_path / "x-seed0.pt"
-    process = start(data / "voc", weights, out)
+    line = command(data / "voc", weights, out, "--workers", "2", processes=processes)
+    process = start(line)
     while not file.exists() and process.poll() is None:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(0.1)
+    if process.poll() is None:  # a second one does no harm
+        os.killpg(process.pid, signal.SIGTERM)
     printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "the same command continues" in printed and not out.exists()
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+    assert printed.count("the same command continues") == 1 and not out.exists()
     step = torch.load(file, weights_only=True)["step"]
     assert 5 <= step < 40 and f"stopped at step {step} of 40" in printed
-    printed, errors = start(data / "voc", weights, out).communicate(timeout=300)
-    assert out.exists() and "VOC 2007's AP" in printed, errors
+    if processes == 1:
+        printed, errors = start(line).communicate(timeout=300)
+        assert out.exists() and "VOC 2007's AP" in printed, errors
+
+
+def test_a_signal_while_testing_ends_without_a_traceback(data, weights, tmp_path):
+    line = command(data / "voc", weights, tmp_path / "x.json", "--iterations", "1")
+    process = start(line)
+    while "testing" not in (read := process.stderr.readline()) and read:
+        pass
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+
+
+def test_what_is_not_finite_is_never_saved(data, weights, tmp_path):
+    images, file = training_images(data, "voc"), tmp_path / "x.pt"
+    fast = replace(SCHEDULE, lr=1e12, warmup=0)
+    runtime = replace(CPU, save_every=1)
+    with pytest.raises(
+        UsageError, match=r"not finite at step \d; .*x.pt keeps step \d; lower --lr"
+    ):
+        fit(small(weights, "c4", 1), images, fast, file, {}, runtime)
+    state = torch.load(file, weights_only=True)
+    assert all(v.isfinite().all() for v in state["model"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mount", ["-t tmpfs -o size=64k tmpfs", "-o remount,ro,bind"])
+def test_a_disk_that_cannot_be_written_is_one_line(data, weights, tmp_path, mount):
+    unshare = ["unshare", "--mount", "bash", "-ec"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"]).returncode:
+        pytest.skip("needs unshare --mount")
+    (tmp_path / "disk").mkdir()
+    script = (
+        f'mount --bind {tmp_path}/disk {tmp_path}/disk; mount {mount} {tmp_path}/disk; exec "$@"'
+    )
+    line = command(data / "voc", weights, tmp_path / "disk" / "x.json")
+    process = start([*unshare, script, "x", *line])
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2 and "Traceback" not in errors, errors
+    assert errors.strip().splitlines()[-1].startswith(f"error: {tmp_path}/disk/"), errors
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_detect_what_one_detects(data, weights, tmp_path):
-    out, more = tmp_path / "x.json", "--dataset coco --model mask --iterations 4"
-    process = start(data / "coco", weights, out, more, processes=2)
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert printed.count("written to") == 1 and "masks, COCO's AP" in printed
-    two = json.loads(out.read_text())
-    assert two["protocol"]["processes"] == 2
-    out.unlink()
-    # the finished detector is loaded, and tested in this one process
-    start(data / "coco", weights, out, more).communicate(timeout=300)
-    assert json.loads(out.read_text())["accuracy"] == two["accuracy"]
+    out, more = tmp_path / "x.json", ["--dataset", "coco", "--model", "mask", "--iterations", "4"]
+    results = []
+    for processes in (2, 1):  # the finished detector is loaded, and tested, in one process
+        line = command(data / "coco", weights, out, *more, processes=processes)
+        process = start(line)
+        printed, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert printed.count("written to") == 1 and "masks, COCO's AP" in printed
+        results.append(json.loads(out.read_text()))
+        out.unlink()
+    assert [result["protocol"]["processes"] for result in results] == [2, 1]
+    assert results[0]["accuracy"] == results[1]["accuracy"]
 
 
 @pytest.mark.slow
@@ -236,20 +288,12 @@ def test_it_learns_a_handful_of_images(shared, tmp_path, model, dataset, count, 
     """Faster R-CNN C4 on six raccoons, and Mask R-CNN on two images of fruit, learnt by heart from
     random weights."""
     weights = save_backbone(tmp_path / "w.pt", "small_stride2", 16)
-    (voc_folder if dataset == "voc" else coco_folder)(
-        shared, tmp_path / dataset, count, *([1] if dataset == "voc" else [])
-    )
+    voc_folder(shared, tmp_path / "voc", count, 1)
+    coco_folder(shared, tmp_path / "coco", count)
     images = training_images(tmp_path, dataset)
-    schedule = Schedule(
-        steps,
-        (int(0.8 * steps),),
-        20,
-        (128,),
-        batch=2,
-        test_scale=128,
-        longest=200,
-        precise_bn=10,
-    )
+    sides = {"scales": (128,), "test_scale": 128, "longest": 200}
+    drops = (int(0.8 * steps),)
+    schedule = Schedule(steps, drops, 20, batch=2, precise_bn=10, **sides)
     loaded = load_weights(weights, "small_stride2")
     detector = build(loaded, model, len(images.classes), regions=32, channels=32)
     detector = fit(detector, images, schedule, tmp_path / "x.pt", {}, CPU)
