@@ -100,6 +100,7 @@ def test_the_result_is_on_disk_before_it_is_printed(trained, data, tmp_path):
     assert "(the bank has 80)" in done.stdout and "temperature 0.07" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line_and_leaves_nothing(trained, data, tmp_path):
     for arguments, message in (
         (["nope"], "no evaluation 'nope'"),
@@ -139,6 +140,7 @@ def test_weights_of_one_name_have_a_folder_each(moco, tmp_path, monkeypatch):
     assert folders[1] == folders[3] != folders[0]
 
 
+@pytest.mark.slow
 def test_a_current_result_is_left(trained, data, images, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     accented = tmp_path / "données"

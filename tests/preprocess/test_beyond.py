@@ -194,7 +194,8 @@ def tools(tmp_path) -> dict[str, str]:
         (bin / name).write_text(f"#!/bin/sh\n{script}\n")
         (bin / name).chmod(0o755)
     path = f"{bin}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and "MAKE" not in k}
+    outer = ("PYTHONPATH", "ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    inherited = {name: value for name, value in os.environ.items() if name not in outer}
     return inherited | {"PATH": path}
 
 

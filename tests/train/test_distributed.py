@@ -68,6 +68,7 @@ main()
     assert time.monotonic() - began < 120 and not (tmp_path / "run" / "backbone.pt").exists()
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_fit_two_processes(images, truth_cache, tmp_path):
     for changes, message in (
         ({"batch": 15, "splits": 1}, "--batch 15 does not divide among 2 processes"),

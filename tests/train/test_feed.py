@@ -62,6 +62,7 @@ class Failing(Dataset):
         return torch.tensor(items)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_a_restart_and_the_second_time_an_error(tmp_path, capsys):
     order = [[i] for i in range(5)]
     loader = Loader(Failing(tmp_path, 1), order, workers=1)

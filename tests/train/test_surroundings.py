@@ -89,6 +89,7 @@ def test_a_killed_worker_costs_nothing(images, truth_cache, tmp_path):
     assert losses(out) == losses(whole)
 
 
+@pytest.mark.slow
 def test_small_shared_memory(images, truth_cache, tmp_path):
     """Docker's is 64 MB: batches ahead are as many as fit, and where none fits one line says so."""
     fits = command_line(config(images, truth_cache, tmp_path / "fits", workers=1, epochs=1))
