@@ -27,6 +27,7 @@ from torch import nn
 
 from data.cli import UsageError
 from data.sources.labelled import whole_image
+from data.synthetic.variants import VARIANTS
 from data.tensors import load_tensors
 from evaluate.backgrounds.challenge import challenge
 from evaluate.common import Common, aligned, describe, repeat
@@ -41,16 +42,6 @@ from evaluate.features import (
 from evaluate.probes.linear import L2, fit_probe
 from evaluate.published import in9_table
 
-VARIANTS = (
-    "original",
-    "mixed_same",
-    "mixed_rand",
-    "mixed_next",
-    "only_fg",
-    "no_fg",
-    "only_bg_b",
-    "only_bg_t",
-)
 CLASSES, MAPPED = 9, 370  # of ImageNet's 1000 classes
 
 
