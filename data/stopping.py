@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -82,6 +83,8 @@ def _ignore(*_: object) -> None:
 def shielded() -> Iterator[None]:
     """Processes that are started within are born with the signals blocked: none of them can be
     killed by one between its birth and `start_worker`."""
+    # its start, at the first process, would unblock them (CPython before 3.14)
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
