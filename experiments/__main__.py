@@ -4,11 +4,12 @@
 
 e1: which masks help, and does localization matter or occlusion? e2: other backgrounds. e3: what the
 foreground is pasted onto. e4: how often views are pasted. e5: how fine the masks are stored. e6:
-other methods than MoCo v2. What is finished is kept; a stopped table continues.
+other methods than SimCLR. What is finished is kept; a stopped table continues.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from benchmarks.publish import fill
 from data.cli import UsageError, run
 from experiments.backgrounds import challenge, diagnose
 from experiments.masks import mask_scores
-from experiments.rows import TABLES, choose
+from experiments.rows import TABLES, choose, real_data
 from experiments.runner import Study, prepare, run_row, save, unpack
 from experiments.table import gather, markdown
 
@@ -58,6 +59,7 @@ def main() -> None:
     if args.seeds < 0:
         raise UsageError(f"--seeds {args.seeds}: must be at least 0")
     data = choose(args.data, args.epochs)
+    os.environ.setdefault("DILO_WEIGHTS", str(real_data("weights")))
     for table in TABLES if args.table == "all" else (args.table,):
         make(Study(table, data, Path(args.out, data.folder), args.workers), args)
 

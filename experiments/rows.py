@@ -16,7 +16,7 @@ from data.cli import UsageError
 
 SIDE = 128  # of the masks, pixels, unless a row says otherwise
 MOCOS_OWN = ("symmetric", "momentum", "batch_negatives", "queue")
-# common options, which are MoCo's, that another method does not have
+# options of imagenette64, which are MoCo's, that another method does not have
 FOREIGN = {"simclr": MOCOS_OWN, "instdisc": MOCOS_OWN, "byol": (*MOCOS_OWN, "temperature")}
 Options = tuple[tuple[str, str], ...]
 
@@ -45,7 +45,7 @@ class Data:
     images: tuple[int, int, int] = (0, 0, 0)
     stored: int = 0
     source: str = ""
-    preset: str = "moco_v2_demo"
+    preset: str = "simclr_demo"
     network: str = "the reduced version: narrow ResNet-10 at 32 px"
     options: Options = ()
 
@@ -158,42 +158,47 @@ def choose(name: str, epochs: int | None = None) -> Data:
 BASE = row()
 DILO = row("rbd")  # as the paper has it: RBD's masks, grey, probability 0.3
 
-# what a method needs besides the demo's settings, which are MoCo v2's
+# what a method needs besides the settings of simclr_demo
+MOCO = {"method": "moco", "queue": 256, "momentum": 0.5, "batch_negatives": True}
 METHODS = {
-    "moco_v2": {},
-    "simclr": {"method": "simclr", "batch_negatives": False},
-    "instdisc": {
-        "method": "instdisc",
-        "batch_negatives": False,
-        "head": "linear",
-        "head_norm": False,
-        "temperature": 0.1,
-    },
-    "moco_v1": {"head": "linear", "head_norm": False, "temperature": 0.1},
-    "byol": {"method": "byol", "batch_negatives": False, "momentum": 0.99, "hidden": 128},
+    "simclr": {"method": "simclr"},
+    "moco_v2": MOCO,
+    "moco_v1": MOCO | {"head": "linear", "head_norm": False, "temperature": 0.1},
+    "instdisc": {"method": "instdisc", "head": "linear", "head_norm": False, "temperature": 0.1},
+    "byol": {"method": "byol", "momentum": 0.99, "hidden": 128},
 }
+HUMAN_TAUGHT = row("u2netp")  # with its authors' weights
 
+# in each, what decides most comes first
 TABLES = {
     "e1": {
         "none": BASE,
         "rbd": DILO,
-        "shuffled": row("rbd", control="shuffled"),
-        "gs": row("gs"),
-        "mc": row("mc"),
         "fusion": row("fusion"),
-        "spectral": row("spectral"),
+        "shuffled": row("rbd", control="shuffled"),
         "ellipse": row("rbd", control="ellipse"),
         "truth": row("truth"),
+        "u2netp, human-taught": HUMAN_TAUGHT,
+        "gs": row("gs"),
+        "mc": row("mc"),
+        "spectral": row("spectral"),
     },
-    "e2": {"none": BASE, "rbd": DILO},
+    "e2": {
+        "none": BASE,
+        "rbd": DILO,
+        "fusion": row("fusion"),
+        "shuffled": row("rbd", control="shuffled"),
+        "ellipse": row("rbd", control="ellipse"),
+        "u2netp, human-taught": HUMAN_TAUGHT,
+    },
     "e3": {
         "none": BASE,
-        "grey": DILO,
-        "grey, no blur": row("rbd", soften_p=0.0),
-        "texture": row("rbd", background="texture", textures="{textures}"),
-        "image": row("rbd", background="image"),
-        "random": row("rbd", background="random"),
-        "swap": row("rbd", background="swap"),
+        "grey": row("fusion"),
+        "random": row("fusion", background="random"),
+        "swap": row("fusion", background="swap"),
+        "texture": row("fusion", background="texture", textures="{textures}"),
+        "image": row("fusion", background="image"),
+        "grey, no blur": row("fusion", soften_p=0.0),
     },
     "e4": {
         "0": BASE,
@@ -210,22 +215,32 @@ TABLES = {
         "128": DILO,
         "256": row("rbd", side=256),
     },
-    "e6": {
-        f"{name}{suffix}": row(masks, **options)
-        for name, options in METHODS.items()
-        for masks, suffix in (("none", ""), ("rbd", "+dilo"))
-    },
+    "e6": {},
 }
 
 
 def rows_of(table: str, data: str) -> dict[str, Row]:
     """The rows of a table ("e1" ... "e6") on a data set, in the order in which they are run; true
     masks are known of the embedded one alone."""
+    if table == "e6":
+        return _methods("moco_v2" if data == "imagenette64" else "simclr")
     return {
         label: row
         for label, row in TABLES[table].items()
         if data == "embedded" or row.masks != "truth"
     }
+
+
+def _methods(base: str) -> dict[str, Row]:
+    """Every method without and with DiLo; `base` is the data set's own, which needs no options."""
+    rows = {}
+    for name, options in METHODS.items():
+        if base == "moco_v2":
+            options = {key: value for key, value in options.items() if MOCO.get(key) != value}
+        if name == base:
+            options = {}
+        rows |= {name: row(**options), f"{name}+dilo": row("rbd", **options)}
+    return rows
 
 
 def base_of(table: str, label: str) -> str:

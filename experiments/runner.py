@@ -177,10 +177,9 @@ def run_row(study: Study, label: str, seed: int) -> Result | None:
     where = (file.parent, study.data, study.images, study.workers)
     if file.exists():
         result: Result = json.loads(file.read_text())
-    elif "textures" in dict(row.options) and not real_data("dtd").is_dir():
+    elif lacking := next((path for path in needs(row) if not path.exists()), None):
         print(
-            f"not run: {real_data('dtd')}: no textures; set DILO_SHARED to the folder whose "
-            "data/dtd holds them",
+            f"not run: {lacking} is missing; set DILO_SHARED to the folder whose data/ holds it",
             flush=True,
         )
         return None
@@ -191,6 +190,12 @@ def run_row(study: Study, label: str, seed: int) -> Result | None:
         result["untrained"] = measure(*where, untrained=True)
     save(file, result)
     return result
+
+
+def needs(row: Row) -> list[Path]:
+    """Real data that a row needs besides its images."""
+    textures = [real_data("dtd")] if "textures" in dict(row.options) else []
+    return textures + ([real_data("weights") / "u2netp.pth"] if row.masks == "u2netp" else [])
 
 
 def _train(study: Study, row: Row, seed: int, folder: Path) -> str:
@@ -210,8 +215,8 @@ def unpack(known: Path, study: Study) -> dict[str, dict[str, float]]:
     """Write the runs of KNOWN/DATA/TABLE.json, as a table's command wrote it, beside the study's
     own, which stay as they are.
 
-    Only their numbers: what needs weights is not measured for them later. Runs of another number
-    of epochs are left out.
+    Only their numbers: what needs weights is not measured for them later. Runs of another preset or
+    number of epochs are left out.
 
     Returns:
         label -> the scores of its masks there.
@@ -225,7 +230,7 @@ def unpack(known: Path, study: Study) -> dict[str, dict[str, float]]:
     try:
         table = json.loads(file.read_text())
         rows = {label: entry for label, entry in table["rows"].items() if label in study.rows}
-        if table["epochs"] == study.data.epochs:
+        if (table["preset"], table["epochs"]) == (study.data.preset, study.data.epochs):
             for label, entry in rows.items():
                 for result in entry["runs"]:
                     place = study.file(label, int(result["seed"]))

@@ -55,6 +55,7 @@ class Table(TypedDict):
 
     table: str
     data: str
+    preset: str
     epochs: int
     stored: int
     network: str
@@ -85,6 +86,7 @@ def gather(study: Study, command: str, masks: dict[str, dict[str, float]]) -> Ta
     return {
         "table": study.table,
         "data": data.name,
+        "preset": data.preset,
         "epochs": data.epochs,
         "stored": data.stored,
         "network": data.network,

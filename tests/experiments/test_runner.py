@@ -49,7 +49,7 @@ def test_rows_with_masks_have_their_caches_made_and_scored(study):
 def test_a_row_that_cannot_be_run_here_says_so_and_stops_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DILO_SHARED", str(tmp_path))
     assert run_row(Study("e3", TINY, tmp_path), "texture", 0) is None
-    assert "no textures; set DILO_SHARED" in capsys.readouterr().out
+    assert "is missing; set DILO_SHARED" in capsys.readouterr().out
 
 
 def test_photographs_are_given_other_backgrounds(study, tmp_path):

@@ -40,9 +40,11 @@ def shown(new):
 
 def test_rows_that_tables_share_are_one_folder_and_others_are_not():
     data = choose("embedded")
-    shared = [TABLES[t][label] for t, label in (("e3", "grey"), ("e4", "0.3"), ("e5", "128"))]
-    assert shared == [DILO] * 3 and TABLES["e4"]["0"] == TABLES["e6"]["moco_v2"] == BASE
-    different = {r for table in TABLES.values() for r in table.values()}
+    tables = {table: rows_of(table, "embedded") for table in TABLES}
+    shared = [tables[t][label] for t, label in (("e1", "rbd"), ("e4", "0.3"), ("e5", "128"))]
+    assert shared == [DILO] * 3 and tables["e4"]["0"] == tables["e6"]["simclr"] == BASE
+    assert rows_of("e6", "imagenette64")["moco_v2"] == BASE  # its own method
+    different = {r for rows in tables.values() for r in rows.values()}
     assert len({r.folder(data) for r in different}) == len(different)
     others = {DILO.folder(choose(name, 3)) for name in ("embedded", "imagenette", "imagenette64")}
     assert len(others | {DILO.folder(data)}) == 4
