@@ -81,12 +81,12 @@ demo: $(READY)  ## the whole job on the embedded data, under 5 minutes on 2 core
 test: $(READY)  ## lint and the tests, without the slow ones
 	exec $(PY) -m ruff check --no-cache .
 	exec $(PY) -m ruff format --no-cache --check .
-	exec $(PY) -m pytest -m "not slow" $(ARGS)
+	exec $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-all: $(READY)  ## every test, the slow ones too
 	exec $(PY) -m ruff check --no-cache .
 	exec $(PY) -m ruff format --no-cache --check .
-	exec $(PY) -m pytest $(ARGS)
+	exec $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)  ## ruff alone
 	exec $(PY) -m ruff check --no-cache .
