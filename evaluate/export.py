@@ -22,7 +22,7 @@ from typing import Literal
 from data.cli import UsageError
 from data.io import write_bytes
 from data.tensors import write_tensors
-from evaluate.weights import State, Weights, load_source
+from train.weights import State, Weights, load_source
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # how detectron2 must be told to build the network that the weights are of (its own default suits

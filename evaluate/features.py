@@ -20,10 +20,10 @@ from data.cli import UsageError
 from data.io import atomic
 from data.sources.labelled import centre_crop
 from evaluate.common import Common
-from evaluate.weights import load_source
 from train import features
 from train.distributed import choose_device
 from train.features import Labelled, batches
+from train.weights import load_source
 
 # bytes of float32 features in memory; more go to a file, as float16 (ImageNet's: 5.2 GB)
 LARGE = 2 << 30

@@ -31,8 +31,8 @@ from evaluate.detection.schedules import SCHEDULES, Runtime, Schedule
 from evaluate.detection.testing import detect
 from evaluate.detection.training import fit
 from evaluate.detection.voc import read_voc
-from evaluate.weights import load_run_weights, load_weights
 from train import distributed
+from train.weights import load_run_weights, load_weights
 
 MODELS = {
     "c4": "Faster R-CNN C4, extra norm after layer4",

@@ -24,8 +24,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from evaluate.weights import Weights
 from train.photometric import MEAN, STD
+from train.weights import Weights
 
 TRUNK = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 STAGES = ("layer1", "layer2", "layer3", "layer4")

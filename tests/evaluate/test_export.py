@@ -13,8 +13,8 @@ from torchvision.models import resnet18, resnet50
 
 from data.cli import UsageError
 from evaluate import export
-from evaluate.weights import load_weights
 from train.network import backbone
+from train.weights import load_weights
 
 
 def trained(network):

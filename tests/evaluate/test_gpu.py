@@ -16,11 +16,11 @@ from evaluate.detection.training import fit
 from evaluate.detection.voc import read_voc
 from evaluate.diagnose import command as diagnose
 from evaluate.probes import few, knn, linear
-from evaluate.weights import load_weights
 from tests.evaluate.detection.folders import signal_at, voc_folder
 from tests.train.runs import config
 from train.loop import train
 from train.network import backbone
+from train.weights import load_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

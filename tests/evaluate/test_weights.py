@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models import resnet18, resnet34, resnet50, vgg11
 
 from data.cli import UsageError
-from evaluate.weights import load_weights, make_head
 from train.network import backbone
+from train.weights import load_weights, make_head
 
 
 @pytest.fixture(scope="module")

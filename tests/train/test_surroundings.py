@@ -224,7 +224,7 @@ def test_a_program_folder_and_a_home_that_cannot_be_written(images, tmp_path, mo
 
 
 def test_a_run_whose_checkpoints_are_gone_keeps_its_head(images, truth_cache, tmp_path):
-    from evaluate.weights import load_run_weights
+    from train.weights import load_run_weights
 
     out = tmp_path / "run"
     train(config(images, truth_cache, out, epochs=1))

@@ -8,8 +8,8 @@ from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
 from evaluate.detection.models import AlignedRegions, build
-from evaluate.weights import load_weights
 from train.network import backbone
+from train.weights import load_weights
 
 
 def count(model: nn.Module) -> int:

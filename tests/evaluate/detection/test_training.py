@@ -24,9 +24,9 @@ from evaluate.detection.testing import detect
 from evaluate.detection.training import fit
 from evaluate.detection.views import GroupedBatches, Views
 from evaluate.detection.voc import read_voc
-from evaluate.weights import load_weights
 from tests.evaluate.detection.folders import coco_folder, signal_at, voc_folder
 from train.network import backbone
+from train.weights import load_weights
 
 CPU = Runtime(torch.device("cpu"))
 SCHEDULE = Schedule(
