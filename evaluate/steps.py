@@ -1,7 +1,7 @@
 """A training that one file holds, for whatever an evaluation fits: probes and detectors.
 
-The state is saved every so often and on a signal, and the same command continues. A loss or weight
-that is not finite ends the training and is never saved.
+The state is saved every so often and on a signal, and the same command continues. A loss that is
+not finite ends the training at its step (two steps later on a GPU), and nothing of it is saved.
 
     training = Training(model, optimizer, file, identity, "classifier")
     training.restore()
@@ -29,10 +29,12 @@ from data.cli import UsageError
 from data.stopping import Stopping
 from data.tensors import load_tensors, write_tensors
 from train import distributed
-from train.checkpoint import differences
+from train.checkpoint import differences, finite
+from train.run import FiniteLosses
 from train.workers import LoaderError
 
-ASK = 20  # steps between two looks at the loss
+SHOWN = 20  # steps between two losses on the bar
+NOT_FINITE = 1 << 10  # a process's flag, beside the numbers of signals
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Training:
         self.identity = json.loads(json.dumps(identity))  # as it will be read
         self.step = self.saved = 0
         self.finished = False
-        self.first_bad = torch.zeros((), dtype=torch.long)  # step with a loss that is not finite
+        self.losses = FiniteLosses(next(model.parameters()).device)
 
     def restore(self) -> None:
         """Load what the file holds, where there is one.
@@ -136,16 +138,15 @@ class Training:
                 loss = self._update(batch, loss_of, plan)
                 bar.update()
                 # at every step: torchrun kills what has not ended 30 s after its SIGTERM
-                stopped = distributed.any_rank(stop.received)
-                save = stopped or self.step % plan.save_every == 0 or self.step == plan.steps
-                if save or self.step % ASK == 0:
-                    self.check_finite()
-                    mean = distributed.total(loss.detach().clone()).item() / distributed.world()
-                    bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
-                if save:
+                flag = NOT_FINITE if self.losses.failed() else stop.received
+                flag = distributed.any_rank(flag)
+                if flag or self.step % plan.save_every == 0 or self.step == plan.steps:
                     self.save()
-                if stopped and self.step < plan.steps:
-                    self._stop(stopped, plan)
+                if flag and self.step < plan.steps:
+                    self._stop(flag, plan)
+                if self.step % SHOWN == 0:
+                    mean = distributed.mean(loss).item()
+                    bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
 
     def _saved_on_failure(self, batches: Iterable) -> Iterator:
         try:
@@ -166,19 +167,15 @@ class Training:
         loss.backward()
         self.optimizer.step()
         self.step += 1
-        before = self.first_bad.to(loss.device)
-        sound = loss.detach().isfinite() | (before > 0)
-        self.first_bad = torch.where(sound, before, self.step)
+        self.losses.add(self.step, loss)
         return loss
 
-    def check_finite(self) -> None:
+    def _check_finite(self) -> None:
         """UsageError, in every process, where a loss or a weight is not finite in one of them."""
-        bad = int(self.first_bad)
-        if not bad and not all(map(_is_finite, self.model.state_dict().values())):
-            bad = self.step
-        bad = distributed.any_rank(bad)
-        if not bad:
+        failed = self.losses.failed(wait=True) or not finite(self.model.state_dict())
+        if not distributed.any_rank(failed):
             return
+        bad = distributed.any_rank(self.losses.step) or self.step
         advice = self.advice
         if self.saved:
             advice = f"{self.file} keeps step {self.saved}; {advice} and give another --json"
@@ -193,8 +190,12 @@ class Training:
         raise SystemExit(130 if received == signal.SIGINT else 0)
 
     def save(self, finished: bool = False) -> None:
-        """Write the file; a finished model without its optimizer. UsageError as check_finite."""
-        self.check_finite()
+        """Write the file; a finished model without its optimizer.
+
+        Raises:
+            UsageError: instead, where a loss or a weight is not finite.
+        """
+        self._check_finite()
         state = {
             "identity": json.dumps(self.identity),
             "step": self.step,
@@ -214,7 +215,3 @@ def spread(model: nn.Module, device: torch.device) -> nn.Module:
         return model
     ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
     return DistributedDataParallel(model, ids)
-
-
-def _is_finite(value: torch.Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.isfinite().all())

@@ -235,16 +235,21 @@ def test_a_signal_while_testing_ends_without_a_traceback(data, weights, tmp_path
     assert process.returncode == 0 and "Traceback" not in errors, errors
 
 
-def test_what_is_not_finite_is_never_saved(data, weights, tmp_path):
+@pytest.mark.parametrize(
+    ("save_every", "bad", "kept"), [(1, 2, "x.pt keeps step 1; "), (1000, 3, "")]
+)
+def test_what_is_not_finite_ends_the_training_at_its_step(
+    data, weights, tmp_path, save_every, bad, kept
+):
     images, file = training_images(data, "voc"), tmp_path / "x.pt"
-    fast = replace(SCHEDULE, lr=1e12, warmup=0)
-    runtime = replace(CPU, save_every=1)
-    with pytest.raises(
-        UsageError, match=r"not finite at step \d; .*x.pt keeps step \d; lower --lr"
-    ):
-        fit(small(weights, "c4", 1), images, fast, file, {}, runtime)
-    state = torch.load(file, weights_only=True)
-    assert all(v.isfinite().all() for v in state["model"].values())
+    fast = replace(SCHEDULE, lr=1e12, warmup=0, iterations=19)
+    message = rf"the loss is not finite at step {bad}; .*{kept}lower --lr"
+    with pytest.raises(UsageError, match=message):
+        fit(small(weights, "c4", 1), images, fast, file, {}, replace(CPU, save_every=save_every))
+    assert file.exists() == bool(kept)
+    if kept:
+        state = torch.load(file, weights_only=True)["model"]
+        assert all(value.isfinite().all() for value in state.values())
 
 
 @pytest.mark.slow
