@@ -10,36 +10,26 @@ python -m data synthetic OUT       the embedded data set, with true masks
 python -m data challenge IMAGES CACHE OUT    a set like the Backgrounds Challenge's
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import tyro
 
-from data.cache.commands import Clean, Info, Verify, clean, info, verify
+from data import commands
 from data.cli import run
-from data.sources.commands import List, Pack, list_images, pack
-from data.synthetic.commands import Challenge, Synthetic, challenge, synthetic
 
-COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
-    "info": (Info, info),
-    "verify": (Verify, verify),
-    "clean": (Clean, clean),
-    "list": (List, list_images),
-    "pack": (Pack, pack),
-    "synthetic": (Synthetic, synthetic),
-    "challenge": (Challenge, challenge),
+COMMANDS = {
+    "info": commands.info,
+    "verify": commands.verify,
+    "clean": commands.clean,
+    "list": commands.list_images,
+    "pack": commands.pack,
+    "synthetic": commands.synthetic,
+    "challenge": commands.challenge,
 }
 
 
-def main() -> int:
-    arguments = tyro.extras.subcommand_cli_from_dict(
-        {name: options for name, (options, _) in COMMANDS.items()},
-        prog="python -m data",
-        description=__doc__,
+def main() -> int | None:
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="python -m data", description=__doc__
     )
-    functions = dict(COMMANDS.values())
-    return functions[type(arguments)](arguments)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Columns of numbers in HDF5: written as bytes, and read only where they lie in their file."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import h5py
 import numpy as np
+
+from data.io import is_own
 
 ALIGNMENT = 4096  # a column begins at a page of its own
 
@@ -32,10 +32,13 @@ def open_columns(path: str | os.PathLike) -> Iterator[h5py.File]:
     """Open an HDF5 file that may come from elsewhere; `own_dataset` reads it.
 
     Raises:
-        ValueError: damaged, or no HDF5 file; whatever kind HDF5 raises within the block.
+        ValueError: damaged, no HDF5 file, or none of its folder; whatever kind HDF5 raises within
+            the block.
         OSError: with errno: missing, no rights, a failing disk.
     """
     try:
+        if os.path.lexists(path) and not is_own(path):
+            raise ValueError("no file of this folder")
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -66,3 +69,9 @@ def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     if length and (place is None or place + length > os.path.getsize(file.filename)):
         raise ValueError(f"{name}: longer than the file")
     return values
+
+
+def own_width(paths: np.ndarray) -> np.ndarray:
+    """(N,) bytes, copied, as wide as the longest of them: a file's bytes do not depend on the paths
+    in other files."""
+    return paths.astype(f"S{max(1, int(np.char.str_len(paths).max(initial=1)))}")

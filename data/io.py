@@ -4,14 +4,13 @@ A file is written under a temporary name, brought to the disk, and given its own
 belongs to a process and is dropped by the kernel when that dies.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno
 import fcntl
 import functools
 import hashlib
+import json
 import mmap
 import os
 import socket
@@ -19,12 +18,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.cli import UsageError, note
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+LARGEST_JSON = 1 << 26  # bytes that are read
 UNSUPPORTED_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -134,6 +135,34 @@ def _note_without_locks(folder: str) -> None:
     note(f"{folder}: this file system has no locks; start one process at a time")
 
 
+def is_own(path: str | os.PathLike) -> bool:
+    """Whether a path is a file that lies in its folder: no link that leads out of it, no pipe."""
+    path = Path(path)
+    inside = not path.is_symlink() or path.resolve().parent == path.parent.resolve()
+    return inside and path.is_file()
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file that may come from elsewhere holds.
+
+    Raises:
+        ValueError: not JSON, larger than LARGEST_JSON, or a link that leads out of its folder.
+        FileNotFoundError, NotADirectoryError: there is none.
+    """
+    with open(path, "rb", opener=without_waiting) as file:
+        if not is_own(path):
+            raise ValueError(f"{path}: no file of this folder")
+        try:
+            return json.loads(file.read(LARGEST_JSON))
+        except RecursionError as error:
+            raise ValueError("nested too deep") from error
+
+
+def without_waiting(path: str | bytes, flags: int) -> int:
+    """For `open`: a named pipe would hold a run for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, 64 hex digits."""
     with open(path, "rb") as file:
@@ -153,15 +182,9 @@ def map_bytes(path: str | os.PathLike, offset: int, count: int) -> np.ndarray:
     """
     library = ctypes.CDLL(None, use_errno=True)
     library.mmap.restype = ctypes.c_void_p
-    library.mmap.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_long,
-    ]
-    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    region = [ctypes.c_void_p, ctypes.c_size_t]
+    library.mmap.argtypes = [*region, *[ctypes.c_int] * 3, ctypes.c_long]
+    library.munmap.argtypes = region
     before = offset % mmap.ALLOCATIONGRANULARITY
     length = before + count
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -14,15 +14,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.cache.shard import (
-    MOMENTARY,
-    NAME,
-    CacheError,
-    open_shard,
-    problem,
-    read_checksums,
-    shard_number,
-)
+from data.cache.shard import MOMENTARY, NAME, CacheError, open_shard, shard_number
+from data.checksums import problem, problems, read_checksums
 from data.sources.images import ImageError, Images
 from preprocess.recipe import Recipe, read_source
 
@@ -242,8 +235,6 @@ def _all_rows(rows: slice) -> tuple[np.ndarray, np.ndarray]:
 def damaged_shards(folder: Path, current: Iterable[str]) -> dict[str, str]:
     """{file name: what is wrong} of all shards in a folder, finished or in progress, each read
     whole."""
-    checksums = read_checksums(folder)
     names = {file.name for file in folder.glob("shard-*.h5") if NAME.fullmatch(file.name)}
     bar = tqdm(sorted(names.union(current)), desc="checking shards", unit="shard", leave=False)
-    problems = {name: problem(folder, name, checksums) for name in bar}
-    return {name: text for name, text in problems.items() if text}
+    return {name: text for name, text in problems(folder, bar) if text}

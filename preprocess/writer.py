@@ -8,6 +8,7 @@ ones. Old shards stay, since a training may have them mapped.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +24,12 @@ from data.cache.shard import (
     STATUS_NAMES,
     CacheError,
     Rows,
-    problem,
-    read_checksums,
-    sha256_of,
     shard_bytes,
     shard_name,
     shard_number,
-    write_checksums,
 )
 from data.cache.verify import BUSY, LOCK
+from data.checksums import problem, read_checksums, write_checksums
 from data.io import lock, sha256, write_bytes
 
 FAILURES = "failures.tsv"
@@ -76,7 +74,7 @@ def finishing(
 def write_shard(folder: Path, number: int, rows: Rows, identity: str) -> Written:
     """Write a shard, whole or not at all."""
     content = shard_bytes(rows, identity)
-    digest = sha256_of(content)
+    digest = hashlib.sha256(content).hexdigest()
     name = shard_name(number, digest)
     if (folder / name).exists() and problem(folder, name, {}) is None:
         return Written(name, 0, digest)

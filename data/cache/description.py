@@ -1,16 +1,13 @@
 """A cache's cache.json: how its masks are made, and which shards it is made of."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, TypedDict
 
 from data.cache.shard import NAME, SCHEMA, CacheError, shard_number
-from data.io import write_text
+from data.io import read_json, write_text
 
-LARGEST = 1 << 26  # bytes of cache.json that are read
 LARGEST_SIDE = 1 << 14
 
 
@@ -53,8 +50,7 @@ def load_description(folder: Path) -> Description:
     """
     file = folder / "cache.json"
     try:
-        with open(file, "rb") as content:
-            description = json.loads(content.read(LARGEST))
+        description = read_json(file)
         schema = description["schema"]
         sound = schema != SCHEMA or _is_sound(description)
     except (FileNotFoundError, NotADirectoryError):
@@ -87,13 +83,16 @@ def _absent(folder: Path) -> str:
 
 
 def _is_sound(description: Description) -> bool:
-    count, size, names = (description[name] for name in ("images", "shard_size", "shards"))
+    identity, names = description["identity"], description["shards"]
+    numbers = (identity["side"], description["images"], description["shard_size"])
     return (
-        description["identity_hash"] == identity_hash(description["identity"])
-        and 1 <= description["identity"]["side"] <= LARGEST_SIDE
-        and size >= 1
-        and count >= 1
-        and len(names) == -(-count // size)
+        description["identity_hash"] == identity_hash(identity)
+        and all(type(number) is int and number >= 1 for number in numbers)
+        and identity["side"] <= LARGEST_SIDE
+        and {"estimator", "version", "device"} <= identity.keys()
+        and isinstance(identity["parameters"], dict)
+        and isinstance(description["statuses"], dict)
+        and len(names) == -(-description["images"] // description["shard_size"])
         and all(NAME.fullmatch(name) for name in names)
         and [shard_number(name) for name in names] == list(range(len(names)))
     )

@@ -3,10 +3,7 @@
 It is derived from the shards, so that opening a cache reads one file instead of thousands.
 """
 
-from __future__ import annotations
-
 import contextlib
-import hashlib
 import zlib
 from pathlib import Path
 
@@ -18,48 +15,39 @@ from data.columns import open_columns, own_dataset, to_bytes
 from data.io import write_bytes
 
 Index = dict[str, np.ndarray]
-COLUMNS = ("path", "status", "key", "offset", "file_bytes")
+# column -> kind of its dtype and number of axes
+ROWS = {"path": ("S", 1), "status": ("u", 1), "key": ("i", 2)}
+SHARDS = {"offset": ("i", 1), "file_bytes": ("i", 1)}
+COLUMNS = ROWS | SHARDS
 
 
-def load_index(folder: Path, description: Description, columns: tuple[str, ...] = COLUMNS) -> Index:
-    """The index's columns, see build_index; rebuilt where index.h5 is missing, damaged, or of
-    other shards.
+def load_index(folder: Path, description: Description) -> Index:
+    """The index, see build_index; rebuilt where index.h5 is missing, damaged, or of other shards.
 
     Raises:
         CacheError: a shard that the rebuilding needs is missing or damaged.
     """
-    index = read_index(folder, description, columns)
+    index = read_index(folder, description)
     if index is None:
         index = build_index(folder, description)
         with contextlib.suppress(OSError, CacheError):  # a read-only cache is only slower to open
             if load_description(folder) == description:
                 write_index(folder, index, description)
-    return {name: index[name] for name in columns}
+    return index
 
 
-def read_index(
-    folder: Path, description: Description, columns: tuple[str, ...] = COLUMNS
-) -> Index | None:
-    """index.h5's columns, each checked against its CRC-32; None where it is missing, damaged or
-    stale."""
-    index = {}
+def read_index(folder: Path, description: Description) -> Index | None:
+    """index.h5's columns; None where it is missing, damaged or of other shards."""
     try:
         with open_columns(folder / "index.h5") as file:
-            if file.attrs["shards"] != _shards_hash(description):
-                return None
-            for name in columns:
-                dataset = own_dataset(file, name)
-                a_shard = name in ("offset", "file_bytes")
-                expected = len(description["shards"]) if a_shard else description["images"]
-                index[name] = dataset[...]
-                if (
-                    len(index[name]) != expected
-                    or _crc32(index[name]) != file.attrs[f"crc32 {name}"]
-                ):
-                    return None
+            index = {name: own_dataset(file, name)[...] for name in COLUMNS}
+            same = bool(file.attrs["checksum"] == _checksum(index, description))
     except (OSError, ValueError):
         return None
-    return index
+    columns = {name: (values.dtype.kind, values.ndim) for name, values in index.items()}
+    rows, shards = ({len(index[name]) for name in names} for names in (ROWS, SHARDS))
+    lengths = rows == {description["images"]} and shards == {len(description["shards"])}
+    return index if same and columns == COLUMNS and lengths else None
 
 
 def build_index(folder: Path, description: Description) -> Index:
@@ -80,27 +68,24 @@ def build_index(folder: Path, description: Description) -> Index:
         with open_shard(folder / name) as shard:
             if shard["mask"].shape[1:] != mask_shape or shard["key"].shape[1] != key_width:
                 raise CacheError(f"{folder / name}: is a shard of another cache")
-            for column in ("path", "status", "key"):
+            for column in ROWS:
                 parts[column].append(shard[column][...])
             parts["offset"].append([shard["mask"].id.get_offset()])
             parts["file_bytes"].append([shard.id.get_filesize()])
     index = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     if len(index["path"]) != count:
         raise CacheError(f"{folder}: its shards hold {len(index['path'])} rows, not {count}")
-    return index | {name: index[name].astype("<i8") for name in ("offset", "file_bytes")}
+    return index
 
 
 def write_index(folder: Path, index: Index, description: Description) -> None:
-    """Write index.h5; it names its shards, so that a stale one is noticed, and has a checksum of
-    each column."""
-    checksums = {f"crc32 {name}": _crc32(values) for name, values in index.items()}
-    content = to_bytes(index, {"shards": _shards_hash(description), **checksums})
+    """Write index.h5; its checksum is of the shards' names too, so that a stale one is noticed."""
+    content = to_bytes(index, {"checksum": _checksum(index, description)})
     write_bytes(folder / "index.h5", content)
 
 
-def _crc32(values: np.ndarray) -> np.uint32:
-    return np.uint32(zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1)))
-
-
-def _shards_hash(description: Description) -> str:
-    return hashlib.sha256("\n".join(description["shards"]).encode()).hexdigest()
+def _checksum(index: Index, description: Description) -> int:
+    checksum = zlib.crc32("\n".join(description["shards"]).encode())
+    for name in COLUMNS:
+        checksum = zlib.crc32(np.ascontiguousarray(index[name]).view(np.uint8), checksum)
+    return checksum

@@ -1,8 +1,7 @@
 """The log that the batch stage leaves in a cache's folder: one JSON object a line, an "end" for
 each finished run."""
 
-from __future__ import annotations
-
+import contextlib
 import json
 from pathlib import Path
 
@@ -13,25 +12,14 @@ def runs(folder: Path) -> dict[str, float]:
     Returns:
         runs, computed (images), copied (rows), seconds, and per_core: images a second and worker.
     """
-    ends = []
+    total = {"runs": 0, "computed": 0, "copied": 0, "seconds": 0.0}
+    core_seconds = 0.0
     for file in sorted(folder.glob("log*.jsonl")):
         for line in file.read_text(errors="replace").splitlines():
-            try:
+            # a kill may have cut a line; other events have none of the numbers
+            with contextlib.suppress(ValueError, KeyError, TypeError):
                 event = json.loads(line)
-            except ValueError:  # a kill may have cut a line
-                continue
-            if (
-                isinstance(event, dict)
-                and event.get("event") == "end"
-                and event["computed"] + event["copied"]
-            ):
-                ends.append(event)
-    core_seconds = sum(end["seconds"] * end["workers"] for end in ends)
-    computed = sum(end["computed"] for end in ends)
-    return {
-        "runs": len(ends),
-        "computed": computed,
-        "copied": sum(end["copied"] for end in ends),
-        "seconds": sum(end["seconds"] for end in ends),
-        "per_core": computed / max(core_seconds, 1e-9),
-    }
+                if event["computed"] + event["copied"]:
+                    core_seconds += event["seconds"] * event["workers"]
+                    total = {name: n + event.get(name, 1) for name, n in total.items()}
+    return total | {"per_core": total["computed"] / max(core_seconds, 1e-9)}

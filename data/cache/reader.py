@@ -1,7 +1,5 @@
 """The mask cache as its readers see it: find a row by path, get its mask from a memory map."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import numpy as np
 from data.cache.description import Description, load_description
 from data.cache.index import load_index
 from data.cache.shard import REPAIR, STATUS, CacheError, open_shard
-from data.io import map_bytes
+from data.io import is_own, map_bytes
 
 OPEN_MAPS = 16384  # the kernel allows a process 65,530
 
@@ -39,8 +37,7 @@ class Cache:
         self.side = self.identity["side"]
         self.shard_size = self.description["shard_size"]
         self.files = self.description["shards"]
-        columns = ("path", "status", "offset", "file_bytes")
-        index = load_index(self.folder, self.description, columns)
+        index = load_index(self.folder, self.description)
         self.paths = index["path"]
         self.status = index["status"]
         self._offsets = index["offset"].tolist()
@@ -51,10 +48,10 @@ class Cache:
     def _check_length(self, shard: int, expected: int) -> None:
         """Reading a map past the end of its file is a SIGBUS, not an exception."""
         file = self.folder / self.files[shard]
-        length = file.stat().st_size if file.exists() else -1
+        if not is_own(file):
+            raise CacheError(f"{file} is missing, or a link that leads out of its folder: {REPAIR}")
+        length = file.stat().st_size
         masks_end = self._offsets[shard] + self._count(shard) * self.side**2
-        if length < 0:
-            raise CacheError(f"{file} is missing: {REPAIR}")
         if length < max(expected, masks_end) or self._offsets[shard] < 0:
             raise CacheError(f"{file} is cut short ({length} of {expected} bytes): {REPAIR}")
 

@@ -5,9 +5,6 @@ aligned: a reader maps the masks and needs neither HDF5's locks nor its handles.
 beginning of its SHA-256, so that a name never gets other bytes.
 """
 
-from __future__ import annotations
-
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +14,7 @@ import h5py
 import numpy as np
 
 from data.cli import UsageError
-from data.columns import open_columns, own_dataset, to_bytes
-from data.io import sha256, write_text
+from data.columns import open_columns, own_dataset, own_width, to_bytes
 
 SCHEMA = 2
 STATUS = {
@@ -72,12 +68,6 @@ def empty_rows(paths: np.ndarray, side: int) -> Rows:
     columns = layout(len(paths), side)
     rows = {name: np.zeros(*columns[name][::-1]) for name in COLUMNS if name != "key"}
     return rows | {"path": own_width(paths)}
-
-
-def own_width(paths: np.ndarray) -> np.ndarray:
-    """(N,) bytes, copied, as wide as the longest of them: a shard's bytes do not depend on the
-    other shards' paths."""
-    return paths.astype(f"S{max(1, int(np.char.str_len(paths).max(initial=1)))}")
 
 
 def shard_name(number: int, digest: str) -> str:
@@ -138,40 +128,3 @@ def read_rows(path: Path) -> Rows:
     """All columns of a shard. CacheError where it cannot be read."""
     with open_shard(path) as file:
         return {column: file[column][...] for column in COLUMNS}
-
-
-def read_checksums(folder: Path) -> dict[str, str]:
-    """{file name: SHA-256 hex} from CHECKSUMS (sha256sum's format); empty where there is none."""
-    try:
-        lines = (folder / "CHECKSUMS").read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return {}
-    pairs = [line.split("  ", 1) for line in lines if line[64:66] == "  "]
-    return {name: digest for digest, name in pairs}
-
-
-def write_checksums(folder: Path, checksums: dict[str, str]) -> None:
-    lines = [f"{checksums[name]}  {name}\n" for name in sorted(checksums)]
-    write_text(folder / "CHECKSUMS", "".join(lines))
-
-
-def problem(folder: Path, name: str, checksums: dict[str, str]) -> str | None:
-    """What is wrong with a file; None where its SHA-256 is the one in CHECKSUMS, or without a line
-    there the one that a shard's name begins."""
-    named = NAME.fullmatch(name)
-    expected = checksums.get(name) or (named and named[2])
-    if not (folder / name).exists():
-        return "missing"
-    if not expected:
-        return "has no line in CHECKSUMS"
-    try:
-        digest = sha256(folder / name)
-    except OSError as error:  # a bad sector
-        return f"cannot be read: {error.strerror}"
-    if digest.startswith(expected):
-        return None
-    return "does not match its checksum: damaged since it was written"
-
-
-def sha256_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,12 +1,10 @@
 """Checks of a whole cache, and the removal of what it no longer needs."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from pathlib import Path
 
 from data.cache.description import load_description
-from data.cache.shard import NAME, problem, read_checksums, write_checksums
+from data.cache.shard import NAME
+from data.checksums import read_checksums, write_checksums
 from data.io import lock, remove_temporary
 
 LOCK = ".lock"  # held by whoever writes the cache
@@ -14,16 +12,6 @@ BUSY = (
     "another process is writing this cache; wait for it or stop it (or share the work from the "
     "start: --part I/N)"
 )
-
-
-def check_shards(folder: Path) -> Iterator[tuple[str, str | None]]:
-    """Check every shard of a cache; yields (file name, None or what is wrong), in order.
-
-    SHA-256 of the whole file finds a flipped bit anywhere, in the headers too.
-    """
-    checksums = read_checksums(folder)
-    for name in load_description(folder)["shards"]:
-        yield name, problem(folder, name, checksums)
 
 
 def old_shards(folder: Path) -> list[Path]:

@@ -6,8 +6,6 @@ the user's cache folder where that cannot be written, and holds as long as the l
 every tar do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
@@ -24,7 +22,6 @@ from data.sources.listing import all_inside, is_system
 from data.sources.tar import Scan
 
 VERSION = 2  # of the index; raise it when other members count as images
-OPEN_FILES = 64
 
 
 @dataclass
@@ -37,16 +34,10 @@ class Archive(Spanned):
 
     in_folder: bool = False
 
-    def _bytes(self, row: int, place: int, length: int) -> bytes:
-        file = self.root
-        if self.in_folder:
-            file = os.path.join(file, self.name(row).split("/")[0] + ".tar")
-        if file not in self._open:
-            if len(self._open) >= OPEN_FILES:
-                self._open.clear()
-            self._open[file] = open(file, "rb", buffering=0)  # noqa: SIM115 - kept open
-        # no shared position: safe in threads and after a fork
-        return os.pread(self._open[file].fileno(), length, place)
+    def file(self, row: int) -> str:
+        if not self.in_folder:
+            return self.root
+        return os.path.join(self.root, self.name(row).split("/")[0] + ".tar")
 
 
 def class_tars(folder: str) -> list[str]:
@@ -80,7 +71,12 @@ def open_archive(root: str) -> Archive:
         scan.add(file, os.fsencode(name.removesuffix(".tar") + "/") if name else b"")
     paths, spans = scan.result(root)
     content = to_bytes({"archive": expected, "path": paths, "span": spans})
-    if not any(_is_written(place, content) for place in places):
+    for place in places:
+        with contextlib.suppress(OSError):  # a read-only share, or a full disk
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(place, content)
+            break
+    else:
         note(f"{root}: its index cannot be kept, neither beside it nor in {places[-1].parent}")
     return Archive(root, paths, spans, in_folder)
 
@@ -114,12 +110,3 @@ def _read_index(place: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if not sound or not len(paths):
         raise ValueError(f"{place}: its columns do not fit together")
     return paths, spans
-
-
-def _is_written(place: Path, content: bytes) -> bool:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(place, content)
-    except OSError:  # a read-only share, or a full disk
-        return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,8 @@ from data.sources.lists import read_list, require_listed
 
 MISSING = -1  # place of an image that is not there
 LARGEST = 1 << 30  # bytes of an image file: more is no photograph, and would fill the memory
+# that a process keeps open, of those that it may
+OPEN_FILES = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 @dataclass
@@ -79,6 +82,10 @@ class Spanned(Images):
     spans: np.ndarray
     _open: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @abstractmethod
+    def file(self, row: int) -> str:
+        """The file that the row's image is part of."""
+
     def take(self, rows: slice | np.ndarray) -> Spanned:
         return replace(self, paths=self.paths[rows], spans=self.spans[rows])
 
@@ -101,17 +108,19 @@ class Spanned(Images):
             )
         if length > LARGEST:
             raise ImageError("too_large", f"{self.name(row)}: {length} bytes")
+        file = self.file(row)
         try:
-            content = self._bytes(row, place, length)
+            if file not in self._open:
+                if len(self._open) >= OPEN_FILES:
+                    self._open.clear()
+                self._open[file] = open(file, "rb", buffering=0)  # noqa: SIM115 - kept open
+            # no shared position: safe in threads and after a fork
+            content = os.pread(self._open[file].fileno(), length, place)
         except (OSError, ValueError) as error:
             raise ImageError("missing", f"{self.name(row)}: {error}") from error
         if len(content) < length:
-            raise ImageError("missing", f"{self.name(row)}: lies past the end of {self.root}")
+            raise ImageError("missing", f"{self.name(row)}: lies past the end of {file}")
         return content
 
-    @abstractmethod
-    def _bytes(self, row: int, place: int, length: int) -> bytes:
-        """What the row's file holds there; less where it ends before."""
-
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_open": {}}  # neither descriptors nor maps go to a worker
+        return self.__dict__ | {"_open": {}}  # no descriptors go to a worker

@@ -5,8 +5,8 @@ Shards are immutable, atomic and the unit of resuming: a shard whose images are 
 unchanged, is kept.
 """
 
-from __future__ import annotations
-
+import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.cache.shard import own_width, problem, read_checksums, sha256_of, write_checksums
+from data.checksums import problem, read_checksums, write_checksums
 from data.cli import UsageError
-from data.columns import to_bytes
-from data.io import lock, remove_temporary, write_bytes, write_text
+from data.columns import own_width, to_bytes
+from data.io import lock, read_json, remove_temporary, write_bytes, write_text
 from data.parallel import bounded_map
 from data.sources.images import ImageError, Images, decode, image_size, open_images
-from data.sources.packed import PACK, SCHEMA, PackError, describe, is_pack, read_shard, shard_file
+from data.sources.packed import PACK, SCHEMA, PackError, describe, is_pack, read_shard, shard_name
 
 BLOCK = 64  # images a task
 AHEAD = 2  # tasks that wait for each worker
@@ -65,16 +65,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one shard, and what their files are now (N, 2)."""
+    """The images of one shard, what their files are now (N, 2), and the shard's file."""
 
-    number: int
     images: Images
     sources: np.ndarray
+    file: Path
 
-    def is_in(self, file: Path) -> bool:
-        """Whether a shard's file is of these images, unchanged."""
+    def is_in_file(self) -> bool:
+        """Whether the file is of these images, unchanged."""
         try:
-            shard = read_shard(file)
+            shard = read_shard(self.file)
         except PackError:
             return False
         same = np.array_equal(shard.paths, self.images.paths)
@@ -144,11 +144,12 @@ def _check_folder(folder: Path, settings: Settings) -> None:
     strange = [file for file in files if not any(file.match(pattern) for pattern in OWN)]
     if strange:
         raise UsageError(f"{strange[0]}: is no part of a pack of images; choose another OUT")
-    begun = folder / SETTINGS
+    before = {}
     if is_pack(folder):
-        before: dict = dict(describe(folder))
-    elif begun.exists():
-        before = _read_settings(begun)
+        before = describe(folder)
+    elif (folder / SETTINGS).exists():
+        with contextlib.suppress(ValueError, TypeError):  # a damaged one is of other settings
+            before = dict(read_json(folder / SETTINGS))
     else:
         return
     wanted = asdict(settings) | {"schema": SCHEMA}
@@ -160,13 +161,6 @@ def _check_folder(folder: Path, settings: Settings) -> None:
         )
 
 
-def _read_settings(file: Path) -> dict:
-    try:
-        return dict(json.loads(file.read_bytes()))
-    except (ValueError, TypeError):
-        raise PackError(f"{file}: damaged; delete {file.parent} and pack again") from None
-
-
 def _complete(
     images: Images, folder: Path, settings: Settings, workers: int, repair: bool
 ) -> Outcome:
@@ -176,53 +170,48 @@ def _complete(
             f"{folder}: is a finished pack of {describe(folder)['images']} images, and there are "
             f"{len(images)} now; choose another OUT, or delete it"
         )
+    description = {"schema": SCHEMA} | asdict(settings)
     if not finished:
-        _write_json(folder / SETTINGS, {"schema": SCHEMA} | asdict(settings), None)
-    parts = _parts(images, settings.shard_size)
-    missing = [part for part in parts if not _is_kept(folder, part, checksums, finished, repair)]
+        write_text(folder / SETTINGS, json.dumps(description) + "\n")
+    parts = _parts(images, settings.shard_size, folder)
+    missing = [part for part in parts if not _is_kept(part, checksums, finished, repair)]
     for part, content in _shards(missing, settings, workers):
-        file = shard_file(folder, part.number)
-        write_bytes(file, content)
-        checksums[file.name] = sha256_of(content)
+        write_bytes(part.file, content)
+        checksums[part.file.name] = hashlib.sha256(content).hexdigest()
         write_checksums(folder, checksums)
     if missing or not finished:
-        files = [shard_file(folder, part.number) for part in parts]
-        description = {"schema": SCHEMA} | asdict(settings)
         description |= {"images_root": Path(images.root).resolve().name, "images": len(images)}
-        description |= {"file_bytes": [file.stat().st_size for file in files]}
-        _write_json(folder / PACK, description, 2)
+        description |= {"file_bytes": [part.file.stat().st_size for part in parts]}
+        write_text(folder / PACK, json.dumps(description, indent=2) + "\n")
         (folder / SETTINGS).unlink(missing_ok=True)
-    offsets = (read_shard(shard_file(folder, part.number)).offsets for part in parts)
+    offsets = (read_shard(part.file).offsets for part in parts)
     unusable = sum(int((np.diff(places) == 0).sum()) for places in offsets)
     return Outcome(sum(len(part.images) for part in missing), unusable)
 
 
-def _write_json(file: Path, content: dict, indent: int | None) -> None:
-    write_text(file, json.dumps(content, indent=indent) + "\n")
-
-
-def _parts(images: Images, size: int) -> list[Part]:
+def _parts(images: Images, size: int, folder: Path) -> list[Part]:
     sources = images.stat()
     rows = [slice(first, first + size) for first in range(0, len(images), size)]
-    return [Part(n, images.take(part), sources[part]) for n, part in enumerate(rows)]
+    return [
+        Part(images.take(part), sources[part], folder / shard_name(number))
+        for number, part in enumerate(rows)
+    ]
 
 
-def _is_kept(
-    folder: Path, part: Part, checksums: dict[str, str], finished: bool, repair: bool
-) -> bool:
+def _is_kept(part: Part, checksums: dict[str, str], finished: bool, repair: bool) -> bool:
     """Whether a shard is there, of these images, unchanged. UsageError where a finished pack's is
     of others: whoever reads it now would find other images in their places."""
-    file = shard_file(folder, part.number)
+    file = part.file
     if file.name not in checksums or not file.exists():
         return False
-    if repair and problem(folder, file.name, checksums):
+    if repair and problem(file.parent, file.name, checksums):
         return False
-    if part.is_in(file):
+    if part.is_in_file():
         return True
     if finished:
         raise UsageError(
-            f"{folder}: is a finished pack, and images of {file.name} were changed since; choose "
-            "another OUT, or delete it"
+            f"{file.parent}: is a finished pack, and images of {file.name} were changed since; "
+            "choose another OUT, or delete it"
         )
     return False
 

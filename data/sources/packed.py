@@ -1,4 +1,4 @@
-"""Packed images: a few large files instead of a million small ones, read through memory maps.
+"""Packed images: a few large files instead of a million small ones.
 
 A pack is a folder: pack.json says what it is, CHECKSUMS (sha256sum's format) holds its shards'
 digests, and each shard, images-00000.h5, holds contiguous, uncompressed, little-endian
@@ -12,27 +12,20 @@ digests, and each shard, images-00000.h5, holds contiguous, uncompressed, little
 `python -m data pack` makes it (data/sources/pack.py).
 """
 
-from __future__ import annotations
-
-import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
-from data.cache.shard import problem, read_checksums
 from data.cli import UsageError
 from data.columns import open_columns, own_dataset
-from data.io import map_bytes
+from data.io import read_json
 from data.sources.base import MISSING, Spanned
 from data.sources.listing import all_inside
 
 PACK, SCHEMA = "pack.json", 1
-LARGEST_DESCRIPTION = 1 << 24  # bytes of pack.json that are read
-OPEN_MAPS = 16384  # the kernel allows a process 65,530
 REPAIR = "run the same `python -m data pack` again with --repair, which rebuilds it"
 
 
@@ -74,8 +67,7 @@ def describe(folder: str | os.PathLike) -> Description:
     """
     file = Path(folder, PACK)
     try:
-        with open(file, "rb") as content:
-            description = json.loads(content.read(LARGEST_DESCRIPTION))
+        description = read_json(file)
         names = ("schema", "images", "shard_size", "side", "quality")
         counts = [*(description[name] for name in names), *description["file_bytes"]]
         shards = -(-description["images"] // description["shard_size"])
@@ -87,7 +79,7 @@ def describe(folder: str | os.PathLike) -> Description:
             f"{folder}: no pack of images here (no {PACK}); make one with `python -m data pack "
             f"IMAGES {folder}`"
         ) from None
-    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
+    except (ValueError, KeyError, TypeError, ZeroDivisionError):
         raise PackError(f"{file}: damaged; delete it, and {REPAIR}") from None
     if description["schema"] != SCHEMA:
         raise PackError(
@@ -96,8 +88,13 @@ def describe(folder: str | os.PathLike) -> Description:
     return description
 
 
-def shard_file(folder: str | os.PathLike, number: int) -> Path:
-    return Path(folder, f"images-{number:05d}.h5")
+def shard_name(number: int) -> str:
+    return f"images-{number:05d}.h5"
+
+
+def shard_names(folder: str | os.PathLike) -> list[str]:
+    """The names of a pack's shards, in order."""
+    return [shard_name(number) for number in range(len(describe(folder)["file_bytes"]))]
 
 
 def read_shard(file: Path) -> Shard:
@@ -109,8 +106,9 @@ def read_shard(file: Path) -> Shard:
     try:
         with open_columns(file) as shard:
             content = own_dataset(shard, "bytes")
-            offsets = own_dataset(shard, "offset")[...]
-            paths, sources = own_dataset(shard, "path")[...], own_dataset(shard, "source")[...]
+            offsets, paths, sources = (
+                own_dataset(shard, name)[...] for name in ("offset", "path", "source")
+            )
             place = content.id.get_offset() or 0
             sound = (
                 content.shape == (offsets[-1],)
@@ -148,19 +146,8 @@ class Packed(Spanned):
             return ""
         return f"short side {description['side']} px at most, JPEG quality {description['quality']}"
 
-    def _bytes(self, row: int, place: int, length: int) -> bytes:
-        number = int(self.spans[row, 3])
-        shard = self._open.get(number)
-        if shard is None:
-            shard = self._map(number)
-        return shard[place : place + length].tobytes()
-
-    def _map(self, number: int) -> np.ndarray:
-        if len(self._open) >= OPEN_MAPS:
-            self._open.clear()
-        file = shard_file(self.root, number)
-        self._open[number] = map_bytes(file, 0, file.stat().st_size)
-        return self._open[number]
+    def file(self, row: int) -> str:
+        return os.path.join(self.root, shard_name(self.spans[row, 3]))
 
 
 def open_pack(folder: str | os.PathLike) -> Packed:
@@ -170,31 +157,16 @@ def open_pack(folder: str | os.PathLike) -> Packed:
         PackError: no pack, an unfinished one, or a shard missing, damaged or cut short.
     """
     folder = os.fspath(folder)
-    description = describe(folder)
-    paths, spans = [], []
-    for number, expected in enumerate(description["file_bytes"]):
-        file = shard_file(folder, number)
-        size = file.stat().st_size if file.exists() else -1
-        if 0 <= size < expected:  # reading a map past the end of its file would be a SIGBUS
-            raise PackError(f"{file} is cut short ({size} of {expected} bytes): {REPAIR}")
-        shard = read_shard(file)
+    paths, spans = [np.array([], "S1")], [np.zeros((0, 4), "<i8")]
+    for number, name in enumerate(shard_names(folder)):
+        shard = read_shard(Path(folder, name))
         lengths = np.diff(shard.offsets)
         places = np.where(lengths > 0, shard.place + shard.offsets[:-1], MISSING)
         numbers = np.full(len(places), number)
         paths.append(shard.paths)
         spans.append(np.column_stack([places, lengths, shard.sources[:, 1], numbers]))
-    if not paths:
-        raise PackError(f"{folder}: holds no images; {REPAIR}")
-    packed = Packed(folder, np.concatenate(paths), np.concatenate(spans).astype("<i8"))
-    if len(packed) != description["images"] or (packed.paths[1:] <= packed.paths[:-1]).any():
+    packed = Packed(folder, np.concatenate(paths), np.concatenate(spans))
+    in_order = (packed.paths[1:] > packed.paths[:-1]).all()
+    if not len(packed) or len(packed) != describe(folder)["images"] or not in_order:
         raise PackError(f"{folder}: its shards do not belong together; {REPAIR}")
     return packed
-
-
-def verify_pack(folder: str | os.PathLike) -> Iterator[tuple[str, str | None]]:
-    """Check every shard against CHECKSUMS; yields (file name, None or what is wrong), in order."""
-    folder = Path(folder)
-    checksums = read_checksums(folder)
-    for number in range(len(describe(folder)["file_bytes"])):
-        name = shard_file(folder, number).name
-        yield name, problem(folder, name, checksums)

@@ -1,12 +1,11 @@
 """The images in a tar: one pass over its headers."""
 
-from __future__ import annotations
-
+import io
 import os
 import tarfile
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -48,44 +47,25 @@ class Scan:
             delay=2,
             leave=False,
         )
-        with open(file, "rb") as content, bar:
-            self._members(_Window(content, 0, size), file, prefix, bar)
-
-    def _members(self, window: _Window, file: str, prefix: bytes, bar: tqdm) -> None:
-        inner = "" if window.whole else f" (in its member {os.fsdecode(prefix[:-1])}.tar)"
         try:
-            with tarfile.open(fileobj=window, mode="r:") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members = []  # or a million of them stay in memory
-                    if not member.isdir():
-                        self._member(member, window, file, prefix, bar)
-                    bar.update(max(0, window.start + member.offset_data - bar.n))
+            with _Headers(file) as content, bar:
+                for name, member in _members(content, size):
+                    bar.update(max(0, member.offset_data - bar.n))
+                    if not (member.isreg() and name.lower().endswith(b".tar")):
+                        self._image(member, prefix, name)
+                        continue
+                    content.seek(member.offset_data)
+                    for inner, image in _members(content, member.offset_data + member.size):
+                        self._image(image, prefix + name[:-4] + b"/", inner)
         except UsageError:
             raise
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             raise UsageError(
-                f"{file}{inner}: not a plain tar, or cut short ({error}); compressed archives must "
-                "be decompressed first: they cannot be read at random"
+                f"{file}: not a plain tar, or cut short ({error}); compressed archives must be "
+                "decompressed first: they cannot be read at random"
             ) from error
 
-    def _member(
-        self, member: tarfile.TarInfo, window: _Window, file: str, prefix: bytes, bar: tqdm
-    ) -> None:
-        name = os.fsencode(member.name).removeprefix(b"./").rstrip(b"/")
-        if not inside(name):
-            raise UsageError(
-                f"{file}: member {member.name!r} would leave the folder it is unpacked to; repack "
-                "the archive with relative paths"
-            )
-        if any(is_system(part) for part in name.split(b"/")):
-            return
-        place = window.start + member.offset_data
-        if window.whole and member.isreg() and name.lower().endswith(b".tar"):
-            part = _Window(window.file, place, member.size, whole=False)
-            self._members(part, file, prefix + name[:-4] + b"/", bar)
-            return
-        if is_image(name) and member.offset_data + member.size > window.length:
-            raise tarfile.ReadError("unexpected end of data")
+    def _image(self, member: tarfile.TarInfo, prefix: bytes, name: bytes) -> None:
         row = len(self.spans) // 3
         if not self.paths.add_image(prefix + name):
             return
@@ -94,8 +74,8 @@ class Scan:
             target = os.path.normpath(os.path.join(base, os.fsencode(member.linkname)))
             self.links[row] = prefix + target
         regular = member.isreg() and not member.issparse()
-        mtime = int(member.mtime * 1_000_000_000)
-        self.spans.extend((place, member.size, mtime) if regular else (MISSING, 0, 0))
+        span = member.offset_data, member.size, int(member.mtime * 1_000_000_000)
+        self.spans.extend(span if regular else (MISSING, 0, 0))
 
     def result(self, root: str) -> tuple[np.ndarray, np.ndarray]:
         """Sorted paths (N,) bytes and spans (N, 3) int64. Of two members of one path the later
@@ -125,27 +105,34 @@ class Scan:
                 spans[row] = spans[rows[target]]
 
 
-class _Window:
-    """A part of an open file as a file of its own: what tarfile needs of a member that is itself a
-    tar. `whole` where it is all of the file."""
-
-    def __init__(self, file: BinaryIO, start: int, length: int, whole: bool = True):
-        self.file, self.start, self.length, self.whole = file, start, length, whole
-        self.at = 0
-
-    def tell(self) -> int:
-        return self.at
-
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.length}[whence]
-        self.at = origin + place
-        return self.at
+class _Headers(io.FileIO):
+    """A tar as tarfile reads it here: its headers alone."""
 
     def read(self, count: int = -1) -> bytes:
-        if count > LARGEST_HEADER:  # tarfile reads headers only
+        if not 0 <= count <= LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {count} bytes")
-        left = max(0, self.length - self.at)
-        self.file.seek(self.start + self.at)
-        content = self.file.read(left if count < 0 else min(count, left))
-        self.at += len(content)
-        return content
+        return super().read(count)
+
+
+def _members(content: _Headers, end: int) -> Iterator[tuple[bytes, tarfile.TarInfo]]:
+    """(name, member) of the tar that begins where `content` stands and ends at `end` at the latest,
+    without folders and what systems put there."""
+    with tarfile.open(fileobj=content, mode="r:") as tar:
+        while (member := tar.next()) is not None and member.offset < end:
+            tar.members = []  # or a million of them stay in memory
+            name = os.fsencode(member.name).removeprefix(b"./").rstrip(b"/")
+            if member.isdir():
+                continue
+            if not inside(name):
+                raise UsageError(
+                    f"{content.name}: member {member.name!r} would leave the folder it is unpacked "
+                    "to; repack the archive with relative paths"
+                )
+            if any(is_system(part) for part in name.split(b"/")):
+                continue
+            if is_image(name) and member.offset_data + member.size > end:
+                raise tarfile.ReadError("unexpected end of data")
+            yield name, member
+        content.seek(tar.offset)
+        if tar.offset < end and any(content.read(tarfile.BLOCKSIZE)):  # tarfile ends at it
+            raise tarfile.ReadError(f"no header at byte {tar.offset}")

@@ -5,8 +5,6 @@ Every kind varies in crop, scale, rotation, contrast, light and colour; colour i
 the kind.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 
@@ -25,9 +23,7 @@ Texture = Callable[[np.random.Generator, int], np.ndarray]
 def _photograph(name: str) -> tuple[np.ndarray, ...]:
     """A photograph of scikit-image's wheel (no download) as float32 grey levels at full, half and
     quarter scale."""
-    from skimage import (
-        data,  # imported late: it takes 0.3 s, and a data set that is up to date needs none of it
-    )
+    from skimage import data  # late: 0.3 s, and a data set that is up to date needs none of it
 
     image = getattr(data, name)()
     grey = (image @ LUMA if image.ndim == 3 else image).astype(np.float32)
@@ -46,13 +42,11 @@ def _crop(name: str, low: float, high: float) -> Texture:
         level = int(np.clip(np.floor(np.log2(step)), 0, 2))  # the pyramid avoids aliasing
         image, step = _photograph(name)[level], step / 2**level
         angle, flip = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
-        turn = (
-            step
-            * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            * [flip, 1]
-        )
-        margin = np.minimum(step * size * 0.5, np.array(image.shape[::-1]) * 0.5)
-        centre = rng.uniform(margin, np.array(image.shape[::-1]) - margin)
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = step * np.array([[cos, -sin], [sin, cos]]) * [flip, 1]
+        extent = np.array(image.shape[::-1])
+        margin = np.minimum(step * size * 0.5, extent * 0.5)
+        centre = rng.uniform(margin, extent - margin)
         offset = centre - turn @ [size / 2, size / 2]
         return cv2.warpAffine(
             image,
@@ -75,9 +69,8 @@ def _axes(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of the pixels, in units of 1/64 of the image, rotated and shifted at random."""
     y, x = (np.mgrid[:size, :size].astype(np.float32) - size / 2) * 64 / size
     angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(0, 64, 2)
-    return x * np.cos(angle) + y * np.sin(angle) + shift[0], y * np.cos(angle) - x * np.sin(
-        angle
-    ) + shift[1]
+    cos, sin = np.cos(angle), np.sin(angle)
+    return x * cos + y * sin + shift[0], y * cos - x * sin + shift[1]
 
 
 def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -88,9 +81,8 @@ def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
 def _ripples(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _axes(rng, size)
     period, bend = rng.uniform(7, 13), 3 * _noise(rng, size, 3, 3)
-    return np.sin(2 * np.pi * (x + bend) / period) + 0.6 * np.sin(
-        2 * np.pi * (x + 0.35 * y - bend) / (0.63 * period)
-    )
+    wave = np.sin(2 * np.pi * (x + bend) / period)
+    return wave + 0.6 * np.sin(2 * np.pi * (x + 0.35 * y - bend) / (0.63 * period))
 
 
 def _planks(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -108,20 +100,17 @@ def _cobbles(rng: np.random.Generator, size: int) -> np.ndarray:
     cell = rng.uniform(10, 16)
     x, y = x / cell, y / cell
     jitter = rng.uniform(-0.36, 0.36, size=(32, 32, 3))
-    nearest = np.full((2, *x.shape), 9.0)
-    tone = np.zeros_like(x)
-    column, row = np.floor(x).astype(int), np.floor(y).astype(int)
-    for i in (-1, 0, 1):
-        for j in (-1, 0, 1):
-            seed = jitter[(row + j) % 32, (column + i) % 32]
-            distance = np.hypot(
-                column + i + 0.5 + seed[..., 0] - x, row + j + 0.5 + seed[..., 1] - y
-            )
-            closer = distance < nearest[0]
-            tone = np.where(closer, seed[..., 2], tone)
-            nearest[1] = np.where(closer, nearest[0], np.minimum(nearest[1], distance))
-            nearest[0] = np.minimum(nearest[0], distance)
-    return np.clip((nearest[1] - nearest[0]) * 5, 0, 1) + 1.2 * tone
+    around = np.indices((3, 3)).reshape(2, 9) - 1
+    column = np.floor(x).astype(int)[..., None] + around[0]
+    row = np.floor(y).astype(int)[..., None] + around[1]
+    stones = jitter[row % 32, column % 32]
+    distance = np.hypot(
+        column + 0.5 + stones[..., 0] - x[..., None], row + 0.5 + stones[..., 1] - y[..., None]
+    )
+    first, second = np.moveaxis(np.sort(distance, -1)[..., :2], -1, 0)
+    closest = distance.argmin(-1)[..., None]
+    tone = np.take_along_axis(stones[..., 2], closest, -1)[..., 0]
+    return np.clip((second - first) * 5, 0, 1) + 1.2 * tone
 
 
 BACKGROUNDS: dict[str, Texture] = {

@@ -10,33 +10,24 @@ with a probe on training images of the same classes. Its numbers compare with ea
 ImageNet-9's.
 """
 
-from __future__ import annotations
-
 import io
-import json
 import os
 import zlib
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data.cache.reader import Cache
 from data.cli import UsageError
-from data.io import write_bytes, write_text
-from data.parallel import bounded_map
 from data.sources.images import ImageError, Images, class_names, decode, open_images
+from data.synthetic.output import Output, write_file, write_jpeg
 from data.synthetic.variants import MIXED, VARIANTS, binary, box, compose, tiled
 
 NAME, VERSION = "dilo-challenge", 1  # raise the version whenever a picture changes
 SMALLEST, WIDEST = 0.02, 0.8  # of the image: least foreground, largest box around it
-BLOCK = 32  # images a task
-FINISHED, UNFINISHED = "challenge.json", "challenge.json.tmp"
 
 # a row, and {variant of MIXED: row of the image that gives the background}
 Job = tuple[int, dict[str, int]]
@@ -66,7 +57,6 @@ def make(
     limit: int | None = None,
     seed: int = 0,
     workers: int = 1,
-    progress: bool = True,
 ) -> Record:
     """Write the set under `out`; what is there of it already is kept, so the same call continues.
 
@@ -105,16 +95,14 @@ def make(
             for row, others in jobs
         },
     }
-    out = Path(out)
-    if not _begin(out, json.dumps(record, indent=1) + "\n"):
-        return record
-    blocks = [jobs[i : i + BLOCK] for i in range(0, len(jobs), BLOCK)]
-    written = bounded_map(partial(_write_block, source, out), blocks, workers if workers > 1 else 0)
-    bar = tqdm(total=len(jobs), desc="challenge set", unit="img", disable=not progress)
-    with closing(written), bar:
-        for count in written:
-            bar.update(count)
-    os.replace(out / UNFINISHED, out / FINISHED)
+    output = Output(out, "challenge.json", record)
+    if output.before not in (None, record):
+        raise UsageError(
+            f"{out}: holds a challenge set of other images, masks or options; give a new folder"
+        )
+    if not output.finished:
+        output.begin()
+        output.write(partial(_write_block, source, output.folder), jobs, workers)
     return record
 
 
@@ -136,21 +124,17 @@ class Source:
                     kept.append(i)
         return np.array(kept, int), len(rows) - len(kept)
 
-    def read(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """An image and its foreground, (H, W, 3) uint8 and (H, W) bool."""
+    def read(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """An image, its foreground, and its background with the foreground's box tiled: (H, W, 3)
+        uint8, (H, W) bool, (H, W, 3) uint8."""
+        mask = self.masks.mask(self.masks.require(self.images.paths[row : row + 1])[0])
         try:
             image = decode(self.images.read(row))
-        except ImageError as error:
-            raise UsageError(f"{self.images.root}/{self.images.name(row)}: {error}") from None
-        mask = self.masks.mask(self.masks.require(self.images.paths[row : row + 1])[0])
-        return image, binary(mask, *image.shape[:2])
-
-    def tile(self, row: int, image: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-        """The image with its foreground's box tiled, (H, W, 3) uint8."""
-        try:
-            return tiled(image, box(foreground))
-        except ValueError as error:
-            raise UsageError(f"{self.images.name(row)}: {error}; leave it out") from None
+            foreground = binary(mask, *image.shape[:2])
+            return image, foreground, tiled(image, box(foreground))
+        except (ImageError, ValueError) as error:
+            name = f"{self.images.root}/{self.images.name(row)}"
+            raise UsageError(f"{name}: {error}; leave it out") from None
 
 
 def _groups(images: Images, usable: np.ndarray, limit: int | None) -> dict[str, np.ndarray]:
@@ -180,34 +164,16 @@ def _groups(images: Images, usable: np.ndarray, limit: int | None) -> dict[str, 
 
 def _draw(paths: np.ndarray, groups: dict[str, np.ndarray], seed: int) -> list[Job]:
     """Every image's job: backgrounds of its own class, of any class, and of the next."""
-    names, everything, jobs = list(groups), np.concatenate(list(groups.values())), []
-    for label, name in enumerate(names):
-        following = groups[names[(label + 1) % len(names)]]
-        for row in groups[name].tolist():
+    classes = list(groups.values())
+    everything = np.concatenate(classes)
+    jobs = []
+    for own, following in zip(classes, [*classes[1:], classes[0]], strict=True):
+        for row in own.tolist():
             rng = np.random.default_rng([seed, zlib.crc32(paths[row])])
-            others = groups[name][groups[name] != row]
-            same = others if len(others) else groups[name]
+            same = own[own != row] if len(own) > 1 else own
             pools = dict(zip(MIXED, (same, everything[everything != row], following), strict=True))
             jobs.append((row, {kind: int(rng.choice(pool)) for kind, pool in pools.items()}))
     return jobs
-
-
-def _begin(out: Path, text: str) -> bool:
-    """Prepare the folder; False where the set is finished. UsageError where it holds something
-    else."""
-    for file in (out / FINISHED, out / UNFINISHED):
-        if file.exists():
-            if file.read_text() != text:
-                raise UsageError(
-                    f"{out}: holds a challenge set of other images, masks or options; give a new "
-                    "folder"
-                )
-            return file.name == UNFINISHED
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: holds other files; give an empty or new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / UNFINISHED, text)
-    return True
 
 
 def _write_block(source: Source, out: Path, jobs: list[Job]) -> int:
@@ -216,18 +182,12 @@ def _write_block(source: Source, out: Path, jobs: list[Job]) -> int:
         last = (out / "fg_mask" / "val" / path).with_suffix(".npy")
         if last.exists():  # written after the pictures: they are there
             continue
-        image, foreground = source.read(row)
-        backgrounds = {name: source.tile(k, *source.read(k)) for name, k in others.items()}
-        backgrounds["only_bg_t"] = source.tile(row, image, foreground)
+        image, foreground, background = source.read(row)
+        backgrounds = {name: source.read(other)[2] for name, other in others.items()}
+        backgrounds["only_bg_t"] = background
         for name, picture in compose(image, foreground, backgrounds).items():
-            jpeg = cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1]
-            _write((out / name / "val" / path).with_suffix(".JPEG"), jpeg.tobytes())
+            write_jpeg((out / name / "val" / path).with_suffix(".JPEG"), picture)
         content = io.BytesIO()
         np.save(content, foreground)
-        _write(last, content.getvalue())
+        write_file(last, content.getvalue())
     return len(jobs)
-
-
-def _write(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, content, durable=False)

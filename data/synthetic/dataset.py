@@ -5,12 +5,7 @@ test splits are built as the Backgrounds Challenge's (Xiao et al., ICLR 2021): t
 their own kind, on a random kind, alone, and the background alone.
 """
 
-from __future__ import annotations
-
-import itertools
-import json
 import os
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,20 +13,20 @@ from typing import TypedDict
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import write_bytes, write_text
-from data.parallel import bounded_map
 from data.synthetic.backdrops import BACKGROUNDS, draw_background
 from data.synthetic.objects import CLASSES, draw_object
+from data.synthetic.output import Output, write_file, write_jpeg
 
 NAME = "dilo-synthetic"
 VERSION = 1  # raise it whenever any picture changes, so that old folders are rewritten
+PARTS = ("train", "probe", "test")
 TEST_SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg")
 SPLITS = ("train", "probe", *TEST_SPLITS)
-# Class i's own kind of background; not in the same order, so that neither list's order means
-# anything.
+# of a scene's random streams the one of each split's background: only_bg shows mixed_same's
+STREAMS = {"train": 2, "probe": 2, "original": 2, "mixed_same": 3, "mixed_rand": 4, "only_bg": 3}
+# class i's own kind of background, in no order
 KINDS = [
     "cobbles",
     "planks",
@@ -45,8 +40,6 @@ KINDS = [
     "grass",
 ]
 OWN_KIND = dict(zip(CLASSES, KINDS, strict=True))
-BLOCK = 100  # images a task
-FINISHED, UNFINISHED = "dataset.json", "dataset.json.tmp"
 NUMBER = "[0-9]" * 5
 
 
@@ -67,7 +60,7 @@ def background_kinds(
     """The kind of background that scene `index` of a part shows in each split; None where it shows
     none (only_fg)."""
     name = CLASSES[index % len(CLASSES)]
-    rng = _rng(seed, ("train", "probe", "test").index(part), index, 1)
+    rng = _rng(seed, PARTS.index(part), index, 1)
     uniform = 1 / len(BACKGROUNDS)
     if part != "test":
         return {part: _kind(name, bias if part == "train" else uniform, rng)}
@@ -92,32 +85,22 @@ def draw(
         object. only_bg's mask is all zero.
     """
     name = CLASSES[index % len(CLASSES)]
-    key = (("train", "probe", "test").index(part), index)
+    key = (PARTS.index(part), index)
     colours, alpha = draw_object(name, _rng(seed, *key, 0), size)
     mean = (colours * alpha[..., None]).sum((0, 1)) / max(float(alpha.sum()), 1.0)
-    kinds = background_kinds(part, index, seed=seed, bias=bias)
-
-    def background(kind: str, stream: int) -> np.ndarray:
-        return draw_background(kind, _rng(seed, *key, stream), size, mean)
-
-    mask = np.rint(alpha * 255).astype(np.uint8)
-    # Pasting with the mask as it is stored makes the splits compose exactly: only_fg over only_bg
-    # is mixed_same.
-    soft = mask[..., None].astype(np.float32) / 255
-
-    def paste(back: np.ndarray | float) -> np.ndarray:
-        return np.rint(soft * colours + (1 - soft) * back).astype(np.uint8)
-
-    if part != "test":
-        return {part: (paste(background(kinds[part], 2)), mask)}
-    same = background(kinds["mixed_same"], 3)
-    return {
-        "original": (paste(background(kinds["original"], 2)), mask),
-        "mixed_same": (paste(same), mask),
-        "mixed_rand": (paste(background(kinds["mixed_rand"], 4)), mask),
-        "only_fg": (paste(0.0), mask),
-        "only_bg": (np.rint(same).astype(np.uint8), np.zeros_like(mask)),
-    }
+    whole = np.rint(alpha * 255).astype(np.uint8)
+    scene = {}
+    for split, kind in background_kinds(part, index, seed=seed, bias=bias).items():
+        background = 0.0
+        if kind is not None:
+            background = draw_background(kind, _rng(seed, *key, STREAMS[split]), size, mean)
+        mask = np.zeros_like(whole) if split == "only_bg" else whole
+        # Pasting with the mask as it is stored makes the splits compose exactly: only_fg over
+        # only_bg is mixed_same.
+        soft = mask[..., None].astype(np.float32) / 255
+        image = np.rint(soft * colours + (1 - soft) * background).astype(np.uint8)
+        scene[split] = (image, mask)
+    return scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +121,9 @@ class Scenes:
     """Probability that a training image shows its class's own kind of background, 0..1."""
 
     def __post_init__(self):
-        for name, low, high in (
-            ("seed", 0, 1 << 62),
-            ("train", 1, 100_000),
-            ("probe", 1, 100_000),
-            ("test", 1, 100_000),
-            ("size", 16, 512),
-            ("bias", 0, 1),
-        ):
+        limits = {"seed": (0, 1 << 62), "size": (16, 512), "bias": (0, 1)}
+        limits |= dict.fromkeys(PARTS, (1, 100_000))
+        for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UsageError(f"--{name} {value}: expected {low} to {high:,}")
@@ -199,66 +177,30 @@ def make(
         "own_kind": OWN_KIND,
         "kinds": list(BACKGROUNDS),
     }
-    out = Path(out)
-    if _read_record(out) == record:
+    output = Output(out, "dataset.json", record)
+    if output.finished:
         return record
-    _clear(out)
-    write_text(out / UNFINISHED, json.dumps(record, indent=1) + "\n")
-    for split, name in itertools.product(SPLITS, CLASSES):
-        (out / split / name).mkdir(parents=True, exist_ok=True)
-        (out / "masks" / split / name).mkdir(parents=True, exist_ok=True)
-    blocks = [
-        (part, range(start, min(start + BLOCK, count)))
-        for part, count in parts.items()
-        for start in range(0, count, BLOCK)
-    ]
-    written = bounded_map(partial(_write_block, out, scenes), blocks, workers if workers > 1 else 0)
-    total = sum(parts.values())
-    bar = tqdm(total=total, desc="synthetic scenes", unit="scene", disable=not progress)
-    with closing(written), bar:
-        for count in written:
-            bar.update(count)
-    os.replace(out / UNFINISHED, out / FINISHED)
+    output.begin()
+    if output.before not in (None, record):
+        _clear(output.folder)
+    jobs = [(part, index) for part, count in parts.items() for index in range(count)]
+    output.write(partial(_write_block, output.folder, scenes), jobs, workers)
     return record
 
 
-def _write_block(out: Path, scenes: Scenes, block: tuple[str, range]) -> int:
-    part, indices = block
-    for index in indices:
+def _write_block(out: Path, scenes: Scenes, jobs: list[tuple[str, int]]) -> int:
+    for part, index in jobs:
         views = draw(part, index, seed=scenes.seed, size=scenes.size, bias=scenes.bias)
         for split, (image, mask) in views.items():
             place = Path(split, CLASSES[index % len(CLASSES)], f"{index:05d}")
-            jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1]
+            write_jpeg(out / place.with_suffix(".jpg"), image)
             png = cv2.imencode(".png", mask, (cv2.IMWRITE_PNG_COMPRESSION, 3))[1]
-            write_bytes(out / place.with_suffix(".jpg"), jpeg.tobytes(), durable=False)
-            write_bytes(out / "masks" / place.with_suffix(".png"), png.tobytes(), durable=False)
-    return len(indices)
-
-
-def _read_record(out: Path) -> dict:
-    """dataset.json, or an empty dict where there is none of this data set."""
-    try:
-        record = json.loads((out / FINISHED).read_bytes())
-        return record if record["name"] == NAME else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+            write_file(out / "masks" / place.with_suffix(".png"), png.tobytes())
+    return len(jobs)
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier or interrupted data set, and nothing else; UsageError where `out` is not
-    one, nor empty. An empty folder is there then."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file, not a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    entries = {entry.name for entry in out.iterdir()}
-    marks = entries & {UNFINISHED, *([FINISHED] if _read_record(out) else [])}
-    strange = sorted(entries - marks - ({*SPLITS, "masks"} if marks else set()))
-    if strange:
-        raise UsageError(
-            f"{out}: holds other files ({', '.join(strange[:5])}); give an empty or new folder"
-        )
-    if FINISHED in marks:  # a kill while removing leaves it unfinished
-        os.replace(out / FINISHED, out / UNFINISHED)
+    """Remove an earlier data set of other parameters, and nothing else."""
     for split in SPLITS:
         for pattern in (f"{split}/*/{NUMBER}.jpg*", f"masks/{split}/*/{NUMBER}.png*"):
             for file in out.glob(pattern):

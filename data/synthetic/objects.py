@@ -6,8 +6,6 @@ warp and the pattern's period and phase vary from instance to instance, so that 
 statistic tells the class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache

@@ -1,24 +1,13 @@
 """The pictures of the Backgrounds Challenge from one image, its mask and other images' backgrounds
 (Xiao et al., ICLR 2021, section 3 and figure 1)."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
 from data.resize import resize
 
-VARIANTS = (
-    "original",
-    "mixed_same",
-    "mixed_rand",
-    "mixed_next",
-    "only_fg",
-    "no_fg",
-    "only_bg_b",
-    "only_bg_t",
-)
 MIXED = ("mixed_same", "mixed_rand", "mixed_next")
+VARIANTS = ("original", *MIXED, "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 SPECK = 0.1  # of the largest part's area: smaller parts do not belong to the object
 
 
@@ -69,30 +58,18 @@ def tiled(image: np.ndarray, around: tuple[int, int, int, int]) -> np.ndarray:
     """
     top, left, bottom, right = around
     height, width = image.shape[:2]
-    strips = {
-        "above": top * width,
-        "below": (height - bottom) * width,
-        "left": left * height,
-        "right": (width - right) * height,
-    }
-    side = max(strips, key=strips.__getitem__)
-    if not strips[side]:
+    strips = (top * width, (height - bottom) * width, left * height, (width - right) * height)
+    largest = int(np.argmax(strips))
+    if not strips[largest]:
         raise ValueError("the box is the whole image: there is no background to tile")
-    first, last = {
-        "above": (0, top),
-        "below": (bottom, height),
-        "left": (0, left),
-        "right": (right, width),
-    }[side]
     out = image.copy()
-    if side in ("above", "below"):
-        out[top:bottom, left:right] = image[
-            first + np.arange(bottom - top) % (last - first), left:right
-        ]
-    else:
-        out[top:bottom, left:right] = image[
-            top:bottom, first + np.arange(right - left) % (last - first)
-        ]
+    view = out
+    if largest >= 2:  # left and right of the box, as above and below it
+        view = out.swapaxes(0, 1)
+        top, left, bottom, right, height = left, top, right, bottom, width
+    first, last = (0, top) if largest % 2 == 0 else (bottom, height)
+    rows = first + np.arange(bottom - top) % (last - first)
+    view[top:bottom, left:right] = view[rows, left:right]
     return out
 
 

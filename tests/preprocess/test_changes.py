@@ -12,7 +12,7 @@ import pytest
 
 from data.cache.reader import Cache
 from data.cache.shard import STATUS
-from data.cache.verify import check_shards
+from data.checksums import problems
 from data.cli import UsageError
 from data.sources.folder import Folder
 from data.sources.images import ImageError, open_images
@@ -34,7 +34,7 @@ def assert_as_made_at_once(root, folder, tmp_path):
     shutil.rmtree(fresh, ignore_errors=True)
     run(root, fresh)
     assert masks(folder) == masks(fresh) and Cache(folder).files == Cache(fresh).files
-    assert not any(problem for _, problem in check_shards(folder))
+    assert not any(text for _, text in problems(folder, Cache(folder).files))
     assert not list(folder.glob("*.tmp"))
     assert (run(root, folder).computed, run(root, folder).copied) == (0, 0)
 
@@ -136,7 +136,7 @@ def test_stopped_at_any_step_there_is_one_whole_cache(root, tmp_path, monkeypatc
             run(root, cache)
     now = masks(cache)
     assert len(now) == 81 if step == "write_index" else now == before
-    assert not any(problem for _, problem in check_shards(cache))
+    assert not any(text for _, text in problems(cache, Cache(cache).files))
     run(root, cache)
     assert_as_made_at_once(root, cache, tmp_path)
 

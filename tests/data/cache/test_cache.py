@@ -19,7 +19,7 @@ from data.cache.description import identity_hash, load_description
 from data.cache.index import load_index, write_index
 from data.cache.reader import Cache
 from data.cache.shard import CacheError
-from data.cache.verify import check_shards
+from data.checksums import problems
 from data.sources.images import list_images
 
 
@@ -119,7 +119,7 @@ def test_missing_or_stale_index_is_rebuilt(copy):
     (copy / "index.h5").unlink()
     assert np.array_equal(Cache(copy).paths, before["path"])
     with h5py.File(copy / "index.h5", "a") as index:
-        index.attrs["shards"] = "others"
+        index.attrs["checksum"] = 0
     shard(copy, 2).unlink()
     with pytest.raises(CacheError, match=r"shard-00002-\w+.h5 is missing"):
         Cache(copy)
@@ -132,13 +132,14 @@ def test_a_shard_cut_short_is_an_error_when_the_cache_is_opened(copy):
 
 
 def test_verify_finds_one_flipped_bit_anywhere(copy):
-    assert [problem for _, problem in check_shards(copy)] == [None] * 3
+    files = Cache(copy).files
+    assert [text for _, text in problems(copy, files)] == [None] * 3
     content = bytearray(shard(copy, 1).read_bytes())
     for place in (0, 100, len(content) // 2, len(content) - 1):  # headers and data alike
         content[place] ^= 4
         shard(copy, 1).write_bytes(content)
-        problems = [problem for _, problem in check_shards(copy)]
-        assert "damaged" in problems[1] and problems[0] is None
+        texts = [text for _, text in problems(copy, files)]
+        assert "damaged" in texts[1] and texts[0] is None
         content[place] ^= 4
 
 

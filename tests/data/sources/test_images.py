@@ -58,11 +58,11 @@ def test_files_of_systems_and_tools_are_no_data(tmp_path, capsys):
 AS_A_USER = """
 import os, sys
 from data.cli import run
-from data.sources.commands import List, list_images
+from data.commands import list_images
 if os.getuid() == 0:  # who may read everything
     os.setgid(65534)
     os.setuid(65534)
-run(lambda: list_images(List(sys.argv[1])))
+run(lambda: list_images(sys.argv[1]))
 """
 
 

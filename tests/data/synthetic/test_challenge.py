@@ -80,7 +80,7 @@ def test_variants_are_put_together_pixel_by_pixel():
 @pytest.fixture(scope="module")
 def made(images, truth_cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("challenge") / "set"
-    return out, make(images / "train", truth_cache, out, limit=6, progress=False)
+    return out, make(images / "train", truth_cache, out, limit=6)
 
 
 def test_the_set_on_disk_is_the_official_layout(made, images, truth_cache):

@@ -21,7 +21,7 @@ SMALL = synthetic.Scenes(train=30, probe=20, test=20, size=32)
 
 
 def make(out: Path, scenes: synthetic.Scenes = SMALL, workers: int = 1) -> synthetic.Record:
-    return synthetic.make(out, scenes, workers=workers, progress=False)
+    return synthetic.make(out, scenes, workers=workers)
 
 
 def _contents(root: Path) -> dict[str, bytes]:

@@ -162,7 +162,7 @@ def test_the_kinds_of_the_embedded_datas_backgrounds():
 def embedded(tmp_path_factory):
     """The embedded data, small, and two networks with random weights."""
     root = tmp_path_factory.mktemp("diagnose")
-    make(root / "data", Scenes(train=300, probe=10, test=80, size=32), progress=False)
+    make(root / "data", Scenes(train=300, probe=10, test=80, size=32))
     files = []
     for seed in (1, 2):
         torch.manual_seed(seed)

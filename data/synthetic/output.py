@@ -1,0 +1,86 @@
+"""A folder of generated pictures: its record says what is in it, and stands under a temporary name
+until all of it is."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data.cli import UsageError
+from data.io import write_bytes, write_text
+from data.parallel import bounded_map
+
+
+class Output:
+    """The folder.
+
+    Args:
+        file: name of the record's file.
+        record: of the set that is wanted; `name` says what kind of set it is.
+
+    Attributes:
+        before: record of the set that is there, finished or not; None where there is none.
+        finished: whether the set that is wanted is there.
+
+    Raises:
+        UsageError: the folder is no such set, nor empty.
+    """
+
+    def __init__(self, folder: str | os.PathLike, file: str, record: Mapping):
+        self.folder, self.record = Path(folder), record
+        self.file = self.folder / file
+        self.unfinished = self.folder / f"{file}.tmp"
+        self.before = self._read(self.unfinished) or self._read(self.file)
+        self.finished = self.before == record and not self.unfinished.exists()
+        if self.before or not self.folder.exists():
+            return
+        names = sorted(os.listdir(self.folder)) if self.folder.is_dir() else [self.folder.name]
+        if names:
+            raise UsageError(
+                f"{folder}: holds other files ({', '.join(names[:5])}); give an empty or new folder"
+            )
+
+    def _read(self, file: Path) -> dict | None:
+        try:
+            record = json.loads(file.read_bytes())
+            return record if record["name"] == self.record["name"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def begin(self) -> None:
+        """From now on the set is unfinished, whatever was there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in self.folder.glob("*/**/*.tmp"):  # of a process that was killed
+            file.unlink()
+        write_text(self.unfinished, json.dumps(self.record, indent=1) + "\n")
+        self.file.unlink(missing_ok=True)
+
+    def write(self, function: Callable[[list], int], jobs: Sequence, workers: int) -> None:
+        """Run a function of a block of jobs over all of them; it returns the block's length."""
+        blocks = [jobs[i : i + BLOCK] for i in range(0, len(jobs), BLOCK)]
+        counts = bounded_map(function, blocks, workers if workers > 1 else 0)
+        bar = tqdm(total=len(jobs), desc=self.file.stem, unit="img")
+        with closing(counts), bar:
+            for count in counts:
+                bar.update(count)
+        os.replace(self.unfinished, self.file)
+
+
+BLOCK = 32  # jobs a task
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write a file that the same command would write again, in a folder made where missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, content, durable=False)
+
+
+def write_jpeg(file: Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB at quality 95."""
+    jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1]
+    write_file(file, jpeg.tobytes())
