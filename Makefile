@@ -33,6 +33,8 @@ DILO_SHARED ?= ../shared
 VENV  := .venv
 READY := $(VENV)/.ready
 PY    := $(VENV)/bin/python
+PEERS := .venv-peers
+PEER_PACKAGES := nvidia-dali-cuda120==2.4.0 lightly==1.6.0
 
 # a variable as the user wrote it, as one word of a shell: no name of a file is ever part of a target or a pattern
 q = '$(subst ','\'',$(value $(1)))'
@@ -146,6 +148,18 @@ bench-datapath: $(READY)  ## what backgrounds cost a sample, and reading from a 
 bench-scale: $(READY)  ## how the batch stage grows with the number of images: runs/bench/scale.json and docs/benchmarks.md, 5 minutes
 	exec $(PY) -m benchmarks.scale --sample $(call q,DILO_SHARED)/data/imagenet_sample $(ARGS)
 
+# the peers are never in requirements.txt; they see the packages of .venv, torch above all
+bench-peers: $(READY)  ## our loader beside DALI, lightly and torchvision (made in .venv-peers, 1 GB): runs/bench/peers.json and docs/benchmarks.md, 8 minutes
+	@test -x $(PEERS)/bin/python || $(PY) -m venv $(PEERS)
+	@for venv in $(VENV) $(PEERS); do $$venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; done | \
+		{ read -r ours; read -r theirs; echo "$$ours" > "$$theirs/packages-of-the-project.pth"; }
+	@for peer in $(PEER_PACKAGES); do $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $$peer || \
+		echo "note: $$peer cannot be installed here: its rows will say so"; done
+	exec $(PY) -m benchmarks.peers --images $(call q,DILO_SHARED)/data/imagenet_sample --python $(PEERS)/bin/python $(ARGS)
+
+records: $(READY)  ## seconds to results that anyone can repeat, what this machine can measure: benchmarks/records.json and docs/benchmarks.md [ARGS="--only rbd"]
+	DILO_SHARED=$(call q,DILO_SHARED) exec $(PY) -m benchmarks.records $(ARGS)
+
 bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and docs/benchmarks.md, 3 minutes
 	exec $(PY) -m benchmarks.gpu --images $(call q,DILO_SHARED)/data/imagenet_sample --workers $(WORKERS) $(ARGS)
 
@@ -170,6 +184,6 @@ e6:  ## table E6: other methods than MoCo v2
 experiments e1 e2 e3 e4 e5 e6: $(READY)
 	exec $(PY) -m experiments $(@:experiments=all) --data $(DATASET) --seeds $(SEEDS) $(ARGS)
 
-clean:  ## remove what make made: .venv, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
-	rm -rf $(VENV) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache
+clean:  ## remove what make made: .venv, .venv-peers, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
+	rm -rf $(VENV) $(PEERS) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

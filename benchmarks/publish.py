@@ -1,19 +1,19 @@
 """The end of every benchmark: its table on the screen and in a named block of a Markdown page, its
 numbers in a JSON."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.io import write_text
 
 PAGE = "docs/benchmarks.md"
+MEASURED = ("what", "measured", "target")  # heads of a table of single numbers
 
 
 def about() -> dict[str, str]:
@@ -26,20 +26,30 @@ def about() -> dict[str, str]:
     }
 
 
-def publish(result: dict, text: str, file: str | Path, markdown: str | Path, block: str) -> None:
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]], numbers: int = 0) -> str:
+    """A table.
+
+    Args:
+        numbers: columns at the end that are aligned to the right.
+    """
+    rules = ["---"] * (len(heads) - numbers) + ["--:"] * numbers
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, rules, *rows))
+
+
+def publish(result: dict, text: str, file: str | Path, page: str | Path, block: str) -> None:
     """Write `result`, with what `about` says, to the JSON `file` and `text` into a page, and print
     `text`.
 
     Args:
-        block: name of the block of `markdown`, see `fill`; it may be missing.
+        block: name of the block of `page`, see `fill`; it may be missing.
     """
     try:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(about() | result, indent=2) + "\n")
-        written = fill(markdown, block, text)
+        written = fill(page, block, text)
     finally:  # minutes of work: they are shown also where the disk is full
         print(text)
-    print(f"written: {file}" + (f", {markdown}" if written else ""))
+    print(f"written: {file}" + (f", {page}" if written else ""))
 
 
 def fill(file: str | Path, block: str, text: str) -> bool:
@@ -49,7 +59,7 @@ def fill(file: str | Path, block: str, text: str) -> bool:
         False, with the page untouched, where the page or the block is missing.
     """
     begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
-    content = Path(file).read_text() if Path(file).exists() else ""
+    content = Path(file).read_text("utf-8") if Path(file).exists() else ""
     head, has_begin, rest = content.partition(begin)
     _, has_end, tail = rest.partition(end)
     if not (has_begin and has_end):

@@ -8,8 +8,6 @@ CPU time of one core, ours and the baseline in turn on the same images, the medi
 repetitions: other work on the machine disturbs both alike. On a GPU: benchmarks/gpu.py.
 """
 
-from __future__ import annotations
-
 import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
@@ -23,10 +21,11 @@ import torch
 import tyro
 
 from benchmarks import train_parts as parts
-from benchmarks.publish import PAGE, about, publish
+from benchmarks.publish import MEASURED, PAGE, about, markdown, publish
 from data.cli import UsageError, run
 
-TARGETS = {"grey": 8, "image": 40, "swap": 40}  # % of a pair's time in the loader
+PARTS = ("loader", "step", "memory", "packs")
+TARGETS = {"grey": "≤ 8 %", "image": "≤ 40 %", "swap": "≤ 40 %"}  # of a pair's time in the loader
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,7 @@ class Arguments:
 
     data: str = "../shared/data"
     """Folder with imagenet_sample, dtd and imagenette_128."""
-    parts: tuple[Literal["loader", "step", "memory", "packs"], ...] = (
-        "loader",
-        "step",
-        "memory",
-        "packs",
-    )
+    parts: tuple[Literal[PARTS], ...] = PARTS
     """What is measured; the page is written where that is everything."""
     json: str = "runs/bench/train.json"
     """File for the numbers."""
@@ -58,7 +52,7 @@ class Arguments:
     """Page whose bench-train block is written, where it has one."""
 
 
-def main() -> int:
+def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.train", description=__doc__)
     root = Path(args.data)
     for name in ("imagenet_sample", "dtd", "imagenette_128"):
@@ -71,7 +65,7 @@ def main() -> int:
         folder, photographs = Path(scratch), str(root / "imagenet_sample")
         if "loader" in args.parts:
             settings = {"textures": str(root / "dtd"), "size": args.size}
-            result["loader"] = parts.loader(photographs, args.limit, settings, args.repeats)
+            result["loader"] = parts.loader(photographs, folder, args.limit, args.repeats, settings)
         if "step" in args.parts:
             result["step"] = parts.steps(args.batch, args.repeats, parts.CPU)
         if "memory" in args.parts:
@@ -80,10 +74,8 @@ def main() -> int:
             small = str(root / "imagenette_128" / "train")
             result["pack_read"] = parts.packs(small, folder / "same", args.repeats)
             result["pack_views"] = parts.packs(photographs, folder / "small", args.repeats, 256)
-    everything = set(args.parts) == {"loader", "step", "memory", "packs"}
-    block = "bench-train" if everything else "bench-train-parts"  # which no page has
+    block = "bench-train" if set(args.parts) == set(PARTS) else "no page has this block"
     publish(result, table(result), args.json, args.readme, block)
-    return 0
 
 
 def table(result: dict) -> str:
@@ -95,72 +87,85 @@ def table(result: dict) -> str:
         rows += step_rows(result["loader"], result["step"])
     if "memory" in result:
         memory = result["memory"]
-        rows.append(
+        what = (
             f"a worker's private memory, {memory['read']:,} images read of a list of "
-            f"{memory['paths']:,} | {memory['after_a_tenth_mb']:.0f} MB after a tenth, "
-            f"{memory['at_the_end_mb']:.0f} MB at the end | flat"
+            f"{memory['paths']:,}"
         )
+        ends = (
+            f"{memory['after_a_tenth_mb']:.0f} MB after a tenth, "
+            f"{memory['at_the_end_mb']:.0f} MB at the end"
+        )
+        rows.append((what, ends, "flat"))
     for name, what in (
         ("pack_read", "the same bytes, read alone"),
         ("pack_views", "shrunk to 256 px when packed, read and made into pairs"),
     ):
         if name in result:
-            entry = result[name]
-            rows.append(
-                f"a pack against loose files, page cache dropped: {entry['images']:,} images, "
-                f"{what} | {entry['ratio']:.2f} × | ≥ 1.5 ×"
-            )
+            images, ratio = result[name]["images"], result[name]["ratio"]
+            what = f"a pack against loose files, page cache dropped: {images:,} images, {what}"
+            rows.append((what, f"{ratio:.2f} ×", "≥ 1.5 ×"))
     note = (
         f"{result['images']} images of ImageNet, medians of {result['repeats']}, {result['date']}, "
         f"{result['machine']}, in part busy with other work; times are CPU time of one core where "
         "not said otherwise. Pages were dropped by `posix_fadvise`; directory entries stay cached, "
         "so a disk that was never read would favour packs more."
     )
-    lines = ["| what | measured | target |", "|---|---|---|", *(f"| {row} |" for row in rows)]
-    return "\n".join([*lines, "", note])
+    return f"{markdown(MEASURED, rows)}\n\n{note}"
 
 
-def loader_rows(loader: dict) -> list[str]:
+def loader_rows(loader: dict) -> list[tuple[str, str, str]]:
     """Pairs a second against torchvision's transforms, and the share of copy-paste."""
     cpu = {name: entry["cpu_ms"] for name, entry in loader.items()}
     wall = {name: entry["wall_ms"] for name, entry in loader.items()}
-    ours, theirs = cpu["grey"] + cpu["photometric"], cpu["torchvision"]
+    grey, theirs = cpu["grey"], cpu["torchvision"]
+    ours = grey + cpu["photometric"]
+    wall_ratio = wall["torchvision"] / (wall["grey"] + wall["photometric"])
     rows = [
-        f"Pillow and torchvision, MoCo v2's transforms, no copy-paste, ms a pair | {theirs:.2f} | ",
-        "ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair | "
-        f"{cpu['grey']:.2f} + {cpu['photometric']:.2f} | ",
-        "pairs a second a core, ours with colours against torchvision's | "
-        f"{1e3 / ours:.0f} / {1e3 / theirs:.0f} = **{theirs / ours:.2f} ×** | ≥ 4 ×",
-        f"the same, our loader alone | {theirs / cpu['grey']:.2f} × | ",
-        "the same with colours, by wall time | "
-        f"{wall['torchvision'] / (wall['grey'] + wall['photometric']):.2f} × | ",
+        (
+            "Pillow and torchvision, MoCo v2's transforms, no copy-paste, ms a pair",
+            f"{theirs:.2f}",
+            "",
+        ),
+        (
+            "ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair",
+            f"{grey:.2f} + {cpu['photometric']:.2f}",
+            "",
+        ),
+        (
+            "pairs a second a core, ours with colours against torchvision's",
+            f"{1e3 / ours:.0f} / {1e3 / theirs:.0f} = **{theirs / ours:.2f} ×**",
+            "≥ 4 ×",
+        ),
+        ("the same, our loader alone", f"{theirs / grey:.2f} ×", ""),
+        ("the same with colours, by wall time", f"{wall_ratio:.2f} ×", ""),
     ]
     for name in parts.BACKGROUNDS:
+        what = f"copy-paste's share of a pair's time in the loader, `{name}`"
         share = 100 * (cpu[name] - cpu["off"]) / cpu[name]
-        target = f"≤ {TARGETS[name]} %" if name in TARGETS else ""
-        rows.append(
-            f"copy-paste's share of a pair's time in the loader, `{name}` | {share:.1f} % of "
-            f"{cpu[name]:.2f} ms | {target}"
-        )
+        rows.append((what, f"{share:.1f} % of {cpu[name]:.2f} ms", TARGETS.get(name, "")))
     return rows
 
 
-def step_rows(loader: dict, step: dict) -> list[str]:
+def step_rows(loader: dict, step: dict) -> list[tuple[str, str, str]]:
     """What colours, copy-paste and swap's negative add to a ResNet-50 step."""
     cpu = {name: entry["cpu_ms"] for name, entry in loader.items()}
     whole = 1e3 * step["step_s"] / step["batch"] + cpu["photometric"]  # ms a pair
     rows = [
-        "`swap`: its negative's forward pass, share of a ResNet-50 step | "
-        f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more | ",
-        f"colours' share of a MoCo v2 step (ResNet-50, CPU, batch {step['batch']}) | "
-        f"{100 * cpu['photometric'] / whole:.2f} % | ≤ 4 %",
+        (
+            "`swap`: its negative's forward pass, share of a ResNet-50 step",
+            f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more",
+            "",
+        ),
+        (
+            f"colours' share of a MoCo v2 step (ResNet-50, CPU, batch {step['batch']})",
+            f"{100 * cpu['photometric'] / whole:.2f} %",
+            "≤ 4 %",
+        ),
     ]
     for name in ("grey", "texture"):
+        what = f"a step with DiLo, `{name}`, against none, the loader on the same core"
         more = 100 * (cpu[name] - cpu["off"]) / (whole + cpu["off"])
-        rows.append(
-            f"a step with DiLo, `{name}`, against none, the loader on the same core | {more:+.2f} "
-            "% | ≤ 2 %"
-        )
+        rows.append((what, f"{more:+.2f} %", "≤ 2 %"))
     return rows
 
 

@@ -1,33 +1,30 @@
 """What benchmarks/train.py times: the loader by background, torchvision's transforms, colours,
 steps, memory, packs."""
 
-from __future__ import annotations
-
 import io
 import multiprocessing
 import os
-import random
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
-from torchvision import transforms
+from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.peer import moco_v2_transform
+from benchmarks.timing import timed
 from data.cache.reader import Cache
-from data.sources.images import open_images
+from data.sources.images import list_images, open_images
 from data.sources.pack import Settings, pack
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from train.batch_norm import spread_batch_norm
-from train.colours import MEAN, STD
 from train.dataset import TrainingSet, open_training_set
 from train.loader import Pairs, RawBatch, make_loader
 from train.masks import Masks
@@ -43,72 +40,51 @@ WARM = 5  # steps on a GPU that are not timed: cudnn tries its kernels
 BACKGROUNDS = ("grey", "texture", "image", "random", "swap")
 
 
-def moco_v2_transform(size: int) -> Callable:
-    """The baseline: one view by torchvision's transforms on Pillow images, MoCo v2's settings (Chen
-    et al. 2020).
-
-    The blur is Pillow's, as MoCo v2's: torchvision's own goes through a tensor and would double the
-    baseline's time.
-    """
-
-    def blur(picture: Image.Image) -> Image.Image:
-        return picture.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
-
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(size, (0.2, 1.0)),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            transforms.RandomGrayscale(0.2),
-            transforms.RandomApply([blur], p=0.5),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
-
-
-def sources(root: str, masks: str, settings: dict) -> dict[str, Pairs]:
-    """A loader's data set for each background, and `off`: the same views without copy-paste."""
+def sources(root: str, masks: str, backgrounds: Iterable[str], **settings) -> dict[str, Pairs]:
+    """A loader's data set for each background; `settings` as `configure` takes them."""
     data = {}
-    textures = settings.pop("textures")
-    for name in BACKGROUNDS:
+    textures = settings.pop("textures", None)
+    for name in backgrounds:
         own = {"background": name, "textures": textures if name == "texture" else None}
         config = configure(images=root, out="", masks=masks, batch=8, **own, **settings)
         data[name] = Pairs.of(config, open_training_set(config))
-    return {"off": replace(data["grey"], masks=None), **data}
+    return data
 
 
-def loader(root: str, limit: int, settings: dict, repeats: int) -> dict[str, dict[str, float]]:
-    """CPU and wall milliseconds a pair of each background, the baseline and the colours,
-    interleaved; the median of the repetitions of every chunk of images, summed.
+def loader(
+    root: str, folder: Path, limit: int, repeats: int, settings: dict
+) -> dict[str, dict[str, float]]:
+    """CPU and wall milliseconds a pair of each background, of `off` (the same views without
+    copy-paste), the baseline and the colours, interleaved; the median of the repetitions of every
+    chunk of images, summed.
 
     Args:
         settings: `textures`, a folder, and `size` of the views.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        build(root, f"{scratch}/masks", Recipe("rbd", (), 128))
-        data = sources(root, f"{scratch}/masks", dict(settings))
-        transform = moco_v2_transform(settings["size"])
-        count = min(limit, len(data["off"].images)) // CHUNK * CHUNK
-        took = {name: {} for name in (*data, "torchvision", "photometric")}
-        for pairs in data.values():  # read once
-            batch = pairs.__getitems__([(0, 0), (0, 1)])
-        colours(batch)  # compiled
-        for first in tqdm([*range(0, count, CHUNK)] * repeats, desc="loader", unit="chunk"):
-            items = [(0, i) for i in range(first, first + CHUNK)]
-            for name, pairs in data.items():
-                timed(took[name], first, pairs.__getitems__, items)
-            batch = data["grey"].__getitems__(items)
-            timed(took["photometric"], first, colours, batch)
-            contents = [data["off"].images.read(i) for _, i in items]
-            timed(took["torchvision"], first, baseline, transform, contents)
-    return {
-        name: {
-            kind: 1e3 * sum(statistics.median(t[i] for t in c) for c in chunks.values()) / count
-            for i, kind in enumerate(("cpu_ms", "wall_ms"))
-        }
-        for name, chunks in took.items()
-    }
+    masks = str(folder / "masks")
+    build(root, masks, Recipe("rbd", (), 128))
+    data = sources(root, masks, BACKGROUNDS, **settings)
+    grey = data["grey"]
+    data = {"off": replace(grey, masks=None), **data}
+    transform = moco_v2_transform(settings["size"])
+    count = min(limit, len(grey.images)) // CHUNK * CHUNK
+    took = defaultdict(lambda: defaultdict(list))  # name -> first image of a chunk -> seconds
+    for pairs in data.values():  # read once
+        colours(pairs.__getitems__([(0, 0), (0, 1)]))  # compiled
+    for first in tqdm([*range(0, count, CHUNK)] * repeats, desc="loader", unit="chunk"):
+        items = [(0, i) for i in range(first, first + CHUNK)]
+        for name, pairs in data.items():
+            took[name][first].append(timed(pairs.__getitems__, items))
+        took["photometric"][first].append(timed(colours, grey.__getitems__(items)))
+        contents = [grey.images.read(i) for _, i in items]
+        took["torchvision"][first].append(timed(baseline, transform, contents))
+    return {name: milliseconds(chunks.values(), count) for name, chunks in took.items()}
+
+
+def milliseconds(chunks: Iterable[list], count: int) -> dict[str, float]:
+    """Milliseconds an image, from every chunk's list of (CPU, wall) seconds."""
+    cpu, wall = 1e3 / count * sum(np.median(chunk, axis=0) for chunk in chunks)
+    return {"cpu_ms": float(cpu), "wall_ms": float(wall)}
 
 
 def colours(batch: RawBatch) -> None:
@@ -121,13 +97,6 @@ def baseline(transform: Callable, contents: list[bytes]) -> None:
         picture = Image.open(io.BytesIO(content)).convert("RGB")
         transform(picture)
         transform(picture)
-
-
-def timed(took: dict, key: int, function: Callable, *arguments: object) -> None:
-    """Append (CPU, wall) seconds of a call to `took[key]`."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    function(*arguments)
-    took.setdefault(key, []).append((time.process_time() - cpu, time.perf_counter() - wall))
 
 
 def steps(
@@ -174,10 +143,8 @@ def gpu_seconds(step: Callable[[int, bool], None], extra: bool, repeats: int) ->
 
 
 def cpu_seconds(step: Callable[[int, bool], None], extra: bool, repeats: int) -> float:
-    took: dict[int, list] = {}
-    for number in range(repeats + 1):
-        timed(took, number, step, number, extra)
-    return statistics.median(took[number][0][0] for number in range(1, repeats + 1))
+    seconds = [timed(step, number, extra)[0] for number in range(repeats + 1)]
+    return statistics.median(seconds[1:])
 
 
 def private_mb(pid: int) -> float:
@@ -224,35 +191,38 @@ def packs(root: str, folder: Path, repeats: int, side: int = 0) -> dict[str, flo
             made into pairs of 224 px.
     """
     pack(root, str(folder), Settings(side=side))
-    files = {
-        root: [Path(root) / os.fsdecode(p) for p in open_images(root).paths.tolist()],
-        str(folder): [file for file in folder.iterdir() if file.is_file()],
-    }
-    order = np.random.default_rng(0).permutation(len(files[root])).tolist()
+    order = np.random.default_rng(0).permutation(len(list_images(root))).tolist()
     config = configure(images="", out="")
-    took: dict[str, list[float]] = {name: [] for name in files}
+    took = []
     for _ in range(repeats):
-        for name in files:
+        for name in (root, str(folder)):
             pairs = Pairs.of(config, TrainingSet(open_images(name)))
-            forget(files[name])
-            began = time.perf_counter()
-            for row in order:
-                if side:
-                    pairs.__getitems__([(0, row)])
-                else:
-                    pairs.images.read(row)
-            took[name].append(time.perf_counter() - began)
-    loose, packed = took.values()
-    ratio = statistics.median(a / b for a, b in zip(loose, packed, strict=True))
-    seconds = {"loose_s": statistics.median(loose), "packed_s": statistics.median(packed)}
-    return {"images": len(order), **seconds, "ratio": ratio}
+            forget(Path(name))
+            took.append(timed(go_through, pairs, order, side > 0)[1])
+    loose, packed = np.reshape(took, (repeats, 2)).T
+    return {
+        "images": len(order),
+        "loose_s": float(np.median(loose)),
+        "packed_s": float(np.median(packed)),
+        "ratio": float(np.median(loose / packed)),
+    }
 
 
-def forget(files: list[Path]) -> None:
-    """Drop the pages of files from the page cache; those of a map that is still open stay, and so
-    do directory entries and inodes."""
-    for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
+def go_through(pairs: Pairs, order: list[int], views: bool) -> None:
+    """Read images, and make views of them."""
+    for row in order:
+        if views:
+            pairs.__getitems__([(0, row)])
+        else:
+            pairs.images.read(row)
+
+
+def forget(folder: Path) -> None:
+    """Drop the pages of a folder's files from the page cache; those of a map that is still open
+    stay, and so do directory entries and inodes."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)

@@ -3,17 +3,21 @@ column."""
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluate, gpu, saliency, speed, train
+from benchmarks import evaluate, gpu, peer, peers, records, saliency, speed, train
 from benchmarks.publish import fill
 from data.cli import UsageError
 from preprocess.estimators.u2netp import U2NetP
+from tests.test_imports import imported
 
 
 @pytest.fixture
@@ -131,6 +135,62 @@ def test_the_trainers_parts(bench, images, tmp_path):
     assert "in the loader, `swap`" in said and result["pack_read"]["images"] == 80
     assert set(result["loader"]) >= {"off", "grey", "swap", "torchvision", "photometric"}
     assert result["pack_views"]["ratio"] > 0
+
+
+PEER = """#!/bin/sh
+case "$4" in
+  DALI*) echo "No module named 'nvidia'" >&2; exit 1 ;;
+  *) echo '{"cpu_ms": 1000.0, "versions": {"lightly": "1.0"}}' ;;
+esac
+"""
+
+
+def test_peers_beside_ours_and_those_that_are_not_there(bench, images, tmp_path):
+    (tmp_path / "python").write_text(PEER)
+    (tmp_path / "python").chmod(0o755)
+    options = ("--images", images / "train", "--limit", 15, "--size", 16, "--repeats", 2)
+    cores = os.sched_getaffinity(0)
+    try:
+        result, said = bench(peers, *options, "--python", tmp_path / "python")
+        missing, _ = bench(peers, *options, "--python", tmp_path / "nothing")
+    finally:
+        os.sched_setaffinity(0, cores)
+    rows = {row["what"]: row for row in result["rows"]}
+    assert result["images"] == 10 and rows["lightly"]["cpu_ms"] == 1000
+    ours = next(row for row in result["rows"] if row["outputs"] == "pairs")
+    assert rows["lightly"]["ratio"] == pytest.approx(1000 / ours["cpu_ms"]) and ours["ratio"] == 1
+    assert "| not run: No module named 'nvidia' |" in said and "lightly 1.0" in said
+    assert sum("No such file" in row.get("error", "") for row in missing["rows"]) == 9
+
+
+def test_a_peers_program_imports_nothing_of_ours(images, tmp_path):
+    assert not imported(Path(peer.__file__))
+    files = [str(file) for file in sorted((images / "train").rglob("*.png"))[:2]]
+    (tmp_path / "list").write_text("\n".join(files))
+    command = [sys.executable, "-P", peer.__file__, tmp_path / "list", "torchvision colours", "32"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert json.loads(done.stdout)["cpu_ms"] > 0
+
+
+def test_records_are_added_to_those_of_other_machines(bench, images, tmp_path, monkeypatch):
+    tree = tmp_path / "data" / "imagenette_128" / "train"
+    tree.mkdir(parents=True)
+    (tree / "class0").symlink_to(images / "train" / "class0")
+    monkeypatch.setenv("DILO_SHARED", str(tmp_path))
+    known = {"seconds": 99.5, "machine": "a GPU", "commit": "abc1234", "date": "2026-11-27"}
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "numbers.json").write_text(json.dumps({"records": {"knn": known}}))
+    result, said = bench(records, "--only", "rbd")
+    assert result["records"]["knn"] == known and 0 < result["records"]["rbd"]["seconds"] < 60
+    assert "| 100 | a GPU | abc1234, 2026-11-27 |" in said and said.count("| not run |") == 2
+
+
+def test_a_record_of_a_training_ends_at_its_target(tmp_path):
+    line = f'{{"knn": {records.TARGET}}}'
+    code = f"open({str(tmp_path / 'log.jsonl')!r}, 'w').write({line!r}); time.sleep(60)"
+    assert records.seconds(["timeit", "-n1", "-r1", "-s", "import time", code], tmp_path) < 30
+    with pytest.raises(UsageError, match="stayed below its target"):
+        records.seconds(["nothing_of_that_name"], tmp_path / "new")
 
 
 def test_speed_on_a_gpu_needs_one(tmp_path, monkeypatch):

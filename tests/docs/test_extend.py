@@ -26,11 +26,7 @@ def test_the_example_works_as_written(name, tmp_path):
     shutil.copytree(
         ROOT,
         copy,
-        ignore=lambda folder, names: {
-            n
-            for n in names
-            if n in (".git", ".venv", "runs", "caches", ".ruff_cache", ".pytest_cache")
-        },
+        ignore=shutil.ignore_patterns(".git", ".venv*", "runs", "caches", ".*_cache"),
     )
     files = FILE.findall(sections()[name])
     assert len(files) >= 2

@@ -1,0 +1,174 @@
+"""Our loader beside NVIDIA DALI, lightly and torchvision: CPU time of a pair of views from the same
+files, on one core.
+
+    python -m benchmarks.peers         # `make bench-peers`, which makes .venv-peers first
+
+Every round runs ours and then each peer, in an interpreter of its own that imports nothing of this
+project (benchmarks/peer.py); the medians of the rounds are compared, same outputs with same
+outputs. A peer that fails is a row that says so.
+"""
+
+import data.one_thread  # noqa: F401 - before numpy is imported
+
+# isort: split
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import torch
+import tyro
+from tqdm import tqdm
+
+from benchmarks import peer
+from benchmarks.publish import PAGE, about, markdown, publish
+from benchmarks.timing import timed
+from benchmarks.train_parts import colours, sources
+from data.cli import UsageError, describe, run
+from data.sources.images import decode, list_images
+from preprocess.pipeline import build
+from preprocess.recipe import Recipe
+from train.loader import Pairs
+
+DECODED, PLAIN, COLOURED = "decoded images", "pairs", "pairs with colours, normalised"
+
+
+class Row(NamedTuple):
+    """Who makes which outputs: the peer's name for peer.py ("" is ours), and the factor by which
+    ours shall be faster (0 is none)."""
+
+    outputs: str
+    what: str
+    peer: str = ""
+    target: float = 0
+    leaves_out: str = "copy-paste"
+
+
+ROWS = (
+    Row(DECODED, "ours (OpenCV)", leaves_out=""),
+    Row(DECODED, "DALI", "DALI decoding", leaves_out=""),
+    Row(DECODED, "Pillow", "torchvision decoding", leaves_out=""),
+    Row(PLAIN, "ours", leaves_out=""),
+    Row(PLAIN, "DALI, one decode and two crops of it", "DALI geometry", 1.9),
+    Row(PLAIN, "DALI, two decodes of a region", "DALI regions", 1.9),
+    Row(PLAIN, "Pillow and torchvision", "torchvision geometry"),
+    Row(PLAIN, "lightly", "lightly geometry"),
+    Row(COLOURED, "ours", leaves_out=""),
+    Row(COLOURED, "DALI", "DALI colours", 1.9, "copy-paste, the jitter's random order"),
+    Row(COLOURED, "Pillow and torchvision, MoCo v2's transforms", "torchvision colours", 4),
+    Row(COLOURED, "lightly, `MoCoV2Transform`", "lightly colours", 4),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time pairs of views of this project and of others."""
+
+    images: str = "../shared/data/imagenet_sample"
+    """Folder of photographs at their own size."""
+    python: str = ".venv-peers/bin/python"
+    """Interpreter that has the peers."""
+    json: str = "runs/bench/peers.json"
+    """File for the numbers."""
+    limit: int = 250
+    """Photographs, a multiple of 10."""
+    size: int = 224
+    """Side of a view, in pixels."""
+    repeats: int = 5
+    """Rounds; the medians count."""
+    readme: str = PAGE
+    """Page whose bench-peers block is written, where it has one."""
+
+
+def main() -> None:
+    args = tyro.cli(Arguments, prog="python -m benchmarks.peers", description=__doc__)
+    count = min(args.limit, len(list_images(args.images))) // peer.BATCH * peer.BATCH
+    if not count:
+        raise UsageError(f"{args.images}: fewer than {peer.BATCH} images")
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # which the peers inherit
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = measure(args, count, Path(scratch))
+    result = {**about(), "images": count, "size": args.size, "repeats": args.repeats, "rows": rows}
+    publish(result, table(result), args.json, args.readme, "bench-peers")
+
+
+def measure(args: Arguments, count: int, folder: Path) -> list[dict]:
+    """ROWS with "cpu_ms", "ratio" to ours and "versions", or with "error"."""
+    masks, files = str(folder / "masks"), folder / "list.txt"
+    build(args.images, masks, Recipe("rbd", (), 128))
+    pairs = sources(args.images, masks, ["grey"], size=args.size)["grey"]
+    root = os.fsencode(os.path.abspath(args.images))
+    names = list_images(args.images)[:count].tolist()
+    files.write_bytes(b"\n".join(os.path.join(root, name) for name in names))
+    ours(pairs, peer.BATCH)  # compiled
+    rounds = []
+    for _ in tqdm(range(args.repeats), desc="peers", unit="round"):
+        own = ours(pairs, count)
+        rounds.append([theirs(args, files, r.peer) if r.peer else own[r.outputs] for r in ROWS])
+    rows, base = [], {}
+    for row, results in zip(ROWS, zip(*rounds, strict=True), strict=True):
+        result = row._asdict() | results[-1]
+        if all("cpu_ms" in result for result in results):
+            result["cpu_ms"] = statistics.median(result["cpu_ms"] for result in results)
+            base.setdefault(row.outputs, result["cpu_ms"])  # ours comes first
+            result["ratio"] = result["cpu_ms"] / base[row.outputs]
+        rows.append(result)
+    return rows
+
+
+def ours(pairs: Pairs, count: int) -> dict[str, dict[str, float]]:
+    """{outputs: {"cpu_ms"}} of this project, of the first `count` images."""
+    seconds = dict.fromkeys((DECODED, PLAIN, COLOURED), 0.0)
+    for first in range(0, count, peer.BATCH):
+        rows = range(first, first + peer.BATCH)
+        items = [(0, row) for row in rows]
+        seconds[DECODED] += sum(timed(lambda r: decode(pairs.images.read(r)), r)[0] for r in rows)
+        geometry = timed(pairs.__getitems__, items)[0]
+        seconds[PLAIN] += geometry
+        seconds[COLOURED] += geometry + timed(colours, pairs.__getitems__(items))[0]
+    return {outputs: {"cpu_ms": 1e3 * s / count} for outputs, s in seconds.items()}
+
+
+def theirs(args: Arguments, files: Path, name: str) -> dict:
+    """What peer.py prints, or {"error"}."""
+    command = [args.python, "-P", peer.__file__, str(files), name, str(args.size)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    except OSError as error:
+        return {"error": describe(error)}
+    if done.returncode:
+        return {"error": (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(result: dict) -> str:
+    """The result as Markdown, with the versions."""
+    rows, versions = [], {"opencv": cv2.__version__}
+    for row in result["rows"]:
+        target = f"≥ {row['target']:g} ×" if row["target"] else ""
+        versions |= row.get("versions", {})
+        if "error" in row:
+            measured = [f"not run: {row['error'].replace('|', '/')}", ""]
+        else:
+            measured = [f"{row['cpu_ms']:.2f}", f"{row['ratio']:.2f} ×"]
+        rows.append([row["outputs"], row["what"], *measured, target, row["leaves_out"]])
+    heads = ("outputs", "by", "CPU ms", "of ours", "target", "leaves out")
+    return (
+        f"{markdown(heads, rows)}\n\nCPU milliseconds of one core, an image or a pair of views of "
+        f"{result['size']} px; {result['images']} photographs of ImageNet, each way in turn, "
+        f"medians of {result['repeats']} rounds; {result['date']}, {result['machine']}; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + "."
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,122 @@
+"""Records: seconds to results that anyone can repeat, each by one command.
+
+    python -m benchmarks.records              # `make records`: all that this machine can measure
+    python -m benchmarks.records --only rbd   # the others keep their numbers
+
+Wall time from the command's start, so nothing else should run beside it. The kNN record is the time
+until the baseline's nearest-neighbour accuracy (k = 200) on Imagenette at 64 px reaches TARGET.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from benchmarks.publish import PAGE, markdown, publish
+from data.cli import UsageError, run
+from experiments.rows import BASE, choose, method_flags, real_data
+from experiments.runner import stamp
+
+TARGET = 0.545  # 85 % of the 64.1 % that it has at its end, docs/results.md
+TITLES = {
+    "knn": f"Imagenette, ResNet-18 at 64 px: kNN {TARGET:.1%} without DiLo, on a GPU",
+    "demo": "the demo: data, masks, four trainings, five evaluations",
+    "rbd": "masks of Imagenette's 9,469 images, `rbd`",
+    "fusion": "masks of Imagenette's 9,469 images, `fusion`",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure records on this machine."""
+
+    only: tuple[Literal["knn", "demo", "rbd", "fusion"], ...] = tuple(TITLES)
+    """Records to measure; kNN is left out where there is no GPU."""
+    json: str = "benchmarks/records.json"
+    """File of all records, to which these are added."""
+    readme: str = PAGE
+    """Page whose records block is written, where it has one."""
+
+
+def main() -> None:
+    args = tyro.cli(Arguments, prog="python -m benchmarks.records", description=__doc__)
+    file = Path(args.json)
+    records = json.loads(file.read_text())["records"] if file.exists() else {}
+    for name in args.only:
+        if name != "knn" or torch.cuda.is_available():
+            with tempfile.TemporaryDirectory(prefix="record-") as out:
+                records[name] = {"seconds": seconds(command(name, out), Path(out)), **stamp()}
+    publish({"records": records}, table(records), file, args.readme, "records")
+
+
+def command(name: str, out: str) -> list[str]:
+    """Module and arguments of a record's command.
+
+    Raises:
+        UsageError: Imagenette is not there.
+    """
+    if name == "demo":
+        return ["experiments.demo", "--out", out]
+    source, cores = real_data("imagenette_128"), len(os.sched_getaffinity(0))
+    if not (source / "train").is_dir():
+        raise UsageError(
+            f"{source}: no Imagenette there; set DILO_SHARED to the folder above data/"
+        )
+    workers = ("--workers", str(cores))
+    if name in ("rbd", "fusion"):
+        return ["preprocess", f"{source}/train", f"{out}/masks", "--estimator", name, *workers]
+    data = choose("imagenette64")
+    knn = ("--knn", str(source), "--knn-k", "200", "--knn-every", "1")
+    options = (*method_flags(data, BASE), "--preset", data.preset, "--epochs", str(data.epochs))
+    return ["train", f"{source}/train", "--masks", "none", *options, *knn, *workers, "--out", out]
+
+
+def seconds(arguments: list[str], out: Path) -> float:
+    """Run a command to its end, or a training until its log has TARGET.
+
+    Raises:
+        UsageError: it fails, or does not reach TARGET.
+    """
+    start, log = time.perf_counter(), out / "log.jsonl"
+    process = subprocess.Popen([sys.executable, "-m", *arguments])
+    try:
+        while (code := process.poll()) is None and not reached(log):
+            time.sleep(0.1)
+        took = time.perf_counter() - start
+    finally:
+        process.terminate()
+        process.wait()
+    if code or (arguments[0] == "train" and not reached(log)):
+        raise UsageError(f"`python -m {' '.join(arguments)}` failed, or stayed below its target")
+    return round(took, 1)
+
+
+def reached(log: Path) -> bool:
+    """Whether a training's log has a kNN accuracy of TARGET."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return any(json.loads(line).get("knn", 0) >= TARGET for line in lines if line.endswith("}"))
+
+
+def table(records: dict[str, dict]) -> str:
+    """The records as Markdown."""
+    rows = []
+    for name, title in TITLES.items():
+        record = records.get(name)
+        measured = ["not run", "", ""]
+        if record:
+            measured = [f"{record['seconds']:.0f}", record["machine"]]
+            measured.append(f"{record['commit']}, {record['date']}")
+        rows.append([title, *measured, f'`make records ARGS="--only {name}"`'])
+    return markdown(("result", "seconds", "on", "commit and date", "command"), rows)
+
+
+if __name__ == "__main__":
+    run(main)
