@@ -68,9 +68,30 @@ class Cluster:
             self.counted = time.monotonic()
         return max(1, self.threads)
 
-    def submit(self, function: Callable, task: Any) -> Future:
+    def submit(self, function: Callable, task: Any) -> Any:
         content = cloudpickle.dumps((function, task))
-        return Future(self.client.submit(_remote(), content, str(ROOT), pure=False), self)
+        return self.client.submit(_remote(), content, str(ROOT), pure=False)
+
+    def result(self, future: Any) -> Any:
+        """What a future gives; an error where the cluster is lost meanwhile, or has had no worker
+        for a while."""
+        without = 0
+        try:
+            while without * REFRESH <= PROBE:
+                try:
+                    return future.result(timeout=REFRESH)
+                except TimeoutError:
+                    if future.done():
+                        raise
+                without = 0 if self.client.nthreads() else without + 1
+            raise OSError("no workers are left")
+        except (OSError, CancelledError) as error:
+            raise UsageError(
+                f"{self.name}: the cluster was lost ({type(error).__name__}: {error}); the same "
+                "command continues once it is there again"
+            ) from error
+        except ImportError as error:  # a worker that joined later
+            raise UsageError(f"{self.name}: a worker {_problem(error)}") from error
 
     def restart(self) -> None:
         """Dask replaces its workers itself."""
@@ -108,37 +129,6 @@ class Cluster:
             problem = _problem(answer)
             if problem:
                 raise UsageError(f"{self.name}: worker {worker} {problem}")
-
-
-class Future:
-    """A result that a cluster will give; an error where the cluster is lost meanwhile."""
-
-    def __init__(self, future: Any, cluster: Cluster):
-        self.future = future
-        self.cluster = cluster
-
-    def result(self) -> Any:
-        try:
-            return self._wait()
-        except (OSError, CancelledError, TimeoutError) as error:
-            raise UsageError(
-                f"{self.cluster.name}: the cluster was lost ({type(error).__name__}: {error}); the "
-                "same command continues once it is there again"
-            ) from error
-        except ImportError as error:  # a worker that joined later
-            raise UsageError(f"{self.cluster.name}: a worker {_problem(error)}") from error
-
-    def _wait(self) -> Any:
-        """The result; OSError where the scheduler has had no worker for a while."""
-        without = 0
-        while without * REFRESH <= PROBE:
-            try:
-                return self.future.result(timeout=REFRESH)
-            except TimeoutError:
-                if self.future.done():
-                    raise
-            without = 0 if self.cluster.client.nthreads() else without + 1
-        raise OSError("no workers are left")
 
 
 def _remote() -> Callable[[bytes, str], Any]:

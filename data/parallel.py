@@ -1,7 +1,5 @@
 """Work on other processes, here or on a Dask cluster: bounded, in order, a death is survived."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 import threading
@@ -14,16 +12,12 @@ from typing import Any, TypeVar
 
 from data.cli import UsageError, note
 from data.cluster import Cluster
-from data.stopping import shielded, start_worker
+from data.stopping import THREADS, shielded, start_worker
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 AHEAD = 4  # tasks a worker that may wait for an earlier, slower one: what bounds the memory
-# in every worker: a process a core and a thread a process is the fastest way through many images
-THREADS = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
-)
 
 
 def bounded_map(
@@ -57,23 +51,21 @@ def bounded_map(
         yield from map(function, tasks)
         return
     pool = _Processes(workers) if cluster is None else Cluster(cluster, needs)
-    tasks = iter(tasks)
     waiting: deque[tuple[Task, Any]] = deque()
     with closing(pool):
         for task in tasks:
             waiting.append((task, pool.submit(function, task)))
-            if len(waiting) < ahead * pool.width:
-                continue
-            yield from _next(pool, waiting, rescue)
+            if len(waiting) >= ahead * pool.width:
+                yield from _next(pool, waiting, rescue)
         while waiting:
             yield from _next(pool, waiting, rescue)
 
 
-def _next(pool: _Processes | Cluster, waiting: deque, rescue: Callable | None) -> Iterator:
+def _next(pool: Any, waiting: deque, rescue: Callable | None) -> Iterator:
     """The result of the first task that waits; of all of them where a worker died."""
     task, future = waiting.popleft()
     try:
-        result = future.result()
+        result = pool.result(future)
     except pool.deaths as error:
         if rescue is None:
             raise UsageError(
@@ -98,7 +90,8 @@ def _semaphores_work() -> bool:
 
 
 class _Processes:
-    """Processes of this machine. They ignore the signals, and end when the driver does."""
+    """Processes of this machine, started at the first task. They ignore the signals, and end when
+    the driver does."""
 
     def __init__(self, workers: int):
         # late: joblib warns at its import where there are no semaphores
@@ -112,13 +105,11 @@ class _Processes:
 
     def submit(self, function: Callable, task: Any) -> Any:
         with shielded():
-            if self.pool is None:
-                self.pool = self.start()
+            self.pool = self.pool or self.start()
             return self.pool.submit(function, task)
 
-    def restart(self) -> None:
-        self.close()
-        self.pool = None
+    def result(self, future: Any) -> Any:
+        return future.result()
 
     def close(self) -> None:
         if self.pool is None:
@@ -129,6 +120,9 @@ class _Processes:
             self.pool.shutdown(wait=True, kill_workers=True)
         finally:
             threading.excepthook = hook
+            self.pool = None
+
+    restart = close  # another one is started at the next task
 
 
 class WorkerDied(Exception):
@@ -139,33 +133,18 @@ def alone(function: Callable[[Task], Result], task: Task) -> Result:
     """`function(task)` in a process of its own.
 
     Raises:
-        WorkerDied: that process died of it.
+        WorkerDied: that process died of it, or has not the memory.
         UsageError: no process can be started.
     """
-    context = multiprocessing.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sending, function, task), daemon=True)
-    with shielded():
-        process.start()
-    sending.close()
-    try:
-        receiving.recv()
-    except EOFError:
-        process.join()
-        raise UsageError(
-            f"worker processes cannot be started (exit code {process.exitcode}): is memory left, "
-            f"and does `{Path(sys.executable).name} -c 'import numpy'` run?"
-        ) from None
-    try:
-        return receiving.recv()
-    except EOFError:
-        raise WorkerDied from None
-    finally:
-        process.kill()
-        process.join()
-
-
-def _child(sending: Any, function: Callable, task: Any) -> None:
-    start_worker()
-    sending.send("started")
-    sending.send(function(task))
+    with closing(_Processes(1)) as pool:
+        try:
+            pool.submit(abs, 1).result()
+        except pool.deaths:
+            raise UsageError(
+                "worker processes cannot be started: is memory left, and does "
+                f"`{Path(sys.executable).name} -c 'import numpy'` run?"
+            ) from None
+        try:
+            return pool.submit(function, task).result()
+        except pool.deaths:
+            raise WorkerDied from None

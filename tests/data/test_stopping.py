@@ -1,41 +1,36 @@
 """A signal while a step is under way: noted once, deadly twice, and nothing left behind."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
 
-from data.stopping import Stopping
+from data.stopping import Stopping, shielded, start_worker
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_noted_and_the_handlers_come_back(number):
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    with Stopping(signal.SIGUSR1) as stop:
+    with pytest.raises(ValueError, match="diverged"), Stopping(signal.SIGUSR1) as stop:
         assert stop.received == 0
         os.kill(os.getpid(), number)
         assert stop.received == number
+        raise ValueError("diverged")
     assert {n: signal.getsignal(n) for n in before} == before
 
 
 def test_a_second_one_kills():
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a job in the background is born deaf to it
+    # a job in the background is born with it ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt), Stopping():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_an_error_in_the_loop_gives_the_handlers_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ValueError, match="diverged"), Stopping():
-        raise ValueError("diverged")
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_in_another_thread_it_does_nothing():
@@ -49,3 +44,26 @@ def test_in_another_thread_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [0]
+
+
+def _wait(started) -> None:
+    start_worker()
+    started.set()
+    threading.Event().wait()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_ends_by_its_parents_signal_alone(method):
+    context = multiprocessing.get_context(method)
+    started = context.Event()
+    worker = context.Process(target=_wait, args=(started,), daemon=True)
+    with shielded():
+        worker.start()
+    assert started.wait(60)
+    for name in ("TERM", "INT", "USR1"):
+        subprocess.run(["bash", "-c", f"kill -{name} {worker.pid}"], check=True)
+    worker.join(1.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 1

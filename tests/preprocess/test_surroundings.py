@@ -97,7 +97,7 @@ def test_worker_processes_that_cannot_start_are_one_line():
         "os.environ['PYTHONHOME'] = '/nowhere'; run(lambda: alone(len, [1]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TREE)
-    assert "worker processes cannot be started (exit code 1)" in one_line(done)
+    assert "worker processes cannot be started" in one_line(done)
 
 
 @pytest.mark.parametrize(
