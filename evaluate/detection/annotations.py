@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-SMALLEST = 0.01  # pixels: a thinner box has no area once its corners are float32
-
 
 @dataclass(frozen=True)
 class AnnotatedImages:
@@ -21,9 +19,9 @@ class AnnotatedImages:
         name: of the data set, for people and the protocol.
         folder: what file names are relative to.
         truth: "images": id, width, height, file_name; "categories": id, name; "annotations": id,
-            image_id, category_id, bbox [x, y, w, h] in pixels, area, iscrowd, difficult, perhaps
+            image_id, category_id, bbox [x, y, w, h] in pixels, area, iscrowd, learnt, perhaps
             segmentation (polygons or run lengths). An object whose `iscrowd` is 1 counts neither as
-            detected nor as missed at test; a difficult one is learnt from all the same.
+            detected nor as missed at test; `learnt` says whether it is learnt from.
     """
 
     name: str
@@ -49,15 +47,12 @@ class AnnotatedImages:
 
     @cached_property
     def objects(self) -> list[list[dict]]:
-        """What is learnt from in each image: no crowds, no boxes without area."""
-        rows = {image["id"]: row for row, image in enumerate(self.truth["images"])}
-        objects: list[list[dict]] = [[] for _ in rows]
+        """What is learnt from in each image."""
+        objects: dict[int, list[dict]] = {image["id"]: [] for image in self.truth["images"]}
         for a in self.truth["annotations"]:
-            row = rows[a["image_id"]]
-            counts = a["difficult"] or not a["iscrowd"]
-            if counts and _thickness(a["bbox"], *self.size(row)) > SMALLEST:
-                objects[row].append(a)
-        return objects
+            if a["learnt"]:
+                objects[a["image_id"]].append(a)
+        return list(objects.values())
 
     def learnable(self) -> np.ndarray:
         """Rows of the images with something to learn from, int64."""
@@ -70,9 +65,3 @@ class AnnotatedImages:
         content = [self.truth["images"], self.truth["categories"], boxes]
         text = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _thickness(box: list[float], height: int, width: int) -> float:
-    """The shorter side of a box [x, y, w, h], where it lies inside the image."""
-    x, y, w, h = box
-    return min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0))

@@ -32,27 +32,29 @@ def coco_ap(
         detections: image_id, category_id, score, bbox [x, y, w, h] and, for kind "segm",
             segmentation (run lengths).
     """
-    counted = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
-    names = {c["id"]: c["name"] for c in truth["categories"] if c["id"] in counted}
-    if not detections:  # the library has nothing to index then
-        per_class = dict.fromkeys(names.values(), 0.0)
-        return AveragePrecision(AP=0.0, AP50=0.0, AP75=0.0, per_class=per_class)
     # entries are copied: the library adds to them
     reference = COCO({key: [dict(entry) for entry in entries] for key, entries in truth.items()})
-    results = reference.loadRes([dict(d) for d in detections])
+    if detections:
+        results = reference.loadRes([dict(d) for d in detections])
+    else:
+        results = COCO(truth | {"annotations": []})
     evaluation = COCOeval_faster(reference, results, kind, print_function=lambda *_: None)
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summarize()
-    # (thresholds, recalls, classes): of all areas, and of the most detections
+    # (thresholds, recalls, classes): of all areas, and of the most detections; -1: no object
     precision = evaluation.eval["precision"][..., 0, -1]
-    ap, ap50, ap75 = (100 * float(value) for value in evaluation.stats[:3])
-    per_class = {
-        names[c]: 100 * float(precision[..., i].mean())
-        for i, c in enumerate(evaluation.params.catIds)
-        if c in names
-    }
-    return AveragePrecision(AP=ap, AP50=ap50, AP75=ap75, per_class=per_class)
+
+    def mean(part: np.ndarray) -> float:
+        return 100 * float(part[part > -1].mean())
+
+    names = {c["id"]: c["name"] for c in truth["categories"]}
+    by_class = zip(evaluation.params.catIds, np.moveaxis(precision, -1, 0), strict=True)
+    return AveragePrecision(
+        AP=mean(precision),
+        AP50=mean(precision[0]),
+        AP75=mean(precision[5]),
+        per_class={names[c]: mean(part) for c, part in by_class if part.max() > -1},
+    )
 
 
 def voc07_ap(truth: dict[str, list[dict]], detections: list[dict]) -> AveragePrecision:
@@ -63,19 +65,20 @@ def voc07_ap(truth: dict[str, list[dict]], detections: list[dict]) -> AveragePre
     box is right; pixels are counted inclusively (the VOC devkit's VOCevaldet.m, and detectron2 for
     VOC 2007).
     """
-    per_class = {}
+    aps = {}
     for category in truth["categories"]:
-        objects = [a for a in truth["annotations"] if a["category_id"] == category["id"]]
-        if any(not a["iscrowd"] for a in objects):
-            own = [d for d in detections if d["category_id"] == category["id"]]
-            per_class[category["name"]] = _class_ap(objects, own)
-    aps = 100 * np.array(list(per_class.values()))
-    mean = aps.mean(0)
+        objects, own = (
+            [a for a in part if a["category_id"] == category["id"]]
+            for part in (truth["annotations"], detections)
+        )
+        if not all(a["iscrowd"] for a in objects):
+            aps[category["name"]] = 100 * _class_ap(objects, own)
+    mean = np.mean(list(aps.values()), 0)
     return AveragePrecision(
         AP=float(mean.mean()),
         AP50=float(mean[0]),
         AP75=float(mean[5]),
-        per_class=dict(zip(per_class, aps[:, 0].tolist(), strict=True)),
+        per_class={name: float(values[0]) for name, values in aps.items()},
     )
 
 
@@ -85,10 +88,9 @@ def _class_ap(objects: list[dict], detections: list[dict]) -> np.ndarray:
     for place, a in enumerate(objects):
         by_image.setdefault(a["image_id"], []).append(place)
     difficult = np.array([bool(a["iscrowd"]) for a in objects])
-    detections = sorted(detections, key=lambda d: -d["score"])
     best = np.full(len(detections), -1)  # place of the box that each overlaps most
     overlap = np.zeros(len(detections))
-    for i, d in enumerate(detections):
+    for i, d in enumerate(sorted(detections, key=lambda d: -d["score"])):
         places = by_image.get(d["image_id"])
         if places:
             # the devkit's inclusive sides, xmax - xmin + 1, are our w and h

@@ -6,28 +6,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from pathlib import Path
+
+import numpy as np
+from faster_coco_eval.core import mask
 
 from data.cli import UsageError, note
 from data.sources.decode import MAX_PIXELS, ImageError, image_size
 from data.sources.images import read_bytes
-from data.sources.listing import inside
+from data.sources.listing import inside, is_system
 from evaluate.detection.annotations import AnnotatedImages
 
 LARGEST = 4 << 30  # bytes; COCO's largest file of annotations has 0.5 GB
 FARTHEST = 1e6  # pixels: no coordinate is meant to reach farther
+THINNEST = 0.01  # pixels: a thinner box has no area once its corners are float32
 DIGITS = 18  # of a whole number that is an id
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def read_coco(file: Path, folder: Path, name: str, outlines: bool = False) -> AnnotatedImages:
     """A file in COCO's JSON form, its images below `folder`; see from_coco.
 
     Raises:
-        UsageError: no such file, or what from_coco says, with the file's name.
+        UsageError: what from_coco says, with the file's name.
     """
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file of annotations")
     if file.stat().st_size > LARGEST:
         raise UsageError(f"{file}: over {LARGEST >> 30} GiB; no file of annotations is that large")
     try:
@@ -46,20 +49,20 @@ def from_coco(content: dict, folder: Path, name: str, outlines: bool = False) ->
 
     Raises:
         UsageError: no images, categories or annotations, or most of these are broken.
-        ValueError, KeyError, TypeError, AttributeError, OverflowError: not COCO's form.
+        MALFORMED: not COCO's form.
     """
     for key in ("images", "categories", "annotations"):
-        if not content[key]:
-            raise UsageError(f"it has no {key}")
-    numbers = {key: _numbers(key, content[key]) for key in ("images", "categories")}
-    images = [_image(entry, numbers["images"], folder) for entry in content["images"]]
-    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+        if not isinstance(content, dict) or not content.get(key):
+            raise UsageError(f"it has no {key}; COCO's form is {{images, categories, annotations}}")
+    numbered = _numbered("images", content["images"])
+    images = {key: _image(entry, folder) for key, entry in numbered.items() if _is_data(entry)}
+    if len(images) < len(numbered):
+        note(f"{name}: left out {len(numbered) - len(images)} files of the system or of tools")
+    categories = _numbered("categories", content["categories"])
     objects, broken = [], []
-    for place, entry in enumerate(content["annotations"]):
+    for place, entry in enumerate(content["annotations"], 1):
         try:
-            a = _object(entry, numbers["images"], numbers["categories"])
-            if outlines:
-                a["segmentation"] = _outline(entry.get("segmentation"), *sizes[a["image_id"]])
+            a = _object(entry, images, categories, outlines)
             objects.append({"id": len(objects) + 1, **a})
         except MALFORMED as error:
             which = entry.get("id", place) if isinstance(entry, dict) else place
@@ -69,12 +72,11 @@ def from_coco(content: dict, folder: Path, name: str, outlines: bool = False) ->
         if len(broken) > len(objects):
             raise UsageError(f"cannot use {count}")
         note(f"{name}: left out {count}")
-    categories = [
-        {"id": numbers["categories"][_key(entry["id"])], "name": str(entry["name"])}
-        for entry in content["categories"]
-    ]
-    categories.sort(key=lambda category: category["id"])
-    truth = {"images": images, "categories": categories, "annotations": objects}
+    truth = {
+        "images": list(images.values()),
+        "categories": _named(categories),
+        "annotations": objects,
+    }
     return AnnotatedImages(name, folder, truth)
 
 
@@ -84,22 +86,42 @@ def _key(value: object) -> str:
     return str(int(text)) if text.isdecimal() and len(text) <= DIGITS else text
 
 
-def _numbers(what: str, entries: list[dict]) -> dict[str, int]:
-    """{key of an id: number}: the id itself where all are whole numbers, else counted from 1."""
-    keys = sorted((_key(entry["id"]) for entry in entries), key=lambda key: (len(key), key))
-    if len(set(keys)) < len(keys):
-        raise UsageError(f"two {what} have the same id")
-    whole = all(key.isdecimal() and len(key) <= DIGITS for key in keys)
-    return {key: int(key) if whole else place for place, key in enumerate(keys, 1)}
+def _numbered(what: str, entries: list[dict]) -> dict[str, dict]:
+    """Entries by their ids as text, with numbers for ids: the id itself where all are whole
+    numbers, else counted from 1. An entry that stands twice is one."""
+    unique: dict[str, dict] = {}
+    for entry in entries:
+        if unique.setdefault(_key(entry["id"]), entry) != entry:
+            raise UsageError(f"two {what} have the same id, {entry['id']!r}")
+    ordered = sorted(unique, key=lambda key: (len(key), key))
+    numbers = {key: place for place, key in enumerate(ordered, 1)}
+    if all(key.isdecimal() and len(key) <= DIGITS for key in unique):
+        numbers = {key: int(key) for key in unique}
+    return {key: {**entry, "id": numbers[key]} for key, entry in unique.items()}
 
 
-def _image(entry: dict, numbers: dict[str, int], folder: Path) -> dict:
-    name = str(entry["file_name"])
+def _named(categories: dict[str, dict]) -> list[dict]:
+    """Id and name of each, by id; names that are not alone say the id too."""
+    count = Counter(str(entry["name"]) for entry in categories.values())
+    named = []
+    for entry in sorted(categories.values(), key=lambda entry: entry["id"]):
+        name = str(entry["name"])
+        name += f" (id {entry['id']})" * (count[name] > 1)
+        named.append({"id": entry["id"], "name": name})
+    return named
+
+
+def _is_data(entry: dict) -> bool:
+    parts = os.fsencode(os.path.normpath(str(entry["file_name"]))).split(b"/")
+    return b".." in parts or not any(map(is_system, parts))
+
+
+def _image(entry: dict, folder: Path) -> dict:
+    name = os.path.normpath(str(entry["file_name"]))
     if not inside(os.fsencode(name)):
         raise UsageError(f"file_name {name[:200]!r} is not a path below the image folder")
     height, width = _size(folder / name, entry.get("height"), entry.get("width"))
-    number = numbers[_key(entry["id"])]
-    return {"id": number, "width": width, "height": height, "file_name": name}
+    return {"id": entry["id"], "width": width, "height": height, "file_name": name}
 
 
 def _size(file: Path, height: object, width: object) -> tuple[int, int]:
@@ -108,18 +130,20 @@ def _size(file: Path, height: object, width: object) -> tuple[int, int]:
         sides = int(float(height)), int(float(width))
         if min(sides) > 0 and sides[0] * sides[1] <= MAX_PIXELS:
             return sides
-    annotated = f"its annotation says {width}x{height} pixels"
     try:
-        width, height = image_size(read_bytes("", os.fsencode(file)))
+        own_width, own_height = image_size(read_bytes("", os.fsencode(file)))
+        if own_width * own_height > MAX_PIXELS:
+            raise ImageError("too_large", f"it has {own_width}x{own_height}, over {MAX_PIXELS}")
     except ImageError as error:
-        raise UsageError(f"{file}: {annotated}, and {error}") from error
-    if width * height > MAX_PIXELS:
-        raise UsageError(f"{file}: {width}x{height} pixels, more than {MAX_PIXELS}")
-    return height, width
+        what = f"its annotation says {width}x{height} pixels"
+        raise UsageError(f"{file}: {what}, and {error}") from error
+    return own_height, own_width
 
 
-def _object(entry: dict, images: dict[str, int], categories: dict[str, int]) -> dict:
-    """An object without its outline; one of MALFORMED where it is broken."""
+def _object(
+    entry: dict, images: dict[str, dict], categories: dict[str, dict], outlines: bool
+) -> dict:
+    """An object; one of MALFORMED where it is broken."""
     image, category = _key(entry.get("image_id")), _key(entry.get("category_id"))
     if image not in images or category not in categories:
         raise ValueError(
@@ -128,58 +152,47 @@ def _object(entry: dict, images: dict[str, int], categories: dict[str, int]) -> 
     box = [float(v) for v in entry.get("bbox") or ()]
     if len(box) != 4 or not all(abs(v) < FARTHEST for v in box) or min(box[2:]) < 0:
         raise ValueError(f"has the box {box}, not [x, y, width, height] in pixels")
+    height, width = images[image]["height"], images[image]["width"]
+    x, y, w, h = box
+    inner = min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0))
+    if inner < 0:
+        raise ValueError(f"has the box {box}, outside of its image of {width}x{height} pixels")
     area = entry.get("area")
     known = isinstance(area, int | float) and 0 <= area < float("inf")
-    return {
-        "image_id": images[image],
-        "category_id": categories[category],
+    crowd = int(entry.get("iscrowd") or 0)
+    a = {
+        "image_id": images[image]["id"],
+        "category_id": categories[category]["id"],
         "bbox": box,
-        "area": float(area) if known else box[2] * box[3],
-        "iscrowd": int(entry.get("iscrowd") or 0),
-        "difficult": bool(entry.get("difficult")),
+        "area": float(area) if known else w * h,
+        "iscrowd": crowd,
+        # a difficult object of VOC is a crowd that is learnt from
+        "learnt": inner > THINNEST and (not crowd or bool(entry.get("difficult"))),
     }
+    if outlines:
+        a["segmentation"] = _outline(entry.get("segmentation"), height, width)
+    return a
 
 
 def _outline(outline: object, height: int, width: int) -> list | dict:
-    """Polygons, or plain run lengths, such as compiled code can take. ValueError for anything
-    else."""
-    if isinstance(outline, dict):
-        counts = outline.get("counts")
-        counts = _run_lengths(counts) if isinstance(counts, str) else counts
-        whole = isinstance(counts, list) and all(type(c) is int and c >= 0 for c in counts)
-        if whole and outline.get("size") == [height, width] and sum(counts) == height * width:
-            return {"size": [height, width], "counts": counts}
-    elif isinstance(outline, list) and outline:
-        polygons = [outline] if isinstance(outline[0], int | float) else outline
-        if all(_is_polygon(points) for points in polygons):
-            return polygons
+    """Polygons, or run lengths, plain or compressed, such as compiled code can take. ValueError for
+    anything else."""
+    with contextlib.suppress(*MALFORMED):
+        if isinstance(outline, dict):
+            if outline["size"] == [height, width]:
+                mask.decode(mask.segmToRle(outline, width, height))  # checks that they add up
+                return outline
+        else:
+            polygons = outline if isinstance(outline[0], list) else [outline]
+            polygons = [np.asarray(points, float) for points in polygons]
+            if all(_is_polygon(points) for points in polygons):
+                return [points.tolist() for points in polygons]
     raise ValueError(
         "has no outline: polygons of three points and more, or run lengths that add up to the "
         "image's pixels"
     )
 
 
-def _is_polygon(points: object) -> bool:
-    whole = isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
-    return whole and all(isinstance(v, int | float) and abs(v) < FARTHEST for v in points)
-
-
-def _run_lengths(text: str) -> list[int]:
-    """The run lengths of COCO's compressed form: a character has five bits of a signed number, and
-    a sixth where more follow; from the fourth on they are differences to the one before the last.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 40:
-            raise ValueError("has run lengths that are not COCO's")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    return counts
+def _is_polygon(points: np.ndarray) -> bool:
+    whole = points.ndim == 1 and len(points) >= 6 and len(points) % 2 == 0
+    return whole and bool((np.abs(points) < FARTHEST).all())

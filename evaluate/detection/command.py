@@ -32,7 +32,7 @@ from evaluate.detection.testing import detect
 from evaluate.detection.training import fit
 from evaluate.detection.voc import read_voc
 from train import distributed
-from train.weights import load_run_weights, load_weights
+from train.weights import load_source
 
 MODELS = {
     "c4": "Faster R-CNN C4, extra norm after layer4",
@@ -164,35 +164,8 @@ def evaluate(arguments: Arguments) -> dict:
         arguments.sync_bn,
         arguments.save_every,
     )
-    if arguments.run is not None:
-        weights = load_run_weights(arguments.run)
-    else:
-        weights = load_weights(arguments.weights or "", arguments.stem)
+    weights = load_source(arguments.run, arguments.weights, arguments.stem)
     train, test = arguments.images()
-    identity = {"weights": weights.digest()}
-    identity |= {key: getattr(arguments, key) for key in ("untrained", "model", "regions")}
-    result_file = arguments.result_file()
-
-    def measure(_: Common, seed: int) -> dict:
-        detector = build(
-            weights,
-            arguments.model,
-            len(train.classes),
-            seed,
-            arguments.untrained,
-            arguments.regions,
-        )
-        seeded = replace(schedule, seed=seed)
-        file = result_file.with_name(f"{result_file.stem}-seed{seed}.pt")
-        detector = fit(detector, train, seeded, file, identity, runtime)
-        detections = detect(detector, test, seeded, runtime)
-        accuracy = {"box": coco_ap(test.truth, detections)}
-        if arguments.model == "mask":
-            accuracy["mask"] = coco_ap(test.truth, detections, "segm")
-        if arguments.dataset == "voc":
-            accuracy["voc07"] = voc07_ap(test.truth, detections)
-        return {"accuracy": accuracy}
-
     settings = asdict(schedule)
     settings.pop("seed")
     half = arguments.amp and runtime.device.type == "cuda"
@@ -215,9 +188,29 @@ def evaluate(arguments: Arguments) -> dict:
         "classes": len(train.classes),
         "seeds": arguments.seeds,
     }
-    measured = repeat(arguments, measure, draws=True)
-    measured.pop("run", None)
-    return arguments.result(protocol, **measured)
+    identity = {"weights": weights.digest()}
+    identity |= {key: getattr(arguments, key) for key in ("untrained", "model", "regions")}
+
+    def measure(_: Common, seed: int) -> dict:
+        detector = build(
+            weights,
+            arguments.model,
+            len(train.classes),
+            seed,
+            arguments.untrained,
+            arguments.regions,
+        )
+        seeded = replace(schedule, seed=seed)
+        detector = fit(detector, train, seeded, arguments.kept_file(seed), identity, runtime)
+        detections = detect(detector, test, seeded, runtime)
+        accuracy = {"box": coco_ap(test.truth, detections)}
+        if arguments.model == "mask":
+            accuracy["mask"] = coco_ap(test.truth, detections, "segm")
+        if arguments.dataset == "voc":
+            accuracy["voc07"] = voc07_ap(test.truth, detections)
+        return arguments.result(protocol, accuracy=accuracy)
+
+    return repeat(arguments, measure, draws=True)
 
 
 def lines(result: dict) -> list[str]:

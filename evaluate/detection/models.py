@@ -12,7 +12,6 @@ suits supervised features alone.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
 
 import torch
 from torch import nn
@@ -124,14 +123,16 @@ def _pyramid(
     stages = {name: str(i) for i, name in enumerate(STAGES)}
     widths = [_width(getattr(network, name)) for name in STAGES]
     body = BackboneWithFPN(network, stages, widths, channels, norm_layer=nn.BatchNorm2d)
-    options: dict[str, Any] = {
-        "rpn_post_nms_top_n_train": 1000,
-        "box_batch_size_per_image": regions,
-    }
-    if not masks:
-        return FasterRCNN(body, labels, **options)
-    head = MaskRCNNHeads(channels, (256,) * 4, 1, norm_layer=nn.BatchNorm2d)
-    return MaskRCNN(body, labels, mask_head=head, **options)
+    head = {}
+    if masks:
+        head["mask_head"] = MaskRCNNHeads(channels, (256,) * 4, 1, norm_layer=nn.BatchNorm2d)
+    return (MaskRCNN if masks else FasterRCNN)(
+        body,
+        labels,
+        rpn_post_nms_top_n_train=1000,
+        box_batch_size_per_image=regions,
+        **head,
+    )
 
 
 def _width(layer: nn.Module) -> int:

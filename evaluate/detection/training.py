@@ -48,7 +48,6 @@ def fit(
             that is not finite.
         SystemExit: stopped by a signal, and saved.
     """
-    schedule.check()
     if schedule.batch < distributed.world():
         raise UsageError(
             f"--batch {schedule.batch}: fewer images than the {distributed.world()} processes"
@@ -91,8 +90,8 @@ def _train(
         # torchvision draws boxes to learn from with the global generator; seeded here, a step
         # repeats exactly
         torch.manual_seed((schedule.seed << 40) + (step << 12) + distributed.rank())
-        inputs = [runtime.to_input(view.image) for view in batch]
-        targets = [{k: v.to(device) for k, v in view.target.items()} for view in batch]
+        inputs = [runtime.to_input(image) for image, _ in batch]
+        targets = [{k: v.to(device) for k, v in target.items()} for _, target in batch]
         with runtime.autocast():
             return sum(detector(inputs, targets).values())
 

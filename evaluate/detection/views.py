@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,19 +23,10 @@ from train import distributed
 from train.features import BadImage
 from train.streams import ORDER, VIEW, stream
 
-
-class View(NamedTuple):
-    """Image `row`, resized, and its objects, as tensors on the CPU.
-
-    Attributes:
-        image: (3, h, w) uint8.
-        target: what torchvision's models learn from: boxes (n, 4) float32, left, top, right, bottom
-            in its pixels; labels (n,) int64 from 1; perhaps masks (n, h, w) uint8 0 or 1.
-    """
-
-    row: int
-    image: torch.Tensor
-    target: dict[str, torch.Tensor]
+# an image, (3, h, w) uint8 on the CPU, and what torchvision's models learn from: boxes (n, 4)
+# float32, left, top, right, bottom in its pixels; labels (n,) int64 from 1; perhaps masks (n, h, w)
+# uint8 0 or 1
+View = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 class Views(Dataset):
@@ -78,7 +68,7 @@ class Views(Dataset):
             ]
         )
         target = self._target(row, size) if self.training else {}
-        return View(row, *transform(self._read(row), target))
+        return transform(self._read(row), target)
 
     def _read(self, row: int) -> tv_tensors.Image:
         file = self.images.file(row)
@@ -115,7 +105,7 @@ def _mask(outline: list | dict, original: tuple[int, int], size: tuple[int, int]
     if isinstance(outline, dict):
         whole = mask.decode(mask.segmToRle(outline, *original[::-1]))
         return cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    scale = np.divide(size, original)[::-1]
+    scale = width / original[1], height / original[0]
     polygons = [(np.reshape(points, (-1, 2)) * scale).ravel().tolist() for points in outline]
     return mask.decode(mask.segmToRle(polygons, width, height))
 

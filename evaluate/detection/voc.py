@@ -13,19 +13,20 @@ from xml.etree import ElementTree
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.sources.listing import inside
+from data.sources.listing import inside, is_system
 from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.coco import from_coco
 
 CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse
 motorbike person pottedplant sheep sofa train tvmonitor"""
-OFFICIAL = ("VOC2007", "VOC2012"), ("VOC2007",)  # of the training images and of the test images
+SPLITS = ("trainval", "test")
+OFFICIAL = {"VOC07+12 trainval": ("VOC2007", "VOC2012"), "VOC07 test": ("VOC2007",)}
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 LARGEST = 1 << 20  # bytes; the largest XML of VOC has some 20 kB
 SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".bmp", ".webp")
 
 
-def read_voc(root: str | os.PathLike) -> tuple[AnnotatedImages, AnnotatedImages]:
+def read_voc(root: str | os.PathLike) -> list[AnnotatedImages]:
     """Training and test images: VOC07+12 trainval and VOC07 test, or trainval and test of one's own
     folder.
 
@@ -34,36 +35,33 @@ def read_voc(root: str | os.PathLike) -> tuple[AnnotatedImages, AnnotatedImages]
     detected nor missed (detectron2's reading and VOC's rule).
 
     Raises:
-        UsageError: a missing folder, list, annotation or image; XML that cannot be read; or most
-            objects have no name or no sensible box.
+        UsageError: a missing folder, annotation or image; XML that cannot be read; or most objects
+            have no name or no sensible box.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UsageError(f"{root}: no such folder")
     if (root / "JPEGImages").is_dir():
-        folders, names = (("",), ("",)), (f"{root.name} trainval", f"{root.name} test")
+        folders = {f"{root.name} {split}": ("",) for split in SPLITS}
     else:
         root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
-        folders, names = OFFICIAL, ("VOC07+12 trainval", "VOC07 test")
-        missing = [folder for folder in folders[0] if not (root / folder).is_dir()]
+        folders = OFFICIAL
+        missing = [name for name in OFFICIAL["VOC07+12 trainval"] if not (root / name).is_dir()]
         if missing:
             raise UsageError(
                 f"{root}: no folder {missing[0]}; VOC07+12 needs VOC2007 and VOC2012 there, each "
                 "with JPEGImages, Annotations and ImageSets/Main; a set of your own, these three "
                 "themselves"
             )
-    train, test = (
-        _read(root, part, split) for part, split in zip(folders, ("trainval", "test"), strict=True)
-    )
-    labels = {a["category_id"] for a in train["annotations"] + test["annotations"]} - {""}
-    classes = CLASSES.split() if labels <= set(CLASSES.split()) else sorted(labels)
+    parts = [_read(root, part, split) for part, split in zip(folders.values(), SPLITS, strict=True)]
+    labels = {a["category_id"] for part in parts for a in part["annotations"]} - {""}
+    official = CLASSES.split()
+    classes = official if labels <= set(official) else sorted(labels)
     numbers = {label: number for number, label in enumerate(classes, 1)}
-    for content in (train, test):
-        content["categories"] = [{"id": i, "name": label} for label, i in numbers.items()]
-        for a in content["annotations"]:
+    for part in parts:
+        part["categories"] = [{"id": i, "name": label} for label, i in numbers.items()]
+        for a in part["annotations"]:
             a["category_id"] = numbers.get(a["category_id"], "")
     try:
-        return from_coco(train, root, names[0]), from_coco(test, root, names[1])
+        return [from_coco(part, root, name) for name, part in zip(folders, parts, strict=True)]
     except UsageError as error:
         raise UsageError(f"{root}: {error}") from error
 
@@ -74,10 +72,10 @@ def _read(root: Path, folders: tuple[str, ...], split: str) -> dict[str, list[di
     for folder in folders:
         base = root / folder
         file = base / "ImageSets" / "Main" / f"{split}.txt"
-        if not file.is_file():
-            raise UsageError(f"{file}: no such list of images")
-        text = file.read_text("utf-8-sig", "surrogateescape")
-        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        lines = [
+            line.strip() for line in file.read_text("utf-8-sig", "surrogateescape").split("\n")
+        ]
+        lines = [line for line in lines if line and not is_system(os.fsencode(line))]
         if not lines:
             raise UsageError(f"{file}: names no image")
         for line in tqdm(lines, f"reading {base.name} {split}", unit="img", leave=False, delay=1):
@@ -111,13 +109,12 @@ def _read_xml(file: Path, number: int) -> tuple[dict, list[dict]]:
         if len(content) > LARGEST or b"<!" in content.replace(b"<!--", b""):
             raise ValueError("too large, or with declarations of its own")
         tree = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise UsageError(f"{file}: not an annotation of VOC ({error})") from error
     objects = []
     for item in tree.iter("object"):
         label = item.findtext("name", "").strip()
-        corners = (_number(item.findtext(f"bndbox/{side}")) for side in CORNERS)
-        left, top, right, bottom = corners
+        left, top, right, bottom = (_number(item.findtext(f"bndbox/{side}")) for side in CORNERS)
         difficult = item.findtext("difficult", "").strip() == "1"
         objects.append(
             {

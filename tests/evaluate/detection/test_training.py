@@ -15,6 +15,9 @@ import pytest
 import torch
 
 from data.cli import UsageError
+from data.io import lock
+from evaluate.common import command as run
+from evaluate.detection import command as detection
 from evaluate.detection.average_precision import coco_ap
 from evaluate.detection.coco import read_coco
 from evaluate.detection.command import Arguments, evaluate, lines
@@ -116,12 +119,12 @@ def test_precise_statistics_are_means_over_batches(data, weights, tmp_path):
         fit(
             small(weights, "c4", 1),
             images,
-            replace(SCHEDULE, precise_bn=count),
-            tmp_path / f"{count}.pt",
+            schedule,
+            tmp_path / f"{schedule.precise_bn}.pt",
             {},
             CPU,
         )
-        for count in (3, 0)
+        for schedule in (replace(SCHEDULE, precise_bn=3), replace(SCHEDULE, precise_bn=0))
     )
     outputs = []
     other.train()
@@ -130,7 +133,7 @@ def test_precise_statistics_are_means_over_batches(data, weights, tmp_path):
     for items in GroupedBatches(images, SCHEDULE, 8, 5):
         batch = views.__getitems__(items)
         with torch.no_grad():
-            other([view.image / 255 for view in batch], [view.target for view in batch])
+            other([image / 255 for image, _ in batch], [target for _, target in batch])
     mean = torch.stack([out.mean((0, 2, 3)) for out in outputs]).mean(0)
     variance = torch.stack([out.var((0, 2, 3)) for out in outputs]).mean(0)
     statistics = norm.backbone.bn1
@@ -169,65 +172,72 @@ def test_a_result_has_its_protocol_and_repeats_over_seeds(data, weights, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        {"model": "mask"},
-        {"size": 224},
-        {"regions": 0},
-        {"batch": 0},
-        {"iterations": 0},
-        {"dataset": "coco"},
-        {"test_scale": 5000},
-        {"scales": (8,)},
-        {"lr": -1.0},
+        ({"model": "mask"}, "--model mask needs outlines"),
+        ({"size": 224}, "--size is of crops"),
+        ({"regions": 0}, "--regions 0"),
+        ({"batch": 0}, "--batch 0"),
+        ({"iterations": 0}, "--iterations must be at least 1"),
+        ({"lr": -1.0}, "--lr"),
+        ({"scales": (8,)}, "short sides from 16"),
+        ({"test_scale": 5000}, "short sides from 16"),
+        ({"dataset": "coco"}, "annotations/instances_train2017.json"),
     ],
 )
-def test_options_that_cannot_be_meant(data, weights, wrong):
-    with pytest.raises(UsageError):
+def test_options_that_cannot_be_meant(data, weights, wrong, message):
+    with pytest.raises((UsageError, FileNotFoundError), match=message):
         evaluate(Arguments(weights=str(weights), data=str(data / "voc"), device="cpu", **wrong))
 
 
-def command(folder: Path, weights: Path, out: Path, *more: str, processes: int = 1) -> list[str]:
+def test_a_second_detection_of_the_same_result_is_told_at_its_start(weights, tmp_path):
+    options = ["--weights", str(weights), "--data", "/nowhere", "--json", str(tmp_path / "x.json")]
+    busy = pytest.raises(UsageError, match=r"x\.json: another evaluation is writing it")
+    with lock(tmp_path / ".x.json.lock"), busy:
+        run("detection", detection, options)
+
+
+def start(
+    folder: Path, weights: Path, out: Path, *more: str, processes: int = 1, before: tuple = ()
+) -> subprocess.Popen:
+    """A detection in a process group of its own, as a job manager starts it."""
     options = ["--weights", str(weights), "--data", str(folder), "--json", str(out), *more]
     launcher = ["-m", "train.launch", "--standalone", "--nproc-per-node", str(processes)]
     program = ["-m", "evaluate", "detection", *OPTIONS.split(), *options]
-    return [sys.executable, *(launcher if processes > 1 else []), *program]
-
-
-def start(line: list[str]) -> subprocess.Popen:
-    """A command in a process group of its own, as a job manager starts it."""
+    line = [*before, sys.executable, *(launcher if processes > 1 else []), *program]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(line, env=environment, start_new_session=True, **pipes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_signal_to_every_process_saves_and_the_same_command_continues(
-    data, weights, tmp_path, processes
+@pytest.mark.parametrize(
+    ("processes", "send"), [(1, os.killpg), (2, os.killpg), (1, os.kill), (2, os.kill)]
+)
+def test_a_signal_to_one_or_all_saves_and_the_same_command_continues(
+    data, weights, tmp_path, processes, send
 ):
     out, file = tmp_path / "x.json", tmp_path / "x-seed0.pt"
-    line = command(data / "voc", weights, out, "--workers", "2", processes=processes)
-    process = start(line)
+    options = (data / "voc", weights, out, "--workers", "2")
+    process = start(*options, processes=processes)
     while not file.exists() and process.poll() is None:
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGTERM)
+    send(process.pid, signal.SIGTERM)
     time.sleep(0.1)
     if process.poll() is None:  # a second one does no harm
-        os.killpg(process.pid, signal.SIGTERM)
+        send(process.pid, signal.SIGTERM)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and "Traceback" not in errors, errors
     assert printed.count("the same command continues") == 1 and not out.exists()
     step = torch.load(file, weights_only=True)["step"]
     assert 5 <= step < 40 and f"stopped at step {step} of 40" in printed
     if processes == 1:
-        printed, errors = start(line).communicate(timeout=300)
+        printed, errors = start(*options).communicate(timeout=300)
         assert out.exists() and "VOC 2007's AP" in printed, errors
 
 
 def test_a_signal_while_testing_ends_without_a_traceback(data, weights, tmp_path):
-    line = command(data / "voc", weights, tmp_path / "x.json", "--iterations", "1")
-    process = start(line)
+    process = start(data / "voc", weights, tmp_path / "x.json", "--iterations", "1")
     while "testing" not in (read := process.stderr.readline()) and read:
         pass
     os.killpg(process.pid, signal.SIGTERM)
@@ -262,8 +272,8 @@ def test_a_disk_that_cannot_be_written_is_one_line(data, weights, tmp_path, moun
     script = (
         f'mount --bind {tmp_path}/disk {tmp_path}/disk; mount {mount} {tmp_path}/disk; exec "$@"'
     )
-    line = command(data / "voc", weights, tmp_path / "disk" / "x.json")
-    process = start([*unshare, script, "x", *line])
+    before = (*unshare, script, "x")
+    process = start(data / "voc", weights, tmp_path / "disk" / "x.json", before=before)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in errors, errors
     assert errors.strip().splitlines()[-1].startswith(f"error: {tmp_path}/disk/"), errors
@@ -274,8 +284,7 @@ def test_two_processes_train_and_detect_what_one_detects(data, weights, tmp_path
     out, more = tmp_path / "x.json", ["--dataset", "coco", "--model", "mask", "--iterations", "4"]
     results = []
     for processes in (2, 1):  # the finished detector is loaded, and tested, in one process
-        line = command(data / "coco", weights, out, *more, processes=processes)
-        process = start(line)
+        process = start(data / "coco", weights, out, *more, processes=processes)
         printed, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert printed.count("written to") == 1 and "masks, COCO's AP" in printed

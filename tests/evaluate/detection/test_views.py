@@ -34,7 +34,7 @@ def squares(tmp_path_factory) -> AnnotatedImages:
             image[y : y + h, x : x + w, j] = 255
             polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
             a = {"id": len(objects) + 1, "image_id": i + 5, "category_id": 3 + j, "area": w * h}
-            a |= {"iscrowd": 0, "difficult": False, "bbox": [x, y, w, h], "segmentation": [polygon]}
+            a |= {"iscrowd": 0, "learnt": True, "bbox": [x, y, w, h], "segmentation": [polygon]}
             objects.append(a)
         cv2.imwrite(str(root / f"{i}.png"), image[..., ::-1])
         images.append({"id": i + 5, "width": width, "height": height, "file_name": f"{i}.png"})
@@ -62,13 +62,13 @@ def test_boxes_and_masks_stay_on_their_objects(squares, form):
     data, sides, left = Views(form(squares), SCHEDULE, True, outlines=True), Counter(), Counter()
     for step in range(8):
         for row in range(len(squares)):
-            view = data.view(step, row)
-            boxes, masks = view.target["boxes"], view.target["masks"]
-            sides[min(view.image.shape[1:])] += 1
-            assert view.target["labels"].tolist() == [1, 2]
-            assert masks.shape == (2, *view.image.shape[1:])
+            image, target = data.view(step, row)
+            boxes, masks = target["boxes"], target["masks"]
+            sides[min(image.shape[1:])] += 1
+            assert target["labels"].tolist() == [1, 2]
+            assert masks.shape == (2, *image.shape[1:])
             for j in range(2):
-                bright = view.image[j].numpy() >= 128
+                bright = image[j].numpy() >= 128
                 ys, xs = np.nonzero(bright)
                 edges = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
                 assert np.abs(boxes[j].numpy() - edges).max() < 0.8
@@ -82,7 +82,7 @@ def test_boxes_and_masks_stay_on_their_objects(squares, form):
 def test_views_are_by_seed_step_and_row(squares):
     def boxes(seed: int, step: int) -> torch.Tensor:
         data = Views(squares, replace(SCHEDULE, seed=seed), True)
-        return torch.cat([data.view(step, row).target["boxes"] for row in range(len(squares))])
+        return torch.cat([data.view(step, row)[1]["boxes"] for row in range(len(squares))])
 
     assert torch.equal(boxes(0, 1), boxes(0, 1))
     assert not torch.equal(boxes(0, 1), boxes(0, 2))
@@ -90,10 +90,10 @@ def test_views_are_by_seed_step_and_row(squares):
 
 
 def test_test_views_are_whole_without_objects_and_resized_as_pillow_does(squares):
-    view = Views(squares, SCHEDULE, False).view(0, 1)
-    assert view.image.shape == (3, 64, 96) and not view.target
+    image, target = Views(squares, SCHEDULE, False).view(0, 1)
+    assert image.shape == (3, 64, 96) and not target
     expected = Image.open(squares.file(1)).resize((96, 64), Image.BILINEAR)
-    difference = view.image.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)
+    difference = image.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)
     assert np.abs(difference).max() <= 1
 
 
