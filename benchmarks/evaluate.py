@@ -6,7 +6,7 @@ forward.
 
 Bare: the network alone on a batch that is normalised and on the device already, as often as there
     are batches.
-Extracted: what evaluate.features.extract_from does with the same images: JPEG files decoded and
+Extracted: what evaluate.features.extract does with the same images: JPEG files decoded and
 cropped by workers while the network runs, normalised, features copied into an array; from the first
 worker's start to the last feature. Both in turn in one run; the medians of the rounds count, the
 ratio is the median of the rounds' ratios.
@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from benchmarks.publish import about, publish
 from data.cli import UsageError, run
-from evaluate.features import Encoder, extract_from
+from evaluate.features import Encoder, extract
 from train.distributed import choose_device
 from train.features import Labelled, to_input
 from train.knn import BANK, nearest
@@ -137,7 +137,7 @@ def measure(network: str, size: int, folder: str, count: int, args: Arguments) -
     rounds = [
         (
             timed(lambda: bare(encoder, batches)),
-            timed(lambda: extract_from(encoder, images, args.batch, args.workers)),
+            timed(lambda: extract(encoder, images, args.batch, args.workers)),
         )
         for _ in tqdm(range(args.rounds), desc=f"{network} at {size} px", leave=False)
     ]

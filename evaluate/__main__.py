@@ -15,8 +15,6 @@ Each prints its numbers with the protocol's parameters and writes them as JSON; 
 NAME --help`.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 

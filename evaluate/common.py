@@ -16,8 +16,6 @@ it parses, joins the process group, locks the JSON, evaluates, writes, and print
 also holds the "arguments" that the result depends on, by which --unless-current knows it again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -26,9 +24,10 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import tyro
@@ -76,10 +75,8 @@ class Common:
     """Do nothing where that file is newer than the weights and was made with the same options and
     data."""
 
-    @property
-    def evaluation(self) -> str:
-        """Name of the evaluation in its result, and of its file."""
-        raise NotImplementedError
+    evaluation: ClassVar[str]
+    """Name of the evaluation in its result, and of its file."""
 
     def check(self) -> None:
         """UsageError where options are missing or do not fit together."""
@@ -97,12 +94,6 @@ class Common:
             if self.weights and not source.exists():
                 raise UsageError(f"{source}: no such file of weights")
 
-    def sources(self) -> list[Path]:
-        """The seeds' files of weights."""
-        name = str(Path(self.run, "backbone.pt") if self.run else Path(self.weights or ""))
-        seeds = range(self.seeds if "{seed}" in name else 1)
-        return [Path(name.replace("{seed}", str(seed))) for seed in seeds]
-
     @property
     def network_depends_on_seed(self) -> bool:
         """Whether seeds give different networks."""
@@ -110,11 +101,16 @@ class Common:
 
     def with_seed(self, seed: int) -> Self:
         """The same with the run or the weights of a seed."""
-        return replace(
-            self,
-            run=self.run and self.run.replace("{seed}", str(seed)),
-            weights=self.weights and self.weights.replace("{seed}", str(seed)),
+        run, weights = (
+            name and name.replace("{seed}", str(seed)) for name in (self.run, self.weights)
         )
+        return replace(self, run=run, weights=weights)
+
+    def sources(self) -> list[Path]:
+        """The seeds' files of weights."""
+        seeds = range(self.seeds if self.network_depends_on_seed else 1)
+        named = [self.with_seed(seed) for seed in seeds]
+        return [Path(x.run, "backbone.pt") if x.run else Path(x.weights) for x in named]
 
     def result(self, protocol: dict, **values) -> dict:
         """What the JSON of every evaluation of a network begins with."""
@@ -131,9 +127,22 @@ class Common:
         """Where the result is written."""
         if self.json_file:
             return Path(self.json_file)
-        folder = Path(self.run) if self.run else _folder_of_weights(self.weights or "")
-        folder = str(folder).replace("{seed}", f"0-{self.seeds - 1}")
-        return Path(folder, self.evaluation + ("-untrained" if self.untrained else "") + ".json")
+        ending = "-untrained.json" if self.untrained else ".json"
+        seeds = f"0-{self.seeds - 1}"
+        if self.run:
+            return Path(self.run.replace("{seed}", seeds), self.evaluation + ending)
+        return Path(self.folder_of_weights(), self.evaluation + ending)
+
+    def folder_of_weights(self) -> Path:
+        """runs/evaluate/FILE, of which OWNER says which file it is of; for another file of that
+        name, its path's hash is appended."""
+        name = Path(self.weights).name.split(".")[0].replace("{seed}", f"0-{self.seeds - 1}")
+        folder, owner = Path("runs", "evaluate", name), os.fsencode(_spelling(self.weights))
+        with contextlib.suppress(OSError):
+            if Path(folder, OWNER).read_bytes() != owner:
+                digest = hashlib.blake2b(owner, digest_size=4).hexdigest()
+                return folder.with_name(f"{name}-{digest}")
+        return folder
 
     def identity(self) -> dict:
         """The options that the result depends on, as its JSON holds them; paths in one spelling."""
@@ -152,22 +161,14 @@ class Common:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def kept_file(self, seed: int, part: str = "") -> Path:
+    def kept_file(self, seed: int, part: str = "", ending: str = ".pt") -> Path:
         """Where what is trained is kept: beside the result, and named after it."""
-        file = self.result_file()
-        return file.with_name(f"{file.stem}{part}-seed{seed}.pt")
+        return beside(self.result_file(), f"{part}-seed{seed}{ending}")
 
 
-def _folder_of_weights(weights: str) -> Path:
-    """runs/evaluate/FILE, of which OWNER says which file it is of; for another file of that name,
-    its path's hash is appended."""
-    folder = Path("runs", "evaluate", Path(weights).name.split(".")[0])
-    owner = _spelling(weights)
-    with contextlib.suppress(OSError):
-        if os.fsdecode(Path(folder, OWNER).read_bytes()) != owner:
-            digest = hashlib.blake2b(os.fsencode(owner), digest_size=4).hexdigest()
-            return folder.with_name(f"{folder.name}-{digest}")
-    return folder
+def beside(file: Path, ending: str) -> Path:
+    """A file that belongs to a result's: x.json has x-seed0.pt, x.out x.out-seed0.pt."""
+    return file.with_name(file.name.removesuffix(".json") + ending)
 
 
 def _spelling(path: str) -> str:
@@ -184,54 +185,50 @@ def command(name: str, module: ModuleType, argv: list[str]) -> None:
     arguments = tyro.cli(
         module.Arguments, args=argv, prog=f"python -m evaluate {name}", description=module.__doc__
     )
-    if isinstance(arguments, Common):
+    network = isinstance(arguments, Common)
+    if network:
         arguments.check()
     with (
         ending("stopped; the same command begins again, or goes on from what is kept"),
-        process_group(arguments) as first,
-        reserved(arguments, first),
+        reserved(arguments) as first,
     ):
-        if getattr(arguments, "unless_current", False) and arguments.is_current():
-            if first:
-                print(f"{arguments.result_file()}: up to date, with the same options and data")
-            return
-        result = module.evaluate(arguments)
-        if not first:
-            return
-        written = publish(module, arguments, result)
-        for line in [*module.lines(result), *written]:
-            print(line)
+        if network and arguments.unless_current and arguments.is_current():
+            text = [f"{arguments.result_file()}: up to date, with the same options and data"]
+        else:
+            result = module.evaluate(arguments)
+            written = publish(module, arguments, result) if first else []
+            text = [*module.lines(result), *written]
+        if first:
+            print("\n".join(text))
 
 
 @contextmanager
-def process_group(arguments: object) -> Iterator[bool]:
-    """The process group of an evaluation of a network (torchrun); gives whether this process is the
-    one that writes."""
-    if not isinstance(arguments, Common):
-        yield True
-        return
-    from train import distributed  # torch: saliency is evaluated without it
+def reserved(arguments: object) -> Iterator[bool]:
+    """Join the other processes of an evaluation of a network (train.launch), of which the first
+    writes, and hold the lock on the result's file; gives whether this process is the first.
 
-    distributed.start(arguments.device)
-    try:
-        yield distributed.rank() == 0
-    finally:
-        distributed.stop()
+    Raises:
+        UsageError: another evaluation holds the lock.
+    """
+    with contextlib.ExitStack() as stack:
+        first = True
+        if isinstance(arguments, Common):
+            from train import distributed  # torch: saliency is evaluated without it
 
-
-@contextmanager
-def reserved(arguments: object, first: bool = True) -> Iterator[None]:
-    """Hold the lock on the result's file. UsageError where another evaluation holds it."""
-    if not first or not hasattr(arguments, "result_file"):
-        yield
-        return
-    file = arguments.result_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(arguments, Common) and arguments.weights and not arguments.json_file:
-        write_text(file.with_name(OWNER), _spelling(arguments.weights))
-    busy = f"{file}: another evaluation is writing it; wait for that, or choose another --json"
-    with lock(file.with_name(f".{file.name}.lock"), busy):
-        yield
+            distributed.start(arguments.device)
+            stack.callback(distributed.stop)
+            first = distributed.rank() == 0
+        if first and hasattr(arguments, "result_file"):
+            file = arguments.result_file()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(arguments, Common) and arguments.weights and not arguments.json_file:
+                with contextlib.suppress(FileExistsError), open(file.with_name(OWNER), "xb") as out:
+                    out.write(os.fsencode(_spelling(arguments.weights)))
+            # also of what lies beside it
+            held = file.with_name(f".{beside(file, '.lock').name}")
+            busy = f"{file}: another evaluation is writing it; wait, or choose another --json"
+            stack.enter_context(lock(held, busy))
+        yield first
 
 
 def publish(module: ModuleType, arguments: object, result: dict) -> list[str]:
@@ -266,36 +263,22 @@ def repeat(arguments: Common, measure: Callable[[Common, int], dict], *, draws: 
         the first seed's result; with several seeds the means in place of its accuracies,
         "deviation": the sample deviations (divisor n - 1), and "per_seed": each seed's accuracies.
     """
-    arguments.check()
-    if draws:
-        results = [measure(arguments, seed) for seed in range(arguments.seeds)]
-    elif arguments.network_depends_on_seed:
-        results = [measure(arguments.with_seed(s), s) for s in range(arguments.seeds)]
-    else:
-        results = [measure(arguments, 0)] * arguments.seeds
+    varies = draws or arguments.network_depends_on_seed
+    seeds = range(arguments.seeds if varies else 1)
+    results = [measure(arguments.with_seed(seed), seed) for seed in seeds]
     if arguments.seeds == 1:
         return results[0]
     merged = {**results[0], "run": arguments.run or arguments.weights}
     if not draws:
-        over = "runs" if arguments.network_depends_on_seed else "nothing that a seed changes"
+        over = "runs" if varies else "nothing that a seed changes"
         over = "first weights" if arguments.untrained else over
-        seeds = {"seeds": arguments.seeds, "seeds_over": over}
-        merged["protocol"] = {**merged["protocol"], **seeds}
-    accuracies = [result["accuracy"] for result in results]
-    merged["accuracy"] = _merge(accuracies, _mean)
-    merged["deviation"] = _merge(accuracies, _deviation)
-    merged["per_seed"] = accuracies
+        merged["protocol"] |= {"seeds": arguments.seeds, "seeds_over": over}
+    accuracies = [result["accuracy"] for result in results] * (arguments.seeds // len(results))
+    mean, deviation = partial(np.mean, axis=0), partial(np.std, axis=0, ddof=1)
+    merged |= {"accuracy": _merge(accuracies, mean), "deviation": _merge(accuracies, deviation)}
     if "per_class" in merged:
-        merged["per_class"] = _merge([result["per_class"] for result in results], _mean)
-    return merged
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    return np.mean(values, axis=0)
-
-
-def _deviation(values: np.ndarray) -> np.ndarray:
-    return np.std(values, axis=0, ddof=1)
+        merged["per_class"] = _merge([result["per_class"] for result in results], mean)
+    return merged | {"per_seed": accuracies}
 
 
 def _merge(values: list, reduce: Callable[[np.ndarray], np.ndarray]) -> dict | list | float:
@@ -304,8 +287,7 @@ def _merge(values: list, reduce: Callable[[np.ndarray], np.ndarray]) -> dict | l
     if isinstance(values[0], dict):
         keys = [key for key in values[0] if all(key in v for v in values)]
         return {key: _merge([v[key] for v in values], reduce) for key in keys}
-    reduced = reduce(np.array(values, float))
-    return np.asarray(reduced).tolist() if isinstance(values[0], list) else float(reduced)
+    return reduce(np.array(values, float)).tolist()
 
 
 def describe(protocol: dict) -> str:

@@ -12,8 +12,6 @@ reads a .pth by torch.load and matches names by their ends, in C4 and in FPN mod
 holds tensors and plain values alone, so that it loads with weights_only=True.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +52,7 @@ def torchvision_state(weights: Weights) -> State:
     """Torchvision's names, and timm's, which are the same; fc too where it is a classifier of
     ImageNet's classes."""
     layer = weights.classifier
-    fc = {} if layer is None else {f"fc.{k}": v for k, v in layer.state_dict().items()}
+    fc = layer.state_dict(prefix="fc.") if layer else {}
     return {key: value.contiguous() for key, value in (weights.state | fc).items()}
 
 
@@ -66,13 +64,12 @@ def detectron2_state(weights: Weights) -> State:
     """
     state = {}
     for key, value in weights.state.items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        key = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)
-        key = re.sub(r"^layer(\d)\.", lambda m: f"res{int(m[1]) + 1}.", key)
-        key = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", key)
-        key = key.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
-        state[key] = value
+        if not key.endswith("num_batches_tracked"):
+            key = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)
+            key = re.sub(r"^layer(\d)\.", lambda m: f"res{int(m[1]) + 1}.", key)
+            key = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", key)
+            key = key.replace("downsample.0.", "shortcut.")
+            state[key.replace("downsample.1.", "shortcut.norm.")] = value
     return state
 
 

@@ -1,12 +1,9 @@
 """Features of a frozen backbone: load a run or weights, go through a labelled folder, give
 arrays."""
 
-from __future__ import annotations
-
-import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +15,6 @@ from tqdm import tqdm
 
 from data.cli import UsageError
 from data.io import atomic
-from data.sources.labelled import centre_crop
 from evaluate.common import Common
 from train import features
 from train.distributed import choose_device
@@ -51,51 +47,32 @@ class Encoder:
     def crop(self) -> str:
         return f"centre, {self.size} px"
 
+    @property
+    def dimensions(self) -> int:
+        """Of the features."""
+        with torch.inference_mode():
+            return self.model.eval()(torch.zeros(1, 3, 64, 64, device=self.device)).shape[1]
 
-def load_encoder(
-    run: str | None = None,
-    device: str = "auto",
-    untrained: bool = False,
-    weights: str | None = None,
-    stem: str | None = None,
-    size: int | None = None,
-    seed: int = 0,
-) -> Encoder:
-    """The backbone of a run folder, or of third-party weights.
+
+def load_encoder(arguments: Common, seed: int = 0) -> Encoder:
+    """The network that an evaluation's command line names: of a run folder, or third-party weights.
 
     Args:
-        untrained: the same network with the weights it began with, a reference value. It has no
-            head.
-        stem, size: see evaluate.common.Common.
+        arguments: where `untrained`, the same network with the weights it began with, a reference
+            value. It has no head.
         seed: untrained: 0 gives the first weights of the run, others other ones.
 
     Raises:
         UsageError: no run, or an unfinished one, or weights that do not fit its network.
     """
-    source = load_source(run, weights, stem)
-    place = choose_device(device)
-    model = source.build(untrained, seed).requires_grad_(False).eval()
-    model = model.to(place, memory_format=torch.channels_last)
-    if untrained:
-        digest = f"{source.digest()}-untrained{seed or ''}"
-        return Encoder(model, size or source.size, place, digest)
-    head, classifier = (layer and layer.to(place) for layer in (source.head, source.classifier))
-    return Encoder(model, size or source.size, place, source.digest(), head, classifier)
-
-
-def encoder_of(arguments: Common, seed: int = 0) -> Encoder:
-    """The network that an evaluation's command line names. UsageError as load_encoder, or for its
-    options."""
-    arguments.check()
-    return load_encoder(
-        arguments.run,
-        arguments.device,
-        arguments.untrained,
-        arguments.weights,
-        arguments.stem,
-        arguments.size,
-        seed,
-    )
+    source = load_source(arguments.run, arguments.weights, arguments.stem)
+    device, size = choose_device(arguments.device), arguments.size or source.size
+    model = source.build(arguments.untrained, seed).requires_grad_(False).eval()
+    model = model.to(device, memory_format=torch.channels_last)
+    if arguments.untrained:
+        return Encoder(model, size, device, f"{source.digest()}-untrained{seed or ''}")
+    head, classifier = (layer and layer.to(device) for layer in (source.head, source.classifier))
+    return Encoder(model, size, device, source.digest(), head, classifier)
 
 
 @dataclass(frozen=True)
@@ -113,98 +90,75 @@ class TrainVal:
     truth: np.ndarray
     classes: list[str]
 
-    def sizes(self) -> dict[str, int]:
-        """What a protocol says of them."""
-        counts = {"train_images": len(self.train), "test_images": len(self.val)}
-        return {**counts, "classes": len(self.classes)}
 
-    def per_class(self, predicted: np.ndarray) -> dict[str, float]:
-        """Accuracy in percent of the (M,) predicted classes, by the true class's name."""
-        return accuracy_by_class(predicted == self.truth, self.truth, self.classes)
+def labelled_pair(arguments: Common, size: int) -> tuple[Labelled, Labelled]:
+    """The images of DATA/train and of DATA/val, which has the former's classes."""
+    train = Labelled(os.path.join(arguments.data, "train"), size)
+    return train, Labelled(os.path.join(arguments.data, "val"), size, train.classes)
 
 
 def train_and_val(arguments: Common, encoder: Encoder) -> TrainVal:
     """Features of DATA/train and DATA/val, kept in the folder --features where there is one."""
+    train, val = labelled_pair(arguments, encoder.size)
     options = {"workers": arguments.workers, "keep": arguments.features}
-    folder = os.path.join(arguments.data, "train")
-    train, labels, classes = extract(encoder, folder, **options)
-    folder = os.path.join(arguments.data, "val")
-    val, truth, _ = extract(encoder, folder, classes=classes, **options)
-    return TrainVal(train, labels, val, truth, classes)
+    bank, queries = (extract(encoder, images, **options) for images in (train, val))
+    return TrainVal(bank, train.labels, queries, val.labels, train.classes)
 
 
-def accuracy_by_class(
-    right: np.ndarray, labels: np.ndarray, classes: list[str]
-) -> dict[str, float]:
-    """Percent of (N,) `right` by class; classes without an image are left out."""
-    return {
-        name: 100 * float(right[labels == i].mean())
-        for i, name in enumerate(classes)
-        if (labels == i).any()
-    }
-
-
-def forward(encoder: Encoder, crops: torch.Tensor) -> torch.Tensor:
-    """(B, D) float32 features on the encoder's device; computed in bf16 on a GPU."""
-    return features.forward(encoder.model, crops, encoder.device)
+def sizes(train: Sized, val: Sized, classes: list[str]) -> dict[str, int]:
+    """What a protocol says of the images, or of their features."""
+    return {"train_images": len(train), "test_images": len(val), "classes": len(classes)}
 
 
 def extract(
     encoder: Encoder,
-    root: str,
+    images: Labelled,
     batch: int = 256,
     workers: int = 0,
-    classes: list[str] | None = None,
-    crop: Callable[[np.ndarray, int], np.ndarray] = centre_crop,
     keep: str | None = None,
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Features of every image of a labelled folder.
+) -> np.ndarray:
+    """Features of every image: the backbone's pooled output, not normalised.
 
     Args:
-        classes: class names that labels are places of; the folder's own where None.
         keep: folder where features are kept for the next evaluation of the same network and images.
 
     Returns:
-        (N, D) float32 features (the backbone's pooled output, not normalised), (N,) int64 labels,
-        class names. More than LARGE bytes, or kept ones, are a read-only float16 np.memmap instead.
+        (N, D) float32. More than LARGE bytes, or kept ones, are a float16 np.memmap instead.
 
     Raises:
-        UsageError: no such folder, no images or classes, or an image that cannot be decoded.
+        UsageError: an image that cannot be decoded, features that are not finite, or a kept file
+            of other contents.
     """
-    images = Labelled(root, encoder.size, classes, crop)
-    file = None
-    if keep is not None:
-        name = os.path.basename(root.rstrip("/"))
-        file = Path(
-            keep, f"{name}-{crop.__name__}{encoder.size}-{encoder.digest}-{images.digest()}.npy"
-        )
-        if file.exists():
-            return np.load(file, mmap_mode="r"), images.labels, images.classes
+    if keep is None:
+        return _fill(encoder, images, batch, workers)
+    name = f"{os.path.basename(images.root.rstrip('/'))}-{images.crop.__name__}{encoder.size}"
+    file = Path(keep, f"{name}-{encoder.digest}-{images.digest()}.npy")
+    if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-    whole = extract_from(encoder, images, batch, workers, file)
-    return whole, images.labels, images.classes
+        with atomic(file) as temporary:
+            _fill(encoder, images, batch, workers, temporary).flush()
+    return _read_kept(file, (len(images), encoder.dimensions))
 
 
-def extract_from(
-    encoder: Encoder, images: Labelled, batch: int = 256, workers: int = 0, file: Path | None = None
-) -> np.ndarray:
-    """The (N, D) features of `images` as extract gives them, to `file` (.npy, atomically) where one
-    is named."""
-    if file is None:
-        return _fill(encoder, images, batch, workers, None)
-    with atomic(file) as temporary:
-        _fill(encoder, images, batch, workers, temporary).flush()
-    return np.load(file, mmap_mode="r")
+def _read_kept(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        kept = np.lib.format.open_memmap(file, mode="r")
+    except OSError:
+        raise
+    except Exception:  # whatever numpy finds in a header that it did not write
+        kept = np.empty(0)
+    if kept.dtype != np.float16 or kept.shape != shape:
+        raise UsageError(f"{file}: not the features of {shape[0]} images, {shape[1]}-d; delete it")
+    return kept
 
 
 def _fill(
-    encoder: Encoder, images: Labelled, batch: int, workers: int, file: Path | None
+    encoder: Encoder, images: Labelled, batch: int, workers: int, file: Path | None = None
 ) -> np.ndarray:
     """The features of all images, in memory or in `file`."""
     out, done = None, 0
-    with tqdm(
-        total=len(images), desc=f"features {os.path.basename(images.root)}", unit="img", leave=False
-    ) as bar:
+    name = f"features {os.path.basename(images.root)}"
+    with tqdm(total=len(images), desc=name, unit="img", leave=False) as bar:
         loader = batches(images, workers, encoder.device, batch)
         for part in features.features(encoder.model, loader, encoder.device):
             if out is None:
@@ -219,32 +173,17 @@ def _fill(
     return out
 
 
-def project(head: nn.Module, features: np.ndarray, device: torch.device) -> np.ndarray:
-    """(N, D) backbone features through a head: (N, d) float32, a chunk at a time."""
-    with torch.inference_mode():
-        return np.concatenate(
-            [
-                head(torch.from_numpy(np.asarray(features[i : i + 8192], np.float32)).to(device))
-                .float()
-                .cpu()
-                .numpy()
-                for i in range(0, len(features), 8192)
-            ]
-        )
-
-
 def _allocate(shape: tuple[int, int], file: Path | None) -> np.ndarray:
-    if file is not None:
-        out = np.lib.format.open_memmap(file, "w+", np.float16, shape)
-        with open(file, "r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-        return out
-    if 4 * shape[0] * shape[1] <= LARGE:
+    if file is None and 4 * shape[0] * shape[1] <= LARGE:
         return np.empty(shape, np.float32)
-    with _unnamed_file() as opened:
+    with open(file, "w+b") if file else _unnamed_file() as opened:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(opened, header)
+        opened.flush()
+        start = opened.tell()
         # a full disk is an error here, and would be a SIGBUS later
-        os.posix_fallocate(opened.fileno(), 0, 2 * shape[0] * shape[1])
-        return np.memmap(opened, np.float16, "r+", shape=shape)
+        os.posix_fallocate(opened.fileno(), start, 2 * shape[0] * shape[1])
+        return np.memmap(opened, np.float16, "r+", start, shape)
 
 
 def _unnamed_file() -> BinaryIO:
@@ -252,7 +191,46 @@ def _unnamed_file() -> BinaryIO:
     this folder cannot be written."""
     try:
         return tempfile.TemporaryFile(dir=".")
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
+    except OSError:
         return tempfile.TemporaryFile()
+
+
+def blocks(values: np.ndarray, rows: int) -> Iterator[torch.Tensor]:
+    """(N, D) features, in memory or mapped, as float32 on the CPU, `rows` of them at a time."""
+    for first in range(0, len(values), rows):
+        yield torch.from_numpy(np.asarray(values[first : first + rows], np.float32))
+
+
+def project(head: nn.Module, values: np.ndarray, device: torch.device) -> np.ndarray:
+    """(N, D) backbone features through a head: (N, d) float32, a block at a time."""
+    with torch.inference_mode():
+        parts = [head(x.to(device)).float().cpu() for x in blocks(values, 8192)]
+    return torch.cat(parts).numpy()
+
+
+def hits(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(N, min(5, C)) bool: whether each of the highest of (N, C) scores is the right class's; never
+    where scores are not finite."""
+    best = torch.from_numpy(scores).topk(min(5, scores.shape[1])).indices.numpy()
+    return (best == labels[:, None]) & np.isfinite(scores).all(1, keepdims=True)
+
+
+def accuracies(right: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
+    """Percent of `hits`: {"top-1", "top-5" (where there are more than five classes), "per_class":
+    {name: top-1}}."""
+    first = right[:, 0]
+    accuracy = {"top-1": 100 * float(first.mean())}
+    if len(classes) > 5:
+        accuracy["top-5"] = 100 * float(right.any(1).mean())
+    return {**accuracy, "per_class": accuracy_by_class(first, labels, classes)}
+
+
+def accuracy_by_class(
+    right: np.ndarray, labels: np.ndarray, classes: list[str]
+) -> dict[str, float]:
+    """Percent of (N,) `right` by class; classes without an image are left out."""
+    return {
+        name: 100 * float(right[labels == i].mean())
+        for i, name in enumerate(classes)
+        if (labels == i).any()
+    }

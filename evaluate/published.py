@@ -4,8 +4,6 @@ that check ours.
 Figures not read in the authors' own repository or paper are marked second-hand.
 """
 
-from __future__ import annotations
-
 from pathlib import PurePath
 
 XIAO = "Xiao et al., ICLR 2021: the challenge's README"
@@ -46,7 +44,7 @@ def in9_table() -> list[dict]:
 
 
 JOURNAL = "a comparison in a journal: second-hand"
-FOUND = "Siméoni et al., CVPR 2023, tables 2 and 4"
+SIMEONI = "Siméoni et al., CVPR 2023, tables 2 and 4"
 # a port differs by .01 through another SLIC alone; a metric in another convention by .03 and more
 TOLERANCE = 0.02
 # estimator -> {metric: (score on all of ECSSD, source)}, of the estimator's own authors' maps
@@ -57,8 +55,8 @@ ECSSD = {
     "rbd": {
         "adaptive_f": (0.677, JOURNAL),
         "mae": (0.171, JOURNAL),
-        "max_f_a": (0.684, FOUND),
-        "adaptive_iou": (0.517, FOUND),
+        "max_f_a": (0.684, SIMEONI),
+        "adaptive_iou": (0.517, SIMEONI),
     },
 }
 

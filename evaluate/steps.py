@@ -12,9 +12,8 @@ not finite ends the training at its step (two steps later on a GPU), and nothing
 Used by evaluate/probes/sgd.py and evaluate/detection/training.py.
 """
 
-from __future__ import annotations
-
 import json
+import operator
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,12 +26,13 @@ from tqdm import tqdm
 
 from data.cli import UsageError
 from data.stopping import Stopping
-from data.tensors import load_tensors, write_tensors
+from data.tensors import fitting, load_tensors, write_tensors
 from train import distributed
 from train.checkpoint import differences, finite
 from train.run import FiniteLosses
 from train.workers import LoaderError
 
+ANEW = "delete it to begin anew"
 SHOWN = 20  # steps between two losses on the bar
 NOT_FINITE = 1 << 10  # a process's flag, beside the numbers of signals
 
@@ -54,33 +54,30 @@ class Plan:
     name: str
 
 
+@dataclass
 class Training:
     """A model, its optimizer, and the file that holds both; without the optimizer when finished.
 
-    Args:
+    Attributes:
         identity: what makes it the same training (JSON-able).
         what: noun of the messages, "classifier" or "detector".
         advice: what to change where the loss is not finite.
-
-    Attributes:
-        step: steps that are done.  finished: whether the file holds the finished model.
+        step: steps that are done.  saved: those that the file holds.
+        finished: whether the file holds the finished model.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        file: Path,
-        identity: dict,
-        what: str,
-        advice: str = "lower --lr",
-    ):
-        self.model, self.optimizer = model, optimizer
-        self.file, self.what, self.advice = file, what, advice
-        self.identity = json.loads(json.dumps(identity))  # as it will be read
-        self.step = self.saved = 0
-        self.finished = False
-        self.losses = FiniteLosses(next(model.parameters()).device)
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    file: Path
+    identity: dict
+    what: str
+    advice: str = "lower --lr"
+    step: int = 0
+    saved: int = 0
+    finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.losses = FiniteLosses(next(self.model.parameters()).device)
 
     def restore(self) -> None:
         """Load what the file holds, where there is one.
@@ -89,15 +86,14 @@ class Training:
             UsageError: a file that is damaged, or of another training.
         """
         if self.file.exists():
-            state = load_tensors(self.file, "checkpoint", "delete it to begin anew")
+            state = load_tensors(self.file, "checkpoint", ANEW)
+            identity = json.loads(json.dumps(self.identity))  # as it will be read
             try:
-                different = differences(json.loads(state["identity"]), self.identity)
+                different = differences(json.loads(state["identity"]), identity)
                 if not different:
-                    self._load(state)
+                    self._load(**state)
             except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-                raise UsageError(
-                    f"{self.file}: not a {self.what}'s checkpoint; delete it to begin anew"
-                ) from error
+                raise UsageError(f"{self.file}: not a {self.what}'s checkpoint; {ANEW}") from error
             if different:
                 raise UsageError(
                     f"{self.file}: holds a {self.what} trained otherwise ({different}); delete it, "
@@ -105,12 +101,16 @@ class Training:
                 )
         distributed.barrier()  # no process writes the file before all have read it
 
-    def _load(self, state: dict) -> None:
-        self.model.load_state_dict(state["model"])
-        if "optimizer" in state:
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.finished = "optimizer" not in state
-        self.step = self.saved = int(state["step"])
+    def _load(self, identity: str, step: int, model: dict, optimizer: dict | None = None) -> None:
+        """Raises where a file of the same training, but from elsewhere, does not fit."""
+        self.model.load_state_dict(fitting(model, self.model.state_dict(), "the model"))
+        if optimizer is not None:
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": optimizer["state"], "param_groups": groups})
+        for parameter, buffers in self.optimizer.state.items():
+            fitting(buffers, dict.fromkeys(buffers, parameter), "the optimizer")
+        self.finished = optimizer is None
+        self.step = self.saved = operator.index(step)
 
     def run(
         self, batches: Iterable, loss_of: Callable[[object, int], torch.Tensor], plan: Plan
@@ -125,14 +125,8 @@ class Training:
             UsageError: a loss that is not finite, or workers that fail again and again.
             SystemExit: stopped by a signal, and saved; code 0, or 130 on Ctrl-C.
         """
-        bar = tqdm(
-            total=plan.steps,
-            initial=self.step,
-            unit="step",
-            desc=plan.name,
-            disable=distributed.rank() > 0,
-            leave=False,
-        )
+        options = {"leave": False, "disable": distributed.rank() > 0, "initial": self.step}
+        bar = tqdm(desc=plan.name, total=plan.steps, unit="step", **options)
         with Stopping(signal.SIGUSR1) as stop, bar:
             for batch in self._saved_on_failure(batches):
                 loss = self._update(batch, loss_of, plan)
@@ -190,17 +184,11 @@ class Training:
         raise SystemExit(130 if received == signal.SIGINT else 0)
 
     def save(self, finished: bool = False) -> None:
-        """Write the file; a finished model without its optimizer.
-
-        Raises:
-            UsageError: instead, where a loss or a weight is not finite.
-        """
+        """Write the file; a finished model without its optimizer. UsageError, instead, where a
+        loss or a weight is not finite."""
         self._check_finite()
-        state = {
-            "identity": json.dumps(self.identity),
-            "step": self.step,
-            "model": self.model.state_dict(),
-        }
+        state = {"identity": json.dumps(self.identity), "step": self.step}
+        state["model"] = self.model.state_dict()
         if not finished:
             state["optimizer"] = self.optimizer.state_dict()
         self.saved, self.finished = self.step, finished

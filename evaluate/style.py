@@ -1,7 +1,5 @@
 """One style for every figure: titles, units, and labels that can be read in light and in dark."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from evaluate.backgrounds import variants
+from evaluate.common import Common
 from evaluate.features import extract, load_encoder
 from evaluate.probes.linear import fit_probe
 from experiments.rows import Data
+from train.features import Labelled
 from train.knn import nearest, vote
 
 K = 200  # the field's usual kNN
@@ -28,13 +30,16 @@ def measure(
         data: `original`); on the embedded data also "backgrounds": {probe: {split or "gap":
         percent}} as evaluate.backgrounds.variants has it.
     """
-    encoder = load_encoder(str(run), "auto", untrained)
+    encoder = load_encoder(Common(str(run), untrained=untrained))
     test = images / ("val" if data.source else "original")
-    bank, labels, classes = extract(encoder, str(images / "train"), workers=workers)
-    queries, truth, _ = extract(encoder, str(test), workers=workers, classes=classes)
-    numbers = {"knn": knn(bank, labels, queries, truth, len(classes))}
+    train = Labelled(str(images / "train"), encoder.size)
+    val = Labelled(str(test), encoder.size, train.classes)
+    bank, queries = (extract(encoder, part, workers=workers) for part in (train, val))
+    classes = len(train.classes)
+    numbers = {"knn": knn(bank, train.labels, queries, val.labels, classes)}
     if data.source:
-        return numbers | {"linear": fit_probe(bank, labels, len(classes)).accuracy(queries, truth)}
+        probe = fit_probe(bank, train.labels, classes)
+        return numbers | {"linear": probe.accuracy(queries, val.labels)}
     options = {"untrained": untrained, "workers": workers}
     arguments = variants.Arguments(run=str(run), data=str(images), **options)
     backgrounds = variants.evaluate(arguments)["accuracy"]

@@ -1,8 +1,6 @@
 """The adversarial Backgrounds Challenge: a foreground counts only if no background at all changes
 the decision."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,8 @@ from tqdm import tqdm
 from data.cli import UsageError
 from data.sources.images import ImageError, decode, read_bytes
 from data.sources.labelled import whole_image
-from evaluate.features import Encoder, Labelled, batches, forward
+from evaluate.features import Encoder
+from train.features import Labelled, batches, forward
 
 BATCH = 256
 ENDINGS = (".JPEG", ".jpg", ".jpeg", ".png")
@@ -25,8 +24,8 @@ def challenge(
     encoder: Encoder,
     decide: Callable[[np.ndarray], np.ndarray],
     data: str,
+    classes: list[str],
     workers: int = 0,
-    own: list[str] | None = None,
 ) -> float:
     """Percentage of foregrounds that are decided rightly on every background of only_bg_t.
 
@@ -36,77 +35,50 @@ def challenge(
     first, which changes the time and not the result.
 
     Args:
-        decide: (N, D) features -> (N,) classes 0..8, or -1; places in `own` where it is given.
-        own: the classes of a set that is not the official one (`python -m data challenge`).
+        decide: (N, D) features -> (N,) places in `classes`, or -1.
 
     Raises:
         UsageError: a folder, mask or image that is missing or does not fit.
     """
     root = Path(data, "fg_mask", "val")
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    if own is not None:
-        if not set(classes) <= set(own):
-            raise UsageError(
-                f"{root}: has classes that challenge.json does not name; make the set again"
-            )
-        classes = own
-    elif [name[:3] for name in classes] != [f"{i:02d}_" for i in range(9)]:
+    masks = sorted(root.glob("*/*.npy"))
+    if not masks or not {file.parent.name for file in masks} <= set(classes):
         raise UsageError(
-            f"{root}: --challenge needs the masks of the nine classes, 00_dog to 08_fish, as "
-            ".npy files"
+            f"{root}: --challenge needs masks CLASS/NAME.npy of the classes {classes[0]} to "
+            f"{classes[-1]}, and of no others"
         )
-    foregrounds = [
-        (label, file)
-        for label, name in enumerate(classes)
-        for file in sorted((root / name).glob("*.npy"))
-    ]
-    if not foregrounds:
-        raise UsageError(f"{root}: holds no masks (CLASS/NAME.npy)")
     images = Labelled(os.path.join(data, "only_bg_t", "val"), encoder.size, crop=whole_image)
-    backgrounds = torch.cat(list(batches(images, workers, encoder.device, BATCH))).to(
-        encoder.device
-    )
-    order = np.arange(len(backgrounds))
-    safe = 0
-    with (
-        torch.inference_mode(),
-        tqdm(foregrounds, desc="challenge", unit="foreground", leave=False) as bar,
-    ):
-        for done, (label, file) in enumerate(bar, 1):
-            image, mask = (
-                torch.from_numpy(a).to(encoder.device)
-                for a in _foreground(data, file, encoder.size)
-            )
-            wrong = -1
+    loader = batches(images, workers, encoder.device, BATCH)
+    backgrounds = torch.cat(list(loader)).to(encoder.device)
+    order, safe = list(range(len(backgrounds))), 0
+    with torch.inference_mode(), tqdm(masks, "challenge", unit="foreground", leave=False) as bar:
+        for done, file in enumerate(bar, 1):
+            label = classes.index(file.parent.name)
+            parts = _foreground(data, file, encoder.size)
+            image, mask = (torch.from_numpy(part).to(encoder.device) for part in parts)
             for start in range(0, len(order), BATCH):
-                part = order[start : start + BATCH]
-                pasted = torch.where(
-                    mask, image, backgrounds[torch.from_numpy(part).to(encoder.device)]
-                )
-                decided = decide(forward(encoder, pasted).cpu().numpy())
-                if (decided != label).any():
-                    wrong = start + int((decided != label).argmax())
+                pasted = torch.where(mask, image, backgrounds[order[start : start + BATCH]])
+                features = forward(encoder.model, pasted, encoder.device)
+                wrong = np.flatnonzero(decide(features.cpu().numpy()) != label)
+                if len(wrong):
+                    order.insert(0, order.pop(start + int(wrong[0])))
                     break
-            if wrong < 0:
-                safe += 1
             else:
-                order = np.concatenate([order[wrong : wrong + 1], np.delete(order, wrong)])
+                safe += 1
             bar.set_postfix(accuracy=f"{safe / done:.1%}", refresh=False)
-    return 100 * safe / len(foregrounds)
+    return 100 * safe / len(masks)
 
 
 def _foreground(data: str, file: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(s, s, 3) uint8 image and (s, s, 1) bool mask of a mask's file."""
-    folder = os.path.join(data, "original", "val")
-    names = [os.fsencode(os.path.join(file.parent.name, file.stem + ending)) for ending in ENDINGS]
-    name = next(
-        (n for n in names if os.path.exists(os.path.join(os.fsencode(folder), n))), names[0]
-    )
+    stem = Path(data, "original", "val", file.parent.name, file.stem)
+    names = [f"{stem}{ending}" for ending in ENDINGS]
+    name = next(filter(os.path.exists, names), names[0])
     try:
-        image = decode(read_bytes(folder, name))
+        image = decode(read_bytes("", os.fsencode(name)))
         mask = np.load(file, allow_pickle=False)
     except ImageError as error:
-        raise UsageError(f"{os.path.join(folder, os.fsdecode(name))}: {error}") from error
+        raise UsageError(f"{name}: {error}") from error
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"{file}: not a mask that can be read") from error
     if mask.shape != image.shape[:2]:

@@ -13,34 +13,30 @@ as wrong. A set made by `python -m data challenge` is read too, with its own cla
 for a weak network has a small gap too. Nothing is drawn: seeds repeat over networks.
 """
 
-from __future__ import annotations
-
+import contextlib
 import json
+import operator
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from data.cli import UsageError
 from data.sources.labelled import whole_image
 from data.synthetic.variants import VARIANTS
-from data.tensors import load_tensors
+from data.tensors import fitting, load_tensors
 from evaluate.backgrounds.challenge import challenge
 from evaluate.common import Common, aligned, describe, repeat
-from evaluate.features import (
-    Encoder,
-    Labelled,
-    accuracy_by_class,
-    encoder_of,
-    extract_from,
-    project,
-)
+from evaluate.features import Encoder, accuracy_by_class, extract, load_encoder, project
 from evaluate.probes.linear import L2, fit_probe
 from evaluate.published import in9_table
+from train.features import Labelled
 
 CLASSES, MAPPED = 9, 370  # of ImageNet's 1000 classes
 
@@ -63,9 +59,7 @@ class Arguments(Common):
     """Also the adversarial challenge: every foreground on every background of only_bg_t (GPU hours:
     4,050 x 4,050 pictures, less those that need not be tried)."""
 
-    @property
-    def evaluation(self) -> str:
-        return "in9"
+    evaluation: ClassVar[str] = "in9"
 
 
 def read_mapping(file: str | os.PathLike) -> np.ndarray:
@@ -76,7 +70,7 @@ def read_mapping(file: str | os.PathLike) -> np.ndarray:
     """
     try:
         content = json.loads(Path(file).read_bytes())
-        superclasses = np.array([content[str(i)] for i in range(1000)])
+        superclasses = np.array([operator.index(content[str(i)]) for i in range(1000)])
     except FileNotFoundError:
         raise UsageError(
             f"{file}: no such mapping; in_to_in9.json is in "
@@ -84,38 +78,37 @@ def read_mapping(file: str | os.PathLike) -> np.ndarray:
         ) from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{file}: not a mapping of the classes 0 to 999 to numbers") from error
-    numbers = len(content) == 1000 and superclasses.dtype.kind == "i"
-    mapped = int((superclasses >= 0).sum()) if numbers else 0
     values = set(superclasses.tolist())
-    if mapped != MAPPED or values != set(range(-1, CLASSES)):
+    mapped = int((superclasses >= 0).sum())
+    if len(content) != 1000 or mapped != MAPPED or values != set(range(-1, CLASSES)):
         raise UsageError(
-            f"{file}: maps {mapped} of {len(content)} classes to {len(values - {-1})}; the "
+            f"{file}: maps {mapped} of {len(content)} classes to {len(values) - 1}; the "
             f"official mapping has {MAPPED} of 1000 to {CLASSES}, and {1000 - MAPPED} to none (-1)"
         )
-    return superclasses.astype(np.int64)
+    return superclasses
 
 
 def read_head(file: Path, encoder: Encoder) -> nn.Linear:
     """The classifier that `evaluate linear` kept. UsageError where it is another network's,
     unfinished, or not ImageNet's."""
     state = load_tensors(file, "classifier", "run `python -m evaluate linear` again")
+    head = nn.Linear(encoder.dimensions, 1000)
     try:
-        identity, layer = json.loads(state["identity"]), state["model"]
-        weight, bias = layer["weight"], layer["bias"]
-    except (KeyError, TypeError, ValueError) as error:
+        identity = json.loads(state["identity"])
+        layer = {name: torch.as_tensor(value) for name, value in state["model"].items()}
+        names, weights = identity["classes"], identity["weights"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{file}: not a classifier made by `python -m evaluate linear`") from error
-    if identity.get("weights") != encoder.digest:
+    if weights != encoder.digest:
         raise UsageError(f"{file}: is a classifier on another network's features")
     if "optimizer" in state:
         raise UsageError(f"{file}: is not finished; the same `evaluate linear` continues it")
-    names = identity.get("classes", [])
     if len(names) != 1000 or not all(re.fullmatch(r"n\d{8}", name) for name in names):
         raise UsageError(
             f"{file}: has {len(names)} classes, not ImageNet's 1000 (n01440764 ...); give --train "
             "DIR for a 9-way probe instead"
         )
-    head = nn.Linear(weight.shape[1], len(weight))
-    head.load_state_dict({"weight": weight, "bias": bias})
+    head.load_state_dict(fitting(layer, head.state_dict(), f"{file}: a damaged classifier"))
     return head.requires_grad_(False).to(encoder.device)
 
 
@@ -124,15 +117,13 @@ def own_classes(data: str | os.PathLike) -> list[str] | None:
     file = Path(data, "challenge.json")
     if not file.exists():
         return None
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         content = json.loads(file.read_bytes())
-        classes = content["classes"] if content["name"] == "dilo-challenge" else None
-    except (ValueError, KeyError, TypeError):
-        classes = None
-    sound = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    if not sound or len(classes) < 2:
-        raise UsageError(f"{file}: not what `python -m data challenge` writes; make the set again")
-    return classes
+        classes = content["classes"]
+        named = all(isinstance(name, str) for name in classes)
+        if content["name"] == "dilo-challenge" and named and len(classes) > 1:
+            return list(classes)
+    raise UsageError(f"{file}: not what `python -m data challenge` writes; make the set again")
 
 
 def images_of(folder: str, size: int, classes: list[str] | None = None) -> Labelled:
@@ -162,7 +153,7 @@ def evaluate(arguments: Arguments) -> dict:
 
 
 def _measure(arguments: Arguments, seed: int) -> dict:
-    encoder = encoder_of(arguments, seed)
+    encoder = load_encoder(arguments, seed)
     data, workers = arguments.data, arguments.workers
     present = [v for v in VARIANTS if os.path.isdir(os.path.join(data, v, "val"))]
     if not {"mixed_same", "mixed_rand"} <= set(present):
@@ -171,69 +162,64 @@ def _measure(arguments: Arguments, seed: int) -> dict:
             "has"
         )
     classes = own_classes(data)
-    deciders = _deciders(arguments, encoder, classes)
     protocol = {"features": "backbone, pooled", "crop": f"whole image, {encoder.size} px"}
-    for decider in deciders.values():
-        protocol |= decider.protocol
+    deciders = _deciders(arguments, encoder, classes, protocol)
     accuracy: dict[str, dict] = {kind: {} for kind in deciders}
     per_class: dict[str, dict] = {kind: {} for kind in deciders}
     for variant in present:
         images = images_of(os.path.join(data, variant, "val"), encoder.size, classes)
-        features = extract_from(encoder, images, workers=workers)
+        features = extract(encoder, images, workers=workers)
         protocol[f"{variant}_images"] = len(images)
-        for kind, decider in deciders.items():
-            right = decider.decide(features) == images.labels
+        for kind, decide in deciders.items():
+            right = decide(features) == images.labels
             accuracy[kind][variant] = 100 * float(right.mean())
             per_class[kind][variant] = accuracy_by_class(right, images.labels, images.classes)
     for kind, values in accuracy.items():
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         if arguments.challenge:
-            decide = deciders[kind].decide
-            values["challenge"] = challenge(encoder, decide, data, workers, classes)
+            decide = deciders[kind]
+            values["challenge"] = challenge(encoder, decide, data, images.classes, workers)
     published = in9_table() if classes is None else []
     return arguments.result(protocol, accuracy=accuracy, per_class=per_class, published=published)
 
 
-@dataclass(frozen=True)
-class Decider:
-    """A classifier.
-
-    Attributes:
-        decide: (N, D) features -> (N,) classes 0..8, or -1; places in the set's own classes where
-            it has its own.
-        protocol: its parameters.
-    """
-
-    decide: Callable[[np.ndarray], np.ndarray]
-    protocol: dict
+# (N, D) features -> (N,) places in the classes, or -1
+Decide = Callable[[np.ndarray], np.ndarray]
 
 
 def _deciders(
-    arguments: Arguments, encoder: Encoder, classes: list[str] | None
-) -> dict[str, Decider]:
-    """The "head" and "probe" that the options name. UsageError where there is none."""
-    if classes and arguments.head:
+    arguments: Arguments, encoder: Encoder, classes: list[str] | None, protocol: dict
+) -> dict[str, Decide]:
+    """The "head" and "probe" that the options name; their parameters are put into `protocol`.
+    UsageError where there is none."""
+    data, deciders = arguments.data, {}
+    if classes and (arguments.head or not arguments.train):
         raise UsageError(
-            f"--head maps ImageNet's classes to nine, and {arguments.data} has its own; give "
-            "--train alone"
+            f"{data}: a set of its own classes needs --train DIR, training images of these "
+            "classes, and no --head, which has ImageNet's"
         )
-    deciders = {}
     head = None if classes else _head(arguments, encoder)
     if head is not None:
-        deciders["head"] = _by_head(head, arguments, encoder)
+        mapping = read_mapping(arguments.mapping or _find_mapping(data))
+        text = f"1000-way, {MAPPED} classes mapped to {CLASSES}, the others count as wrong"
+        protocol["head"] = text
+        deciders["head"] = lambda x: mapping[project(head, x, encoder.device).argmax(1)]
     if arguments.train:
-        deciders["probe"] = _by_probe(arguments.train, arguments, encoder, classes)
-    if deciders:
-        return deciders
-    if classes:
+        inner = os.path.join(arguments.train, "train")
+        folder = inner if os.path.isdir(inner) else arguments.train
+        images = images_of(folder, encoder.size, classes)
+        features = extract(encoder, images, workers=arguments.workers)
+        probe = fit_probe(features, images.labels, len(images.classes), arguments.l2)
+        protocol["probe"] = f"{len(images.classes)}-way, L-BFGS on standardised features"
+        protocol |= {"l2": arguments.l2, "train": arguments.train, "train_images": len(images)}
+        deciders["probe"] = lambda x: probe.scores(x).argmax(1)
+    if not deciders:
         raise UsageError(
-            f"{arguments.data}: a set of its own classes needs --train DIR, training images of "
-            "these classes"
+            "no classifier: give --train DIR (images of the nine classes) for a 9-way probe, or "
+            "--head FILE made by `python -m evaluate linear` on ImageNet, or --weights with a "
+            "1000-way fc"
         )
-    raise UsageError(
-        "no classifier: give --train DIR (images of the nine classes) for a 9-way probe, or --head "
-        "FILE made by `python -m evaluate linear` on ImageNet, or --weights with a 1000-way fc"
-    )
+    return deciders
 
 
 def _head(arguments: Arguments, encoder: Encoder) -> nn.Linear | None:
@@ -245,30 +231,6 @@ def _head(arguments: Arguments, encoder: Encoder) -> nn.Linear | None:
     if arguments.run and kept.exists() and not arguments.train:
         return read_head(kept, encoder)
     return encoder.classifier
-
-
-def _by_head(head: nn.Linear, arguments: Arguments, encoder: Encoder) -> Decider:
-    mapping = read_mapping(arguments.mapping or _find_mapping(arguments.data))
-    text = f"1000-way, {MAPPED} classes mapped to {CLASSES}, the others count as wrong"
-    return Decider(
-        lambda features: mapping[project(head, features, encoder.device).argmax(1)], {"head": text}
-    )
-
-
-def _by_probe(
-    folder: str, arguments: Arguments, encoder: Encoder, classes: list[str] | None
-) -> Decider:
-    inner = os.path.join(folder, "train")
-    images = images_of(inner if os.path.isdir(inner) else folder, encoder.size, classes)
-    features = extract_from(encoder, images, workers=arguments.workers)
-    probe = fit_probe(features, images.labels, len(images.classes), arguments.l2)
-    protocol = {
-        "probe": f"{len(images.classes)}-way, L-BFGS on standardised features",
-        "l2": arguments.l2,
-        "train": folder,
-        "train_images": len(images),
-    }
-    return Decider(lambda features: probe.scores(features).argmax(1), protocol)
 
 
 def _find_mapping(data: str) -> Path:

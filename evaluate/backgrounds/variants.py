@@ -8,14 +8,16 @@ synthetic` makes. A linear probe is trained on train/ and one on probe/; the gap
 mixed_rand: what a background of the own class adds. Nothing is drawn: seeds repeat over networks.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
 
 from evaluate.common import Common, aligned, describe, repeat
-from evaluate.features import encoder_of, extract
+from evaluate.features import extract, load_encoder
 from evaluate.probes.linear import L2, fit_probe
+from train.features import Labelled
 
 SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg")
 PROBES = {"biased": "train", "unbiased": "probe"}  # probe -> the folder that it is trained on
@@ -28,9 +30,7 @@ class Arguments(Common):
     l2: float = L2
     """Weight of the squared norm of the probes (on standardised features)."""
 
-    @property
-    def evaluation(self) -> str:
-        return "backgrounds"
+    evaluation: ClassVar[str] = "backgrounds"
 
 
 def evaluate(arguments: Arguments) -> dict:
@@ -45,22 +45,24 @@ def evaluate(arguments: Arguments) -> dict:
 
 
 def _measure(arguments: Arguments, seed: int) -> dict:
-    encoder = encoder_of(arguments, seed)
-    probes, sizes, classes = {}, {}, None
+    encoder = load_encoder(arguments, seed)
+    probes, counts, classes = {}, {}, None
+
+    def read(folder: str) -> tuple[Labelled, np.ndarray]:
+        images = Labelled(os.path.join(arguments.data, folder), encoder.size, classes)
+        return images, extract(encoder, images, workers=arguments.workers)
+
     for name, folder in PROBES.items():
-        root = os.path.join(arguments.data, folder)
-        features, labels, classes = extract(
-            encoder, root, workers=arguments.workers, classes=classes
-        )
-        probes[name] = fit_probe(features, labels, len(classes), arguments.l2)
-        sizes[f"{name}_probe_images"] = len(features)
+        images, features = read(folder)
+        classes = images.classes
+        probes[name] = fit_probe(features, images.labels, len(classes), arguments.l2)
+        counts[f"{name}_probe_images"] = len(images)
     accuracy: dict[str, dict[str, float]] = {name: {} for name in PROBES}
     for split in SPLITS:
-        root = os.path.join(arguments.data, split)
-        features, labels, _ = extract(encoder, root, workers=arguments.workers, classes=classes)
-        sizes[f"{split}_images"] = len(features)
+        images, features = read(split)
+        counts[f"{split}_images"] = len(images)
         for name, probe in probes.items():
-            accuracy[name][split] = probe.accuracy(features, labels)
+            accuracy[name][split] = probe.accuracy(features, images.labels)
     for values in accuracy.values():
         values["gap"] = values["mixed_same"] - values["mixed_rand"]
     protocol = {
@@ -69,7 +71,7 @@ def _measure(arguments: Arguments, seed: int) -> dict:
         "solver": "L-BFGS",
         "l2": arguments.l2,
         "classes": len(classes),
-        **sizes,
+        **counts,
     }
     return arguments.result(protocol, accuracy=accuracy)
 

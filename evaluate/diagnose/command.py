@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.io import write_text
-from evaluate.common import aligned, describe
+from evaluate.common import Common, aligned, describe
 from evaluate.diagnose import heat, splits
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.figure import sheet
@@ -103,8 +103,8 @@ def _encoder(name: str, arguments: Arguments) -> Encoder:
     """The network of a run folder, of `untrained:RUN`, or of a file of weights."""
     place = name.removeprefix("untrained:")
     run, weights = (None, place) if os.path.isfile(place) else (place, None)
-    untrained = name != place
-    return load_encoder(run, arguments.device, untrained, weights, size=arguments.size)
+    options = {"size": arguments.size, "device": arguments.device, "untrained": name != place}
+    return load_encoder(Common(run, weights=weights, **options))
 
 
 def _protocol(study: Study) -> dict:

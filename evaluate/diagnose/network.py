@@ -17,8 +17,9 @@ from evaluate.diagnose.heat import Score, heat, knn_score, linear_score
 from evaluate.diagnose.localisation import chance, heatmap_statistics, percent
 from evaluate.diagnose.neighbours import known, ranks, share_of_kind, split
 from evaluate.diagnose.splits import Split, background_kinds
-from evaluate.features import Encoder, batches, extract_from
+from evaluate.features import Encoder, extract
 from evaluate.probes.linear import fit_probe
+from train.features import batches
 from train.knn import nearest, vote
 
 BATCH = 64
@@ -45,7 +46,7 @@ class Study:
         """(N, D) float32 features of the bank and of the queries, or of a part of each image."""
         parts = [which.parts(encoder.size, cut) for which in (self.bank, self.queries)]
         workers = self.arguments.workers
-        return [np.asarray(extract_from(encoder, p, workers=workers), np.float32) for p in parts]
+        return [np.asarray(extract(encoder, p, workers=workers), np.float32) for p in parts]
 
 
 class Pictures(NamedTuple):

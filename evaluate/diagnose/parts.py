@@ -14,10 +14,10 @@ from data.cli import UsageError
 from data.resize import resize
 from data.sources.images import ImageError, Images
 from data.sources.labelled import centre_square
-from evaluate.features import Labelled
 from preprocess.estimators.files import map_file, read_map
 from train.backgrounds import remove
 from train.crop import Box, crop_mask
+from train.features import Labelled
 from train.photometric import MEAN
 
 GREY = np.rint(255 * np.array(MEAN)).astype(np.float32)  # ImageNet's mean: zero to the network

@@ -14,7 +14,7 @@ from data.cli import UsageError
 from data.synthetic import dataset as synthetic
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.parts import Parts, find_masks
-from evaluate.features import Labelled
+from train.features import Labelled
 
 
 @dataclass(frozen=True)

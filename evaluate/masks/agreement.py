@@ -1,7 +1,5 @@
 """How well masks agree."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Examples of a mask cache: rows chosen by a quality column, their images, and overlays."""
 
-from __future__ import annotations
-
 import os
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """Figures of saliency: images, true masks and maps side by side; curves over the thresholds."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from evaluate.style import COLOURS, Page, axes_grid, label, picture, styled

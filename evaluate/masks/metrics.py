@@ -4,10 +4,8 @@
 Every map is 8-bit and min-max normalised on its own before it is scored, as the reference does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import correlate1d, distance_transform_edt
@@ -34,22 +32,21 @@ TITLES = {
 Nearest = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """One map's scores, all in [0, 1]; curves are (256,) float64, from threshold 255 down to 0."""
+class Scores(NamedTuple):
+    """One map's scores, all in [0, 1]: numbers, and the arrays of the map cut at 255 down to 0
+    (CURVE), at twice its mean (ADAPTIVE) and above half (HALF), (258,) float64 each."""
 
     mae: float
+    s: float
+    weighted_f: float
     precision: np.ndarray
     recall: np.ndarray
     f: np.ndarray
-    f_adaptive: float
-    s: float
     e: np.ndarray
-    e_adaptive: float
-    weighted_f: float
     iou: np.ndarray
-    iou_half: float
-    iou_adaptive: float
+
+
+CURVE, ADAPTIVE, HALF = slice(LEVELS), LEVELS, LEVELS + 1
 
 
 def score(saliency: np.ndarray, truth: np.ndarray, nearest: Nearest | None = None) -> Scores:
@@ -68,30 +65,31 @@ def score(saliency: np.ndarray, truth: np.ndarray, nearest: Nearest | None = Non
         raise ValueError(
             f"a map must be uint8 and truth bool, not {saliency.dtype} and {truth.dtype}"
         )
-    values = _normalised(saliency)
-    levels = (values * 255).astype(np.uint8)
-    inside = np.bincount(levels[truth], minlength=LEVELS)[::-1].cumsum()
-    outside = np.bincount(levels[~truth], minlength=LEVELS)[::-1].cumsum()
-    positives, size = int(truth.sum()), truth.size
+    values = saliency / 255
+    low, high = values.min(), values.max()
+    values = (values - low) / (high - low) if high > low else values
+    inside, outside = _counts(values, truth), _counts(values, ~truth)
+    positives = int(truth.sum())
     precision = inside / np.maximum(inside + outside, 1)
     recall = inside / max(positives, 1)
-    above = values >= min(2 * values.mean(), 1)  # the adaptive threshold, twice the mean
-    hit, wrong = int(np.count_nonzero(above & truth)), int(np.count_nonzero(above & ~truth))
-    adaptive_f = f_measure(np.array(hit / max(hit + wrong, 1)), np.array(hit / max(positives, 1)))
     return Scores(
         mae=float(np.abs(values - truth).mean()),
+        s=s_measure(values, truth),
+        weighted_f=weighted_f(values, truth, nearest),
         precision=precision,
         recall=recall,
         f=f_measure(precision, recall),
-        f_adaptive=float(adaptive_f),
-        s=s_measure(values, truth),
-        e=_e_measure(inside, outside, positives, size),
-        e_adaptive=float(_e_measure(np.array([hit]), np.array([wrong]), positives, size)[0]),
-        weighted_f=weighted_f(values, truth, nearest),
+        e=_e_measure(inside, outside, positives, truth.size),
         iou=inside / np.maximum(positives + outside, 1),
-        iou_half=_iou(values > 0.5, truth),
-        iou_adaptive=hit / max(positives + wrong, 1),
     )
+
+
+def _counts(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """(258,) int: how many pixels of `where` each of the binary maps has; see Scores."""
+    levels = (values[where] * 255).astype(np.uint8)
+    curve = np.bincount(levels, minlength=LEVELS)[::-1].cumsum()
+    adaptive = (values[where] >= min(2 * values.mean(), 1)).sum()
+    return np.append(curve, (adaptive, (values[where] > 0.5).sum()))
 
 
 def summarise(scores: Sequence[Scores]) -> dict[str, float]:
@@ -100,22 +98,15 @@ def summarise(scores: Sequence[Scores]) -> dict[str, float]:
     is of the mask above half of the map's range, `adaptive_iou` of the one above twice its mean,
     `max_iou` the maximum of the mean curve."""
     mean = _mean(scores)
-    values = {
-        "mae": mean.mae,
-        "max_f_a": mean.f.max(),
-        "max_f_b": f_measure(mean.precision, mean.recall).max(),
-        "mean_f": mean.f.mean(),
-        "adaptive_f": mean.f_adaptive,
-        "s": mean.s,
-        "mean_e": mean.e.mean(),
-        "max_e": mean.e.max(),
-        "adaptive_e": mean.e_adaptive,
-        "weighted_f": mean.weighted_f,
-        "iou": mean.iou_half,
-        "adaptive_iou": mean.iou_adaptive,
-        "max_iou": mean.iou.max(),
-    }
-    return {name: float(value) for name, value in values.items()}
+    values = {"mae": mean.mae, "s": mean.s, "weighted_f": mean.weighted_f}
+    for name, array in (("f", mean.f), ("e", mean.e), ("iou", mean.iou)):
+        values[f"max_{name}"] = array[CURVE].max()
+        values[f"mean_{name}"] = array[CURVE].mean()
+        values[f"adaptive_{name}"] = array[ADAPTIVE]
+    values["max_f_a"] = values.pop("max_f")
+    values["max_f_b"] = f_measure(mean.precision[CURVE], mean.recall[CURVE]).max()
+    values["iou"] = mean.iou[HALF]
+    return {name: float(values[name]) for name in TITLES if name in values}
 
 
 def curves(scores: Sequence[Scores]) -> dict[str, list[float]]:
@@ -123,13 +114,12 @@ def curves(scores: Sequence[Scores]) -> dict[str, list[float]]:
     `threshold` 255 to 0 of the map's own range; rounded to 6 decimals for a JSON."""
     mean = _mean(scores)
     names = ("precision", "recall", "f", "e", "iou")
-    rounded = {name: np.round(getattr(mean, name), 6).tolist() for name in names}
+    rounded = {name: np.round(getattr(mean, name)[CURVE], 6).tolist() for name in names}
     return {"threshold": list(range(LEVELS - 1, -1, -1)), **rounded}
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
-    names = [field.name for field in fields(Scores)]
-    return Scores(*(np.mean([getattr(x, name) for x in scores], 0) for name in names))
+    return Scores(*(np.mean(values, 0) for values in zip(*scores, strict=True)))
 
 
 def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -171,10 +161,6 @@ def weighted_f(values: np.ndarray, truth: np.ndarray, nearest: Nearest | None = 
     return float(2 * precision * recall / (precision + recall + TINY))
 
 
-def _iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.count_nonzero(mask & truth) / max(np.count_nonzero(mask | truth), 1))
-
-
 def s_measure(values: np.ndarray, truth: np.ndarray) -> float:
     """Structure measure, α = 0.5 (Fan et al., ICCV 2017).
 
@@ -199,27 +185,20 @@ def _object(values: np.ndarray) -> float:
 
 def _regions(values: np.ndarray, truth: np.ndarray) -> float:
     """SSIM of the four blocks around the truth's centroid, weighted by area (section 3.1)."""
-    height, width = truth.shape
     rows, columns = np.nonzero(truth)
     y, x = round(rows.mean()) + 1, round(columns.mean()) + 1
-    total = 0.0
-    for block in np.s_[:y, :x], np.s_[:y, x:], np.s_[y:, :x], np.s_[y:, x:]:
-        if truth[block].size:
-            total += (
-                truth[block].size
-                / (height * width)
-                * _ssim(values[block], truth[block].astype(np.float64))
-            )
-    return total
+    blocks = np.s_[:y, :x], np.s_[:y, x:], np.s_[y:, :x], np.s_[y:, x:]
+    parts = [(values[block], truth[block]) for block in blocks if truth[block].size]
+    return sum(part.size / truth.size * _ssim(map_part, part) for map_part, part in parts)
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     mean_a, mean_b = a.mean(), b.mean()
     count = max(a.size - 1, 1)
-    variance_a, variance_b = ((a - mean_a) ** 2).sum() / count, ((b - mean_b) ** 2).sum() / count
+    variances = (((a - mean_a) ** 2).sum() + ((b - mean_b) ** 2).sum()) / count
     covariance = ((a - mean_a) * (b - mean_b)).sum() / count
     above = 4 * mean_a * mean_b * covariance
-    below = (mean_a**2 + mean_b**2) * (variance_a + variance_b)
+    below = (mean_a**2 + mean_b**2) * variances
     if above != 0:
         return above / (below + TINY)
     return 1.0 if below == 0 else 0.0
@@ -240,9 +219,3 @@ def _e_measure(inside: np.ndarray, outside: np.ndarray, positives: int, size: in
         a, b = in_map - mean_map, in_truth - mean_truth
         total += count * (2 * a * b / (a * a + b * b + TINY) + 1) ** 2 / 4
     return total / (size - 1 + TINY)
-
-
-def _normalised(saliency: np.ndarray) -> np.ndarray:
-    values = saliency / 255
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else values

@@ -10,17 +10,16 @@ twice its mean. The JSON holds the curves too; on all of ECSSD the scores that o
 stand beside ours.
 """
 
-from __future__ import annotations
-
+import itertools
 import os
 import re
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import cv2
 import numpy as np
 import tyro
 from tqdm import tqdm
@@ -29,6 +28,7 @@ from data.cli import UsageError
 from data.parallel import bounded_map
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
+from evaluate.common import beside
 from evaluate.masks import figure
 from evaluate.masks.metrics import TITLES, Scores, curves, nearest_foreground, score, summarise
 from evaluate.published import saliency_check
@@ -37,7 +37,6 @@ from preprocess.estimators.files import map_file, read_map
 
 FOREGROUND = 128  # of a true mask's grey levels: this and above is foreground
 BLOCK = 16  # images of a task
-HALVES = {"even": 0, "odd": 1}
 DIGITS = {"ms": 1, "mae": 4}  # 3 else
 UNPRINTED = {"max_e", "adaptive_e", "max_iou"}  # in the JSON alone
 
@@ -58,7 +57,7 @@ class Arguments:
     """Score the grey PNG maps of this folder instead (at each image's relative path)."""
     refine: str = "none"
     """Refinement after every estimator: none, guided or grabcut."""
-    half: str = "all"
+    half: Literal["all", "even", "odd"] = "all"
     """all, or the images whose number is even or odd (ECSSD: even ones choose, odd ones report)."""
     limit: int | None = None
     """Score at most this many images, spread evenly over the folder."""
@@ -70,17 +69,17 @@ class Arguments:
 
     @property
     def names(self) -> list[str]:
-        """The estimators' names."""
-        return [name for name in self.estimator.split(",") if name]
+        """The estimators' names, or the folder of maps."""
+        return [self.maps] if self.maps else [name for name in self.estimator.split(",") if name]
 
     def check(self) -> None:
         """UsageError where options do not fit together."""
-        if bool(self.names) == bool(self.maps):
+        if bool(self.estimator) == bool(self.maps):
             raise UsageError("give either --estimator NAME[,NAME...] or --maps FOLDER")
-        if self.half not in ("all", *HALVES):
-            raise UsageError(f"--half is all, even or odd, not {self.half}")
         if self.limit is not None and self.limit < 1:
             raise UsageError("--limit must be at least 1")
+        if min(self.workers, self.examples) < 0:
+            raise UsageError("--workers and --examples must not be negative")
         if not os.path.isdir(self.truth):
             raise UsageError(f"{self.truth}: no such folder of true masks")
 
@@ -93,40 +92,41 @@ def evaluate(arguments: Arguments) -> dict:
     """Score the estimators, or the maps, on every image that has a true mask.
 
     Returns:
-        {"images", "truth", "maps", "refine", "half", "count", "paths", "estimators": {name:
-        {metrics, "curves", "ms", "version", "parameters"}}, "published", "pictures"}; metrics as
-        evaluate.masks.metrics.summarise, curves as evaluate.masks.metrics.curves, "ms" the median
-        CPU milliseconds from decoded RGB to the map at its working size (absent for maps on disk),
-        "published" as evaluate.published.saliency_check, "pictures" what the figure of examples
-        shows (absent where none is drawn).
+        {"images", "truth", "maps", "refine", "half", "count", "paths", "left_out": {reason: paths
+        that it kept from being scored}, "estimators": {name: {metrics, "curves", "ms", "version",
+        "parameters"}}, "published", "pictures"}; metrics as evaluate.masks.metrics.summarise,
+        curves as evaluate.masks.metrics.curves, "ms" the median CPU milliseconds from decoded RGB
+        to the map at its working size (absent for maps on disk), "published" as
+        evaluate.published.saliency_check, "pictures" what the figure of examples shows (absent
+        where none is drawn).
 
     Raises:
-        UsageError: a folder, estimator, image, mask or map that does not fit.
+        UsageError: a folder or estimator that does not fit, or no image that can be scored.
     """
     arguments.check()
     paths = _paths(arguments)
-    entries = {name: _description(name, arguments.refine) for name in arguments.names}
-    entries = entries or {arguments.maps: {}}
-    rows = _score_all(arguments, paths)
-    for index, entry in enumerate(entries.values()):
-        scores = [row[index][0] for row in rows]
+    entries = {name: _description(name, arguments) for name in arguments.names}
+    rows, left_out = _score_all(arguments, paths)
+    for i, entry in enumerate(entries.values()):
+        scores = [row[i][0] for row in rows.values()]
         entry.update(summarise(scores), curves=curves(scores))
-        if arguments.maps is None:
-            entry["ms"] = float(np.median([row[index][1] for row in rows]))
+        if not arguments.maps:
+            entry["ms"] = float(np.median([row[i][1] for row in rows.values()]))
     result = {
         "images": arguments.images,
         "truth": arguments.truth,
         "maps": arguments.maps,
         "refine": arguments.refine,
         "half": arguments.half,
-        "count": len(paths),
-        "paths": [os.fsdecode(path) for path in paths],
+        "count": len(rows),
+        "paths": [os.fsdecode(path) for path in rows],
+        "left_out": left_out,
         "estimators": entries,
     }
     result["published"] = saliency_check(result)
     if arguments.examples:
-        count = min(arguments.examples, len(paths))
-        chosen = [paths[(2 * i + 1) * len(paths) // (2 * count)] for i in range(count)]
+        count = min(arguments.examples, len(rows))
+        chosen = [list(rows)[(2 * i + 1) * len(rows) // (2 * count)] for i in range(count)]
         result["pictures"] = [_pictures(arguments, path) for path in chosen]
     return result
 
@@ -144,7 +144,11 @@ def lines(result: dict) -> list[str]:
         title, agrees = TITLES[row["metric"]], "" if row["agrees"] else ", which does not agree"
         numbers = f"{row['ours']:.3f}, published {row['published']:.3f} ({row['source']})"
         text.append(f"{row['estimator']}: {title} {numbers}{agrees}")
-    return text
+    return text + _reasons(result["left_out"])
+
+
+def _reasons(left_out: dict[str, list[str]]) -> list[str]:
+    return [f"left out {len(p)}: {reason} ({p[0]} ...)" for reason, p in left_out.items()]
 
 
 def draw(arguments: Arguments, result: dict, pictures: list[dict] | None) -> list[Path]:
@@ -155,8 +159,8 @@ def draw(arguments: Arguments, result: dict, pictures: list[dict] | None) -> lis
     title = f"{_base(arguments.truth)}, {result['count']:,} images"
     lines = {_base(name): entry["curves"] for name, entry in result["estimators"].items()}
     return [
-        figure.examples(pictures).write(file.with_suffix(".png")),
-        figure.curves(lines, title).write(file.with_name(f"{file.stem}-curves.png"), dpi=110),
+        figure.examples(pictures).write(beside(file, ".png")),
+        figure.curves(lines, title).write(beside(file, "-curves.png"), dpi=110),
     ]
 
 
@@ -178,8 +182,8 @@ def _base(path: str) -> str:
 def _paths(arguments: Arguments) -> list[bytes]:
     """The images that are scored."""
     paths = list_images(arguments.images).tolist()
-    if arguments.half in HALVES:
-        paths = [path for path in paths if _number(path) % 2 == HALVES[arguments.half]]
+    if arguments.half != "all":
+        paths = [path for path in paths if _is_odd(path) == (arguments.half == "odd")]
     paths = [path for path in paths if os.path.exists(map_file(arguments.truth, path))]
     if not paths:
         raise UsageError(f"{arguments.truth}: no mask (.png) of any image in {arguments.images}")
@@ -187,84 +191,99 @@ def _paths(arguments: Arguments) -> list[bytes]:
     return [paths[i * len(paths) // limit] for i in range(limit)]
 
 
-def _number(path: bytes) -> int:
+def _is_odd(path: bytes) -> bool:
     numbers = re.findall(rb"\d+", os.path.splitext(path)[0])
     if not numbers:
         raise UsageError(f"--half needs numbered images; {os.fsdecode(path)} has no number")
-    return int(numbers[-1])
+    return int(numbers[-1]) % 2 == 1
 
 
-def _description(name: str, refine: str) -> dict:
+def _description(name: str, arguments: Arguments) -> dict:
     """What identifies an estimator in the result."""
+    if name == arguments.maps:
+        return {}
     try:
-        estimator = estimators.load(name, refine=refine)
+        estimator = estimators.load(name, refine=arguments.refine)
     except ValueError as error:
         raise UsageError(str(error)) from error
     description = {"version": estimator.version, "parameters": estimator.parameters}
     return description | ({"weights": estimator.weights} if estimator.weights else {})
 
 
-def _score_all(arguments: Arguments, paths: list[bytes]) -> list[list[tuple[Scores, float]]]:
-    """Scores and milliseconds, by image and estimator."""
+Row = list[tuple[Scores, float]]  # of an image: scores and milliseconds by estimator
+
+
+def _score_all(
+    arguments: Arguments, paths: list[bytes]
+) -> tuple[dict[bytes, Row], dict[str, list[str]]]:
+    """The rows by path, and the paths that have none by the reason."""
     blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
     done = bounded_map(partial(_score_block, arguments), blocks, arguments.workers)
     bar = tqdm(done, "saliency", len(blocks), leave=False, unit=f"x{BLOCK} images")
-    return [row for rows in bar for row in rows]
+    rows, left_out = {}, defaultdict(list)
+    for path, row in zip(paths, itertools.chain.from_iterable(bar), strict=True):
+        if isinstance(row, str):
+            left_out[row].append(os.fsdecode(path))
+        else:
+            rows[path] = row
+    if not rows:
+        reasons = "; ".join(_reasons(left_out))
+        raise UsageError(f"{arguments.images}: no image can be scored: {reasons}")
+    return rows, left_out
 
 
-def _score_block(arguments: Arguments, paths: list[bytes]) -> list[list[tuple[Scores, float]]]:
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)
+def _score_block(arguments: Arguments, paths: list[bytes]) -> list[Row | str]:
+    _maps(arguments, np.zeros((32, 32, 3), np.uint8))  # compiled functions are loaded on first use
+    return [_score_image(arguments, path) for path in paths]
+
+
+def _score_image(arguments: Arguments, path: bytes) -> Row | str:
     try:
-        for name in arguments.names:  # compiled functions are loaded on first use: no image's time
-            predict(np.zeros((32, 32, 3), np.uint8), name, arguments.refine)
-        return [_score_image(arguments, path) for path in paths]
-    finally:
-        cv2.setNumThreads(threads)
-
-
-def _score_image(arguments: Arguments, path: bytes) -> list[tuple[Scores, float]]:
-    _, truth, maps = _read(arguments, path)
+        _, truth, maps = _read(arguments, path)
+    except ImageError as error:
+        return str(error)
     foreground = truth >= FOREGROUND
     nearest = nearest_foreground(foreground) if foreground.any() else None
-    return [(score(saliency, foreground, nearest), ms) for saliency, ms in maps.values()]
+    return [(score(saliency, foreground, nearest), ms) for saliency, ms in maps]
 
 
 def _pictures(arguments: Arguments, path: bytes) -> dict[str, np.ndarray]:
     """A row of the figure of examples: pictures by title."""
     image, truth, maps = _read(arguments, path)
-    titled = {_base(name): saliency for name, (saliency, _) in maps.items()}
-    return {"image": image, "truth": truth, **titled}
+    names = map(_base, arguments.names)
+    return {"image": image, "truth": truth} | {n: m for n, (m, _) in zip(names, maps, strict=True)}
 
 
-def _read(arguments: Arguments, path: bytes) -> tuple[np.ndarray, np.ndarray, dict[str, tuple]]:
-    """An image, (H, W, 3) uint8 RGB; its true mask, (H, W) uint8; and by estimator its map, (H, W)
-    uint8, with the CPU milliseconds that it took (0 for a map on disk)."""
+def _read(
+    arguments: Arguments, path: bytes
+) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, float]]]:
+    """An image, (H, W, 3) uint8 RGB; its true mask, (H, W) uint8; and each estimator's map, (H, W)
+    uint8, with the CPU milliseconds that it took (0 for a map on disk).
+
+    Raises:
+        ImageError: a file that is missing, ambiguous, or of another size; the file is not named.
+    """
     try:
         content = read_bytes(arguments.images, path)
         image = decode(content)
     except ImageError as error:
-        name = os.path.join(arguments.images, os.fsdecode(path))
-        raise UsageError(f"{name}: {error}") from error
-    shape = image.shape[:2]
-    truth = _grey(arguments.truth, path, content, shape, "true mask")
-    if arguments.maps is not None:
-        maps = {arguments.maps: (_grey(arguments.maps, path, content, shape, "map"), 0.0)}
-    else:
-        maps = {name: predict(image, name, arguments.refine) for name in arguments.names}
+        raise ImageError(error.reason, f"image {error.reason}") from error
+
+    def grey(folder: str, what: str) -> np.ndarray:
+        try:
+            levels = read_map(folder, path, content)
+        except ImageError as error:
+            reason = str(error).removeprefix(f"{map_file(folder, path)}: ")
+            raise ImageError(error.reason, f"{what}: {reason}") from error
+        if levels.shape != image.shape[:2]:
+            raise ImageError("no_map", f"{what}: of another size than its image")
+        return np.rint(255 * levels).astype(np.uint8)
+
+    truth = grey(arguments.truth, "true mask")
+    maps = [(grey(arguments.maps, "map"), 0.0)] if arguments.maps else _maps(arguments, image)
     return image, truth, maps
 
 
-def _grey(folder: str, path: bytes, image: bytes, shape: tuple[int, int], what: str) -> np.ndarray:
-    """The (H, W) uint8 map that belongs to an image, given that image's file; UsageError where it
-    is missing, ambiguous, or of another size."""
-    try:
-        grey = np.rint(255 * read_map(folder, path, image)).astype(np.uint8)
-    except ImageError as error:
-        raise UsageError(f"{what}: {error}") from error
-    if grey.shape != shape:
-        raise UsageError(
-            f"{map_file(folder, path)}: {what} of {grey.shape[1]}x{grey.shape[0]} px, "
-            f"the image has {shape[1]}x{shape[0]}"
-        )
-    return grey
+def _maps(arguments: Arguments, image: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    names = [] if arguments.maps else arguments.names
+    return [predict(image, name, arguments.refine) for name in names]

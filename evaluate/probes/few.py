@@ -2,38 +2,40 @@
 fine-tuned.
 
     python -m evaluate few --run RUN --data DATA --workers 16     # DATA/{train,val}/CLASS/...
-    python -m evaluate few --weights FILE --data IMAGENET --labels-list 1percent.txt 10percent.txt
+    python -m train.launch --standalone --nproc-per-node 8 -m evaluate few \\
+        --weights FILE --data IMAGENET --labels-list 1percent.txt 10percent.txt --workers 8
 
 The labelled images are as many of every class, drawn by the seed, and written to a list beside the
 JSON; the ImageNet lists of SimCLR (imagenet_subsets/1percent.txt, 10percent.txt) are taken by
 --labels-list. Linear: MoCo's protocol (`evaluate linear`) on them. Fine-tuned: the whole network,
 SGD, random crops, 20 epochs in batches of 256, no weight decay, a rate for the classifier and one
 for the rest (1 %: 5 and 0.02, 10 %: 0.2 and 0.01, as SwAV's eval_semisup.py), falling by half a
-cosine (SwAV: x0.2 after 12 and 16). BatchNorm is trained, and shared by the GPUs under torchrun.
+cosine (SwAV: x0.2 after 12 and 16). BatchNorm is trained, and shared by all processes.
 Seeds draw the labelled images, crops, order and the classifier's first weights.
 """
 
-from __future__ import annotations
-
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from data.cli import UsageError
 from data.io import write_text
+from data.sources.lists import read_list
 from evaluate.common import Common, describe, percent, repeat
-from evaluate.features import Labelled, encoder_of
+from evaluate.features import labelled_pair, load_encoder, sizes
 from evaluate.probes import sgd
 from evaluate.probes.schedule import Schedule
+from evaluate.probes.sweep import choose
 from train import distributed
+from train.features import Labelled
 from train.streams import WEIGHTS, stream
 
 # largest percentage of labels -> (classifier's rate, backbone's rate) of fine-tuning
 FINETUNE_LR = {2.0: (5.0, 0.02), 100.0: (0.2, 0.01)}
-ABSENT, AMBIGUOUS = -1, -2  # instead of the row of a list's line
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,21 @@ class Arguments(Common):
     """Images a step, over all processes."""
     weight_decay: float = 0.0
     """Weight decay of SGD (its momentum is 0.9)."""
-    seeds: int = 1
-    """Repeat with seeds 0, 1, ... (each draws its own labelled images and crops), and report mean
-    and deviation."""
 
-    @property
-    def evaluation(self) -> str:
-        return "few"
+    evaluation: ClassVar[str] = "few"
+
+    def check_labels(self) -> None:
+        """UsageError where the labels or the modes cannot be meant."""
+        names = [Path(file).stem for file in self.labels_list]
+        if len(set(names)) < len(names):
+            raise UsageError("--labels-list: two lists of one name, by which results are called")
+        if not (names or self.percent) or not all(0 < p <= 100 for p in self.percent):
+            raise UsageError(f"--percent {self.percent}: must be above 0 and at most 100")
+        if not self.modes:
+            raise UsageError("--modes: give linear, finetune or both")
 
 
-def choose(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:
+def balanced(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:
     """Rows of a share (0..1) of the labels, as many of every class, at least one: sorted (n,)
     int64.
 
@@ -82,8 +89,7 @@ def choose(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndar
     each, more = divmod(max(classes, round(share * len(labels))), classes)
     counts = np.full(classes, each)
     counts[rng.permutation(classes)[:more]] += 1
-    members = [rng.permutation(np.flatnonzero(labels == c))[: counts[c]] for c in range(classes)]
-    return np.sort(np.concatenate(members))
+    return choose(labels, counts, rng)
 
 
 def listed(file: str, paths: np.ndarray) -> np.ndarray:
@@ -93,24 +99,17 @@ def listed(file: str, paths: np.ndarray) -> np.ndarray:
     Raises:
         UsageError: no such file, an empty one, or names that no image or several images have.
     """
-    names = [line.strip() for line in Path(file).read_bytes().splitlines() if line.strip()]
-    if not names:
-        raise UsageError(f"{file}: names no image")
-    by_path = {path: row for row, path in enumerate(paths.tolist())}
-    by_name: dict[bytes, int] = {}
-    for path, row in by_path.items():
-        name = path.rsplit(b"/", 1)[-1]
-        by_name[name] = AMBIGUOUS if name in by_name else row
-    rows = np.array([by_path.get(name, by_name.get(name, ABSENT)) for name in names], np.int64)
-    for problem, message in (
-        (ABSENT, "is no image of the training folder"),
-        (AMBIGUOUS, "is the name of several images"),
-    ):
-        bad = np.flatnonzero(rows == problem)
-        if len(bad):
-            name = os.fsdecode(names[bad[0]])
-            raise UsageError(f"{file}: {name} {message} ({len(bad)} of {len(names)} lines)")
-    return np.unique(rows)
+    names = read_list(file, option="--labels-list").tolist()
+    own = [path.rsplit(b"/", 1)[-1] for path in paths.tolist()]
+    rows = {name: row for row, name in enumerate([*own, *paths.tolist()])}
+    images = Counter(own) | Counter(paths.tolist())
+    wrong = [name for name in names if images[name] != 1]
+    if wrong:
+        raise UsageError(
+            f"{file}: {os.fsdecode(wrong[0])} is the name of {images[wrong[0]]} images of the "
+            f"training folder ({len(wrong)} of {len(names)} lines)"
+        )
+    return np.unique([rows[name] % len(paths) for name in names])
 
 
 def evaluate(arguments: Arguments) -> dict:
@@ -121,14 +120,9 @@ def evaluate(arguments: Arguments) -> dict:
         "top-5" (more than five classes), "per_class": {name: top-1}}} in percent, means over seeds;
         see evaluate.common.repeat.
     """
-    percentages = arguments.percent
-    if not arguments.labels_list and not (percentages and all(0 < p <= 100 for p in percentages)):
-        raise UsageError(f"--percent {percentages}: must be above 0 and at most 100")
-    if not arguments.modes:
-        raise UsageError("--modes: give linear, finetune or both")
-    encoder = encoder_of(arguments)
-    train = Labelled(os.path.join(arguments.data, "train"), encoder.size)
-    test = Labelled(os.path.join(arguments.data, "val"), encoder.size, train.classes)
+    arguments.check_labels()
+    encoder = load_encoder(arguments)
+    train, test = labelled_pair(arguments, encoder.size)
     labels, training = {}, {}
     protocol = {
         "labels": labels,
@@ -140,9 +134,7 @@ def evaluate(arguments: Arguments) -> dict:
         "training": training,
         "crop": encoder.crop,
         "seeds": arguments.seeds,
-        "train_images": len(train),
-        "test_images": len(test),
-        "classes": len(train.classes),
+        **sizes(train, test, train.classes),
     }
 
     def measure(_: Common, seed: int) -> dict:
@@ -168,9 +160,9 @@ def _labelled_rows(arguments: Arguments, train: Labelled, seed: int) -> dict[str
     sets = {}
     for share in arguments.percent:
         name = f"{share:g}%"
-        sets[name] = choose(train.labels, len(train.classes), share / 100, seed)
+        sets[name] = balanced(train.labels, len(train.classes), share / 100, seed)
         if distributed.rank() == 0:
-            file = arguments.kept_file(seed, _part(name)).with_suffix(".txt")
+            file = arguments.kept_file(seed, _part(name), ".txt")
             file.parent.mkdir(parents=True, exist_ok=True)
             paths = train.paths[sets[name]].tolist()
             write_text(file, "".join(os.fsdecode(path) + "\n" for path in paths))

@@ -12,13 +12,12 @@ similarities (0.27 GB); the 200 nearest of every query, 12 bytes each (0.12 GB):
 1.8 GB, and 2.7 GB for the whole process as `make bench-evaluate` measures it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import ClassVar
 
 from data.cli import UsageError
 from evaluate.common import Common, describe, percent, repeat
-from evaluate.features import encoder_of, project, train_and_val
+from evaluate.features import load_encoder, project, sizes, train_and_val
 from train.knn import nearest, vote
 
 NO_HEAD = (
@@ -39,9 +38,7 @@ class Arguments(Common):
     """Folder that keeps the features (float16) for the next evaluation of the same network and
     images."""
 
-    @property
-    def evaluation(self) -> str:
-        return "knn"
+    evaluation: ClassVar[str] = "knn"
 
 
 def evaluate(arguments: Arguments) -> dict:
@@ -59,7 +56,7 @@ def evaluate(arguments: Arguments) -> dict:
 
 
 def _measure(arguments: Arguments, seed: int) -> dict:
-    encoder = encoder_of(arguments, seed)
+    encoder = load_encoder(arguments, seed)
     data = train_and_val(arguments, encoder)
     kinds = {"": (data.train, data.val)}
     head_features = NO_HEAD
@@ -67,11 +64,10 @@ def _measure(arguments: Arguments, seed: int) -> dict:
         bank, queries = (project(encoder.head, x, encoder.device) for x in (data.train, data.val))
         kinds["head "] = (bank, queries)
         head_features = f"projection head, {bank.shape[1]} dimensions"
-    accuracy = {}
+    accuracy, classes = {}, len(data.classes)
     for kind, (bank, queries) in kinds.items():
         cosine, rows = nearest(bank, queries, max(arguments.k), encoder.device)
         for k in arguments.k:
-            classes = len(data.classes)
             predicted = vote(cosine, rows, data.labels, k, arguments.temperature, classes)
             accuracy[f"{kind}{k}"] = 100 * float((predicted == data.truth).mean())
     k_used = [min(k, len(data.train)) for k in arguments.k]
@@ -84,7 +80,7 @@ def _measure(arguments: Arguments, seed: int) -> dict:
         **({} if k_used == list(arguments.k) else {"k_used": k_used}),
         "temperature": arguments.temperature,
         "stored": str(data.train.dtype),
-        **data.sizes(),
+        **sizes(data.train, data.val, data.classes),
     }
     return arguments.result(protocol, accuracy=accuracy)
 

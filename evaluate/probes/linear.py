@@ -3,7 +3,8 @@
     python -m evaluate linear --run RUN --data DATA --workers 16     # DATA/{train,val}/CLASS/...
     python -m evaluate linear --run RUN --data DATA --sweep         # cached features, several rates
     python -m evaluate linear --run RUN --data DATA --protocol optimum     # cached, L-BFGS
-    torchrun --nproc_per_node 8 -m evaluate linear --weights FILE --data /data/imagenet --workers 8
+    python -m train.launch --standalone --nproc-per-node 8 -m evaluate linear \\
+        --weights FILE --data /data/imagenet --workers 8
 
 MoCo's (main_lincls.py): the backbone frozen in eval mode, new random crops every epoch, SGD at a
 rate of 30 without weight decay for 100 epochs, x0.1 after 60 and 80; then the centre crop. The
@@ -12,10 +13,7 @@ one. The backbone is checked to be bit-identical afterwards. Seeds draw crops, o
 classifier's first weights; the optimum draws nothing.
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,7 +23,16 @@ import torch.nn.functional as F
 
 from data.cli import UsageError
 from evaluate.common import Common, describe, percent, repeat
-from evaluate.features import Encoder, Labelled, encoder_of, train_and_val
+from evaluate.features import (
+    Encoder,
+    accuracies,
+    blocks,
+    hits,
+    labelled_pair,
+    load_encoder,
+    sizes,
+    train_and_val,
+)
 from evaluate.probes import sgd
 from evaluate.probes.schedule import CROP, Schedule
 from evaluate.probes.sweep import sweep
@@ -62,8 +69,6 @@ class Arguments(Common):
     """Images a step, over all processes."""
     weight_decay: float = 0.0
     """Weight decay of SGD (its momentum is 0.9)."""
-    seeds: int = 1
-    """Repeat with seeds 0, 1, ... and report mean and deviation."""
     l2: float = L2
     """Weight of the squared norm of the classifier (--protocol optimum)."""
     features: str | None = None
@@ -90,7 +95,7 @@ class Probe:
         """(N, C) logits of (N, D) features."""
         parts = [
             ((x - self.mean) / self.deviation) @ self.weight.T + self.bias
-            for _, x in _blocks(features)
+            for x in _blocks(features)
         ]
         return torch.cat(parts).numpy()
 
@@ -107,7 +112,7 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, classes: int, l2: float 
         features: (N, D) floats, in memory or mapped.  labels: (N,) int in 0..classes-1.
     """
     mean, deviation = _moments(features)
-    targets = torch.from_numpy(np.asarray(labels, np.int64))
+    targets = torch.from_numpy(labels).split(ROWS)
     weight = torch.zeros(classes, features.shape[1], dtype=torch.double, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.double, requires_grad=True)
     solver = torch.optim.LBFGS(
@@ -120,35 +125,28 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, classes: int, l2: float 
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        total = torch.zeros((), dtype=torch.double)
-        penalty = l2 / 2 * weight.square().sum()
-        for first, x in _blocks(features):
-            y = targets[first : first + len(x)]
+        total = l2 / 2 * weight.square().sum()
+        total.backward()
+        for x, y in zip(_blocks(features), targets, strict=True):
             scores = ((x - mean) / deviation) @ weight.T + bias
-            loss = F.cross_entropy(scores, y) * (len(y) / len(targets))
-            loss = loss + penalty if first == 0 else loss
+            loss = F.cross_entropy(scores, y, reduction="sum") / len(labels)
             loss.backward()
-            total += loss.detach()
+            total = total.detach() + loss.detach()
         return total
 
     solver.step(closure)
     return Probe(mean, deviation, weight.detach(), bias.detach())
 
 
-def _blocks(features: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, float64 features) of ROWS at a time."""
-    for first in range(0, len(features), ROWS):
-        block = np.asarray(features[first : first + ROWS], np.float32)
-        yield first, torch.from_numpy(block).double()
+def _blocks(features: np.ndarray) -> Iterator[torch.Tensor]:
+    """(N, D) features in float64, ROWS at a time."""
+    return (block.double() for block in blocks(features, ROWS))
 
 
 def _moments(features: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (divisor N - 1) of each column, with 1e-6 added to the latter."""
-    if len(features) <= ROWS:
-        ((_, x),) = _blocks(features)
-        return x.mean(0), x.std(0) + 1e-6
-    mean = sum(x.sum(0) for _, x in _blocks(features)) / len(features)
-    squares = sum((x - mean).square().sum(0) for _, x in _blocks(features))
+    mean = sum(x.sum(0) for x in _blocks(features)) / len(features)
+    squares = sum((x - mean).square().sum(0) for x in _blocks(features))
     return mean, (squares / (len(features) - 1)).sqrt() + 1e-6
 
 
@@ -159,110 +157,100 @@ def evaluate(arguments: Arguments) -> dict:
         the protocol's parameters, and `accuracy`: {"top-1", "top-5" (more than five classes),
         "per_class": {name: top-1}} in percent, means over seeds; see evaluate.common.repeat.
     """
+    kind = arguments.evaluation
     if arguments.sweep and arguments.protocol != "moco":
         raise UsageError("give --sweep or --protocol optimum, not both")
-    if arguments.evaluation != "linear" and distributed.world() > 1:
-        raise UsageError("--sweep and --protocol optimum run on one process; leave torchrun out")
-    encoder = encoder_of(arguments)
-    if arguments.sweep:
-        return _sweep(arguments, encoder)
-    if arguments.protocol == "optimum":
-        return _optimum(arguments, encoder)
-    return _moco(arguments, encoder)
-
-
-def _moco(arguments: Arguments, encoder: Encoder) -> dict:
-    train = Labelled(os.path.join(arguments.data, "train"), encoder.size)
-    test = Labelled(os.path.join(arguments.data, "val"), encoder.size, train.classes)
-    schedule = _schedule(arguments, arguments.lr)
-    protocol = {
-        "name": NAMES["linear"],
-        "features": "backbone, pooled, frozen in eval mode",
-        "train_crop": f"random, {CROP[0]:g} to {CROP[1]:g} of the area, {encoder.size} px, flips",
-        "crop": encoder.crop,
-        "solver": "SGD",
-        "lr": arguments.lr,
-        **_described(schedule),
-        "init": "normal(0, 0.01), bias 0",
-        "frozen": "bit-identical afterwards",
-        "seeds": arguments.seeds,
-        "train_images": len(train),
-        "test_images": len(test),
-        "classes": len(train.classes),
-    }
+    if kind != "linear" and distributed.world() > 1:
+        raise UsageError("--sweep and --protocol optimum run on one process; no train.launch")
+    encoder = load_encoder(arguments)
+    start = {"linear": _moco, "linear-sweep": _sweep, "linear-optimum": _optimum}[kind]
+    details, accuracy = start(arguments, encoder)
+    protocol = {"name": NAMES[kind], "crop": encoder.crop, "seeds": arguments.seeds, **details}
 
     def measure(_: Common, seed: int) -> dict:
-        file, workers = arguments.kept_file(seed), arguments.workers
-        model = sgd.fit(encoder, train, replace(schedule, seed=seed), file, workers=workers)
-        return arguments.result(protocol, accuracy=sgd.evaluate(model, test, workers=workers))
+        return arguments.result(protocol, accuracy=accuracy(seed))
 
     return repeat(arguments, measure, draws=True)
 
 
-def _schedule(arguments: Arguments, lr: float) -> Schedule:
+# a protocol: its parameters, and the accuracy of a seed
+Protocol = tuple[dict, Callable[[int], dict]]
+
+
+def _moco(arguments: Arguments, encoder: Encoder) -> Protocol:
+    train, test = labelled_pair(arguments, encoder.size)
+    workers, schedule = arguments.workers, _schedule(arguments)
+
+    def accuracy(seed: int) -> dict:
+        file = arguments.kept_file(seed)
+        model = sgd.fit(encoder, train, replace(schedule, seed=seed), file, workers=workers)
+        return sgd.evaluate(model, test, workers=workers)
+
+    details = {
+        "features": "backbone, pooled, frozen in eval mode",
+        "train_crop": f"random, {CROP[0]:g} to {CROP[1]:g} of the area, {encoder.size} px, flips",
+        "lr": arguments.lr,
+        "frozen": "bit-identical afterwards",
+        **_described(schedule),
+        **sizes(train, test, train.classes),
+    }
+    return details, accuracy
+
+
+def _sweep(arguments: Arguments, encoder: Encoder) -> Protocol:
+    rates, schedule = arguments.sweep_lr, _schedule(arguments)
+    schedule.check()
+    if not rates or min(rates) <= 0:
+        raise UsageError("--sweep-lr needs rates above 0")
+    features = train_and_val(arguments, encoder)
+    chosen = []
+
+    def accuracy(seed: int) -> dict:
+        accuracy = sweep(features, rates, replace(schedule, seed=seed), encoder.device)
+        chosen.append(accuracy.pop("lr"))
+        return accuracy
+
+    details = {
+        "features": "backbone, pooled, cached",
+        "rates": list(rates),
+        "chosen_lr": chosen,
+        **_described(schedule),
+        **sizes(features.train, features.val, features.classes),
+    }
+    return details, accuracy
+
+
+def _optimum(arguments: Arguments, encoder: Encoder) -> Protocol:
+    features = train_and_val(arguments, encoder)
+    classes = features.classes
+    probe = fit_probe(features.train, features.labels, len(classes), arguments.l2)
+    right = hits(probe.scores(features.val), features.truth)
+    accuracy = accuracies(right, features.truth, classes)
+    details = {
+        "features": "backbone, pooled, standardised",
+        "solver": "L-BFGS",
+        "l2": arguments.l2,
+        "seeds": f"{arguments.seeds}; it draws nothing",
+        **sizes(features.train, features.val, classes),
+    }
+    return details, lambda _: accuracy
+
+
+def _schedule(arguments: Arguments) -> Schedule:
     decay = arguments.weight_decay
-    return Schedule(arguments.epochs, arguments.batch, lr, weight_decay=decay)
+    return Schedule(arguments.epochs, arguments.batch, arguments.lr, weight_decay=decay)
 
 
 def _described(schedule: Schedule) -> dict:
     return {
+        "solver": "SGD",
         "momentum": schedule.momentum,
         "weight_decay": schedule.weight_decay,
         "epochs": schedule.epochs,
         "decay": "x0.1 after 60 % and 80 %",
         "batch": schedule.batch,
-    }
-
-
-def _sweep(arguments: Arguments, encoder: Encoder) -> dict:
-    schedule = _schedule(arguments, 0)
-    schedule.check()
-    if not arguments.sweep_lr or min(arguments.sweep_lr) <= 0:
-        raise UsageError("--sweep-lr needs rates above 0")
-    features = train_and_val(arguments, encoder)
-    chosen = []
-    protocol = {
-        "name": NAMES["linear-sweep"],
-        "features": "backbone, pooled, cached",
-        "crop": encoder.crop,
-        "solver": "SGD",
-        "rates": list(arguments.sweep_lr),
-        "chosen_lr": chosen,
-        **_described(schedule),
         "init": "normal(0, 0.01), bias 0",
-        "seeds": arguments.seeds,
-        **features.sizes(),
     }
-
-    def measure(_: Common, seed: int) -> dict:
-        seeded = replace(schedule, seed=seed)
-        accuracy = sweep(features, arguments.sweep_lr, seeded, encoder.device)
-        chosen.append(accuracy.pop("lr"))
-        return arguments.result(protocol, accuracy=accuracy)
-
-    return repeat(arguments, measure, draws=True)
-
-
-def _optimum(arguments: Arguments, encoder: Encoder) -> dict:
-    features = train_and_val(arguments, encoder)
-    probe = fit_probe(features.train, features.labels, len(features.classes), arguments.l2)
-    ranked = np.argsort(-probe.scores(features.val), axis=1)
-    accuracy = {"top-1": 100 * float((ranked[:, 0] == features.truth).mean())}
-    if len(features.classes) > 5:
-        hits = ranked[:, :5] == features.truth[:, None]
-        accuracy["top-5"] = 100 * float(hits.any(1).mean())
-    accuracy["per_class"] = features.per_class(ranked[:, 0])
-    protocol = {
-        "name": NAMES["linear-optimum"],
-        "features": "backbone, pooled, standardised",
-        "crop": encoder.crop,
-        "solver": "L-BFGS",
-        "l2": arguments.l2,
-        "seeds": f"{arguments.seeds}; it draws nothing",
-        **features.sizes(),
-    }
-    result = arguments.result(protocol, accuracy=accuracy)
-    return repeat(arguments, lambda *_: result, draws=True)
 
 
 def lines(result: dict) -> list[str]:

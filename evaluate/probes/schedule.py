@@ -1,7 +1,5 @@
-"""Random crops of labelled images and the order that a classifier sees them in: by (seed, epoch,
+"""How a classifier is trained: its rates, and the random crops and their order, by (seed, epoch,
 index) alone."""
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator
@@ -11,7 +9,8 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch import nn
+from torch.utils.data import Dataset
 
 from data.cli import UsageError
 from train import distributed
@@ -43,6 +42,12 @@ class Schedule:
     finetune: bool = False
     seed: int = 0
 
+    def check(self) -> None:
+        if min(self.epochs, self.batch) < 1:
+            raise UsageError(f"--epochs {self.epochs}, --batch {self.batch}: must be at least 1")
+        if min(self.lr, self.backbone_lr, self.weight_decay) < 0:
+            raise UsageError("learning rates and weight decay must not be negative")
+
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What the rates are multiplied by at a step."""
         if self.decay == "cosine":
@@ -50,11 +55,18 @@ class Schedule:
         epoch = step // steps_per_epoch
         return 0.1 ** ((10 * epoch >= 6 * self.epochs) + (10 * epoch >= 8 * self.epochs))
 
-    def check(self) -> None:
-        if min(self.epochs, self.batch) < 1:
-            raise UsageError(f"--epochs {self.epochs}, --batch {self.batch}: must be at least 1")
-        if min(self.lr, self.backbone_lr, self.weight_decay) < 0:
-            raise UsageError("learning rates and weight decay must not be negative")
+    def layer(self, dimensions: int, classes: int) -> nn.Linear:
+        """The classifier before its first step."""
+        layer = nn.Linear(dimensions, classes)
+        first = torch.Generator().manual_seed(self.seed)
+        nn.init.normal_(layer.weight, 0, 0.01, generator=first)
+        nn.init.zeros_(layer.bias)
+        return layer
+
+    def optimizer(self, *modules: nn.Module) -> torch.optim.SGD:
+        """SGD, a group a module; the rates are set step by step."""
+        groups = [{"params": list(module.parameters())} for module in modules]
+        return torch.optim.SGD(groups, 1.0, self.momentum, weight_decay=self.weight_decay)
 
 
 class RandomCrops(Dataset):
@@ -78,25 +90,23 @@ class RandomCrops(Dataset):
         return torch.from_numpy(crops), torch.from_numpy(self.images.labels[rows].astype(np.int64))
 
 
-class Order(Sampler):
+class Order:
     """Each step's items of this process, from step `start` on; an epoch's last, smaller batch is
     kept."""
 
-    def __init__(self, count: int, schedule: Schedule, start: int):
+    def __init__(self, count: int, schedule: Schedule, start: int = 0):
         self.count, self.schedule, self.start = count, schedule, start
-        self.steps = math.ceil(count / schedule.batch)
+        self.steps = math.ceil(count / schedule.batch)  # of an epoch
 
     def __len__(self) -> int:
         return self.steps * self.schedule.epochs - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first, skip = divmod(self.start, self.steps)
-        for epoch in range(first, self.schedule.epochs):
-            order = stream(ORDER, self.schedule.seed, epoch).permutation(self.count)
-            for step in range(skip, self.steps):
-                whole = order[step * self.schedule.batch : (step + 1) * self.schedule.batch]
-                yield [
-                    (epoch, int(i))
-                    for i in np.array_split(whole, distributed.world())[distributed.rank()]
-                ]
-            skip = 0
+        batch, processes = self.schedule.batch, distributed.world()
+        for step in range(self.start, self.steps * self.schedule.epochs):
+            epoch, place = divmod(step, self.steps)
+            if place == 0 or step == self.start:
+                order = stream(ORDER, self.schedule.seed, epoch).permutation(self.count)
+            whole = order[place * batch : (place + 1) * batch]
+            part = np.array_split(whole, processes)[distributed.rank()]
+            yield [(epoch, i) for i in part.tolist()]

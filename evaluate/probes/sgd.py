@@ -6,8 +6,6 @@ interruption leave the result as it is; the state is saved every epoch and on Ct
 command continues.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from dataclasses import asdict
@@ -17,15 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Subset
 from tqdm import tqdm
 
-from evaluate.features import Encoder
+from evaluate.features import Encoder, accuracies
 from evaluate.probes.schedule import Order, RandomCrops, Schedule
 from evaluate.steps import Plan, Training, spread
 from train import distributed
 from train.batch_norm import spread_batch_norm
-from train.features import Labelled, batches, to_input
+from train.features import Labelled, batches, forward
 
 
 class Classifier(nn.Module):
@@ -36,35 +33,14 @@ class Classifier(nn.Module):
         self.device, self.finetune = encoder.device, schedule.finetune
         self.backbone = copy.deepcopy(encoder.model) if self.finetune else encoder.model
         self.backbone.requires_grad_(self.finetune).eval()
-        with torch.no_grad():
-            dim = self.backbone(torch.zeros(1, 3, 64, 64, device=self.device)).shape[1]
-        self.fc = nn.Linear(dim, classes)
-        nn.init.normal_(
-            self.fc.weight, 0, 0.01, generator=torch.Generator().manual_seed(schedule.seed)
-        )
-        nn.init.zeros_(self.fc.bias)
-        self.fc.to(self.device)
+        self.fc = schedule.layer(encoder.dimensions, classes).to(self.device)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, C) logits of normalised (B, 3, s, s); fc is computed in float32: it learns at rates
-        like 30."""
-        return self.fc(self.features(images))
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, D) float32; in bf16 on a GPU up to here."""
-        # this process may have no part in a small last batch; a trained backbone sees even that,
-        # for gradients and statistics are gathered from every process
-        if not len(images) and not self.backbone.training:
-            return torch.zeros(0, self.fc.in_features, device=self.device)
-        with (
-            torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"),
-        ):
-            return self.backbone(images).float()
-
-    def trained(self) -> nn.Module:
-        """What the checkpoint holds: all of it, or fc."""
-        return self if self.finetune else self.fc
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """(B, C) logits of (B, s, s, 3) uint8; in bf16 on a GPU up to fc, which learns at rates
+        like 30. B may be 0: a process may have no part in a small last batch."""
+        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
+            features = forward(self.backbone, crops, self.device)
+        return self.fc(features)
 
 
 def fit(
@@ -88,14 +64,9 @@ def fit(
     """
     schedule.check()
     rows = np.arange(len(images)) if rows is None else rows
-    before = None if schedule.finetune else fingerprint(encoder.model)
+    before = fingerprint(encoder.model)
     model = Classifier(encoder, len(images.classes), schedule)
-    groups = [{"params": list(model.fc.parameters())}]
-    if schedule.finetune:
-        groups.append({"params": list(model.backbone.parameters())})
-    optimizer = torch.optim.SGD(
-        groups, 1.0, momentum=schedule.momentum, weight_decay=schedule.weight_decay
-    )
+    trained = [model.fc, model.backbone] if schedule.finetune else [model.fc]
     identity = {
         **asdict(schedule),
         "weights": encoder.digest,
@@ -104,13 +75,19 @@ def fit(
         "labels": hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest(),
         "size": encoder.size,
     }
-    advice = "lower --head-lr and --backbone-lr" if schedule.finetune else "lower --lr"
-    training = Training(model.trained(), optimizer, file, identity, "classifier", advice)
+    training = Training(
+        model if schedule.finetune else model.fc,
+        schedule.optimizer(*trained),
+        file,
+        identity,
+        "classifier",
+        "lower --head-lr and --backbone-lr" if schedule.finetune else "lower --lr",
+    )
     training.restore()
     if not training.finished:
         _train(model, training, schedule, RandomCrops(images, rows, schedule.seed), workers)
         training.save(finished=True)
-    if before is not None and fingerprint(encoder.model) != before:
+    if fingerprint(encoder.model) != before:
         raise AssertionError("the frozen backbone changed while the classifier was trained")
     return model.eval()
 
@@ -118,57 +95,43 @@ def fit(
 def _train(
     model: Classifier, training: Training, schedule: Schedule, crops: RandomCrops, workers: int
 ) -> None:
-    device, count = model.device, len(crops.rows)
-    steps = -(-count // schedule.batch)  # of an epoch
+    order = Order(len(crops.rows), schedule, training.step)
     if schedule.finetune and distributed.world() > 1:
-        model.backbone = spread_batch_norm(model.backbone, 1, device)
-    spread_model = spread(model.trained(), device)
+        model.backbone = spread_batch_norm(model.backbone, 1, model.device)
+    spread_model = spread(model, model.device)
     model.train(schedule.finetune)
 
     def loss_of(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
-        inputs, labels = to_input(batch[0], device), batch[1].to(device, non_blocking=True)
-        logits = spread_model(inputs if schedule.finetune else model.features(inputs))
-        whole = min(schedule.batch, count - step % steps * schedule.batch)
+        images, labels = batch
+        whole = min(schedule.batch, order.count - step % order.steps * schedule.batch)
+        logits = spread_model(images)
+        loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
         # the mean over processes is then the mean over the global batch, however it is cut
-        return F.cross_entropy(logits, labels, reduction="sum") * (distributed.world() / whole)
+        return loss * (distributed.world() / whole)
 
     def rates(step: int) -> list[float]:
-        factor = schedule.factor(step, steps)
+        factor = schedule.factor(step, order.steps)
+        groups = training.optimizer.param_groups
         return [rate * factor for rate in (schedule.lr, schedule.backbone_lr)[: len(groups)]]
 
-    groups = training.optimizer.param_groups
     name = f"{'fine-tuning' if schedule.finetune else 'linear'}, seed {schedule.seed}"
-    loader = batches(crops, workers, device, order=Order(count, schedule, training.step))
-    training.run(loader, loss_of, Plan(steps * schedule.epochs, steps, rates, name))
+    plan = Plan(order.steps * schedule.epochs, order.steps, rates, name)
+    training.run(batches(crops, workers, model.device, order=order), loss_of, plan)
 
 
 def evaluate(model: Classifier, images: Labelled, batch: int = 256, workers: int = 0) -> dict:
-    """Accuracy in percent: {"top-1", "top-5" (where there are more than five classes), "per_class":
-    {name: top-1}}."""
-    classes = len(images.classes)
-    # images, top-1 and top-5 hits by class
-    counts = torch.zeros(3, classes, dtype=torch.double, device=model.device)
+    """Accuracy in percent, as evaluate.features.accuracies."""
     rows = np.arange(distributed.rank(), len(images), distributed.world())
-    labels, done = torch.from_numpy(images.labels[rows].astype(np.int64)).to(model.device), 0
-    bar = tqdm(
-        total=len(rows), desc="testing", unit="img", leave=False, disable=distributed.rank() > 0
-    )
-    with torch.inference_mode(), bar:
-        for crops in batches(Subset(images, rows.tolist()), workers, model.device, batch):
-            truth = labels[done : done + len(crops)]
-            best = model(to_input(crops, model.device)).topk(min(5, classes), 1).indices
-            hits = best == truth[:, None]
-            for row, values in enumerate((torch.ones_like(truth), hits[:, 0], hits.any(1))):
-                counts[row].index_add_(0, truth, values.double())
-            done += len(crops)
-            bar.update(len(crops))
-    total, first, five = distributed.total(counts).cpu()
-    accuracy = {"top-1": float(100 * first.sum() / total.sum())}
-    if classes > 5:
-        accuracy["top-5"] = float(100 * five.sum() / total.sum())
-    of_classes = zip(images.classes, first.tolist(), total.tolist(), strict=True)
-    per_class = {name: float(100 * hit / count) for name, hit, count in of_classes if count}
-    return {**accuracy, "per_class": per_class}
+    order = [rows[i : i + batch].tolist() for i in range(0, len(rows), batch)]
+    loader = batches(images, workers, model.device, order=order)
+    hidden = distributed.rank() > 0
+    best = torch.zeros(len(images), min(5, len(images.classes)), dtype=torch.long)
+    with torch.inference_mode():
+        bar = tqdm(loader, "testing", len(order), leave=False, unit="batch", disable=hidden)
+        for some, crops in zip(order, bar, strict=True):
+            best[some] = model(crops).topk(best.shape[1]).indices.cpu()
+    right = distributed.total(best).numpy() == images.labels[:, None]
+    return accuracies(right, images.labels, images.classes)
 
 
 def fingerprint(model: nn.Module) -> str:

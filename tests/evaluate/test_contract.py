@@ -16,10 +16,11 @@ import torch
 
 from data.cli import UsageError
 from evaluate.backgrounds import variants
-from evaluate.common import command, reserved
+from evaluate.common import Common, command, reserved
 from evaluate.features import extract, load_encoder
 from evaluate.probes import knn, linear
 from train.checkpoint import CHECKPOINTS
+from train.features import Labelled
 
 EVALUATE = [sys.executable, "-m", "evaluate"]
 STEM = ["--stem", "small_stride2"]
@@ -41,11 +42,14 @@ def test_evaluations_give_numbers_with_their_protocol(trained, data):
 
 
 def test_an_untrained_network_is_the_one_that_training_began_with(trained, data):
-    features, labels, classes = extract(load_encoder(trained), data + "/val")
-    untrained, _, _ = extract(load_encoder(trained, untrained=True), data + "/val")
-    assert features.shape == untrained.shape == (80, 32) and classes == ["class0", "class1"]
-    assert np.bincount(labels).tolist() == [40, 40] and not np.allclose(features, untrained)
-    again, _, _ = extract(load_encoder(trained, untrained=True), data + "/val", batch=7)
+    images = Labelled(data + "/val", 32)
+    features = extract(load_encoder(Common(trained)), images)
+    random = load_encoder(Common(trained, untrained=True))
+    untrained = extract(random, images)
+    assert features.shape == untrained.shape == (80, 32) and images.classes == ["class0", "class1"]
+    assert np.bincount(images.labels).tolist() == [40, 40]
+    assert not np.allclose(features, untrained)
+    again = extract(random, images, batch=7)
     assert np.allclose(untrained, again, atol=1e-5)
 
 
@@ -81,7 +85,7 @@ def test_seeds_repeat_over_first_weights_or_say_that_nothing_changes(trained, da
     assert set(same["deviation"].values()) == {0}
     assert same["protocol"]["seeds_over"] == "nothing that a seed changes"
     with pytest.raises(UsageError, match="--seeds 0"):
-        knn.evaluate(knn.Arguments(trained, data, seeds=0))
+        command("knn", knn, ["--run", trained, "--data", data, "--seeds", "0"])
 
 
 def test_the_result_is_on_disk_before_it_is_printed(trained, data, tmp_path):

@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
+from evaluate.common import Common
 from evaluate.features import extract, load_encoder
 from experiments.measure import knn
+from train.features import Labelled
 
 
 @pytest.mark.slow
@@ -22,9 +24,10 @@ def test_moco_v2_beats_random_features_by_far(tmp_path):
     call("train", str(images / "train"), "--preset", "moco_v2_demo", "--out", str(run))
 
     def accuracy(untrained: bool) -> float:
-        encoder = load_encoder(str(run), "cpu", untrained)
-        bank, labels, classes = extract(encoder, str(images / "train"))
-        queries, truth, _ = extract(encoder, str(images / "original"), classes=classes)
-        return knn(bank, labels, queries, truth, len(classes))
+        encoder = load_encoder(Common(str(run), device="cpu", untrained=untrained))
+        parts = [Labelled(str(images / name), encoder.size) for name in ("train", "original")]
+        bank, queries = (extract(encoder, part) for part in parts)
+        labels, truth = (part.labels for part in parts)
+        return knn(bank, labels, queries, truth, len(parts[0].classes))
 
     assert accuracy(untrained=False) > accuracy(untrained=True) + 10

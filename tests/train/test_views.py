@@ -10,9 +10,9 @@ import torch
 
 from data.cache.reader import Cache
 from data.sources.images import ImageError, decode, open_images
-from evaluate.features import Labelled
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
+from train.features import Labelled
 from train.loader import Order, Pairs
 from train.masks import Masks, shuffled_rows
 from train.parameters import COVERAGE, PARAMETERS, PASTED

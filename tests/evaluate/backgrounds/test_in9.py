@@ -12,6 +12,7 @@ from data.cli import UsageError
 from data.synthetic.dataset import draw
 from data.synthetic.objects import CLASSES
 from evaluate.backgrounds import in9
+from evaluate.common import Common
 from evaluate.features import load_encoder
 from evaluate.published import in9_table
 from train.network import backbone
@@ -93,7 +94,7 @@ def test_the_mappings_counts_are_held_to(root, tmp_path):
         ("{", "not a mapping"),
         (json.dumps({**mapping(), "1000": 1}), "of 1001 classes"),
         (json.dumps({k: min(v, 7) for k, v in mapping().items()}), "370 of 1000 classes to 8"),
-        (json.dumps({k: str(v) for k, v in mapping().items()}), "official mapping"),
+        (json.dumps({k: str(v) for k, v in mapping().items()}), "not a mapping"),
     ):
         (tmp_path / "m.json").write_text(content)
         with pytest.raises(UsageError, match=message):
@@ -128,7 +129,7 @@ def test_the_challenge_needs_every_background(root, network):
     def decide(features):
         return (features[:, 0] > np.float32(threshold)) * 1
 
-    encoder, composed = load_encoder(**options), {}
+    encoder, composed = load_encoder(Common(**options)), {}
     for file in masks:
         mask = torch.from_numpy(np.load(file)).float()
         image = pixels(root / "original" / "val" / file.parent.name / f"{file.stem}.png")
@@ -139,7 +140,11 @@ def test_the_challenge_needs_every_background(root, network):
     threshold = np.median(highest) + 1e-4
     safe = [((c > threshold) * 1 == int(f.parent.name[:2])).all() for f, c in composed.items()]
     assert 0 < np.mean(safe) < 1
-    assert in9.challenge(encoder, decide, str(root)) == pytest.approx(100 * np.mean(safe))
+    classes = [f"{i:02d}_{name}" for i, name in enumerate(NAMES)]
+    share = in9.challenge(encoder, decide, str(root), classes)
+    assert share == pytest.approx(100 * np.mean(safe))
+    with pytest.raises(UsageError, match=r"masks .* of the classes a to b"):
+        in9.challenge(encoder, decide, str(root), ["a", "b"])
 
 
 def test_a_nine_way_probe(root, network):
@@ -154,7 +159,7 @@ def test_a_nine_way_probe(root, network):
 
 def test_a_kept_classifier_of_imagenet_is_a_head(root, network, tmp_path):
     model, options = network
-    encoder, file = load_encoder(**options), tmp_path / "linear-seed0.pt"
+    encoder, file = load_encoder(Common(**options)), tmp_path / "linear-seed0.pt"
     names = [f"n{i:08d}" for i in range(1000)]
     identity = {"weights": encoder.digest, "classes": names}
     layer = {"weight": model.fc.weight.data, "bias": model.fc.bias.data}
@@ -166,7 +171,11 @@ def test_a_kept_classifier_of_imagenet_is_a_head(root, network, tmp_path):
         ({"identity": json.dumps(identity | {"weights": "other"})}, "another network's features"),
         ({"identity": json.dumps(identity | {"classes": names[:9]})}, "has 9 classes, not Image"),
         ({"optimizer": {}}, "is not finished"),
-        ({"model": {}}, "not a classifier made by"),
+        ({"model": []}, "not a classifier made by"),
+        (
+            {"model": layer | {"weight": model.fc.weight.data[:, :9]}},
+            "a damaged classifier; 1 of ano",
+        ),
     ):
         torch.save(state | change, file)
         with pytest.raises(UsageError, match=message):

@@ -13,15 +13,16 @@ from torch import nn
 
 from data.cli import UsageError
 from data.synthetic.dataset import Scenes, background_kinds, draw, make
-from evaluate.common import command
+from evaluate.common import Common, command
 from evaluate.diagnose import command as diagnosis
 from evaluate.diagnose import heat, neighbours
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.figure import over
 from evaluate.diagnose.localisation import chance, heatmap_statistics, percent
 from evaluate.diagnose.parts import Parts, find_masks
-from evaluate.features import Encoder, Labelled, forward, load_encoder
+from evaluate.features import Encoder, load_encoder
 from evaluate.probes.linear import fit_probe
+from train.features import Labelled, forward
 from train.network import backbone
 
 SIDE = 32
@@ -66,7 +67,7 @@ def seen():
 def test_maps_lie_where_the_decision_comes_from(seen):
     encoder, crops, patches, others, labels = seen
     assert heat.stage_of(encoder) == ("layer4", 8)
-    features = forward(encoder, crops)
+    features = forward(encoder.model, crops, encoder.device)
     classes = torch.from_numpy(labels)
     # a much redder and a much greener picture
     bank = F.normalize(torch.tensor([[2, 0, 0.1], [0, 2, 0.1]]), dim=1)
@@ -88,7 +89,7 @@ def test_maps_lie_where_the_decision_comes_from(seen):
 
 def test_the_votes_score_is_the_log_of_the_vote(seen):
     encoder, crops, *_ = seen
-    features = forward(encoder, crops[:3]).double()
+    features = forward(encoder.model, crops[:3], encoder.device).double()
     bank = np.random.default_rng(1).normal(size=(9, 3))
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     kinds, rows = np.array([0, 1, 2] * 3), np.array([[0, 1, 3], [8, 6, 0], [4, 5, 1]])
@@ -295,6 +296,6 @@ def test_bad_input_is_one_line(embedded, change, message):
 
 def test_a_small_last_stage_is_passed_over(tmp_path):
     torch.save(backbone("resnet10", "imagenet", 8).state_dict(), tmp_path / "x.pth")
-    encoder = load_encoder(weights=str(tmp_path / "x.pth"), size=32, device="cpu")
+    encoder = load_encoder(Common(weights=str(tmp_path / "x.pth"), size=32, device="cpu"))
     assert heat.stage_of(encoder) == ("layer2", 4)
     assert heat.stage_of(encoder, 1) == ("layer1", 8)

@@ -15,15 +15,15 @@ from train.network import backbone
 
 def test_the_split_is_balanced_fixed_and_nested():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), (100, 80, 120, 90, 110)))
-    one, ten = few.choose(labels, 5, 0.01, 0), few.choose(labels, 5, 0.10, 0)
+    one, ten = few.balanced(labels, 5, 0.01, 0), few.balanced(labels, 5, 0.10, 0)
     for rows, each in ((one, 1), (ten, 10)):
         assert np.bincount(labels[rows]).tolist() == [each] * 5
-    assert set(one) <= set(ten) and np.array_equal(ten, few.choose(labels, 5, 0.10, 0))
-    assert not np.array_equal(ten, few.choose(labels, 5, 0.10, 1)) and len(np.unique(ten)) == 50
-    uneven = few.choose(labels, 5, 0.104, 0)  # 52 of 500: two classes give eleven
+    assert set(one) <= set(ten) and np.array_equal(ten, few.balanced(labels, 5, 0.10, 0))
+    assert not np.array_equal(ten, few.balanced(labels, 5, 0.10, 1)) and len(np.unique(ten)) == 50
+    uneven = few.balanced(labels, 5, 0.104, 0)  # 52 of 500: two classes give eleven
     assert sorted(np.bincount(labels[uneven])) == [10, 10, 10, 11, 11]
     scarce = np.array([0, 0, 0, 0, 0, 1])  # 3 each, but class 1 has one image
-    assert len(few.choose(scarce, 2, 1.0, 0)) == 4
+    assert len(few.balanced(scarce, 2, 1.0, 0)) == 4
 
 
 def test_imagenets_counts_are_simclrs():
@@ -32,7 +32,7 @@ def test_imagenets_counts_are_simclrs():
     sizes[:167] += 1
     labels = np.repeat(np.arange(1000), sizes)
     for share, count, each in ((0.01, 12812, {12, 13}), (0.1, 128117, {128, 129})):
-        rows = few.choose(labels, 1000, share, 0)
+        rows = few.balanced(labels, 1000, share, 0)
         assert abs(len(rows) - count) <= 1 and set(np.bincount(labels[rows])) == each
 
 
@@ -43,8 +43,8 @@ def test_lists_name_images_by_path_or_by_name(tmp_path):
     file.write_text("n02_1.JPEG\nn01/n01_2.JPEG\r\nn03/same.JPEG\n\n")
     assert few.listed(str(file), paths).tolist() == [1, 2, 4]
     for content, message in (
-        ("n09_1.JPEG\n", "n09_1.JPEG is no image of the training folder (1 of 1 lines)"),
-        ("same.JPEG", "same.JPEG is the name of several images"),
+        ("n09_1.JPEG\n", "n09_1.JPEG is the name of 0 images of the training folder (1 of 1 l"),
+        ("same.JPEG", "same.JPEG is the name of 2 images"),
         ("\n", "names no image"),
     ):
         file.write_text(content)
@@ -110,6 +110,7 @@ def test_both_modes_learn_and_repeat(setting, tmp_path):
         ({"percent": (0.0,)}, "--percent"),
         ({"modes": ()}, "--modes"),
         ({"labels_list": ("/nowhere.txt",)}, "nowhere"),
+        ({"labels_list": ("a/1percent.txt", "b/1percent.txt")}, "two lists of one name"),
         ({"batch": 0}, "--batch 0"),
         ({"lr": -1.0}, "negative"),
     ],

@@ -1,8 +1,7 @@
 """kNN against plain numpy, and features that are kept, mapped, projected, or decoded by workers."""
 
-import errno
+import io
 import pickle
-import tempfile
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from data.cli import UsageError
 from evaluate import features
+from evaluate.common import Common
 from evaluate.features import extract, load_encoder, project
 from evaluate.probes import knn
 from train.features import Labelled, batches, to_input
@@ -67,51 +67,71 @@ def test_a_small_temperature_is_the_nearest_neighbour(temperature, neighbours):
 
 @pytest.fixture
 def encoder(moco):
-    return load_encoder(weights=moco, stem="small_stride2", device="cpu")
+    return load_encoder(Common(weights=moco, stem="small_stride2", device="cpu"))
 
 
-def test_head_features_are_the_heads_output(encoder, images):
-    found, _, _ = extract(encoder, str(images / "train"))
+@pytest.fixture
+def train(images):
+    return Labelled(str(images / "train"), 32)
+
+
+def test_head_features_are_the_heads_output(encoder, train):
+    found = extract(encoder, train)
     first, relu, last = encoder.head
     with torch.no_grad():
         expected = last(relu(first(torch.from_numpy(found)))).numpy()
     assert np.allclose(project(encoder.head, found, encoder.device), expected, atol=1e-6)
 
 
-def test_features_are_kept_and_mapped_when_large(encoder, images, tmp_path, monkeypatch):
-    root = str(images / "train")
-    plain, labels, _ = extract(encoder, root, batch=9)
-    assert plain.dtype == np.float32 and len(labels) == len(plain) == 80
-    kept, _, _ = extract(encoder, root, keep=str(tmp_path))
+def test_features_are_kept_and_mapped_when_large(encoder, train, tmp_path, monkeypatch):
+    plain = extract(encoder, train, batch=9)
+    assert plain.dtype == np.float32 and len(plain) == 80
+    assert np.array_equal(extract(encoder, train, batch=9, workers=2), plain)
+    kept = extract(encoder, train, keep=str(tmp_path))
     assert kept.dtype == np.float16 and np.allclose(kept, plain, atol=1e-3, rtol=1e-3)
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
-    again, _, _ = extract(encoder, root, keep=str(tmp_path))
+    again = extract(encoder, train, keep=str(tmp_path))
     assert np.array_equal(again, kept) and file.stat().st_mtime_ns == written
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(features, "LARGE", 100)
-    mapped, _, _ = extract(encoder, root)
-    assert isinstance(mapped, np.memmap) and np.array_equal(mapped, kept)
+    for folder in (tmp_path, "/proc"):  # which cannot be written
+        monkeypatch.chdir(folder)
+        mapped = extract(encoder, train)
+        assert isinstance(mapped, np.memmap) and np.array_equal(mapped, kept)
     assert list(tmp_path.iterdir()) == [file]  # it has no name
 
 
-def test_large_features_where_the_folder_cannot_be_written(encoder, images, monkeypatch):
-    original = tempfile.TemporaryFile
-
-    def read_only(dir=None):
-        if dir == ".":
-            raise OSError(errno.EROFS, "Read-only file system")
-        return original()
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    monkeypatch.setattr(features, "LARGE", 100)
-    mapped, _, _ = extract(encoder, str(images / "train"))
-    assert isinstance(mapped, np.memmap) and mapped.any()
+def npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
 
 
-def test_workers_do_not_change_features(encoder, images):
-    one, two = (extract(encoder, str(images / "train"), batch=16, workers=n)[0] for n in (0, 2))
-    assert np.array_equal(one, two)
+WHOLE = npy(np.zeros((80, 32), np.float16))
+FOREIGN = {
+    "empty": b"",
+    "text": b"<html>404</html>",
+    "cut": WHOLE[:-1],
+    "dtype": npy(np.zeros((80, 32), np.float32)),
+    "rows": npy(np.zeros((79, 32), np.float16)),
+    "dimensions": npy(np.zeros((80, 31), np.float16)),
+    "absurd": WHOLE.replace(b"(80, 32), }" + b" " * 12, b"(80, 32000000000000), }"),
+    "objects": npy(np.array([{}], object)),
+    "archive": b"PK\x03\x04",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_kept_file_from_elsewhere_is_one_line(kind, encoder, train, tmp_path):
+    extract(encoder, train, keep=str(tmp_path))
+    (file,) = tmp_path.iterdir()
+    secret = tmp_path / "secret"  # a link leads to what is not features
+    secret.write_bytes(FOREIGN[kind])
+    file.unlink()
+    file.symlink_to(secret)
+    with pytest.raises(UsageError, match=r"train-.*npy: not the features of 80 images, 32-d; del"):
+        extract(encoder, train, keep=str(tmp_path))
+    assert secret.read_bytes() == FOREIGN[kind]
 
 
 def test_the_loaders_workers_need_no_fork(images):

@@ -18,10 +18,12 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from data.cli import UsageError
-from evaluate.features import Encoder, Labelled, TrainVal, load_encoder
+from evaluate.common import Common
+from evaluate.features import Encoder, TrainVal, load_encoder
 from evaluate.probes import linear, sgd
 from evaluate.probes.schedule import Order, Schedule
 from evaluate.probes.sweep import fit_all, hold_out, sweep
+from train.features import Labelled
 from train.network import backbone
 
 CPU = torch.device("cpu")
@@ -140,8 +142,8 @@ def network(tmp_path_factory):
     return str(file)
 
 
-def encoder_of(network):
-    return load_encoder(weights=network, stem="small_stride2", size=16, device="cpu")
+def encoder_of(network, size=16):
+    return load_encoder(Common(weights=network, stem="small_stride2", size=size, device="cpu"))
 
 
 def signal_at(monkeypatch, number: int, read: int) -> None:
@@ -187,7 +189,7 @@ def test_a_stopped_training_continues_bit_by_bit(
         sgd.fit(encoder, images, schedule, tmp_path / "b.pt")
 
 
-@pytest.mark.parametrize("times", [1, 99])
+@pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.slow)])
 def test_a_worker_that_dies_is_started_again(times, network, colours, tmp_path, monkeypatch, capfd):
     """At the step that it died in; where that fails too, what was reached is saved."""
     original, deaths = Labelled.read, tmp_path / "deaths"
@@ -273,8 +275,9 @@ def test_sweep_is_sgd_at_each_rate():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
     schedule, rates = Schedule(epochs=5, batch=50, weight_decay=0.01), (0.1, 1.0)
-    weight, bias = fit_all(x, y, 3, rates, schedule, CPU)
-    for i, rate in enumerate(rates):
+    features = TrainVal(x, y, x, y, list("abc"))
+    layers = fit_all(features, rates, schedule, CPU)
+    for ours, rate in zip(layers, rates, strict=True):
         layer = nn.Linear(6, 3)
         nn.init.normal_(layer.weight, 0, 0.01, generator=torch.Generator().manual_seed(0))
         nn.init.zeros_(layer.bias)
@@ -285,8 +288,8 @@ def test_sweep_is_sgd_at_each_rate():
             nn.functional.cross_entropy(layer(torch.from_numpy(x)), torch.from_numpy(y)).backward()
             optimizer.step()
             steps.step()
-        assert torch.allclose(weight[i], layer.weight, atol=1e-5)
-        assert torch.allclose(bias[i], layer.bias, atol=1e-5)
+        assert torch.allclose(ours.weight, layer.weight, atol=1e-5)
+        assert torch.allclose(ours.bias, layer.bias, atol=1e-5)
 
 
 def test_sweep_chooses_by_held_out_images_and_survives_divergence():
@@ -326,9 +329,10 @@ def fine_tune(rank: int, processes: int, folder: str, network: str, colours: str
         meeting = f"file://{folder}/meeting"
         torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=processes)
     schedule = Schedule(epochs=2, batch=16, lr=0.5, backbone_lr=0.05, finetune=True, decay="cosine")
-    encoder = load_encoder(weights=network, stem="small_stride2", size=32, device="cpu")
     images = Labelled(f"{colours}/train", 32)
-    sgd.fit(encoder, images, schedule, Path(folder, f"{processes}.pt"), np.arange(17))
+    sgd.fit(
+        encoder_of(network, 32), images, schedule, Path(folder, f"{processes}.pt"), np.arange(17)
+    )
     if processes > 1:
         torch.distributed.destroy_process_group()
 
