@@ -57,6 +57,15 @@ SETTINGS = {
     "stretch": "stretch",
 }
 REFUSALS = 1000  # maps that are read again for the reason
+# the status of most images -> what may be wrong where none can be used
+LIKELY = {
+    "ok": "does the estimator suit these images, do the maps show the objects bright?",
+    "missing": "can this process read the images?",
+    "estimator": "does the estimator suit these images?",
+    "no_map": "are the maps PNG files of grey levels, classes or cut-outs?",
+    "crashed": "is there enough memory for a worker?",
+    "too_large": "raise --max-pixels",
+}
 
 
 @dataclass(frozen=True)
@@ -136,9 +145,8 @@ def main() -> None:
     part = _part(args.part)
     recipe = _recipe(args)
     print(_heading(args, recipe), flush=True)
-    signals: list[int] = []
     for number in SIGNALS:
-        signal.signal(number, lambda number, _: _stop(number, signals))
+        signal.signal(number, _stop)
     try:
         outcome = build(
             args.images,
@@ -152,21 +160,20 @@ def main() -> None:
             repair=args.repair,
             digest=args.digest,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(
             f"stopped: the shard in progress is dropped, finished ones are kept in {args.cache}; "
             "the same command continues",
             file=sys.stderr,
         )
-        raise SystemExit(128 + (signals or [signal.SIGINT])[0]) from None
+        raise SystemExit(128 + (*stop.args, signal.SIGINT)[0]) from None
     _summary(args, outcome)
 
 
-def _stop(number: int, signals: list[int]) -> None:
-    signals.append(number)
+def _stop(number: int, _: object) -> None:
     for other in SIGNALS:  # a second one would only break the cleaning up
         signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def _heading(args: Arguments, recipe: Recipe) -> str:
@@ -190,9 +197,8 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
     else:
         speed = outcome.computed / outcome.seconds
         copied = f" and {outcome.copied} copied" if outcome.copied else ""
-        cores = f", {speed / outcome.workers:.1f} a core"
-        if args.dask or args.device != "cpu":
-            cores = ""
+        elsewhere = args.dask or args.device != "cpu"
+        cores = "" if elsewhere else f", {speed / outcome.workers:.1f} a core"
         print(
             f"{outcome.computed} of {outcome.images} masks computed{copied} in "
             f"{outcome.seconds:.1f} s ({speed:.1f} images/s{cores}), {outcome.bytes / 1e6:.1f} MB "
@@ -208,18 +214,19 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
             f"old shards take {outcome.old_bytes / 1e6:.1f} MB; when no training reads them any "
             f"more: python -m data clean {args.cache}"
         )
-    failures = [f"{n} {name}" for name, n in outcome.statuses.items() if name != "ok"]
+    failures = ", ".join(f"{n} {name}" for name, n in outcome.statuses.items() if name != "ok")
     if failures:
         lists = os.path.join(args.cache, FAILURES) if outcome.complete else "the finished cache"
-        print(f"failed: {', '.join(failures)}; {lists} names them")
+        print(f"failed: {failures}; {lists} names them")
     if args.maps and outcome.complete and "no_map" in outcome.statuses:
         _print_refusals(args)
     if outcome.empty:
         print(f"{outcome.empty} masks are empty: they show no foreground, and are never pasted")
     if outcome.complete and outcome.statuses.get("ok", 0) <= outcome.empty:
+        most = max(outcome.statuses, key=outcome.statuses.get)
         raise UsageError(
             f"{args.cache}: none of the {outcome.images} masks can be pasted "
-            f"({', '.join(failures) or 'all are empty'}); {_likely_reason(outcome)}"
+            f"({failures or 'all are empty'}); {LIKELY.get(most, 'are these images?')}"
         )
 
 
@@ -227,22 +234,9 @@ def _print_refusals(args: Arguments) -> None:
     """Why maps were not taken, by the first of them."""
     lines = Path(args.cache, FAILURES).read_bytes().splitlines()
     paths = [line.split(b"\t", 1)[1] for line in lines if line.startswith(b"no_map\t")]
-    reasons = refusals(args.maps, paths[:REFUSALS])
-    for reason, number in reasons.most_common():
-        first = "" if len(paths) <= REFUSALS else f" of the first {REFUSALS}"
+    first = "" if len(paths) <= REFUSALS else f" of the first {REFUSALS}"
+    for reason, number in refusals(args.maps, paths[:REFUSALS]).most_common():
         print(f"no_map{first}: {number} {reason}")
-
-
-def _likely_reason(outcome: Outcome) -> str:
-    reason = max(outcome.statuses, key=outcome.statuses.get)
-    return {
-        "ok": "does the estimator suit these images, do the maps show the objects bright?",
-        "missing": "can this process read the images?",
-        "estimator": "does the estimator suit these images?",
-        "no_map": "are the maps PNG files of grey levels, classes or cut-outs?",
-        "crashed": "is there enough memory for a worker?",
-        "too_large": "raise --max-pixels",
-    }.get(reason, "are these images?")
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
@@ -255,42 +249,35 @@ def _part(text: str | None) -> tuple[int, int] | None:
 
 
 def _recipe(args: Arguments) -> Recipe:
-    refine = () if args.refine == "none" else (("refine", args.refine),)
-    recipe = Recipe(_estimator(args), refine, args.side, args.maps, args.max_pixels)
-    if recipe.estimator != "onnx":
-        for name in SETTINGS.values():
-            if getattr(args, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} goes with --estimator onnx")
-    if recipe.network:
-        return _with_weights(args, recipe)
-    for name in ("weights", "device", "batch", "precision"):
-        if getattr(args, name) != Arguments.__dataclass_fields__[name].default:
-            raise UsageError(
-                f"--{name} is for networks ({', '.join(sorted(estimators.NETWORKS))}); "
-                f"{recipe.estimator} is none"
-            )
-    return recipe
-
-
-def _estimator(args: Arguments) -> str:
     name = estimators.AUTO if args.estimator == "auto" else args.estimator
-    if name != "files":
-        if args.maps is not None:
-            raise UsageError("--maps goes with --estimator files")
-        if name not in estimators.NETWORKS:
-            try:
-                estimators.load(name)
-            except ValueError as error:
-                raise UsageError(str(error)) from error
-    elif args.refine != "none":
+    if name != "files" and args.maps is not None:
+        raise UsageError("--maps goes with --estimator files")
+    if name == "files" and args.refine != "none":
         raise UsageError(
             "--refine does not go with --estimator files: its maps are taken as they are"
         )
-    elif args.maps is None or not os.path.isdir(args.maps):
+    if name == "files" and not os.path.isdir(args.maps or ""):
         raise UsageError(
             f"--estimator files needs --maps FOLDER with the maps; {args.maps} is no folder"
         )
-    return name
+    for_networks = f"is for networks ({', '.join(sorted(estimators.NETWORKS))}); {name} is none"
+    options = dict.fromkeys(("weights", "device", "batch", "precision"), for_networks)
+    options = {} if name in estimators.NETWORKS else options
+    if name != "onnx":
+        options |= dict.fromkeys(SETTINGS.values(), "goes with --estimator onnx")
+    for option, reason in options.items():
+        if getattr(args, option) != Arguments.__dataclass_fields__[option].default:
+            raise UsageError(f"--{option.replace('_', '-')} {reason}")
+    refine = () if args.refine == "none" else (("refine", args.refine),)
+    recipe = Recipe(name, refine, args.side, args.maps, args.max_pixels)
+    try:
+        recipe = _with_weights(args, recipe) if recipe.network else recipe
+        loaded = load(recipe)  # an error is shown before anything is written
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if loaded.single:
+        print(f"note: {recipe.weights} has a fixed batch of 1: images go through it one at a time")
+    return recipe
 
 
 def _with_weights(args: Arguments, recipe: Recipe) -> Recipe:
@@ -302,28 +289,22 @@ def _with_weights(args: Arguments, recipe: Recipe) -> Recipe:
             "--device cuda does not go with --dask; for several GPUs run several --part, each with "
             "its own CUDA_VISIBLE_DEVICES"
         )
-    source = estimators.weights_of(recipe.estimator)
-    path = find(recipe.estimator, source, args.weights)
-    if other := unpublished(path, source):
-        print(f"note: {path} is not the file that was published under that name ({other})")
-    parameters = recipe.parameters
+    settings = {}
     if recipe.estimator == "onnx":
         settings = {name: getattr(args, option) for name, option in SETTINGS.items()}
-        network = estimators.create("onnx", **settings).for_file(path)
-        parameters += tuple(asdict(network).items())
-    recipe = replace(
+    network = estimators.create(recipe.estimator, **settings)
+    path = find(recipe.estimator, network.source, args.weights)
+    if other := unpublished(path, network.source):
+        print(f"note: {path} is not the file that was published under that name ({other})")
+    return replace(
         recipe,
-        parameters=parameters,
+        parameters=recipe.parameters + tuple(asdict(network.for_file(path)).items()),
         weights=str(path),
         sha256=sha256(path),
         device=args.device,
         precision=args.precision,
         batch=batch,
     )
-    loaded = load(recipe)  # an error in the file is shown before anything is written
-    if loaded.single:
-        print(f"note: {path} has a fixed batch of 1: images go through it one at a time")
-    return recipe
 
 
 if __name__ == "__main__":

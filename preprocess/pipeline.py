@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,7 @@ import numpy as np
 
 from data.cache.description import DamagedDescription, Description, identity_hash, load_description
 from data.cache.index import read_index
-from data.cache.shard import (
-    MOMENTARY,
-    NAME,
-    SCHEMA,
-    Rows,
-    empty_rows,
-    read_rows,
-    shard_number,
-)
+from data.cache.shard import NAME, SCHEMA, Rows, empty_rows, read_rows
 from data.cache.verify import old_shards
 from data.cli import UsageError
 from data.io import remove_temporary
@@ -35,7 +27,15 @@ from data.sources.images import Images, open_images
 from preprocess import writer
 from preprocess.estimators.files import map_file
 from preprocess.networks import batches
-from preprocess.plan import Existing, Plan, Source, Work, best, damaged_shards, existing_shards
+from preprocess.plan import (
+    Existing,
+    Plan,
+    Source,
+    Work,
+    damaged_shards,
+    existing_shards,
+    whole_shards,
+)
 from preprocess.progress import Outcome, Report
 from preprocess.recipe import Recipe, crashed_row
 
@@ -83,24 +83,20 @@ def build(root: str, folder: str, recipe: Recipe, **options) -> Outcome:
     images, recipe = open_images(os.path.abspath(root), chosen.listed), recipe.absolute()
     source = Source(images, recipe.keys(images), recipe, chosen.shard_size)
     _require_maps(source)
-    place = Path(folder)
-    description = _describe(source)
+    place, identity = Path(folder), recipe.identity()
+    description: Description = {
+        "schema": SCHEMA,
+        "identity": identity,
+        "identity_hash": identity_hash(identity),
+        "shard_size": chosen.shard_size,
+        "images": len(images),
+        "shards": [],
+        "statuses": {},
+    }
     _check_folder(place, description, chosen.repair)  # before a lock's file is put into it
     place.mkdir(parents=True, exist_ok=True)
     with writer.writing(place, chosen.part):
         before = _check_folder(place, description, chosen.repair)
-        if (
-            before
-            and not chosen.repair
-            and not chosen.digest
-            and _is_up_to_date(place, before, source)
-        ):
-            return Outcome(
-                len(images),
-                seconds=time.perf_counter() - began,
-                statuses=before["statuses"],
-                old_bytes=_old_bytes(place),
-            )
         if chosen.part is None:
             remove_temporary(place)
         return Run(source, place, chosen, description, before, began).bring_up_to_date()
@@ -117,19 +113,6 @@ def _require_maps(source: Source) -> None:
         f"--maps {source.recipe.maps}: no map for any of the {len(source.images)} images (first: "
         f"no {file}); {reason} the images' relative paths, as .png"
     )
-
-
-def _describe(source: Source) -> Description:
-    identity = source.recipe.identity()
-    return {
-        "schema": SCHEMA,
-        "identity": identity,
-        "identity_hash": identity_hash(identity),
-        "shard_size": source.shard_size,
-        "images": len(source.images),
-        "shards": [],
-        "statuses": {},
-    }
 
 
 def _check_folder(folder: Path, description: Description, repair: bool) -> Description | None:
@@ -150,8 +133,7 @@ def _check_folder(folder: Path, description: Description, repair: bool) -> Descr
             _check_same(folder, before, description)
             return before
     own = {"CHECKSUMS", "index.h5", "cache.json", writer.FAILURES}
-    names = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
-    for name in names:
+    for name in sorted(file.name for file in folder.glob("*")):
         known = name in own or NAME.fullmatch(name) or name.endswith(".tmp")
         if not known and not name.startswith((".", "log.")):
             raise UsageError(
@@ -162,40 +144,18 @@ def _check_folder(folder: Path, description: Description, repair: bool) -> Descr
 
 def _check_same(folder: Path, before: Description, description: Description) -> None:
     old, new = ({**d["identity"], "shard_size": d["shard_size"]} for d in (before, description))
-    different = [
-        f"{key} {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old | new)
-        if old.get(key) != new.get(key)
-    ]
+    keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    different = "; ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in keys)
     if different:
         raise UsageError(
-            f"{folder}: holds a cache made with other parameters ({'; '.join(different)}); "
-            "choose another folder, or delete this one"
+            f"{folder}: holds a cache made with other parameters ({different}); choose another "
+            "folder, or delete this one"
         )
-
-
-def _is_up_to_date(folder: Path, before: Description, source: Source) -> bool:
-    """Whether the cache is whole in length, its images are unchanged, and no row is to be tried
-    again; reads no image."""
-    index = read_index(folder, before)
-    if index is None or np.isin(index["status"], MOMENTARY).any():
-        return False
-    for name, size in zip(before["shards"], index["file_bytes"].tolist(), strict=True):
-        file = folder / name
-        if not file.exists() or file.stat().st_size != size:
-            return False
-    return np.array_equal(index["path"], source.images.paths) and np.array_equal(
-        index["key"], source.keys
-    )
-
-
-def _old_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in old_shards(folder))
 
 
 @dataclass
 class Run:
-    """One run that has something to do, in a folder that it may write.
+    """One run, in a folder that it may write.
 
     Attributes:
         description: of the cache to be, without its shards.
@@ -210,16 +170,15 @@ class Run:
     before: Description | None
     began: float
 
-    @property
-    def identity(self) -> str:
-        return self.description["identity_hash"]
-
     def bring_up_to_date(self) -> Outcome:
+        part = self.options.part or (1, 1)
+        numbers = range(part[0] - 1, self.source.shards, part[1])
         current = self.before["shards"] if self.before else []
         damaged = damaged_shards(self.folder, current) if self.options.repair else {}
-        existing = existing_shards(self.folder, self.identity, damaged)
-        numbers = [n for n in range(self.source.shards) if self._is_own(n)]
-        plan = Plan(self.folder, self.source, existing, current, self.options.digest).make(numbers)
+        existing = existing_shards(self.folder, self.description["identity_hash"], current, damaged)
+        plan = Plan(self.folder, self.source, existing, numbers, self.options.digest)
+        if not plan.work and self._is_finished(plan, existing, current):
+            return self._outcome(self.before["statuses"])
         with Report(self.folder, self.options.part, plan.rows) as report:
             report.event(
                 "start",
@@ -233,48 +192,49 @@ class Run:
                 damaged=damaged,
             )
             written = self._write(plan.work, report)
-            with writer.finishing(self.folder, self.options.part):
+            with writer.finishing(self.folder):
                 outcome = self._finish(plan, written, report)
             report.end(outcome)
         return outcome
 
+    def _is_finished(self, plan: Plan, existing: list[Existing], current: list[str]) -> bool:
+        """Whether the shards that are to be are the cache's already, and its index is of them."""
+        files = self._files(existing, plan.kept)
+        return files == current and read_index(self.folder, self.before) is not None
+
+    def _files(self, existing: list[Existing], own: dict[int, str]) -> list[str]:
+        """The cache's shards in order as far as they are there, this run's `own` and those of other
+        parts."""
+        files = {n: shard.name for n, shard in whole_shards(existing, self.source).items()} | own
+        return [files[number] for number in sorted(files)]
+
     def _finish(self, plan: Plan, written: dict[int, writer.Written], report: Report) -> Outcome:
         """Commit if all shards are there."""
         own = plan.kept | {number: shard.name for number, shard in written.items()}
-        files = self._files_of_all_parts(own)
+        existing = []
+        if len(own) < self.source.shards:
+            existing = existing_shards(self.folder, self.description["identity_hash"])
+        files = self._files(existing, own)
         lacking = self.source.shards - len(files)
         statuses = report.statuses
         if not lacking:
-            names = [files[number] for number in range(self.source.shards)]
-            digests = {shard.name: shard.digest for shard in written.values() if shard.digest}
-            statuses = writer.commit(self.folder, self.description, names, digests)
-        return Outcome(
-            images=len(self.source.images),
+            digests = {shard.name: shard.digest for shard in written.values()}
+            statuses = writer.commit(self.folder, self.description, files, digests)
+        return self._outcome(
+            statuses,
             computed=plan.computed,
             copied=plan.rows - plan.computed,
-            seconds=time.perf_counter() - self.began,
-            statuses=statuses,
             workers=max(1, self.options.workers),
             bytes=sum(shard.size for shard in written.values()),
             lacking=lacking,
             empty=report.empty,
-            old_bytes=0 if lacking else _old_bytes(self.folder),
         )
 
-    def _is_own(self, number: int) -> bool:
-        part = self.options.part
-        return part is None or number % part[1] == part[0] - 1
-
-    def _files_of_all_parts(self, files: dict[int, str]) -> dict[int, str]:
-        """`files`, and the shards of the other parts as far as they are there, by number."""
-        if len(files) == self.source.shards:
-            return files
-        by_number: dict[int, list] = {}
-        for shard in existing_shards(self.folder, self.identity):
-            number = shard_number(shard.name)
-            if number < self.source.shards and shard.holds(self.source, self.source.rows(number)):
-                by_number.setdefault(number, []).append(shard)
-        return {number: best(shards).name for number, shards in by_number.items()} | files
+    def _outcome(self, statuses: dict[str, int], **counts: int) -> Outcome:
+        seconds = round(time.perf_counter() - self.began, 3)
+        old = [] if counts.get("lacking") else old_shards(self.folder)
+        old_bytes = sum(file.stat().st_size for file in old)
+        return Outcome(len(self.source.images), seconds, statuses, old_bytes=old_bytes, **counts)
 
     def _write(self, work: list[Work], report: Report) -> dict[int, writer.Written]:
         """Compute and write the shards of `work` in order, each as soon as its last block is
@@ -283,7 +243,7 @@ class Run:
         with contextlib.ExitStack() as running:  # whatever ends the run also ends the workers
             results = bounded_map(
                 partial(batches.work_of(recipe), recipe=recipe),
-                self._blocks(work),
+                (self.source.images.take(rows) for shard in work for rows in self._split(shard)),
                 options.workers,
                 cluster=options.cluster,
                 needs=self.source.files(),
@@ -292,14 +252,9 @@ class Run:
             )
             running.enter_context(contextlib.closing(results))
             if recipe.on_device:
-                results = batches.infer(results, recipe, report.event, threads=options.workers)
+                results = batches.infer(results, recipe, threads=options.workers)
                 running.enter_context(contextlib.closing(results))
             return {shard.number: self._write_shard(shard, results, report) for shard in work}
-
-    def _blocks(self, work: Iterable[Work]) -> Iterator[Images]:
-        for shard in work:
-            for rows in self._split(shard):
-                yield self.source.images.take(rows)
 
     def _split(self, work: Work) -> list[np.ndarray]:
         """The rows of the run that are computed for a shard, block by block."""
@@ -308,24 +263,21 @@ class Run:
 
     def _write_shard(self, work: Work, results: Iterator[Rows], report: Report) -> writer.Written:
         began = time.perf_counter()
-        first = work.rows.start
-        rows = empty_rows(self.source.images.paths[work.rows], self.source.recipe.side)
+        first = work.rows[0]
+        paths = self.source.images.paths
+        rows = empty_rows(paths[work.rows], self.source.recipe.side)
         for target in self._split(work):
             computed = next(results)
             # never a mask in another image's row
-            if not np.array_equal(computed["path"], self.source.images.paths[target]):
+            if not np.array_equal(computed["path"], paths[target]):
                 raise RuntimeError(f"the rows of {computed['path'][0]} came out of order")
-            _put(computed, slice(None), rows, target - first)
-            report.rows(computed["status"])
-        if work.before and _same_status(work.before, rows, work.compute - first):
-            return writer.Written(work.before.name)
+            _put(computed, slice(None), rows, target - first, report)
         for name, origin, target in work.copies:
-            copied = read_rows(self.folder / name)
-            _put(copied, origin, rows, target - first)
-            report.rows(copied["status"][origin])
+            _put(read_rows(self.folder / name), origin, rows, target - first, report)
         report.empty += int(((rows["status"] == 0) & (rows["quality/coverage"] == 0)).sum())
         rows["key"] = self.source.keys[work.rows]
-        written = writer.write_shard(self.folder, work.number, rows, self.identity)
+        identity = self.description["identity_hash"]
+        written = writer.write_shard(self.folder, work.number, rows, identity)
         report.event(
             "shard",
             name=written.name,
@@ -336,13 +288,12 @@ class Run:
         return written
 
 
-def _put(source: Rows, origin: np.ndarray | slice, target: Rows, rows: np.ndarray) -> None:
+def _put(
+    source: Rows, origin: np.ndarray | slice, target: Rows, rows: np.ndarray, report: Report
+) -> None:
     for column in target:
         target[column][rows] = source[column][origin]
-
-
-def _same_status(before: Existing, rows: Rows, retried: np.ndarray) -> bool:
-    return np.array_equal(before.status[retried], rows["status"][retried])
+    report.rows(source["status"][origin])
 
 
 @dataclass
@@ -368,7 +319,7 @@ class Rescue:
             return crashed_row(images, self.recipe)
         middle = len(images) // 2
         halves = [self._compute(images.take(part)) for part in (slice(middle), slice(middle, None))]
-        return batches.joined(halves)
+        return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
 
 
 def _name(images: Images) -> str:

@@ -1,4 +1,4 @@
-"""What a run reports: one bar, a JSONL log in the cache's folder, and a summary at the end."""
+"""What a run shows: a bar, a JSONL log in the cache's folder, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from data.cache.reader import status_counts
 MESSAGES = {
     "worker died": "a worker died ({error}; out of memory?): the blocks in flight, from {first} "
     "on, are computed again, each alone",
-    "out of memory": "the device is out of memory: batches of {batch} from here on",
     "crashed": "crashed: {path} kills the process that works on it; it gets no mask",
 }
 
@@ -84,11 +83,8 @@ class Report:
     def __exit__(self, kind, error, _) -> None:
         self.bar.close()
         if kind is not None:
-            self.event(
-                "stopped",
-                error=f"{kind.__name__}: {error}".rstrip(": "),
-                images=sum(self.statuses.values()),
-            )
+            error = f"{kind.__name__}: {error}".rstrip(": ")
+            self.event("stopped", error=error, images=sum(self.statuses.values()))
 
     def event(self, what: str, **values) -> None:
         """One line of the log; what went wrong is also shown above the bar."""
@@ -102,19 +98,9 @@ class Report:
         """Rows are there; `status` (n,) uint8."""
         for name, count in status_counts(status).items():
             self.statuses[name] = self.statuses.get(name, 0) + count
-        failed = sum(count for name, count in self.statuses.items() if name != "ok")
+        failed = sum(self.statuses.values()) - self.statuses.get("ok", 0)
         self.bar.set_postfix(failed=failed, refresh=False)
         self.bar.update(len(status))
 
     def end(self, outcome: Outcome) -> None:
-        self.event(
-            "end",
-            images=outcome.images,
-            computed=outcome.computed,
-            copied=outcome.copied,
-            seconds=round(outcome.seconds, 3),
-            workers=outcome.workers,
-            bytes=outcome.bytes,
-            statuses=outcome.statuses,
-            complete=outcome.complete,
-        )
+        self.event("end", **asdict(outcome), complete=outcome.complete)

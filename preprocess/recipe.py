@@ -72,36 +72,25 @@ class Recipe:
     def load(self) -> estimators.Estimator:
         """The estimator. UsageError where the file of weights is no longer the one with
         `sha256`."""
-        parameters = dict(self.parameters)
-        if not self.network:
-            return estimators.load(self.estimator, **parameters)
-        loaded = estimators.load(
-            self.estimator,
-            weights=self.weights,
-            device=self.device,
-            precision=self.precision,
-            **parameters,
-        )
+        if self.estimator == "files":
+            return files.Files(self.maps)
+        options = dict(self.parameters)
+        if self.network:
+            options |= {name: getattr(self, name) for name in ("weights", "device", "precision")}
+        loaded = estimators.load(self.estimator, **options)
         if self.sha256 not in (None, loaded.weights):
             raise UsageError(f"{self.weights}: changed while it was in use; start again")
         return loaded
 
     def identity(self) -> dict:
         """The cache's identity: JSON-able, equal for equal masks."""
-        if self.estimator == "files":
-            folder = os.path.basename(self.maps.rstrip("/"))
-            method = {"version": files.VERSION, "parameters": {"maps": folder}, "weights": None}
-        else:
-            loaded = load(self)
-            method = {
-                "version": loaded.version,
-                "parameters": loaded.parameters,
-                "weights": loaded.weights,
-            }
+        loaded = load(self)
         identity = {
             "schema": SCHEMA,
             "estimator": self.estimator,
-            **method,
+            "version": loaded.version,
+            "parameters": loaded.parameters,
+            "weights": loaded.weights,
             "device": self.device.split(":")[0],
             "side": self.side,
         }
@@ -138,11 +127,10 @@ def compute_block(images: Images, recipe: Recipe) -> Rows:
     rows = empty_rows(images.paths, recipe.side)
     with quiet_opencv():
         for i in range(len(images)):
-            try:
-                _compute_row(images, i, recipe, rows)
-            except ImageError as error:
-                rows["mask"][i] = 0
-                rows["status"][i] = STATUS[error.reason]
+            with failing_row(rows, i):
+                image, content = decode_row(images, i, recipe, rows)
+                saliency = load(recipe).map_of(image, images.paths[i], content)
+                store(saliency, image, rows, i)
     return rows
 
 
@@ -160,12 +148,27 @@ def quiet_opencv() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(level)
 
 
+@contextlib.contextmanager
+def failing_row(rows: Rows, i: int) -> Iterator[None]:
+    """Whatever fails on image `i`, but for want of memory, costs its row alone: a status, and an
+    empty mask."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # an estimator on an odd image may raise anything
+        rows["mask"][i] = 0
+        rows["status"][i] = STATUS[error.reason if isinstance(error, ImageError) else "estimator"]
+
+
 def crashed_row(images: Images, recipe: Recipe) -> Rows:
     """The row of one image on which the worker dies."""
     rows = empty_rows(images.paths, recipe.side)
     with contextlib.suppress(ImageError):
         rows["digest"][0] = read_source(images, 0, recipe)[1]
     rows["status"][0] = STATUS["crashed"]
+    if recipe.on_device:
+        rows["prepared"] = np.array([None])  # see preprocess.networks.batches
     return rows
 
 
@@ -181,48 +184,21 @@ def read_source(images: Images, i: int, recipe: Recipe) -> tuple[bytes, np.ndarr
     return content, np.frombuffer(digest.digest(), np.uint8)
 
 
-def decode_row(images: Images, i: int, recipe: Recipe, rows: Rows) -> np.ndarray:
-    """Image `i` as (H, W, 3) uint8 RGB; its digest and size go into its row. ImageError where it
-    cannot be used."""
+def decode_row(images: Images, i: int, recipe: Recipe, rows: Rows) -> tuple[np.ndarray, bytes]:
+    """Image `i` as (H, W, 3) uint8 RGB, and its file; its digest and size go into its row.
+    ImageError where it cannot be used."""
     content, rows["digest"][i] = read_source(images, i, recipe)
     image = decode(content, recipe.max_pixels)
     rows["size"][i] = image.shape[:2]
-    return image
+    return image, content
 
 
-@contextlib.contextmanager
-def failing_estimator() -> Iterator[None]:
-    """Whatever an estimator does on an odd image, the run goes on: ImageError("estimator"), but for
-    want of memory."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ImageError("estimator", f"{type(error).__name__}: {error}") from error
-
-
-def store_map(saliency: np.ndarray, i: int, side: int, rows: Rows) -> None:
-    """A float32 (h, w) map in [0, 1] to row `i`'s (side, side) uint8 mask. ImageError where it is
-    not finite."""
+def store(saliency: np.ndarray, image: np.ndarray, rows: Rows, i: int) -> None:
+    """A float32 (h, w) map in [0, 1] to row `i`'s (side, side) uint8 mask, with its statistics on
+    the image, uint8 RGB of any size. ValueError where it is not finite."""
     if not np.isfinite(saliency).all():
-        raise ImageError("estimator", "the map is not finite")
-    mask = resize(saliency, side, side)
-    rows["mask"][i] = np.rint(np.clip(mask, 0, 1) * 255)
-
-
-def store_quality(pixels: np.ndarray, i: int, rows: Rows) -> None:
-    """The statistics of row `i`'s mask on its image, (h, w, 3) uint8 RGB."""
-    for name, value in quality(pixels, rows["mask"][i]).items():
+        raise ValueError("the map is not finite")
+    side = rows["mask"].shape[1]
+    rows["mask"][i] = np.rint(np.clip(resize(saliency, side, side), 0, 1) * 255)
+    for name, value in quality(image, rows["mask"][i]).items():
         rows[f"quality/{name}"][i] = value
-
-
-def _compute_row(images: Images, i: int, recipe: Recipe, rows: Rows) -> None:
-    image = decode_row(images, i, recipe, rows)
-    if recipe.estimator == "files":
-        saliency = files.read_map(recipe.maps, images.paths[i], images.read(i))
-    else:
-        with failing_estimator():
-            saliency = load(recipe).working(image)
-    store_map(saliency, i, recipe.side, rows)
-    store_quality(image, i, rows)

@@ -33,12 +33,16 @@ class Refined(Estimator):
     refine: str
 
     @property
-    def name(self) -> str:
-        return self.estimator.name
-
-    @property
     def version(self) -> int:
         return self.estimator.version
+
+    @property
+    def weights(self) -> str | None:
+        return self.estimator.weights
+
+    @property
+    def single(self) -> bool:
+        return self.estimator.single
 
     @property
     def parameters(self) -> dict:

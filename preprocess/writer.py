@@ -5,14 +5,12 @@ replacement of cache.json is the commit: before it the old shards are the cache,
 ones. Old shards stay, since a training may have them mapped.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -35,14 +33,13 @@ from data.io import lock, sha256, write_bytes
 FAILURES = "failures.tsv"
 
 
-@dataclass(frozen=True)
-class Written:
-    """A shard's file name, the bytes written (0 where it was there already), and its SHA-256 in hex
-    (empty where it was not read)."""
+class Written(NamedTuple):
+    """A shard's file name, the bytes written (0 where it was there already), and its SHA-256 in
+    hex."""
 
     name: str
-    size: int = 0
-    digest: str = ""
+    size: int
+    digest: str
 
 
 @contextmanager
@@ -55,20 +52,15 @@ def writing(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         held.enter_context(lock(folder / LOCK, f"{folder}: {BUSY}", shared=part is not None))
         if part is not None:
-            name = f"{part[0]}-of-{part[1]}"
-            busy = (
-                f"{folder}: another process is computing part {part[0]}/{part[1]}; wait for it or "
-                "stop it"
-            )
-            held.enter_context(lock(folder / f".lock-part-{name}", busy))
+            busy = f"{folder}: another process is computing part {part[0]}/{part[1]}; wait for it"
+            file = folder / f".lock-part-{part[0]}-of-{part[1]}"
+            held.enter_context(lock(file, f"{busy} or stop it"))
         yield
 
 
-def finishing(
-    folder: Path, part: tuple[int, int] | None
-) -> contextlib.AbstractContextManager[None]:
+def finishing(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Of several parts that end together, one after the other looks whether all is there."""
-    return contextlib.nullcontext() if part is None else lock(folder / ".lock-finish", wait=True)
+    return lock(folder / ".lock-finish", wait=True)
 
 
 def write_shard(folder: Path, number: int, rows: Rows, identity: str) -> Written:

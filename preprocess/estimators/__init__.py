@@ -1,17 +1,13 @@
 """Saliency estimators, one file a method: an RGB image in, a soft foreground map out."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preprocess.estimators.base import Estimator
-
-if TYPE_CHECKING:
-    from preprocess.networks.base import Architecture
-    from preprocess.networks.weights import Source
+from preprocess.networks import base
+from preprocess.networks.base import Architecture
+from preprocess.networks.weights import find
+from preprocess.refine import REFINE, Refined
 
 # name -> module:class; imported on first use, so that a CPU estimator never imports torch
 ESTIMATORS = {
@@ -34,10 +30,10 @@ NETWORKS = {
     "dino": "preprocess.estimators.dino:DINO",
     "onnx": "preprocess.estimators.onnx:ONNX",
     "u2net": "preprocess.estimators.u2net:U2Net",
-    "u2netp": "preprocess.estimators.u2netp:U2NetP",
+    "u2netp": "preprocess.estimators.u2net:U2NetP",
 }
 AUTO = "fusion"  # better than every single method on every metric of ECSSD
-REFINEMENTS = ("none", "guided", "grabcut")  # preprocess.refine
+REFINEMENTS = ("none", *REFINE)
 
 
 def create(name: str, **parameters) -> Estimator | Architecture:
@@ -56,8 +52,8 @@ def create(name: str, **parameters) -> Estimator | Architecture:
             f"no estimator {name!r}; there are: auto, {', '.join(sorted(ESTIMATORS))}; "
             f"with weights: {', '.join(sorted(NETWORKS))}"
         )
-    module, method = path.split(":")
-    method = getattr(importlib.import_module(module), method)
+    module, name_of_class = path.split(":")
+    method = getattr(importlib.import_module(module), name_of_class)
     fields = [field.name for field in dataclasses.fields(method)]
     unknown = sorted(set(parameters) - set(fields))
     if unknown:
@@ -94,21 +90,13 @@ def load(
         raise ValueError(f"no refinement {refine!r}; there are: {', '.join(REFINEMENTS)}")
     method = create(name, **parameters)
     if not isinstance(method, Estimator):
-        inference = importlib.import_module("preprocess.networks.inference")
-        return inference.load(method, refine, weights, device, precision)
-    if weights is not None or device != "cpu" or precision != "fp32":
+        method = base.load(method, weights, device, precision)
+    elif (weights, device, precision) != (None, "cpu", "fp32"):
         raise ValueError(
             f"estimator {name} is no network: it takes no weights, device or precision; these do: "
             f"{', '.join(sorted(NETWORKS))}"
         )
-    if refine == "none":
-        return method
-    return importlib.import_module("preprocess.refine").Refined(method, refine)
-
-
-def weights_of(name: str) -> Source:
-    """Where network `name`'s weights come from."""
-    return create(name).source
+    return method if refine == "none" else Refined(method, refine)
 
 
 def has_weights(name: str) -> bool:
@@ -117,10 +105,8 @@ def has_weights(name: str) -> bool:
     $DILO_WEIGHTS may be a file of any name: it is one network's, and so not taken for every
     other's.
     """
-    from preprocess.networks.weights import find
-
+    source = create(name).source
     try:
-        path: Path = find(name, weights_of(name))
+        return find(name, source).name in source.files
     except ValueError:
         return False
-    return path.name in weights_of(name).files

@@ -1,8 +1,5 @@
 """The base class of saliency estimators."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -16,20 +13,20 @@ class Estimator:
     """A saliency method: its fields are its parameters, JSON-able, each with a default.
 
     A subclass sets `name` and gives `working`, which must be deterministic: a mask cache's identity
-    is `name`, `version`, `parameters`, `weights` and `device`, and stands for every byte of its
+    is `name`, `version`, `parameters`, `weights` and the device, and stands for every byte of its
     masks.
 
     Attributes:
         name: the key in preprocess.estimators.ESTIMATORS or NETWORKS.
         version: raised whenever the maps change.
         weights: SHA-256 of a network's file of weights, hex; None for a method without.
-        device: kind of device that computes, "cpu" or "cuda".
+        single: whether its file takes one image at a time.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     weights: ClassVar[str | None] = None
-    device: ClassVar[str] = "cpu"
+    single: ClassVar[bool] = False
 
     @property
     def parameters(self) -> dict:
@@ -47,9 +44,9 @@ class Estimator:
         """
         raise NotImplementedError
 
-    def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """`working` of each image. No map depends on the other images."""
-        return [self.working(image) for image in images]
+    def map_of(self, image: np.ndarray, path: bytes, content: bytes) -> np.ndarray:
+        """`working` of the image of a path (relative, as the cache has it) and a file."""
+        return self.working(image)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The map at the image's size, float32 (H, W) in [0, 1]."""

@@ -57,7 +57,7 @@ class DINO(Squashed):
     def run(self, network: nn.Module, batch: Tensor) -> Tensor:
         from preprocess.networks import vit
 
-        return vit.keys(network, normalise(batch.permute(0, 3, 1, 2).float() / 255))
+        return vit.keys(network, normalise(batch))
 
     def finish(self, output: np.ndarray) -> np.ndarray:
         from preprocess.networks import tokencut

@@ -7,13 +7,14 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from data.sources.images import MAX_PIXELS, ImageError, read_bytes
+from preprocess.estimators.base import Estimator
 
-VERSION = 2
 FAINT = 16  # a largest level under this part of the scale, but for 1, is on another scale
 TINT = 8  # levels between the channels of a grey picture that JPEG has had
 CLASSES = 20  # of VOC's files of classes; their last level is void
@@ -30,6 +31,22 @@ DISPLAYED = {
     8: np.rot90,
 }
 INVERSE = {6: 8, 8: 6}  # the other orientations undo themselves
+
+
+@dataclass(frozen=True)
+class Files(Estimator):
+    """The maps of a folder."""
+
+    name = "files"
+    version = 2
+    folder: str
+
+    @property
+    def parameters(self) -> dict:
+        return {"maps": os.path.basename(self.folder.rstrip("/"))}
+
+    def map_of(self, image: np.ndarray, path: bytes, content: bytes) -> np.ndarray:
+        return read_map(self.folder, path, content)
 
 
 def map_file(folder: str | os.PathLike, path: bytes) -> str:

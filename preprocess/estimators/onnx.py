@@ -1,9 +1,6 @@
 """Any saliency network in an ONNX file, described by six settings."""
 
-from __future__ import annotations
-
-import hashlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +8,7 @@ import numpy as np
 
 from data.cli import UsageError
 from preprocess.networks.squashed import MEAN, STD, Squashed
-from preprocess.networks.weights import Source
+from preprocess.networks.weights import Source, checksums
 from preprocess.vision.pixels import sigmoid
 
 NONE = (1.0, 1.0, 1.0)
@@ -23,14 +20,14 @@ class Family(NamedTuple):
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    activation: str = "none"
     scale: str = "max"
+    activation: str = "none"
     stretch: str = "yes"
 
 
 U2NET = Family(320, MEAN, STD)
 ISNET = Family(1024, (0.5, 0.5, 0.5), NONE)
-BIREFNET = Family(1024, MEAN, STD, "sigmoid")
+BIREFNET = Family(1024, MEAN, STD, activation="sigmoid")
 # rembg's names of files, their MD5 (of bria-rmbg the SHA-256) and their settings there
 KNOWN = {
     "u2net": ("60024c5c889badc19c04ad937298a77b", U2NET),
@@ -55,10 +52,6 @@ CHOICES = {"scale": ("max", "255"), "activation": ("none", "sigmoid"), "stretch"
 LARGEST_SIDE = 4096
 
 
-def _checksum(digest: str) -> str:
-    return f"{'md5' if len(digest) == 32 else 'sha256'} {digest}"
-
-
 @dataclass(frozen=True)
 class ONNX(Squashed):
     """A network whose first output is one map an image, (n, 1, h, w) or (n, h, w).
@@ -74,11 +67,11 @@ class ONNX(Squashed):
     """
 
     name = "onnx"
-    backend = "onnx"
+    runner = "preprocess.networks.onnx:load"
     source = Source(
         tuple(f"{name}.onnx" for name in KNOWN),
         "github.com/danielgatis/rembg/releases/tag/v0.0.0, or `rembg d NAME`",
-        {f"{name}.onnx": _checksum(digest) for name, (digest, _) in KNOWN.items()},
+        {f"{name}.onnx": digest for name, (digest, _) in KNOWN.items()},
         rembg=True,
     )
     side: int | None = None
@@ -97,20 +90,18 @@ class ONNX(Squashed):
         if self.std is not None and (len(self.std) != 3 or min(self.std) <= 0):
             raise UsageError("onnx: std must be three numbers above 0")
 
-    def for_file(self, path: Path) -> ONNX:
+    def for_file(self, path: Path) -> "ONNX":
         """With the settings of a known file; UsageError where an unknown one leaves some open."""
-        missing = [field.name for field in fields(self) if getattr(self, field.name) is None]
+        missing = [name for name in Family._fields if getattr(self, name) is None]
         family = _family(path) if missing else None
-        if family is not None:
-            return replace(self, **{name: getattr(family, name) for name in missing})
-        if missing:
-            flags = {name: f"--net-{name}" if name == "side" else f"--{name}" for name in missing}
+        if missing and not family:
+            flags = ", ".join(f"--{name}" for name in missing).replace("--side", "--net-side")
             raise UsageError(
-                f"{path}: no file that is known by its name or checksum; say "
-                f"{', '.join(flags.values())}; U²-Net's are --net-side 320 --mean .485 .456 .406 "
-                "--std .229 .224 .225 --scale max --activation none --stretch yes"
+                f"{path}: no file that is known by its name or checksum; say {flags}; U²-Net's are "
+                "--net-side 320 --mean .485 .456 .406 --std .229 .224 .225 --scale max "
+                "--activation none --stretch yes"
             )
-        return self
+        return replace(self, **{name: getattr(family, name) for name in missing})
 
     def tensor(self, batch: np.ndarray) -> np.ndarray:
         """(B, side, side, 3) uint8 prepared images to the (B, 3, side, side) float32 input."""
@@ -130,10 +121,5 @@ class ONNX(Squashed):
 def _family(path: Path) -> Family | None:
     if path.stem in KNOWN:
         return KNOWN[path.stem][1]
-    for kind in ("md5", "sha256"):
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, kind).hexdigest()
-        for known, family in KNOWN.values():
-            if known == digest:
-                return family
-    return None
+    digests = checksums(path)
+    return next((family for digest, family in KNOWN.values() if digest in digests), None)

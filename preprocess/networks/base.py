@@ -1,38 +1,44 @@
-"""The base class of networks that estimate saliency."""
+"""The base class of networks that estimate saliency, and one with its weights as an Estimator."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from preprocess.networks.weights import Source
+from preprocess.estimators.base import Estimator
+from preprocess.networks.weights import Source, find
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Run = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Architecture:
     """A network without its weights: its fields are its parameters, JSON-able, with defaults.
 
-    preprocess.networks.inference makes an Estimator of it with a file of weights. A subclass
-    imports torch only inside `build` and `run`, because worker processes that decode for a GPU
-    call `prepare` alone.
+    `load` makes an Estimator of it with a file of weights. A subclass imports torch only inside
+    `build` and `run`, because worker processes that decode for a GPU call `prepare` alone.
 
     Attributes:
         name: the key in preprocess.estimators.NETWORKS.
         version: raised whenever the maps change.
         source: the files of weights to look for, and where they come from.
-        backend: "torch", or "onnx" (then `tensor` takes the place of `build` and `run`).
+        runner: module:function of (architecture, path, device, precision), which gives what runs
+            it, (B, ...) prepared images to (B, ...) float32 outputs, and its file's SHA-256.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     source: ClassVar[Source]
-    backend: ClassVar[str] = "torch"
+    runner: ClassVar[str] = "preprocess.networks.inference:load_module"
 
     @property
     def parameters(self) -> dict:
@@ -75,3 +81,63 @@ class Architecture:
     def finish(self, output: np.ndarray) -> np.ndarray:
         """One image's float32 output to its map, float32 (h, w) in [0, 1]; by numpy only."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Estimator):
+    """An architecture with its weights on a device; made by `load`.
+
+    Attributes:
+        forward: (B, ...) prepared images to (B, ...) float32 outputs; MemoryError where the batch
+            is too large for the device.
+        weights: SHA-256 of its file.
+    """
+
+    architecture: Architecture
+    forward: Run
+    weights: str
+    precision: str = "fp32"
+
+    @property
+    def name(self) -> str:
+        return self.architecture.name
+
+    @property
+    def version(self) -> int:
+        return self.architecture.version
+
+    @property
+    def single(self) -> bool:
+        return getattr(self.forward, "single", False)
+
+    @property
+    def parameters(self) -> dict:
+        """The architecture's, and the precision where it is not the usual one."""
+        other = {} if self.precision == "fp32" else {"precision": self.precision}
+        return self.architecture.parameters | other
+
+    def working(self, image: np.ndarray) -> np.ndarray:
+        output = self.forward(self.architecture.prepare(image)[None])[0]
+        return self.architecture.finish(np.ascontiguousarray(output))
+
+
+def load(architecture: Architecture, weights: str | None, device: str, precision: str) -> Network:
+    """A network with its weights (see preprocess.networks.weights.find) on the device.
+
+    Raises:
+        UsageError: no weights, a file that cannot be read or does not fit, no such device or
+            precision.
+    """
+    path = find(architecture.name, architecture.source, weights)
+    architecture = architecture.for_file(path)
+    forward, digest = _runner(architecture, path, path.stat().st_mtime_ns, device, precision)
+    return Network(architecture=architecture, forward=forward, weights=digest, precision=precision)
+
+
+@lru_cache(maxsize=2)
+def _runner(
+    architecture: Architecture, path: Path, written: int, device: str, precision: str
+) -> tuple[Run, str]:
+    """Kept, for callers that load it often."""
+    module, function = architecture.runner.split(":")
+    return getattr(importlib.import_module(module), function)(architecture, path, device, precision)

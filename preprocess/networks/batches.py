@@ -10,29 +10,25 @@ to two levels, for a device adds in another order then.
 
 from __future__ import annotations
 
-import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from data.cache.shard import STATUS, Rows, empty_rows
-from data.cli import UsageError
-from data.sources.images import ImageError, Images
+from data.cache.shard import Rows, empty_rows
+from data.cli import UsageError, note
+from data.sources.images import Images
 from preprocess import estimators
 from preprocess import recipe as blocks
 from preprocess.quality import SIDE
 from preprocess.recipe import Recipe
-from preprocess.refine import thumbnail
+from preprocess.refine import REFINE, thumbnail
 
 
-@dataclass
-class Prepared:
+class Prepared(NamedTuple):
     """An image on its way to the network: what the network sees, and what is needed of the image
     afterwards.
 
@@ -65,68 +61,41 @@ def prepare_block(images: Images, recipe: Recipe) -> Rows:
     """Rows without masks, and "prepared": a Prepared for each image, None for one that failed.
     Imports no torch."""
     rows = empty_rows(images.paths, recipe.side)
-    prepared: list[Prepared | None] = [None] * len(images)
+    rows["prepared"] = np.full(len(images), None)
+    parameters = dict(recipe.parameters)
+    refined = parameters.pop("refine", None)
+    prepare = estimators.create(recipe.estimator, **parameters).prepare
     with blocks.quiet_opencv():
         for i in range(len(images)):
-            try:
-                image = blocks.decode_row(images, i, recipe, rows)
-                with blocks.failing_estimator():
-                    prepared[i] = _prepared(image, recipe)
-            except ImageError as error:
-                rows["status"][i] = STATUS[error.reason]
-    return rows | {"prepared": prepared}
-
-
-def _prepared(image: np.ndarray, recipe: Recipe) -> Prepared:
-    pixels = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    refined = dict(recipe.parameters).get("refine")
-    return Prepared(_prepare(recipe)(image), pixels, thumbnail(image) if refined else None)
-
-
-@lru_cache(maxsize=4)
-def _prepare(recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
-    parameters = {name: value for name, value in recipe.parameters if name != "refine"}
-    return estimators.create(recipe.estimator, **parameters).prepare
+            with blocks.failing_row(rows, i):
+                image, _ = blocks.decode_row(images, i, recipe, rows)
+                pixels = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+                small = thumbnail(image) if refined else None
+                rows["prepared"][i] = Prepared(prepare(image), pixels, small)
+    return rows
 
 
 @lru_cache(maxsize=4)
 def _batches(recipe: Recipe) -> Batches:
-    return Batches(blocks.load(recipe), recipe)
+    return Batches(recipe)
 
 
-def joined(parts: list[Rows]) -> Rows:
-    """The rows of several blocks as one; a part without "prepared" has none that could be."""
-    columns = [name for name in parts[0] if name != "prepared"]
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in columns}
-    if any("prepared" in part for part in parts):
-        lists = [part.get("prepared", [None] * len(part["path"])) for part in parts]
-        rows["prepared"] = [prepared for part in lists for prepared in part]
-    return rows
-
-
-def infer(
-    prepared: Iterator[Rows], recipe: Recipe, event: Callable[..., None], threads: int = 1
-) -> Iterator[Rows]:
+def infer(prepared: Iterator[Rows], recipe: Recipe, threads: int = 1) -> Iterator[Rows]:
     """The rows of each prepared block, in order: while the device has one, the next is received and
     the last written.
 
     Args:
-        event: called with event("out of memory", batch=N) where batches were halved to N.
         threads: that turn the network's outputs into masks.
     """
     with ThreadPoolExecutor(1) as device, ThreadPoolExecutor(max(1, threads)) as pool:
-        batches = Batches(blocks.load(recipe), recipe, event, pool)
-        pending: deque[Future] = deque()
-        try:
-            for block in prepared:
-                pending.append(device.submit(batches.rows, block))
-                if len(pending) > 1:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        batches, before = Batches(recipe, pool.map), None
+        for block in prepared:
+            rows = device.submit(batches.rows, block)
+            if before:
+                yield before.result()
+            before = rows
+        if before:
+            yield before.result()
 
 
 class Batches:
@@ -137,99 +106,57 @@ class Batches:
             the run.
     """
 
-    def __init__(
-        self,
-        estimator: estimators.Estimator,
-        recipe: Recipe,
-        event: Callable[..., None] | None = None,
-        pool: ThreadPoolExecutor | None = None,
-    ):
-        self.estimator = estimator
+    def __init__(self, recipe: Recipe, each: Callable[..., Iterator] = map):
+        self.network = blocks.load(recipe)
+        self.refine = REFINE.get(dict(recipe.parameters).get("refine"))
+        if self.refine:
+            self.network = self.network.estimator
         self.recipe = recipe
-        self.event = event or _print_event
-        self.pool = pool
+        self.each = each
         self.size = recipe.batch
 
     def rows(self, block: Rows) -> Rows:
         """A prepared block to shard rows."""
-        prepared = block.pop("prepared", [None] * len(block["path"]))
+        prepared = block.pop("prepared")
         ready = [i for i, item in enumerate(prepared) if item is not None]
-        outputs = self.outputs([prepared[i].network for i in ready])
-        futures = []
-        for i, output in zip(ready, outputs, strict=True):
-            if self.pool is None:
-                self._finish(block, i, output, prepared[i])
-            else:
-                futures.append(self.pool.submit(self._finish, block, i, output, prepared[i]))
-        for future in futures:
-            future.result()
+
+        def finish(i: int, output: np.ndarray) -> None:
+            with blocks.failing_row(block, i):
+                saliency = self.network.architecture.finish(np.ascontiguousarray(output))
+                if self.refine:
+                    saliency = self.refine(prepared[i].thumbnail, saliency)
+                blocks.store(saliency, prepared[i].pixels, block, i)
+
+        list(self.each(finish, ready, self.outputs([prepared[i].network for i in ready])))
         return block
 
     def outputs(self, inputs: list[np.ndarray]) -> Iterator[np.ndarray]:
         """The network's output for each input, in order."""
-        start = 0
-        while start < len(inputs):
-            chunk = inputs[start : start + self.size]
-            outputs = self._forward(np.stack(chunk + [chunk[-1]] * (self.size - len(chunk))))
-            if outputs is None:
+        while inputs:
+            chunk = inputs[: self.size]
+            try:
+                filled = chunk + [chunk[-1]] * (self.size - len(chunk))
+                outputs = self.network.forward(np.stack(filled))
+            except MemoryError as error:
+                self._halve(error)
                 continue
+            except RuntimeError as error:
+                what = " ".join(str(error).split())[:200]
+                raise UsageError(
+                    f"{self.recipe.estimator} failed on {self.recipe.device} ({what}); finished "
+                    "shards are kept, the same command continues"
+                ) from error
             yield from outputs[: len(chunk)]
-            start += len(chunk)
+            inputs = inputs[len(chunk) :]
 
-    def _forward(self, batch: np.ndarray) -> np.ndarray | None:
-        """None where there was not the memory: `size` is a half then."""
-        import torch
-
-        try:
-            with nullcontext() if self.recipe.on_device else _one_thread():
-                return self.estimator.forward(batch)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if self.size == 1:
-                raise self._no_memory() from error
-        except RuntimeError as error:
-            what = " ".join(str(error).split())[:200]
+    def _halve(self, error: MemoryError) -> None:
+        if self.size == 1 and not self.recipe.on_device:
+            raise error  # a worker's block is tried alone
+        if self.size == 1:
             raise UsageError(
-                f"{self.recipe.estimator} failed on {self.recipe.device} ({what}); finished shards "
-                "are kept, the same command continues"
+                f"{self.recipe.device} has not the memory for one image of "
+                f"{self.recipe.estimator}; free some and the same command continues, or take "
+                "--device cpu"
             ) from error
         self.size //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.event("out of memory", batch=self.size)
-        return None
-
-    def _no_memory(self) -> Exception:
-        """What is raised where not even one image fits: a worker's block is tried alone."""
-        if not self.recipe.on_device:
-            return MemoryError(f"no memory for one image of {self.recipe.estimator}")
-        return UsageError(
-            f"{self.recipe.device} has not the memory for one image of {self.recipe.estimator}; "
-            "free some and the same command continues, or take --device cpu"
-        )
-
-    def _finish(self, rows: Rows, i: int, output: np.ndarray, prepared: Prepared) -> None:
-        try:
-            with blocks.failing_estimator():
-                saliency = self.estimator.finish(output, prepared.thumbnail)
-            blocks.store_map(saliency, i, self.recipe.side, rows)
-        except ImageError as error:
-            rows["status"][i] = STATUS[error.reason]
-            return
-        blocks.store_quality(prepared.pixels, i, rows)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A worker a core, a thread a worker; and sums in the same order on any number of cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _print_event(what: str, batch: int) -> None:
-    print(f"{what}: batches of {batch} from here on", file=sys.stderr)
+        note(f"out of memory: batches of {self.size} from here on")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,31 +49,35 @@ class Session:
         try:
             maps = self.session.run([output], {name: x})[0]
         except Exception as error:  # onnxruntime has a class for each of its codes
-            if "alloc" in str(error).lower() or "memory" in str(error).lower():
-                raise MemoryError(_short(error)) from error
-            raise RuntimeError(_short(error)) from error
+            text = _short(error)
+            full = "alloc" in text.lower() or "memory" in text.lower()
+            raise (MemoryError if full else RuntimeError)(text) from error
         if maps.ndim == 4 and maps.shape[1] == 1:
             maps = maps[:, 0]
         if maps.ndim != 3 or len(maps) != len(x) or min(maps.shape[1:]) < 2:
-            raise UsageError(_no_saliency(self.path, maps.shape))
+            sizes = ", ".join(map(str, maps.shape))
+            raise UsageError(
+                f"{self.path}: no saliency network: its first output is ({sizes}), not (n, 1, h, w)"
+            )
         return maps.astype(np.float32)
 
 
-def load(
-    tensor: Callable[[np.ndarray], np.ndarray], side: int, path: Path, device: str
-) -> tuple[Session, str]:
-    """A session and its file's SHA-256.
+def load(network: Any, path: Path, device: str, precision: str) -> tuple[Session, str]:
+    """A session for the file, and its SHA-256.
 
     Args:
-        tensor: prepared images to the float32 (B, 3, side, side) input.
+        network: has `side`, and `tensor`: prepared images to the float32 (B, 3, side, side) input.
         device: "cpu" or "cuda", or a card ("cuda:1").
 
     Raises:
         UsageError: no onnxruntime or no such device; a file that cannot be loaded, or is no
             saliency network for images of that side.
     """
+    if precision != "fp32":
+        raise UsageError(f"--precision {precision}: onnx computes in fp32")
+    side = network.side
     session = _session(path, device)
-    inputs, output = session.get_inputs(), session.get_outputs()[0]
+    inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise UsageError(f"{path}: a saliency network has one input (n, 3, side, side)")
     if inputs[0].type != "tensor(float)":
@@ -84,13 +88,11 @@ def load(
         raise UsageError(f"{path}: takes {shape}, and not n x 3 x {side} x {side}; see --net-side")
     if count not in (None, 1):
         raise UsageError(f"{path}: takes {count} images at a time; export it with 1 or any number")
-    shape = output.shape or ()
-    channels = shape[1] if len(shape) == 4 else 1
-    if len(shape) not in (0, 3, 4) or (isinstance(channels, int) and channels != 1):
-        raise UsageError(_no_saliency(path, shape))
-    runner = Session(session, tensor, path, count == 1)
-    if not shape or not isinstance(channels, int):  # only a run tells
-        runner(np.zeros((1, side, side, 3), np.uint8))
+    runner = Session(session, network.tensor, path, count == 1)
+    try:
+        runner(np.zeros((1, side, side, 3), np.uint8))  # only a run tells the output's shape
+    except (RuntimeError, MemoryError) as error:
+        raise UsageError(f"{path}: fails on an image of {side} x {side} px ({error})") from error
     return runner, sha256(path)
 
 
@@ -125,8 +127,3 @@ def _session(path: Path, device: str) -> onnxruntime.InferenceSession:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _no_saliency(path: Path, shape: tuple | list) -> str:
-    sizes = ", ".join(map(str, shape))
-    return f"{path}: no saliency network: its first output is ({sizes}), not (n, 1, h, w)"

@@ -35,8 +35,9 @@ class Squashed(Architecture):
         return np.ascontiguousarray(shrink(image, self.side, self.side))
 
     def run(self, network: nn.Module, batch: Tensor) -> Tensor:
-        """(B, side, side, 3) uint8 to the network's (B, h, w) maps."""
-        return network(to_tensor_lab(batch))
+        """(B, side, side, 3) uint8 to the network's (B, h, w) maps; each image is divided by its
+        maximum, a black one by one, as U²-Net's and BASNet's ToTensorLab do."""
+        return network(normalise(batch, batch.float().amax((1, 2, 3), keepdim=True).clamp(min=1)))
 
     def finish(self, output: np.ndarray) -> np.ndarray:
         """A map stretched to [0, 1] by its own least and largest value; a flat one as it is.
@@ -50,22 +51,10 @@ class Squashed(Architecture):
         return (output - np.float32(low)) / np.float32(high - low)
 
 
-def to_tensor_lab(batch: Tensor) -> Tensor:
-    """U²-Net's and BASNet's ToTensorLab: divide by each image's maximum, then normalise.
-
-    Args:
-        batch: (B, h, w, 3) uint8; a black image is divided by one.
-
-    Returns:
-        (B, 3, h, w) float32.
-    """
-    x = batch.permute(0, 3, 1, 2).float()
-    return normalise(x / x.amax((1, 2, 3), keepdim=True).clamp(min=1.0))
-
-
-def normalise(x: Tensor) -> Tensor:
-    """(B, 3, h, w) in 0..1 with ImageNet's mean and standard deviation."""
+def normalise(batch: Tensor, largest: Tensor | float = 255) -> Tensor:
+    """(B, h, w, 3) uint8, divided by `largest`, to (B, 3, h, w) float32 with ImageNet's mean and
+    standard deviation."""
     import torch
 
-    mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (x - mean) / std
+    mean, std = (torch.tensor(values, device=batch.device) for values in (MEAN, STD))
+    return ((batch.float() / largest - mean) / std).permute(0, 3, 1, 2)

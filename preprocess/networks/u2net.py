@@ -3,8 +3,6 @@
 Parameters have the names and shapes of the authors' checkpoints `u2net.pth` and `u2netp.pth`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +26,7 @@ SMALL = {
     name: (height, {"stage1": 3}.get(name, 128 if name.endswith("d") else 64), 16, 64)
     for name, (height, _, _, _) in LARGE.items()
 }
+STAGES = {"u2net": LARGE, "u2netp": SMALL}
 
 
 class ConvBlock(nn.Module):
@@ -54,13 +53,12 @@ class Block(nn.Module):
         self.height, self.pools = height or 4, height != FLAT
         self.rebnconvin = ConvBlock(channels, out)
         for i in range(1, self.height + 1):
-            dilation = (2 if i == height else 1) if self.pools else 2 ** (i - 1)
+            dilation = 1 + (i == height) if self.pools else 2 ** (i - 1)
             self.add_module(f"rebnconv{i}", ConvBlock(out if i == 1 else inside, inside, dilation))
-        for i in range(self.height - 1, 0, -1):
+        for i in range(1, self.height):
             dilation = 1 if self.pools else 2 ** (i - 1)
-            self.add_module(
-                f"rebnconv{i}d", ConvBlock(2 * inside, out if i == 1 else inside, dilation)
-            )
+            up = ConvBlock(2 * inside, out if i == 1 else inside, dilation)
+            self.add_module(f"rebnconv{i}d", up)
 
     def forward(self, x: Tensor) -> Tensor:
         start = h = self.rebnconvin(x)
@@ -70,9 +68,7 @@ class Block(nn.Module):
             levels.append(h)
         h = getattr(self, f"rebnconv{self.height}")(h)
         for i in range(self.height - 1, 0, -1):
-            h = getattr(self, f"rebnconv{i}d")(
-                torch.cat([enlarge(h, levels[i - 1]), levels[i - 1]], 1)
-            )
+            h = getattr(self, f"rebnconv{i}d")(joined(h, levels[i - 1]))
         return h + start
 
 
@@ -87,11 +83,8 @@ class U2Net(nn.Module):
         super().__init__()
         for name, shape in stages.items():
             self.add_module(name, Block(*shape))
-        for i in range(1, 7):
-            self.add_module(
-                f"side{i}",
-                nn.Conv2d(stages[f"stage{i}d" if i < 6 else "stage6"][3], 1, 3, padding=1),
-            )
+        for i, name in enumerate(("stage1d", "stage2d", "stage3d", "stage4d", "stage5d", "stage6")):
+            self.add_module(f"side{i + 1}", nn.Conv2d(stages[name][3], 1, 3, padding=1))
         self.outconv = nn.Conv2d(6, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,13 +94,10 @@ class U2Net(nn.Module):
             levels.append(x)
         sides = [self.side6(x)]
         for i in range(5, 0, -1):
-            x = getattr(self, f"stage{i}d")(
-                torch.cat([enlarge(x, levels[i - 1]), levels[i - 1]], 1)
-            )
+            x = getattr(self, f"stage{i}d")(joined(x, levels[i - 1]))
             sides.insert(0, getattr(self, f"side{i}")(x))
-        return torch.sigmoid(self.outconv(torch.cat([enlarge(s, sides[0]) for s in sides], 1)))[
-            :, 0
-        ]
+        fused = self.outconv(torch.cat([enlarge(side, sides[0]) for side in sides], 1))
+        return torch.sigmoid(fused)[:, 0]
 
 
 def halve(x: Tensor) -> Tensor:
@@ -116,6 +106,9 @@ def halve(x: Tensor) -> Tensor:
 
 def enlarge(x: Tensor, like: Tensor) -> Tensor:
     """Bilinear, to the height and width of `like`."""
-    if x.shape[2:] == like.shape[2:]:
-        return x
     return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def joined(x: Tensor, level: Tensor) -> Tensor:
+    """A decoder's input: what comes from below, enlarged, and its encoder level."""
+    return torch.cat([enlarge(x, level), level], 1)

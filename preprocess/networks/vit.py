@@ -1,7 +1,5 @@
 """Vision transformers of DINO and DINOv2, recognised by their files' shapes; their key features."""
 
-from __future__ import annotations
-
 import re
 
 from timm.models.vision_transformer import VisionTransformer
@@ -14,7 +12,7 @@ HEAD = 64  # channels of an attention head in all of DINO's and DINOv2's network
 LIMITS = {"patch": 32, "channels": 1536, "blocks": 40, "grid": 64}
 # ViT-S/16 at 224 px
 SMALL = {"patch": 16, "channels": 384, "blocks": 12, "grid": 14, "scaled": False}
-KNOWN = "patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"
+KNOWN = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.attn.qkv.weight": 2}  # dimensions
 
 
 def shape_of(state: dict[str, Tensor]) -> dict[str, int | bool]:
@@ -24,22 +22,13 @@ def shape_of(state: dict[str, Tensor]) -> dict[str, int | bool]:
     Raises:
         UsageError: no vision transformer, or one larger than LIMITS.
     """
-    missing = [key for key in KNOWN if key not in state]
+    missing = [key for key, ndim in KNOWN.items() if key not in state or state[key].ndim != ndim]
     if missing:
         raise UsageError(f"no vision transformer: {', '.join(missing)} is missing")
-    patch, positions = state[KNOWN[0]], state[KNOWN[1]]
-    if patch.ndim != 4 or positions.ndim != 3:
-        raise UsageError(
-            f"no vision transformer: {KNOWN[0]} {tuple(patch.shape)}, "
-            f"pos_embed {tuple(positions.shape)}"
-        )
+    channels, _, _, patch = state["patch_embed.proj.weight"].shape
     numbers = [int(m[1]) for key in state if (m := re.match(r"blocks\.(\d{1,4})\.", key))]
-    shape = {
-        "patch": patch.shape[-1],
-        "channels": patch.shape[0],
-        "blocks": max(numbers) + 1,
-        "grid": round((positions.shape[1] - 1) ** 0.5),
-    }
+    grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
+    shape = {"patch": patch, "channels": channels, "blocks": max(numbers) + 1, "grid": grid}
     if any(not 1 <= shape[name] <= limit for name, limit in LIMITS.items()):
         raise UsageError(
             f"no vision transformer of DINO or DINOv2: {shape}, where {LIMITS} is the most"

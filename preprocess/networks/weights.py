@@ -3,11 +3,9 @@
 Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.cli import UsageError
@@ -22,39 +20,30 @@ class Source:
     Attributes:
         files: names that its file may have, the preferred one first.
         where: to get it, for people.
-        checksums: published ones by file name, such as {"u2net.pth": "md5 09fb..."}.
+        checksums: published ones by file name, hex: MD5, or SHA-256 by their length.
         rembg: whether rembg keeps its files under these names.
     """
 
     files: tuple[str, ...]
     where: str
-    checksums: dict[str, str] | None = None
+    checksums: dict[str, str] = field(default_factory=dict)
     rembg: bool = False
-
-    def __str__(self) -> str:
-        checksums = list((self.checksums or {}).items())
-        known = "; ".join(f"{name}: {value}" for name, value in checksums[:SHOWN])
-        return f"{self.where}{f' ({known})' if known and len(checksums) <= SHOWN else ''}"
 
     @property
     def names(self) -> str:
         """The files' names, for people."""
-        more = " or another of rembg's" if len(self.files) > SHOWN else ""
+        more = " or another of rembg's" if self.rembg else ""
         return " or ".join(self.files[:SHOWN]) + more
 
-
-def hub_folder() -> Path:
-    """Where torch.hub keeps checkpoints; without importing torch."""
-    home = os.environ.get("TORCH_HOME") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"
-    )
-    return Path(home).expanduser() / "hub" / "checkpoints"
-
-
-def rembg_folder() -> Path:
-    """Where rembg keeps its files."""
-    home = os.environ.get("U2NET_HOME")
-    return Path(home or os.path.join(os.environ.get("XDG_DATA_HOME", "~"), ".u2net")).expanduser()
+    @property
+    def folders(self) -> list[Path]:
+        """Where torch.hub keeps checkpoints, and rembg its files."""
+        cache, data = (os.environ.get(name) for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"))
+        torch = os.environ.get("TORCH_HOME") or f"{cache or '~/.cache'}/torch"
+        folders = [f"{torch}/hub/checkpoints"]
+        if self.rembg:
+            folders.append(os.environ.get("U2NET_HOME") or f"{data or '~'}/.u2net")
+        return [Path(folder).expanduser() for folder in folders]
 
 
 def find(name: str, source: Source, given: str | os.PathLike | None = None) -> Path:
@@ -69,33 +58,35 @@ def find(name: str, source: Source, given: str | os.PathLike | None = None) -> P
         UsageError: one line: there is none, and where it can be had.
     """
     variable = os.environ.get("DILO_WEIGHTS")
-    if given is not None:
-        places = [Path(given)]
-        if source.rembg:
-            places.append(rembg_folder() / f"{os.fspath(given).removesuffix('.onnx')}.onnx")
-    else:
-        places = [Path(variable).expanduser()] if variable else []
-        places += [hub_folder(), rembg_folder()] if source.rembg else [hub_folder()]
+    places = [Path(given or variable).expanduser()] if given or variable else []
+    if given is None:
+        places += source.folders
+    elif source.rembg:
+        places.append(source.folders[-1] / f"{os.fspath(given).removesuffix('.onnx')}.onnx")
     for place in places:
         for path in (place, *(place / file for file in source.files)):
             if path.is_file():
                 return path
     if given is not None:
-        folder = Path(given).is_dir()
-        what = f"holds no {source.names}" if folder else "no such file of weights"
-        raise UsageError(f"{given}: {what} for {name}; get it from {source}")
+        what = f"holds no {source.names}" if os.path.isdir(given) else "no such file of weights"
+        raise UsageError(f"{given}: {what} for {name}; get it from {source.where}")
     raise UsageError(
         f"no weights for {name}: put {source.names} into $DILO_WEIGHTS "
-        f"({variable or 'not set'}) or {hub_folder()}, or give --weights FILE to the command "
-        f"that has it (python -m preprocess); get it from {source}"
+        f"({variable or 'not set'}) or {source.folders[0]}, or give --weights FILE to the command "
+        f"that has it (python -m preprocess); get it from {source.where}"
     )
 
 
 def unpublished(path: Path, source: Source) -> str | None:
     """The checksum that a file of that name should have, where it has another."""
-    published = (source.checksums or {}).get(path.name)
-    if published is None:
-        return None
-    kind, digits = published.split()
-    with open(path, "rb") as file:
-        return None if hashlib.file_digest(file, kind).hexdigest() == digits else published
+    published = source.checksums.get(path.name)
+    return None if published is None or published in checksums(path) else published
+
+
+def checksums(path: Path) -> list[str]:
+    """A file's MD5 and SHA-256, hex."""
+    digests = []
+    for kind in ("md5", "sha256"):
+        with open(path, "rb") as file:
+            digests.append(hashlib.file_digest(file, kind).hexdigest())
+    return digests

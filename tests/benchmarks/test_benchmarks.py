@@ -16,7 +16,7 @@ import torch
 from benchmarks import evaluate, gpu, peer, peers, records, saliency, speed, train
 from benchmarks.publish import fill
 from data.cli import UsageError
-from preprocess.estimators.u2netp import U2NetP
+from preprocess.estimators.u2net import U2NetP
 from tests.test_imports import imported
 
 

@@ -17,11 +17,9 @@ from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 
 
-class Kills:
-    version, weights, parameters = 1, None, {}
-
-    def __init__(self, once: str):
-        self.once = once
+@dataclass(frozen=True)
+class Kills(estimators.Estimator):
+    once: str
 
     def working(self, image):
         if image.shape[:2] == (13, 13) and not (self.once and os.path.exists(self.once)):

@@ -1,11 +1,18 @@
 """Runs of the batch stage, and what they leave."""
 
+import contextlib
+import io
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+from data import cli
 from data.cache.reader import Cache
+from data.stopping import SIGNALS
+from preprocess import __main__ as program
 from preprocess.pipeline import build
 from preprocess.progress import Outcome
 from preprocess.recipe import Recipe
@@ -24,8 +31,29 @@ def command(root: Path, folder: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "preprocess", str(root), str(folder), *settings, *options]
 
 
-def call(root: Path, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(root, folder, *options), capture_output=True, text=True, cwd=TREE)
+def call(root: Path, folder: Path, *options: str, **more) -> subprocess.CompletedProcess:
+    made = command(root, folder, *options)
+    return subprocess.run(made, capture_output=True, text=True, cwd=TREE, **more)
+
+
+def inline(*arguments: str | Path) -> subprocess.CompletedProcess:
+    """`python -m preprocess` without workers, in this process."""
+    output, errors = io.StringIO(), io.StringIO()
+    argv = ["preprocess", *map(str, arguments), "--workers", "0"]
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with (
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            cli.run(program.main)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return subprocess.CompletedProcess(argv, code, output.getvalue(), errors.getvalue())
 
 
 def data(*arguments: str | Path) -> subprocess.CompletedProcess:

@@ -15,6 +15,7 @@ from data.cache.shard import STATUS
 from data.cli import UsageError
 from data.sources.folder import Folder
 from preprocess import recipe as blocks
+from preprocess.estimators import Estimator
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe, compute_block
 from tests.preprocess.runs import TREE, call, content, data, one_line, run, shard
@@ -80,7 +81,7 @@ def test_images_that_fail_keep_their_row_and_never_stop_the_run(shared, tmp_path
 
 
 def test_an_estimator_that_fails_costs_one_row(images, monkeypatch):
-    class Fails:
+    class Fails(Estimator):
         calls = 0
 
         def working(self, image):

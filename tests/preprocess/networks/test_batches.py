@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,19 +19,15 @@ from data.cache.shard import STATUS
 from data.cli import UsageError
 from data.sources.images import open_images
 from preprocess import recipe as blocks
-from preprocess.estimators.u2netp import U2NetP
 from preprocess.networks import batches
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
-from tests.preprocess.runs import TREE, content, one_line, wait_for
+from tests.preprocess.runs import TREE, content, inline, one_line, wait_for
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "u2netp.pth"
-    torch.save(U2NetP().build().state_dict(), path)
-    return Recipe("u2netp", (("side", 32),), 32, weights=str(path), batch=3)
+def recipe(weights):
+    return Recipe("u2netp", (("side", 32),), 32, weights=str(weights), batch=3)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +40,8 @@ def few(images, tmp_path_factory):
     return root
 
 
-def make(root: Path, folder: Path, recipe: Recipe, workers: int = 0) -> Path:
-    build(str(root), str(folder), recipe, shard_size=4, workers=workers)
+def make(root: Path, folder: Path, recipe: Recipe, workers: int = 0, **options) -> Path:
+    build(str(root), str(folder), recipe, shard_size=4, workers=workers, **options)
     return folder
 
 
@@ -71,11 +68,11 @@ def on_device(recipe: Recipe) -> OnDevice:
 def test_masks_are_the_networks_also_refined(few, recipe, cache):
     refined = replace(recipe, parameters=(("refine", "guided"), ("side", 32)))
     images = open_images(str(few))
-    pictures = [cv2.imread(str(few / f"{i}.png")) for i in range(10)]
+    pictures = [cv2.imread(str(few / f"{i}.png")) for i in range(10) if i != 4]
     for one in (recipe, refined, on_device(refined)):
-        maps = one.load().batch([picture[..., ::-1] for picture in pictures if picture is not None])
+        maps = [one.load().working(picture[..., ::-1]) for picture in pictures]
         expected = [cv2.resize(m, (32, 32), interpolation=cv2.INTER_AREA) for m in maps]
-        rows = batches.Batches(one.load(), one).rows(batches.prepare_block(images, one))
+        rows = batches.Batches(one).rows(batches.prepare_block(images, one))
         assert np.flatnonzero(rows["status"]).tolist() == [4] and not rows["mask"][4].any()
         assert np.abs(rows["mask"][rows["status"] == 0] - 255 * np.stack(expected)).max() <= 2
     assert refined.identity() != recipe.identity()
@@ -84,9 +81,12 @@ def test_masks_are_the_networks_also_refined(few, recipe, cache):
         assert np.array_equal(Cache(cache).column(name), plain[name])
 
 
-def test_the_same_bytes_by_workers_and_by_the_driver(few, recipe, cache, tmp_path):
+def test_the_same_bytes_by_workers_by_parts_and_by_the_driver(few, recipe, cache, tmp_path):
     assert content(make(few, tmp_path / "workers", recipe, 2)) == content(cache)
     assert content(make(few, tmp_path / "driver", on_device(recipe), 2)) == content(cache)
+    for part in ((2, 2), (1, 2)):
+        make(few, tmp_path / "parts", recipe, part=part)
+    assert content(tmp_path / "parts") == content(cache)
     for batch in (1, 64):
         rows = batches.compute_block(open_images(str(few)), replace(recipe, batch=batch))
         assert np.abs(rows["mask"] - levels(cache)).max() <= 2
@@ -107,52 +107,75 @@ def test_other_weights_are_another_cache(few, recipe, cache, tmp_path):
 
 
 class Small:
-    """An estimator whose device has memory for `room` images; the map says how bright the image
+    """A network whose device has memory for `room` images; the map says how bright the image
     is."""
 
     version, weights, parameters = 1, "0" * 64, {}
 
     def __init__(self, room):
         self.room, self.seen = room, []
+        self.architecture = SimpleNamespace(finish=self.finish)
 
     def forward(self, batch):
         self.seen.append(len(batch))
         if len(batch) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise MemoryError("2.00 GiB")
         return batch.mean((1, 2, 3), dtype=np.float32)[:, None, None] / 255
 
-    def finish(self, output, thumbnail=None):
+    def finish(self, output):
         return np.full((4, 4), output[0, 0], np.float32)
 
 
-def test_out_of_memory_halves_the_batch_and_says_so(few, recipe, monkeypatch):
-    network, events = Small(room=2), []
+def test_out_of_memory_halves_the_batch_and_says_so(few, recipe, monkeypatch, capsys):
+    network = Small(room=2)
     monkeypatch.setattr(blocks, "load", lambda recipe: network)
     images, device = open_images(str(few)), on_device(replace(recipe, batch=8))
-    prepared = iter([batches.prepare_block(images, device)])
-    rows = next(batches.infer(prepared, device, lambda *what, **values: events.append(values)))
-    assert events == [{"batch": 4}, {"batch": 2}]
+    rows = next(batches.infer(iter([batches.prepare_block(images, device)]), device))
+    said = capsys.readouterr().err
+    assert [f"batches of {n} from here on" in said for n in (8, 4, 2, 1)] == [0, 1, 1, 0]
     assert network.seen == [8, 4, 2, 2, 2, 2, 2]  # nine images: the last batch is filled up
     for i in range(10):
         image = cv2.imread(str(few / f"{i}.png"))
         assert rows["mask"][i].mean() == pytest.approx(0 if image is None else image.mean(), abs=1)
-    none = batches.Batches(Small(room=0), device, lambda *_, **__: None)
+    network.room = 0
     with pytest.raises(UsageError, match="has not the memory for one image of u2netp"):
-        none.rows(batches.prepare_block(images, device))
+        batches.Batches(device).rows(batches.prepare_block(images, device))
 
 
-def test_a_map_that_is_not_finite_costs_one_row(few, recipe):
+def test_a_map_that_is_not_finite_costs_one_row(few, recipe, monkeypatch):
     class Broken(Small):
-        def finish(self, output, thumbnail=None):
+        def finish(self, output):
             if self.seen == [3]:
                 raise FloatingPointError("boom")
             return np.full((4, 4), np.nan if len(self.seen) == 2 else 0.5, np.float32)
 
+    monkeypatch.setattr(blocks, "load", lambda recipe: Broken(9))
     prepared = batches.prepare_block(open_images(str(few)), recipe)
-    rows = batches.Batches(Broken(9), recipe).rows(prepared)
+    rows = batches.Batches(recipe).rows(prepared)
     failed, unreadable = STATUS["estimator"], STATUS["unreadable"]
     assert rows["status"].tolist() == [failed] * 4 + [unreadable] + [failed] * 2 + [0] * 3
     assert (rows["mask"][7:] == 128).all() and not rows["mask"][:7].any()
+
+
+def test_an_image_that_kills_its_worker_costs_one_row_on_a_device_too(few, recipe, monkeypatch):
+    """By the rescue of a block whose worker died."""
+    from data.parallel import WorkerDied
+    from preprocess import pipeline
+
+    def alone(function, images):
+        if b"2.png" in images.paths.tolist():
+            raise WorkerDied
+        return function(images)
+
+    monkeypatch.setattr(pipeline, "alone", alone)
+    monkeypatch.setattr(blocks, "load", lambda recipe: Small(9))
+    report = SimpleNamespace(event=lambda *_, **__: None)
+    device, images = on_device(recipe), open_images(str(few))
+    rescued = pipeline.Rescue(device, report)(images, MemoryError())
+    rows = next(batches.infer(iter([rescued]), device))
+    bad = {2: STATUS["crashed"], 4: STATUS["unreadable"]}
+    assert rows["status"].tolist() == [bad.get(i, 0) for i in range(10)]
+    assert rows["path"].tolist() == images.paths.tolist() and rows["mask"][9].any()
 
 
 @pytest.mark.slow
@@ -182,7 +205,7 @@ import sys
 from preprocess import __main__ as program
 class OnDevice(program.Recipe):
     on_device = True
-program.Recipe = lambda *given: OnDevice("u2netp", (("side", 32),), 32)
+program.Recipe = lambda *given: OnDevice("u2netp", (), 32)
 program.run(program.main)
 """
 
@@ -202,7 +225,7 @@ def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(images
     assert "the same command continues" in errors
     assert 0 < len(list(folder.glob("shard-*.h5"))) < 20 and not list(folder.glob("*.tmp"))
     assert subprocess.run(command, capture_output=True, env=environment).returncode == 0
-    whole = make(images / "train", tmp_path / "whole", replace(recipe, batch=4))
+    whole = make(images / "train", tmp_path / "whole", replace(recipe, parameters=(), batch=4))
     assert content(folder) == content(whole)
 
 
@@ -212,6 +235,7 @@ def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(images
         ("u2net", "no weights for u2net: put u2net.pth into $DILO_WEIGHTS"),
         ("u2netp --weights {few}/0.png", "0.png: not a file of weights that can be loaded"),
         ("rbd --device cuda", "--device is for networks (basnet"),
+        ("rbd --net-side 8", "--net-side goes with --estimator onnx"),
         ("u2netp --weights {weights} --batch 0", "--batch 0: must be 1 to"),
         ("u2netp --weights {weights} --device cuda --dask tcp://x:1", "--part"),
         pytest.param(
@@ -221,12 +245,13 @@ def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(images
         ),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(few, recipe, tmp_path, arguments, message):
-    environment = {**os.environ, "TORCH_HOME": str(tmp_path), "DILO_WEIGHTS": ""}
+def test_bad_input_is_one_line_and_exit_code_2(
+    few, recipe, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("DILO_WEIGHTS", "")
     options = arguments.format(few=few, weights=recipe.weights).split()
-    command = [sys.executable, "-m", "preprocess", few, tmp_path / "out", "--estimator", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=TREE, env=environment)
-    assert message in one_line(done) and len(done.stderr.splitlines()) == 1
+    assert message in one_line(inline(few, tmp_path / "out", "--estimator", *options))
     assert not (tmp_path / "out").exists()
 
 

@@ -1,8 +1,8 @@
 """A network as an estimator: preprocessing as the authors', maps that do not depend on the batch,
 and bad weights."""
 
+import hashlib
 import pickle
-import subprocess
 import zipfile
 
 import cv2
@@ -12,9 +12,9 @@ import torch
 
 from data.cli import UsageError
 from preprocess import estimators
-from preprocess.estimators.u2netp import U2NetP
-from preprocess.networks import squashed
+from preprocess.estimators.u2net import U2NetP
 from preprocess.networks.weights import Source, find, unpublished
+from tests.preprocess.networks.conftest import in_batch
 
 
 @pytest.fixture(autouse=True)
@@ -24,33 +24,21 @@ def nowhere(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "u2netp.pth"
-    torch.save(U2NetP().build().state_dict(), path)
-    return path
+def load(file, **options):
+    return estimators.load("u2netp", weights=str(file), **options)
 
 
-def pictures(count=2, height=50, width=70):
-    rng = np.random.default_rng(0)
-    small = rng.integers(0, 256, (count, 5, 7, 3), np.uint8)
-    return [
-        cv2.resize(s, (width + i, height), interpolation=cv2.INTER_CUBIC)
-        for i, s in enumerate(small)
-    ]
+def picture(width=70):
+    small = np.random.default_rng(width).integers(0, 256, (5, 7, 3), np.uint8)
+    return cv2.resize(small, (width, 50), interpolation=cv2.INTER_CUBIC)
 
 
 def test_a_batch_of_two_is_two_singles(weights):
-    network = estimators.load("u2netp", weights=str(weights), side=96)
-    one, two = pictures()
-    two = (two // 4).astype(
-        np.uint8
-    )  # dark, with a map of its own range: one taken over the batch would show
-    batch = network.batch([one, two])
-    for found, image in zip(batch, (one, two), strict=True):
-        assert found.dtype == np.float32 and found.min() == 0 and found.max() == 1
-        assert np.abs(found - network.working(image)).max() < 1e-4
+    network = load(weights, side=96)
+    images = picture(), picture(71) // 4  # dark: a range taken over the batch would show
+    for saliency, image in zip(in_batch(network, images), images, strict=True):
+        assert saliency.dtype == np.float32 and saliency.min() == 0 and saliency.max() == 1
+        assert np.abs(saliency - network.working(image)).max() < 1e-4
         assert network(image).shape == image.shape[:2]
 
 
@@ -58,14 +46,13 @@ def test_preprocessing_is_the_authors():
     """Squashed, divided by the image's own maximum, then ImageNet's mean and deviation; RGB."""
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, :, 0], image[:, :, 1] = 200, 100
-    prepare = U2NetP(side=32).prepare
-    x = squashed.to_tensor_lab(torch.from_numpy(np.stack([prepare(image), prepare(image // 2)])))
-    assert x.shape == (2, 3, 32, 32)
+    network = U2NetP(side=32)
+    batch = np.stack([network.prepare(picture) for picture in (image, image // 2, image * 0)])
+    x = network.run(lambda batch: batch, torch.from_numpy(batch))
+    assert x.shape == (3, 3, 32, 32) and torch.isfinite(x).all()
     expected = torch.tensor([(1 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0 - 0.406) / 0.225])
-    assert torch.allclose(x[0, :, 5, 9], expected, atol=1e-5) and torch.allclose(
-        x[1], x[0], atol=1e-5
-    )
-    assert torch.isfinite(squashed.to_tensor_lab(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))).all()
+    assert torch.allclose(x[0, :, 5, 9], expected, atol=1e-5)
+    assert torch.allclose(x[1], x[0], atol=1e-5)
 
 
 def test_a_map_without_contrast_is_not_stretched():
@@ -76,47 +63,29 @@ def test_a_map_without_contrast_is_not_stretched():
 
 
 def test_refined_maps_follow_the_image(weights):
-    network = estimators.load("u2netp", weights=str(weights), refine="guided", side=64)
-    image = pictures()[0]
-    plain = estimators.load("u2netp", weights=str(weights), side=64).working(image)
-    refined = network.working(image)
+    network, image = load(weights, refine="guided", side=64), picture()
+    plain, refined = load(weights, side=64).working(image), network.working(image)
     assert network.parameters["refine"] == "guided" and refined.shape == image.shape[:2]
+    assert network.weights == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert not np.array_equal(refined, cv2.resize(plain, refined.shape[::-1]))
 
 
-def test_weights_are_known_by_their_sha256(weights, tmp_path):
-    first = estimators.load("u2netp", weights=str(weights))
-    state = torch.load(weights, weights_only=True)
-    state["outconv.bias"] += 1
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "other.pth")
-    second = estimators.load("u2netp", weights=str(tmp_path / "other.pth"))
-    digest = subprocess.run(
-        ["sha256sum", str(weights)], capture_output=True, text=True
-    ).stdout.split()[0]
-    assert first.weights == digest != second.weights
-    image = pictures()[0]
-    x = first.prepare(image)[None]
-    assert not np.array_equal(first.forward(x), second.forward(x))
-    assert first.working(image).shape == (320, 320)
-
-
-def test_files_of_before_torch_0_4_fit(weights, tmp_path):
-    state = {
-        k: v for k, v in torch.load(weights, weights_only=True).items() if "num_batches" not in k
-    }
-    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    old, new = (estimators.load("u2netp", weights=str(p)) for p in (tmp_path / "old.pth", weights))
-    assert np.array_equal(old.working(pictures()[0]), new.working(pictures()[0]))
+def test_wrapped_and_old_files_fit_and_are_told_apart(weights, tmp_path):
+    """Of DistributedDataParallel, and of before torch 0.4, which had no counts of batches."""
+    state, image = torch.load(weights, weights_only=True), picture()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "ddp.pth")
+    old = {key: value for key, value in state.items() if "num_batches" not in key}
+    torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    files = weights, tmp_path / "ddp.pth", tmp_path / "old.pth"
+    networks = [load(file, side=64) for file in files]
+    for network in networks[1:]:
+        assert np.array_equal(network.working(image), networks[0].working(image))
+    assert len({network.weights for network in networks}) == 3
 
 
 class Code:
     def __reduce__(self):
         return (print, ("this code ran",))
-
-
-def archive(path):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("archive/data.pkl", b"\0" * 50_000_000)
 
 
 BYTES = {
@@ -159,63 +128,67 @@ CONTENT = {
 def test_a_bad_checkpoint_is_one_clear_line(weights, tmp_path, kind, message, capsys):
     path = tmp_path / "bad.pth"
     if kind == "compressed":
-        archive(path)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("archive/data.pkl", b"\0" * 50_000_000)
     elif kind in BYTES:
         path.write_bytes(BYTES[kind](weights.read_bytes()))
     else:
         torch.save(CONTENT[kind](torch.load(weights, weights_only=True)), path)
     with pytest.raises(UsageError) as error:
-        estimators.load("u2netp", weights=str(path))
+        load(path)
     line = str(error.value)
     assert message in line and "bad.pth" in line and len(line) < 500
     assert "this code ran" not in capsys.readouterr().out
 
 
 def test_where_weights_are_looked_for(tmp_path, monkeypatch):
-    source = Source(("net.pth", "other.pth"), "example.org", {"net.pth": "md5 123"})
+    source = Source(("net.pth", "other.pth"), "example.org")
     with pytest.raises(
-        UsageError, match=r"put net.pth or other.pth into .*--weights FILE.*\(net.pth: md5 123"
+        UsageError, match=r"put net.pth or other.pth into .*--weights FILE.* from e"
     ):
         find("net", source)
-    hub = tmp_path / "torch" / "hub" / "checkpoints"
-    hub.mkdir(parents=True)
-    (hub / "net.pth").touch()
-    assert find("net", source) == hub / "net.pth"
+    assert str(source.folders[0]) == torch.hub.get_dir() + "/checkpoints"
+    hub = source.folders[0] / "net.pth"
+    hub.parent.mkdir(parents=True)
+    hub.touch()
     folder = tmp_path / "folder"
     folder.mkdir()
-    monkeypatch.setenv("DILO_WEIGHTS", str(folder))
-    assert find("net", source) == hub / "net.pth"
-    (folder / "other.pth").touch()
-    assert find("net", source) == folder / "other.pth"
-    monkeypatch.setenv("DILO_WEIGHTS", str(folder / "mine.pth"))
-    (folder / "mine.pth").touch()
-    assert find("net", source) == folder / "mine.pth"
-    assert find("net", source, hub) == find("net", source, hub / "net.pth") == hub / "net.pth"
+    for variable, file in ((folder, hub), (folder, folder / "other.pth"), (hub, hub)):
+        file.touch()
+        monkeypatch.setenv("DILO_WEIGHTS", str(variable))
+        assert find("net", source) == file
+    assert find("net", source, hub.parent) == find("net", source, hub) == hub
     for given in (folder / "none.pth", tmp_path):
-        with pytest.raises(UsageError, match=r"get it from example.org \(net.pth: md5 123"):
+        with pytest.raises(UsageError, match="get it from example"):
             find("net", source, given)
 
 
-def test_a_file_that_is_not_the_published_one_is_told(tmp_path):
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+def test_a_file_that_is_not_the_published_one_is_told(tmp_path, kind):
     (tmp_path / "net.pth").write_bytes(b"hello")
-    right, wrong = "md5 5d41402abc4b2a76b9719d911017c592", "md5 0d41402abc4b2a76b9719d911017c592"
-    assert unpublished(tmp_path / "net.pth", Source(("net.pth",), "", {"net.pth": right})) is None
-    assert unpublished(tmp_path / "net.pth", Source(("net.pth",), "", {"net.pth": wrong})) == wrong
-    assert unpublished(tmp_path / "net.pth", Source(("net.pth",), "", {"mine.pth": wrong})) is None
+    right = hashlib.new(kind, b"hello").hexdigest()
+    wrong = "0" + right[1:]
+    for files, expected in (({"net.pth": right}, None), ({"net.pth": wrong}, wrong), ({}, None)):
+        assert unpublished(tmp_path / "net.pth", Source(("net.pth",), "", files)) == expected
 
 
 def test_bf16_is_close_to_fp32(weights):
-    image = pictures()[0]
-    full = estimators.load("u2netp", weights=str(weights), side=64)
-    half = estimators.load("u2netp", weights=str(weights), side=64, precision="bf16")
-    x = np.stack([full.prepare(image)])
+    full, half = load(weights, side=64), load(weights, side=64, precision="bf16")
+    x = full.architecture.prepare(picture())[None]
     difference = np.abs(full.forward(x) - half.forward(x))
     assert 0 < difference.max() < 0.02 and half.parameters == {"side": 64, "precision": "bf16"}
     with pytest.raises(UsageError, match="no precision 'fp8'; there are: fp32, bf16"):
-        estimators.load("u2netp", weights=str(weights), precision="fp8")
+        load(weights, precision="fp8")
 
 
-def test_the_hub_folder_is_torchs():
-    from preprocess.networks.weights import hub_folder
+@pytest.mark.parametrize("text", ["CUDA out of memory. Tried to", "DefaultCPUAllocator: can't al"])
+def test_a_batch_that_is_too_large_is_told_by_its_kind(weights, monkeypatch, text):
+    def run(*_):
+        if "CUDA" in text:
+            raise torch.OutOfMemoryError(text)
+        raise RuntimeError(f"{text}locate memory: you tried to allocate 99 bytes")
 
-    assert str(hub_folder()) == torch.hub.get_dir() + "/checkpoints"
+    network = load(weights)
+    monkeypatch.setattr(U2NetP, "run", run)
+    with pytest.raises(MemoryError):
+        network.forward(np.zeros((1, 32, 32, 3), np.uint8))

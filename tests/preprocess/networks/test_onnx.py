@@ -1,6 +1,7 @@
 """Networks in ONNX: real weights against the authors' maps, settings against a plain formula."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,8 @@ from data.cli import UsageError
 from data.sources.images import decode, list_images, read_bytes
 from preprocess import estimators
 from preprocess.estimators.onnx import KNOWN
+from tests.preprocess.networks.conftest import in_batch
+from tests.preprocess.runs import TREE, content, inline, one_line
 
 SETTINGS = {
     "side": 16,
@@ -63,7 +66,7 @@ def test_settings_are_the_plain_formula(tmp_path, scale, activation, stretch, ba
     settings = SETTINGS | {"scale": scale, "activation": activation, "stretch": stretch}
     network = estimators.load("onnx", weights=write(tmp_path / "a.onnx", batch), **settings)
     assert network.single == (batch == 1)
-    for image, saliency in zip(pictures(), network.batch(pictures()), strict=True):
+    for image, saliency in zip(pictures(), in_batch(network, pictures()), strict=True):
         x = image / (image.max() if scale == "max" else 255)
         expected = (x - settings["mean"]) / settings["std"] @ WEIGHTS
         if activation == "sigmoid":
@@ -74,22 +77,22 @@ def test_settings_are_the_plain_formula(tmp_path, scale, activation, stretch, ba
         assert saliency.dtype == np.float32 and saliency.shape == (16, 16)
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "preprocess", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_the_command_makes_a_cache_whose_identity_holds_the_settings(tmp_path):
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of images."""
     (tmp_path / "images").mkdir()
     for i, image in enumerate(pictures()):
         cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), image[..., ::-1])
+    return tmp_path / "images"
+
+
+def test_the_command_makes_a_cache_whose_identity_holds_the_settings(folder, tmp_path):
     file = write(tmp_path / "tiny.onnx", batch=1)
-    arguments = tmp_path / "images", tmp_path / "c", "--estimator", "onnx", "--weights", file
-    refused = run(*arguments, "--net-side", 16)
-    assert refused.returncode == 2 and "say --mean, --std, --scale, --activation, --stretch; U" in (
-        refused.stderr
-    )
-    result = run(*arguments, *OPTIONS.split(), "--side", 16, "--workers", 2, "--batch", 2)
+    known = "--estimator", "onnx", "--weights", file, "--side", "16"
+    refused = one_line(inline(folder, tmp_path / "c", *known, "--net-side", "16"))
+    assert "say --mean, --std, --scale, --activation, --stretch; U" in refused
+    options = (*known, *OPTIONS.split(), "--batch", "2", "--shard-size", "2")
+    result = inline(folder, tmp_path / "c", *options)
     assert result.returncode == 0, result.stderr
     assert "a fixed batch of 1: images go through it one at a time" in result.stdout
     identity = json.loads((tmp_path / "c" / "cache.json").read_text())["identity"]
@@ -100,6 +103,20 @@ def test_the_command_makes_a_cache_whose_identity_holds_the_settings(tmp_path):
     expected = np.stack([np.rint(network(image) * 255) for image in pictures()])
     cache = Cache(tmp_path / "c")
     assert np.array_equal(np.stack([cache.mask(i) for i in range(5)]), expected)
+    for part in ("2/2", "1/2"):
+        assert inline(folder, tmp_path / "parts", *options, "--part", part).returncode == 0
+    assert content(tmp_path / "parts") == content(tmp_path / "c")
+
+
+def test_a_run_imports_no_torch_in_the_driver_nor_in_a_worker(folder, tmp_path):
+    for module in ("torch", "timm", "torchvision"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('imported')")
+    file = write(tmp_path / "tiny.onnx")
+    options = ["--estimator", "onnx", "--weights", file, *OPTIONS.split(), "--workers", "1"]
+    command = [sys.executable, "-m", "preprocess", folder, tmp_path / "c", *options]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{TREE}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "5 of 5 masks computed" in done.stdout, done.stderr
 
 
 def custom(path):
@@ -107,11 +124,14 @@ def custom(path):
 
 
 def classes(path):
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["y"]),
-    ]
-    return write(path, nodes=nodes, output=["n", 3])
+    pool = helper.make_node("GlobalAveragePool", ["x"], ["p"])
+    return write(path, nodes=[pool, helper.make_node("Flatten", ["p"], ["y"])], output=["n", 3])
+
+
+def failing(path):
+    """A network that loads, and fails on every image."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    return write(path, side="s", nodes=nodes, output=["n", "k"])
 
 
 def external(path):
@@ -134,8 +154,9 @@ def text(path):
         (text, "no ONNX network that can be loaded"),
         (external, "no ONNX network that can be loaded"),
         (custom, "no ONNX network that can be loaded"),
-        (classes, "no saliency network: its first output is (n, 3), not (n, 1, h, w)"),
-        (lambda path: write(path, channels=3), "no saliency network: its first output is (n, 3, "),
+        (classes, "no saliency network: its first output is (1, 3), not (n, 1, h, w)"),
+        (failing, "fails on an image of 16 x 16 px"),
+        (lambda path: write(path, channels=3), "no saliency network: its first output is (1, 3, "),
         (lambda path: write(path, kind=TensorProto.FLOAT16), "takes tensor(float16); export it"),
         (lambda path: write(path, side=32), "takes n x 3 x 32 x 32, and not n x 3 x 16 x 16"),
         (lambda path: write(path, batch=4), "takes 4 images at a time"),
