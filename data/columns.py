@@ -10,6 +10,8 @@ import numpy as np
 from data.io import is_own
 
 ALIGNMENT = 4096  # a column begins at a page of its own
+# bytes of a path: rows are as wide as the longest, so one absurd path would cost gigabytes
+LONGEST = 1024
 
 
 def to_bytes(columns: dict[str, np.ndarray], attributes: dict[str, object] | None = None) -> bytes:
@@ -47,20 +49,32 @@ def open_columns(path: str | os.PathLike) -> Iterator[h5py.File]:
         raise ValueError(" ".join(str(error).split())[:120]) from error
 
 
-def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+def own_dataset(
+    file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...]
+) -> h5py.Dataset:
     """A dataset whose values are plain numbers or bytes in one piece of this very file.
 
+    Args:
+        dtype: as numpy writes it; "|S" is of any width up to LONGEST.
+        shape: None for an axis of any length.
+
     Raises:
-        ValueError: a link, or a chunked, virtual or external dataset, objects, or one that claims
-            to be longer than the file: memory would be taken, or another file be read.
+        ValueError: a link, a chunked, virtual or external dataset, one of another dtype or shape,
+            or one that claims to be longer than the file: memory would be taken, or another file be
+            read.
     """
     parts = name.split("/")
     for depth in range(1, len(parts) + 1):
         if not isinstance(file.get("/".join(parts[:depth]), getlink=True), h5py.HardLink):
             raise ValueError(f"{name}: missing, or a link to elsewhere")
     values = file[name]
-    if not isinstance(values, h5py.Dataset) or values.dtype.hasobject or values.shape is None:
+    if not isinstance(values, h5py.Dataset) or values.shape is None:
         raise ValueError(f"{name}: no column of numbers")
+    text = values.dtype.kind == "S" and values.dtype.itemsize <= LONGEST
+    own = "|S" if text else values.dtype.str
+    fits = [wanted in (None, length) for wanted, length in zip(shape, values.shape, strict=False)]
+    if own != dtype or len(shape) != values.ndim or not all(fits):
+        raise ValueError(f"{name}: is {values.dtype} {values.shape}")
     plan = values.id.get_create_plist()
     if plan.get_layout() != h5py.h5d.CONTIGUOUS or plan.get_external_count():
         raise ValueError(f"{name}: not in one piece of this file")

@@ -25,6 +25,10 @@ import numpy as np
 from data.cli import UsageError, note
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+# what file systems and tools put beside data, besides hidden names
+SYSTEM = frozenset(
+    b"@eaDir @Recycle #recycle #snapshot ~snapshot $RECYCLE.BIN __MACOSX lost+found".split()
+)
 LARGEST_JSON = 1 << 26  # bytes that are read
 UNSUPPORTED_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -135,6 +139,22 @@ def _note_without_locks(folder: str) -> None:
     note(f"{folder}: this file system has no locks; start one process at a time")
 
 
+def is_system(name: str | bytes) -> bool:
+    """True for a file's or folder's own name that a system or a tool made, which is no data:
+    .ipynb_checkpoints, ._x.jpg, .DS_Store, @eaDir, lost+found."""
+    name = os.fsencode(name)
+    return name.startswith(b".") or name in SYSTEM
+
+
+def entries(folder: str | os.PathLike) -> list[Path]:
+    """What is in a folder, sorted, without what systems put there; the path itself where it is a
+    file, nothing where there is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return [folder] if folder.exists() else []
+    return sorted(file for file in folder.iterdir() if not is_system(file.name))
+
+
 def is_own(path: str | os.PathLike) -> bool:
     """Whether a path is a file that lies in its folder: no link that leads out of it, no pipe."""
     path = Path(path)
@@ -185,21 +205,18 @@ def map_bytes(path: str | os.PathLike, offset: int, count: int) -> np.ndarray:
     region = [ctypes.c_void_p, ctypes.c_size_t]
     library.mmap.argtypes = [*region, *[ctypes.c_int] * 3, ctypes.c_long]
     library.munmap.argtypes = region
-    before = offset % mmap.ALLOCATIONGRANULARITY
-    length = before + count
+    length = offset + count
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if os.fstat(descriptor).st_size < offset + count:
-            raise ValueError(f"{path}: shorter than {offset + count} bytes")
-        place = library.mmap(
-            None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, offset - before
-        )
+        if os.fstat(descriptor).st_size < length:
+            raise ValueError(f"{path}: shorter than {length} bytes")
+        place = library.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
         if place == ctypes.c_void_p(-1).value:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(path))
     finally:
         os.close(descriptor)
     buffer = (ctypes.c_uint8 * length).from_address(place)
     weakref.finalize(buffer, library.munmap, place, length).atexit = False
-    values = np.frombuffer(buffer, np.uint8, count, before)
+    values = np.frombuffer(buffer, np.uint8, count, offset)
     values.flags.writeable = False
     return values

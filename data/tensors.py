@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.cli import UsageError
-from data.io import atomic, sha256
+from data.io import atomic
 
 # torch is imported where it is needed: programs that use no network start without it
 if TYPE_CHECKING:
@@ -83,11 +83,6 @@ def load_tensors(path: Path, what: str = "file of weights", advice: str = "is it
         raise UsageError(f"{path}: not a {what} that can be loaded ({kind}); {advice}") from error
 
 
-def read_tensors(path: Path) -> tuple[object, str]:
-    """What load_tensors gives, and the file's SHA-256 as hex digits."""
-    return load_tensors(path), sha256(path)
-
-
 def _is_safetensors(path: Path, size: int) -> bool:
     """By its first bytes: the length of a header in JSON, and its brace. A file of that name is
     taken at its word, so that its error is safetensors'."""
@@ -146,15 +141,6 @@ def fitting(
 
     counts = [key for key in wanted if key.endswith("num_batches_tracked")]
     state = {**{key: torch.zeros((), dtype=torch.long) for key in counts}, **state}
-    wrong = misfit(state, wanted)
-    if wrong:
-        raise UsageError(f"{what}; {wrong}")
-    return state
-
-
-def misfit(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
-    """What keeps `state` from being loaded as `wanted`: keys of each kind counted and the first
-    SHOWN named; "" where everything fits."""
     common = [key for key in wanted if key in state]
     same = [key for key in common if state[key].shape == wanted[key].shape]
     odd = [key for key in same if not is_plain(state[key])]
@@ -169,8 +155,11 @@ def misfit(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
         "sparse, quantised or complex": odd,
         "not finite": [k for k in same if k not in odd and not state[k].isfinite().all()],
     }
-    return "; ".join(
+    wrong = [
         f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}"
         for kind, keys in kinds.items()
         if keys
-    )
+    ]
+    if wrong:
+        raise UsageError(f"{what}; {'; '.join(wrong)}")
+    return state

@@ -21,7 +21,7 @@ from data.cache.index import read_index
 from data.cache.shard import NAME, SCHEMA, Rows, empty_rows, read_rows
 from data.cache.verify import old_shards
 from data.cli import UsageError
-from data.io import remove_temporary
+from data.io import entries, remove_temporary
 from data.parallel import WorkerDied, alone, bounded_map
 from data.sources.images import Images, open_images
 from preprocess import writer
@@ -133,9 +133,9 @@ def _check_folder(folder: Path, description: Description, repair: bool) -> Descr
             _check_same(folder, before, description)
             return before
     own = {"CHECKSUMS", "index.h5", "cache.json", writer.FAILURES}
-    for name in sorted(file.name for file in folder.glob("*")):
+    for name in (file.name for file in entries(folder)):
         known = name in own or NAME.fullmatch(name) or name.endswith(".tmp")
-        if not known and not name.startswith((".", "log.")):
+        if not known and not name.startswith("log."):
             raise UsageError(
                 f"{folder}: holds {name} but no cache.json; choose an empty folder for the cache"
             )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from data.cli import UsageError
-from data.io import lock, remove_temporary, write_text
+from data.io import entries, lock, remove_temporary, write_text
 from data.tensors import load_tensors
 from data.tensors import write_tensors as save
 
@@ -85,7 +85,7 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
     """
     file = folder / CONFIG
     if not file.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if entries(folder):
             raise UsageError(f"{folder}: is not empty and holds no run; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")

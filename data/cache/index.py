@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from data.cache.description import Description, load_description
-from data.cache.shard import CacheError, open_shard
+from data.cache.shard import CacheError, layout, open_shard
 from data.columns import open_columns, own_dataset, to_bytes
 from data.io import write_bytes
 
 Index = dict[str, np.ndarray]
-# column -> kind of its dtype and number of axes
-ROWS = {"path": ("S", 1), "status": ("u", 1), "key": ("i", 2)}
-SHARDS = {"offset": ("i", 1), "file_bytes": ("i", 1)}
-COLUMNS = ROWS | SHARDS
+ROWS = ("path", "status", "key")  # columns of the shards
+COLUMNS = (*ROWS, "offset", "file_bytes")
 
 
 def load_index(folder: Path, description: Description) -> Index:
@@ -38,16 +36,15 @@ def load_index(folder: Path, description: Description) -> Index:
 
 def read_index(folder: Path, description: Description) -> Index | None:
     """index.h5's columns; None where it is missing, damaged or of other shards."""
+    shapes = layout(description["images"], 0)
+    shapes |= dict.fromkeys(("offset", "file_bytes"), ("<i8", (len(description["shards"]),)))
     try:
         with open_columns(folder / "index.h5") as file:
-            index = {name: own_dataset(file, name)[...] for name in COLUMNS}
+            index = {name: own_dataset(file, name, *shapes[name])[...] for name in COLUMNS}
             same = bool(file.attrs["checksum"] == _checksum(index, description))
     except (OSError, ValueError):
         return None
-    columns = {name: (values.dtype.kind, values.ndim) for name, values in index.items()}
-    rows, shards = ({len(index[name]) for name in names} for names in (ROWS, SHARDS))
-    lengths = rows == {description["images"]} and shards == {len(description["shards"])}
-    return index if same and columns == COLUMNS and lengths else None
+    return index if same else None
 
 
 def build_index(folder: Path, description: Description) -> Index:

@@ -32,7 +32,6 @@ STATUS_NAMES = {code: name for name, code in STATUS.items()}
 # of the moment, not of the image: the next run tries these rows again
 MOMENTARY = [STATUS[name] for name in ("missing", "estimator", "no_map", "crashed")]
 QUALITY = ("coverage", "border", "contrast", "entropy")
-LONGEST_PATH = 1024  # bytes
 NAME = re.compile(r"shard-(\d{5,9})-([0-9a-f]{16})\.h5")
 REPAIR = "run the same `python -m preprocess` again with --repair, which rebuilds it"
 
@@ -43,8 +42,8 @@ class CacheError(UsageError):
     """A cache or shard that cannot be used: the message names the file and says what to do."""
 
 
-def layout(count: int, side: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """dtype and shape of each column of a shard with `count` rows; `path` is bytes of any width.
+def layout(count: int, side: int) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """dtype and shape of each column of a shard with `count` rows, as own_dataset takes them.
 
     `key` (length and mtime in nanoseconds of the image's file, and of the map's file where masks
     come from files) has two or four numbers.
@@ -52,7 +51,7 @@ def layout(count: int, side: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {
         "mask": ("|u1", (count, side, side)),
         "path": ("|S", (count,)),
-        "key": ("<i8", (count, 2)),
+        "key": ("<i8", (count, None)),
         "size": ("<i4", (count, 2)),  # height, width
         "digest": ("|u1", (count, 16)),
         "status": ("|u1", (count,)),
@@ -112,16 +111,9 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
 
 
 def _check_layout(file: h5py.File) -> None:
-    count, side = own_dataset(file, "mask").shape[:2]
+    count, side, _ = own_dataset(file, "mask", "|u1", (None, None, None)).shape
     for name, (dtype, shape) in layout(count, side).items():
-        dataset = own_dataset(file, name)
-        if name == "path":
-            fits = dataset.dtype.kind == "S" and dataset.dtype.itemsize <= LONGEST_PATH
-        else:
-            fits = dataset.dtype.str == dtype
-        shapes = (shape, (count, 4)) if name == "key" else (shape,)
-        if not fits or dataset.shape not in shapes:
-            raise ValueError(f"{name} is {dataset.dtype} {dataset.shape}")
+        own_dataset(file, name, dtype, shape)
 
 
 def read_rows(path: Path) -> Rows:

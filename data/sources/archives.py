@@ -16,9 +16,9 @@ import numpy as np
 
 from data.cli import note
 from data.columns import open_columns, own_dataset, to_bytes
-from data.io import write_bytes
+from data.io import entries, write_bytes
 from data.sources.base import MISSING, Spanned
-from data.sources.listing import all_inside, is_system
+from data.sources.listing import all_inside
 from data.sources.tar import Scan
 
 VERSION = 2  # of the index; raise it when other members count as images
@@ -42,9 +42,8 @@ class Archive(Spanned):
 
 def class_tars(folder: str) -> list[str]:
     """The tars in a folder, whose members are one class each: n01440764.tar."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.name.endswith(".tar") and e.is_file()]
-    return sorted(name for name in names if not is_system(os.fsencode(name)))
+    tars = [file for file in entries(folder) if file.suffix == ".tar" and file.is_file()]
+    return [file.name for file in tars]
 
 
 def open_archive(root: str) -> Archive:
@@ -95,18 +94,17 @@ def _index_places(root: str) -> list[Path]:
 def _read_index(place: Path, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Paths and spans. ValueError where the index is of another state, or no index."""
     with open_columns(place) as file:
-        if not np.array_equal(own_dataset(file, "archive")[...], expected):
-            raise ValueError(f"{place}: of another state of the archive")
-        paths, spans = own_dataset(file, "path")[...], own_dataset(file, "span")[...]
-    lengths = expected[1:, 0].max()
+        state = own_dataset(file, "archive", "<i8", expected.shape)[...]
+        paths = own_dataset(file, "path", "|S", (None,))[...]
+        spans = own_dataset(file, "span", "<i8", (len(paths), 3))[...]
+    ends = spans[:, :2]
     sound = (
-        paths.dtype.kind == "S"
-        and spans.shape == (len(paths), 3)
+        np.array_equal(state, expected)
+        and len(paths)
         and (paths[1:] > paths[:-1]).all()
-        and (spans[:, :2] >= MISSING).all()
-        and (spans[:, :2] <= lengths).all()
+        and ((ends >= MISSING) & (ends <= expected[1:, 0].max())).all()
         and all_inside(paths)
     )
-    if not sound or not len(paths):
-        raise ValueError(f"{place}: its columns do not fit together")
+    if not sound:
+        raise ValueError(f"{place}: of another state of the archive")
     return paths, spans

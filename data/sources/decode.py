@@ -1,10 +1,7 @@
 """Decode one image file: the same way in every stage, so that mask and image always agree."""
 
-from __future__ import annotations
-
 import io
 import struct
-import warnings
 
 import cv2
 import numpy as np
@@ -102,10 +99,8 @@ def _header(content: bytes) -> tuple[tuple[int, int], str]:
     if webp and len(content) < 8 + int.from_bytes(content[4:8], "little"):
         raise ImageError("truncated", "the WebP file is cut short")  # no part of it can be decoded
     try:
-        with warnings.catch_warnings(), silence():
-            warnings.simplefilter("ignore")  # our own cap on pixels is the caller's
-            with Image.open(io.BytesIO(content), formats=FORMATS) as header:
-                return header.size, header.format
+        with silence(), Image.open(io.BytesIO(content), formats=FORMATS) as header:
+            return header.size, header.format
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error
     except MemoryError:

@@ -1,15 +1,14 @@
 """Images that are files of a folder."""
 
-from __future__ import annotations
-
+import contextlib
 import os
 import stat
 
 import numpy as np
 
+from data.io import without_waiting
 from data.sources.base import LARGEST, Images
 from data.sources.decode import ImageError
-from data.sources.listing import PIECE
 
 
 class Folder(Images):
@@ -21,12 +20,9 @@ class Folder(Images):
     def stat(self) -> np.ndarray:
         sources = np.zeros((len(self), 2), "<i8")
         prefix = os.fsencode(self.root) + b"/"
-        for first in range(0, len(self), PIECE):
-            for i, path in enumerate(self.paths[first : first + PIECE].tolist(), first):
-                try:
-                    status = os.stat(prefix + path)
-                except OSError:
-                    continue
+        for i, path in enumerate(self.paths):
+            with contextlib.suppress(OSError):
+                status = os.stat(prefix + path)
                 sources[i] = status.st_size, status.st_mtime_ns
         return sources
 
@@ -36,7 +32,7 @@ def read_bytes(root: str | os.PathLike, path: bytes) -> bytes:
     past 1 GiB."""
     name = os.fsdecode(path)
     try:
-        with open(os.path.join(os.fsencode(root), path), "rb", opener=_without_waiting) as file:
+        with open(os.path.join(os.fsencode(root), path), "rb", opener=without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("missing", f"{name}: no ordinary file")
@@ -45,7 +41,3 @@ def read_bytes(root: str | os.PathLike, path: bytes) -> bytes:
             return file.read()
     except OSError as error:
         raise ImageError("missing", f"{name}: {error.strerror}") from error
-
-
-def _without_waiting(path: bytes, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe x.jpg would hold the run for ever

@@ -1,10 +1,4 @@
-"""Which images there are: a folder searched to any depth.
-
-A million paths are never a Python list: they are gathered into numpy byte arrays a few thousand at
-a time.
-"""
-
-from __future__ import annotations
+"""Which images there are: a folder searched to any depth."""
 
 import os
 from collections import Counter
@@ -12,6 +6,8 @@ from collections import Counter
 import numpy as np
 
 from data.cli import UsageError, note
+from data.columns import LONGEST
+from data.io import is_system
 
 # torchvision's ImageFolder reads these too
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -20,25 +16,17 @@ ENDINGS = tuple(e.encode() for e in EXTENSIONS)
 OTHER = frozenset(
     b".gif .heic .heif .avif .jp2 .jxl .jfif .tga .psd .svg .npy .raw .dng .tar .zip .gz".split()
 )
-# what file systems and tools put beside data, besides hidden names
-SYSTEM = frozenset(
-    b"@eaDir @Recycle #recycle #snapshot ~snapshot $RECYCLE.BIN __MACOSX lost+found".split()
-)
-# bytes of a path: rows are as wide as the longest, so one absurd path would cost gigabytes
-LONGEST = 1024
-PIECE = 8192  # paths held as Python objects at a time
 
 
 class Paths:
-    """Gathers byte paths into one (N,) array of fixed-length bytes.
+    """Gathers byte paths.
 
     Attributes:
         left_out: number of files of each ending that holds pictures but is not read.
     """
 
     def __init__(self):
-        self.pieces: list[np.ndarray] = []
-        self.last: list[bytes] = []
+        self.paths: list[bytes] = []
         self.left_out: Counter[bytes] = Counter()
 
     def add(self, path: bytes) -> None:
@@ -47,9 +35,7 @@ class Paths:
                 f"{os.fsdecode(path[:80])}...: a path of {len(path)} bytes; at most {LONGEST} are "
                 "taken"
             )
-        self.last.append(path)
-        if len(self.last) == PIECE:
-            self._pack()
+        self.paths.append(path)
 
     def add_image(self, path: bytes) -> bool:
         """Add a file's path where its name says that it is an image; whether it does."""
@@ -61,45 +47,22 @@ class Paths:
             self.left_out[ending] += 1
         return False
 
-    def _pack(self) -> None:
-        if self.last:
-            self.pieces.append(np.array(self.last, f"S{max(map(len, self.last))}"))
-            self.last = []
-
-    def array(self) -> np.ndarray:
-        """All paths in the order they came; the gatherer is empty then."""
-        self._pack()
-        width = max((p.itemsize for p in self.pieces), default=1)
-        paths = np.zeros(sum(map(len, self.pieces)), f"S{width}")
-        end = len(paths)
-        while self.pieces:  # each goes once it is copied: the list is in memory once and a piece
-            piece = self.pieces.pop()
-            paths[end - len(piece) : end] = piece
-            end -= len(piece)
-        return paths
-
     def images(self, root: str) -> np.ndarray:
-        """As `array`, and a note on what was left out; UsageError where there is no image."""
-        paths = self.array()
+        """All paths in the order they came, (N,) fixed-length bytes, and a note on what was left
+        out; UsageError where there is no image."""
         counts = ", ".join(f"{n} {e.decode()}" for e, n in sorted(self.left_out.items()))
-        if not len(paths):
+        if not self.paths:
             raise UsageError(
                 f"{root}: no images ({', '.join(EXTENSIONS)}) in it or below it"
                 + (f"; it holds {counts}, which are not read" if counts else "")
             )
         if counts:
             note(f"{root}: left out {counts}, which are not read as images")
-        return paths
+        return np.array(self.paths)
 
 
 def is_image(name: bytes) -> bool:
     return name.lower().endswith(ENDINGS)
-
-
-def is_system(name: bytes) -> bool:
-    """True for a file's or folder's own name that a system or a tool made, which is no data:
-    .ipynb_checkpoints, ._x.jpg, .DS_Store, @eaDir, lost+found."""
-    return name.startswith(b".") or name in SYSTEM
 
 
 def list_folder(root: str) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Text files of relative paths, one a line, as people and other tools write them."""
 
-from __future__ import annotations
-
 import codecs
 import os
 import re
@@ -43,10 +41,9 @@ def read_list(file: str | os.PathLike, root: str = "", option: str = "--list") -
                     gathered.add(path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError(f"{option} {file}: {error.strerror}") from error
-    paths = gathered.array()
-    if not len(paths):
+    if not gathered.paths:
         raise UsageError(f"{option} {file}: names no image")
-    return np.unique(paths)
+    return np.unique(gathered.paths)
 
 
 def _path(line: bytes, number: int) -> bytes:

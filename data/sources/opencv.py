@@ -1,7 +1,5 @@
 """OpenCV's decoder: RGB whatever the file holds, and nothing of its libraries on the terminal."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data.checksums import problem, read_checksums, write_checksums
 from data.cli import UsageError
 from data.columns import own_width, to_bytes
-from data.io import lock, read_json, remove_temporary, write_bytes, write_text
+from data.io import entries, lock, read_json, remove_temporary, write_bytes, write_text
 from data.parallel import bounded_map
 from data.sources.images import ImageError, Images, decode, image_size, open_images
 from data.sources.packed import PACK, SCHEMA, PackError, describe, is_pack, read_shard, shard_name
@@ -31,7 +31,7 @@ AHEAD = 2  # tasks that wait for each worker
 # bytes; a broken file up to this is kept as it is, so that it fails as it does in the folder
 KEPT_BROKEN = 1 << 20
 SETTINGS = "settings.json"  # of a pack that is being made
-OWN = ("images-*", "CHECKSUMS*", f"{PACK}*", f"{SETTINGS}*", ".lock")  # what its folder may hold
+OWN = ("images-*", "CHECKSUMS*", f"{PACK}*", f"{SETTINGS}*")  # what its folder may hold
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,7 @@ def pack(
 
 def _check_folder(folder: Path, settings: Settings) -> None:
     """UsageError where the folder holds other files, or a pack with other settings."""
-    if not folder.exists():
-        return
-    files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    strange = [file for file in files if not any(file.match(pattern) for pattern in OWN)]
+    strange = [file for file in entries(folder) if not any(file.match(pattern) for pattern in OWN)]
     if strange:
         raise UsageError(f"{strange[0]}: is no part of a pack of images; choose another OUT")
     before = {}

@@ -105,24 +105,13 @@ def read_shard(file: Path) -> Shard:
     """
     try:
         with open_columns(file) as shard:
-            content = own_dataset(shard, "bytes")
-            offsets, paths, sources = (
-                own_dataset(shard, name)[...] for name in ("offset", "path", "source")
-            )
+            paths = own_dataset(shard, "path", "|S", (None,))[...]
+            offsets = own_dataset(shard, "offset", "<i8", (len(paths) + 1,))[...]
+            sources = own_dataset(shard, "source", "<i8", (len(paths), 2))[...]
+            content = own_dataset(shard, "bytes", "|u1", (offsets[-1],))
             place = content.id.get_offset() or 0
-            sound = (
-                content.shape == (offsets[-1],)
-                and content.dtype == np.uint8
-                and {offsets.dtype, sources.dtype} == {np.dtype("<i8")}
-                and offsets[0] == 0
-                and (np.diff(offsets) >= 0).all()
-                and paths.dtype.kind == "S"
-                and paths.shape == (len(offsets) - 1,)
-                and sources.shape == (len(paths), 2)
-                and all_inside(paths)
-            )
-            if not sound:
-                raise ValueError("its columns do not fit together")
+        if offsets[0] or (np.diff(offsets) < 0).any() or not all_inside(paths):
+            raise ValueError("its columns do not fit together")
     except FileNotFoundError:
         raise PackError(f"{file} is missing: {REPAIR}") from None
     except ValueError as error:

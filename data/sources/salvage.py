@@ -4,8 +4,6 @@ The missing end is filled in, so that the usual decoder makes the pixels: those 
 equal then, whole or not.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 
@@ -17,16 +15,6 @@ WHOLE = 7 / 8  # a file cut by a few bytes is worth using, one cut by half is no
 # what libjpeg fills missing blocks with, in RGB; the second in a CMYK file
 GREY = ((128, 128, 128), (65, 65, 65))
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples a pixel
-# Adam7: first row, row step, first column, column step of each of the seven passes
-PASSES = (
-    (0, 8, 0, 8),
-    (0, 8, 4, 8),
-    (4, 8, 0, 4),
-    (0, 4, 2, 4),
-    (2, 4, 0, 2),
-    (0, 2, 1, 2),
-    (1, 2, 0, 1),
-)
 DEFLATE = 1100  # deflate packs 1,032 bytes into one at most
 
 
@@ -68,18 +56,16 @@ def _repair_png(content: bytes, width: int, height: int) -> tuple[bytes, float]:
     there."""
     chunks = _chunks(content)
     header = chunks.get(b"IHDR", b"")
-    if len(header) != 13 or header[9] not in SAMPLES:
+    if len(header) != 13 or header[9] not in SAMPLES or header[12]:  # interlaced: no rows in order
         return b"", 0.0
-    rows = _rows(header, width, height)
-    expected = sum(count * length for count, length in rows)
+    row = 1 + (width * header[8] * SAMPLES[header[9]] + 7) // 8  # bytes, with that of its filter
+    expected = height * row
     if expected > DEFLATE * len(content):
         return b"", 0.0  # a size that the data cannot fill
     data = _inflate(chunks.get(b"IDAT", b""), expected)
-    if len(rows) == 1:
-        length = rows[0][1]
-        broken = np.frombuffer(data, np.uint8)[::length] > 4  # PNG has five filters
-        if broken.any():
-            data = data[: int(broken.argmax()) * length]
+    broken = np.frombuffer(data, np.uint8)[::row] > 4  # PNG has five filters
+    if broken.any():
+        data = data[: int(broken.argmax()) * row]
     share = len(data) / max(expected, 1)
     if share < WHOLE:
         return b"", share
@@ -90,18 +76,6 @@ def _repair_png(content: bytes, width: int, height: int) -> tuple[bytes, float]:
     }
     whole = [_chunk(name, body) for name, body in bodies.items() if body]
     return b"\x89PNG\r\n\x1a\n" + b"".join([*whole, _chunk(b"IEND", b"")]), share
-
-
-def _rows(header: bytes, width: int, height: int) -> list[tuple[int, int]]:
-    """(rows, bytes a row with its filter byte) of the image, or of the seven of an interlaced
-    one."""
-    bits = header[8] * SAMPLES[header[9]]
-    passes = PASSES if header[12] else ((0, 1, 0, 1),)
-    sizes = [
-        (-(-(height - top) // down), -(-(width - left) // across))
-        for top, down, left, across in passes
-    ]
-    return [(rows, 1 + (columns * bits + 7) // 8) for rows, columns in sizes if min(rows, columns)]
 
 
 def _chunks(content: bytes) -> dict[bytes, bytes]:

@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.io import is_system
 from data.sources.base import MISSING
-from data.sources.listing import Paths, inside, is_image, is_system
+from data.sources.listing import Paths, inside, is_image
 
 LARGEST_HEADER = 1 << 24  # a name or attributes may claim to be as long as they like
 DEPTH = 3  # links followed inside an archive
@@ -117,6 +118,8 @@ class _Headers(io.FileIO):
 def _members(content: _Headers, end: int) -> Iterator[tuple[bytes, tarfile.TarInfo]]:
     """(name, member) of the tar that begins where `content` stands and ends at `end` at the latest,
     without folders and what systems put there."""
+    if content.tell() >= end:
+        raise tarfile.ReadError("empty file")
     with tarfile.open(fileobj=content, mode="r:") as tar:
         while (member := tar.next()) is not None and member.offset < end:
             tar.members = []  # or a million of them stay in memory

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import write_bytes, write_text
+from data.io import entries, write_bytes, write_text
 from data.parallel import bounded_map
 
 
@@ -37,10 +37,8 @@ class Output:
         self.unfinished = self.folder / f"{file}.tmp"
         self.before = self._read(self.unfinished) or self._read(self.file)
         self.finished = self.before == record and not self.unfinished.exists()
-        if self.before or not self.folder.exists():
-            return
-        names = sorted(os.listdir(self.folder)) if self.folder.is_dir() else [self.folder.name]
-        if names:
+        names = [file.name for file in entries(self.folder)]
+        if names and not self.before:
             raise UsageError(
                 f"{folder}: holds other files ({', '.join(names[:5])}); give an empty or new folder"
             )

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.io import entries
 from data.sources.images import ImageError, decode, read_bytes
 from data.sources.labelled import whole_image
 from evaluate.features import Encoder
@@ -41,7 +42,9 @@ def challenge(
         UsageError: a folder, mask or image that is missing or does not fit.
     """
     root = Path(data, "fg_mask", "val")
-    masks = sorted(root.glob("*/*.npy"))
+    folders = [folder for folder in entries(root) if folder.is_dir()]
+    files = [file for folder in folders for file in entries(folder)]
+    masks = [file for file in files if file.suffix == ".npy"]
     if not masks or not {file.parent.name for file in masks} <= set(classes):
         raise UsageError(
             f"{root}: --challenge needs masks CLASS/NAME.npy of the classes {classes[0]} to "

@@ -13,9 +13,10 @@ import numpy as np
 from faster_coco_eval.core import mask
 
 from data.cli import UsageError, note
+from data.io import is_system
 from data.sources.decode import MAX_PIXELS, ImageError, image_size
 from data.sources.images import read_bytes
-from data.sources.listing import inside, is_system
+from data.sources.listing import inside
 from evaluate.detection.annotations import AnnotatedImages
 
 LARGEST = 4 << 30  # bytes; COCO's largest file of annotations has 0.5 GB

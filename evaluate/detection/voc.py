@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.sources.listing import inside, is_system
+from data.io import is_system
+from data.sources.listing import inside
 from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.coco import from_coco
 

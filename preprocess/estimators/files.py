@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from data.sources.images import MAX_PIXELS, ImageError, read_bytes
+from data.sources.opencv import silence
 from preprocess.estimators.base import Estimator
 
 FAINT = 16  # a largest level under this part of the scale, but for 1, is on another scale
@@ -55,6 +56,10 @@ def map_file(folder: str | os.PathLike, path: bytes) -> str:
     return os.path.join(folder, f"{stem}.png")
 
 
+# Pillow refuses a picture with more than 1 MB of text or colour profile, which editors write
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
+
 def read_map(folder: str | os.PathLike, path: bytes, image: bytes | None = None) -> np.ndarray:
     """The map of image `path`, see map_file.
 
@@ -79,7 +84,7 @@ def read_map(folder: str | os.PathLike, path: bytes, image: bytes | None = None)
         reason = "no map for this image" if absent else f"cannot be read ({error})"
         raise ImageError("no_map", f"{file}: {reason}") from error
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with silence(), Image.open(io.BytesIO(content)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ImageError("no_map", f"{file}: more than {MAX_PIXELS} pixels")
             picture.load()
@@ -153,7 +158,7 @@ def _as_stored(levels: np.ndarray, own: int, image: bytes | None) -> np.ndarray:
     """
     shown = DISPLAYED.get(own, np.asarray)(levels)
     orientation, stored = 1, levels.shape
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(image or b"")) as picture:
+    with contextlib.suppress(Exception), silence(), Image.open(io.BytesIO(image or b"")) as picture:
         orientation, stored = picture.getexif().get(ORIENTATION, 1), picture.size[::-1]
     fits = _same_aspect(levels.shape, stored)
     turned = _same_aspect(levels.shape, stored[::-1])

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from data.cli import UsageError
-from data.tensors import fitting, read_tensors, state_of
+from data.io import sha256
+from data.tensors import fitting, load_tensors, state_of
 from preprocess.networks.base import Architecture
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -68,7 +69,7 @@ def load_module(
     """
     if precision not in PRECISIONS:
         raise UsageError(f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
-    content, digest = read_tensors(path)
+    content, digest = load_tensors(path), sha256(path)
     state = architecture.convert(state_of(content, path))
     try:
         module = architecture.build(state)

@@ -2,11 +2,9 @@
 
 import errno
 import os
-import sys
 
 import pytest
 
-from data.__main__ import main
 from data.cli import UsageError, note, run
 
 
@@ -20,11 +18,8 @@ from data.cli import UsageError, note, run
         ("challenge", "IMAGES CACHE OUT"),
     ],
 )
-def test_usage_names_the_positional_arguments(command, arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["data", command, "--help"])
-    with pytest.raises(SystemExit):
-        main()
-    usage = capsys.readouterr().out.splitlines()[0]
+def test_usage_names_the_positional_arguments(command, arguments, data):
+    usage = data(command, "--help")[1].splitlines()[0]
     assert f"] {arguments}" in usage and "STR " not in usage.split("--")[0] + " "
 
 

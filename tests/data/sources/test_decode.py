@@ -180,17 +180,15 @@ def test_mutated_files_neither_crash_nor_hang_nor_take_a_gigabyte(
     assert not done.stderr
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"progressive": True},
-        {"comment": b"\xff\xc0 no frame"},
-        {"exif": b"Exif\0\0" + bytes(300)},
-        {"restart_marker_blocks": 2},
-        {"optimize": True},
-    ],
-)
+JPEGS = [
+    {"progressive": True},
+    {"comment": b"\xff\xc0 no frame"},
+    {"exif": b"Exif\0\0" + bytes(300)},
+    {"restart_marker_blocks": 2, "optimize": True},
+]
+
+
+@pytest.mark.parametrize("options", JPEGS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_jpeg_size_reads_what_pillow_reads(mode: str, options: dict):
     content = encoded(Image.new(mode, (37, 21), 90), "JPEG", **options)

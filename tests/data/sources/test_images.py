@@ -6,13 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from data.cli import UsageError
-from data.sources.images import ImageError, class_names, decode, list_images, open_images
-from data.sources.labelled import Labelled
+from data.sources.images import ImageError, list_images, open_images
 
 
 def fill(root: Path, *names: str) -> None:
@@ -51,8 +48,7 @@ def test_files_of_systems_and_tools_are_no_data(tmp_path, capsys):
         "lost+found/x.jpg",
         ".Trash-1000/files/x.jpg",
     )
-    assert list_images(tmp_path).tolist() == [b"class/x.jpg"]
-    assert class_names(list_images(tmp_path)) == ["class"] and not capsys.readouterr().err
+    assert list_images(tmp_path).tolist() == [b"class/x.jpg"] and not capsys.readouterr().err
 
 
 AS_A_USER = """
@@ -80,8 +76,6 @@ def test_an_unreadable_folder_is_an_error_that_names_it():
         (root / "café").chmod(0o755)
         assert done.returncode == 2 and done.stderr.count("\n") == 1
         assert f"{folder}/café: Permission denied" in done.stderr
-        root.chmod(0)
-        assert f"{folder}: Permission denied" in subprocess.run(command, **options).stderr
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
@@ -97,33 +91,3 @@ def test_a_named_pipe_never_holds_the_run(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="no ordinary file"):
         open_images(tmp_path).read(0)
-
-
-@pytest.mark.parametrize("ending", [".tif", ".tiff", ".ppm", ".pgm"])
-def test_other_formats_are_decoded_as_torchvision_names_them(tmp_path, ending):
-    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
-    stored = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if ending == ".pgm" else image[..., ::-1]
-    cv2.imwrite(str(tmp_path / f"x{ending}"), stored)
-    found = decode(open_images(tmp_path).read(0))
-    expected = np.repeat(stored[..., None], 3, 2) if ending == ".pgm" else image
-    assert np.array_equal(found, expected)
-
-
-def test_tiny_imagenet_as_it_is_unpacked(images, tmp_path):
-    pictures = sorted((images / "train").glob("*/*.png"))[:6]
-    lines = []
-    for i, picture in enumerate(pictures):
-        label = f"n0{i % 2}"
-        for place in (f"train/{label}/images/{label}_{i}.JPEG", f"val/images/val_{i}.JPEG"):
-            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / place).write_bytes(picture.read_bytes())
-        lines.append(f"val_{i}.JPEG\t{label}\t0\t0\t62\t62\n")
-    (tmp_path / "val" / "val_annotations.txt").write_text("".join(lines))
-    train = Labelled(str(tmp_path / "train"), 32)
-    val = Labelled(str(tmp_path / "val"), 32, train.classes)
-    assert train.classes == ["n00", "n01"] and train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert val.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    assert np.array_equal(val[1], train[3])
-    (tmp_path / "val" / "val_annotations.txt").write_text(lines[0])
-    with pytest.raises(UsageError, match=r"val_annotations.txt: has no line for .*val_1.JPEG"):
-        Labelled(str(tmp_path / "val"), 32, train.classes)

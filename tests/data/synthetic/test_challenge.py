@@ -3,8 +3,6 @@ continuing, bad input."""
 
 import json
 import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -35,10 +33,8 @@ def test_a_foreground_is_cut_at_otsu_and_loses_its_specks():
 def test_tiles_of_the_largest_strip_fill_the_box(turn):
     image = np.rot90(np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8), turn)
     gone = np.zeros((20, 30), bool)
-    gone[2:15, 4:22] = (
-        # below are 5 rows of 30 pixels, left 4 columns of 20, right 8 columns of 20: right wins
-        True
-    )
+    # below are 5 rows of 30 pixels, left 4 columns of 20, right 8 columns of 20: right wins
+    gone[2:15, 4:22] = True
     found = np.rot90(tiled(np.ascontiguousarray(image), box(np.rot90(gone, turn))), -turn)
     upright = np.rot90(image, -turn)
     assert np.array_equal(found[~gone], upright[~gone])
@@ -47,9 +43,6 @@ def test_tiles_of_the_largest_strip_fill_the_box(turn):
     if turn == 0:
         assert np.array_equal(found[2:15, 4:12], image[2:15, 22:30])
         assert np.array_equal(found[2:15, 20:22], image[2:15, 22:24])
-
-
-def test_nothing_is_left_to_tile():
     with pytest.raises(ValueError, match="no background"):
         tiled(np.zeros((5, 5, 3), np.uint8), (0, 0, 5, 5))
 
@@ -60,11 +53,8 @@ def test_variants_are_put_together_pixel_by_pixel():
     foreground = np.zeros((24, 24), bool)
     foreground[4:10, 5:15] = True
     foreground[4, 5] = False
-    found = compose(
-        image,
-        foreground,
-        dict.fromkeys(MIXED, other) | {"only_bg_t": tiled(image, box(foreground))},
-    )
+    backgrounds = dict.fromkeys(MIXED, other) | {"only_bg_t": tiled(image, box(foreground))}
+    found = compose(image, foreground, backgrounds)
     assert set(found) == set(VARIANTS)
     for y in range(24):
         for x in range(24):
@@ -90,16 +80,11 @@ def test_the_set_on_disk_is_the_official_layout(made, images, truth_cache):
     }
     cache = Cache(truth_cache)
     for path, sources in found["backgrounds"].items():
-        assert (
-            sources["mixed_same"].split("/")[0]
-            == path.split("/")[0]
-            != sources["mixed_next"].split("/")[0]
-        )
-        assert path not in sources.values()
+        same, following = (sources[f"mixed_{k}"].split("/")[0] for k in ("same", "next"))
+        assert same == path.split("/")[0] != following and path not in sources.values()
         name = path.replace(".png", "")
-        pictures = {
-            k: cv2.imread(str(out / k / "val" / f"{name}.JPEG")).astype(int) for k in VARIANTS
-        }
+        files = {k: out / k / "val" / f"{name}.JPEG" for k in VARIANTS}
+        pictures = {k: cv2.imread(str(file)).astype(int) for k, file in files.items()}
         mask = np.load(out / "fg_mask" / "val" / f"{name}.npy")
         true = cv2.imread(str(images / "masks" / path), cv2.IMREAD_GRAYSCALE) >= 128
         assert (mask != true).mean() < 0.02 and mask.dtype == bool
@@ -167,17 +152,9 @@ def test_in9_reads_it_with_a_probe(made, images, tmp_path):
             in9.evaluate(in9.Arguments(data=str(broken), train=str(images / "train"), **options))
 
 
-def test_command_line(images, truth_cache, tmp_path):
-    command = [sys.executable, "-m", "data", "challenge", str(images / "train"), str(truth_cache)]
-    done = subprocess.run(
-        [*command, str(tmp_path / "c"), "--limit", "1", "--workers", "1"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "2 images of 2 classes in 8 variants" in done.stdout
-    done = subprocess.run([*command, str(images)], capture_output=True, text=True)
-    assert (
-        done.returncode == 2
-        and "holds other files" in done.stderr
-        and len(done.stderr.strip().splitlines()) == 1
-    )
+def test_command_line(images, truth_cache, tmp_path, data):
+    command = ["challenge", images / "train", truth_cache]
+    code, said, _ = data(*command, tmp_path / "c", "--limit", "1", "--workers", "1")
+    assert code == 0 and "2 images of 2 classes in 8 variants" in said
+    code, _, said = data(*command, images)
+    assert code == 2 and "holds other files" in said and said.count("\n") == 1

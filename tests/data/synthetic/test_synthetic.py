@@ -25,11 +25,8 @@ def make(out: Path, scenes: synthetic.Scenes = SMALL, workers: int = 1) -> synth
 
 
 def _contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +67,10 @@ def test_correlation_is_the_bias(bias):
     assert sorted(synthetic.OWN_KIND.values()) == sorted(BACKGROUNDS)
 
 
-@pytest.mark.parametrize("index", range(10))
+@pytest.mark.parametrize("index", (0, 3, 7))
 def test_test_splits_are_paired_and_compose(index):
-    scene = {
-        split: (image.astype(float), mask)
-        for split, (image, mask) in synthetic.draw("test", index).items()
-    }
+    drawn = synthetic.draw("test", index).items()
+    scene = {split: (image.astype(float), mask) for split, (image, mask) in drawn}
     assert tuple(scene) == synthetic.TEST_SPLITS
     image, mask = scene["mixed_same"]
     for split in ("original", "mixed_rand", "only_fg"):
@@ -104,15 +99,14 @@ def test_objects_have_the_size_and_the_frame_they_should(name):
 
 @pytest.mark.parametrize("kind", BACKGROUNDS)
 def test_backgrounds_vary_and_keep_away_from_the_object(kind):
-    images = [
-        draw_background(kind, np.random.default_rng(k), 48, np.full(3, 128.0)) for k in range(8)
-    ]
+    seeds = [*range(8), 0]
+    grey = np.full(3, 128.0)
+    images = [draw_background(kind, np.random.default_rng(k), 48, grey) for k in seeds]
     for image in images:
         assert image.shape == (48, 48, 3) and image.min() >= 0 and image.max() <= 255
         assert image.mean(2).std() > 5
-    assert all(np.abs(images[0] - image).mean() > 10 for image in images[1:])
-    again = draw_background(kind, np.random.default_rng(0), 48, np.full(3, 128.0))
-    assert (again == images[0]).all()
+    assert all(np.abs(images[0] - image).mean() > 10 for image in images[1:8])
+    assert (images[8] == images[0]).all()
 
 
 def test_up_to_date_returns_at_once_and_other_parameters_replace_it(tmp_path):
@@ -139,13 +133,10 @@ def test_a_kill_leaves_it_unfinished_and_the_same_call_finishes_it(made, tmp_pat
     assert _contents(out) == _contents(made[0])
 
 
-@pytest.mark.parametrize(
-    "bad", [{"train": 0}, {"test": -1}, {"size": 8}, {"bias": 1.5}, {"seed": -1}]
-)
-def test_bad_arguments(bad):
-    ((name, value),) = bad.items()
-    with pytest.raises(UsageError, match=f"--{name} {value}: expected"):
-        synthetic.Scenes(**bad)
+def test_bad_arguments():
+    for name, value in {"train": 0, "test": -1, "size": 8, "bias": 1.5, "seed": -1}.items():
+        with pytest.raises(UsageError, match=f"--{name} {value}: expected"):
+            synthetic.Scenes(**{name: value})
 
 
 def test_other_files_and_data_sets_are_left_alone(tmp_path):
