@@ -38,6 +38,11 @@ PEER_PACKAGES := nvidia-dali-cuda120==2.4.0 lightly==1.6.0
 
 # a variable as the user wrote it, as one word of a shell: no name of a file is ever part of a target or a pattern
 q = '$(subst ','\'',$(value $(1)))'
+# several names: a blank separates them, and \ with a blank is one inside a name
+blank := $(subst x,,x x)
+several = $(foreach w,$(subst \$(blank),|blank|,$(value $(1))),'$(subst ','\'',$(subst |blank|,$(blank),$(w)))')
+# $(call option,LIST,--list) where LIST was given; never expanded, a dollar is a dollar
+option = $(if $(value $(1)),$(2) $(call q,$(1)))
 # stop with one line, before anything is set up, where a variable that a target needs was not given
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach v,$(2),$(if $(value $(v)),,$(error $(1) needs $(v)=..., as in: $(3)))))
 $(call need,masks,IMAGES CACHE,make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd ESTIMATOR=rbd)
@@ -46,8 +51,8 @@ $(call need,pretrain,IMAGES RUN,make pretrain IMAGES=/data/imagenet/train CACHE=
 $(call need,knn,RUN DATA,make knn RUN=runs/rbd DATA=/data/imagenet)
 $(call need,linear,RUN DATA,make linear RUN=runs/rbd DATA=/data/imagenet)
 $(call need,backgrounds,RUN DATA,make backgrounds RUN=runs/demo/dilo-rbd DATA=runs/demo/images)
-$(call need,detection,$(if $(WEIGHTS),,RUN) DATA,make detection RUN=runs/rbd DATA=/data/VOCdevkit GPUS=8)
-$(call need,export,$(if $(WEIGHTS),,RUN) OUT,make export RUN=runs/rbd TO=timm OUT=resnet50.safetensors)
+$(call need,detection,$(if $(value WEIGHTS),,RUN) DATA,make detection RUN=runs/rbd DATA=/data/VOCdevkit GPUS=8)
+$(call need,export,$(if $(value WEIGHTS),,RUN) OUT,make export RUN=runs/rbd TO=timm OUT=resnet50.safetensors)
 $(call need,diagnose,RUNS DATA,make diagnose RUNS="runs/moco_v2 runs/moco_v2-rbd" DATA=/data/imagenet ARGS="--masks caches/val-rbd")
 $(call need,report,RUNS,make report RUNS="runs/moco_v2 runs/moco_v2-rbd" OUT=report.html)
 
@@ -96,16 +101,16 @@ lint: $(READY)  ## ruff alone
 
 masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N; a network: WEIGHTS=file DEVICE=cuda BATCH=32 PRECISION=bf16]
 	exec $(PY) -m preprocess $(call q,IMAGES) $(call q,CACHE) --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
-		--workers $(WORKERS) $(if $(LIST),--list $(call q,LIST)) $(if $(PART),--part $(PART)) \
-		$(if $(WEIGHTS),--weights $(call q,WEIGHTS)) $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
-		$(if $(BATCH),--batch $(BATCH)) $(if $(filter-out fp32,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
+		--workers $(WORKERS) $(call option,LIST,--list) $(call option,PART,--part) \
+		$(call option,WEIGHTS,--weights) $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
+		$(call option,BATCH,--batch) $(if $(filter-out fp32,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
 
 pack: $(READY)  ## a million small files into a few large ones: IMAGES=folder-or-tar OUT=folder [WORKERS=n LIST=file ARGS="--side 256 --quality 90"]
-	exec $(PY) -m data pack $(call q,IMAGES) $(call q,OUT) --workers $(WORKERS) $(if $(LIST),--list $(call q,LIST)) $(ARGS)
+	exec $(PY) -m data pack $(call q,IMAGES) $(call q,OUT) --workers $(WORKERS) $(call option,LIST,--list) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
-	exec $(PY) $(LAUNCH) -m train $(call q,IMAGES) --masks $(if $(MASKS)$(CACHE),$(call q,$(if $(MASKS),MASKS,CACHE)),none) \
-		--preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) $(if $(LIST),--list $(call q,LIST)) $(ARGS)
+	exec $(PY) $(LAUNCH) -m train $(call q,IMAGES) --masks $(if $(value MASKS)$(value CACHE),$(call q,$(if $(value MASKS),MASKS,CACHE)),none) \
+		--preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) $(call option,LIST,--list) $(ARGS)
 
 # stage 3: a command does nothing where its result is newer than the weights, with the same options and data
 knn:  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
@@ -116,21 +121,21 @@ knn linear backgrounds: $(READY)
 	exec $(PY) -m evaluate $@ --unless-current --run $(call q,RUN) --data $(call q,DATA) --workers $(WORKERS) $(ARGS)
 
 # a run, or third-party weights
-SOURCE = $(if $(WEIGHTS),--weights $(call q,WEIGHTS),--run $(call q,RUN))
+SOURCE = $(if $(value WEIGHTS),$(call option,WEIGHTS,--weights),--run $(call q,RUN))
 
 detection: $(READY)  ## stage 3: RUN=folder or WEIGHTS=file, DATA=folder [DATASET=voc|coco MODEL=c4|fpn|mask SCHEDULE=voc_24k|coco_1x GPUS=8 ARGS="--seeds 5"]
 	exec $(PY) $(LAUNCH) -m evaluate detection $(SOURCE) \
 		--data $(call q,DATA) $(if $(filter voc coco,$(DATASET)),--dataset $(DATASET)) --model $(MODEL) \
-		$(if $(SCHEDULE),--schedule $(SCHEDULE)) --workers $(WORKERS) $(ARGS)
+		$(call option,SCHEDULE,--schedule) --workers $(WORKERS) $(ARGS)
 
 export: $(READY)  ## weights for other tools: RUN=folder or WEIGHTS=file, OUT=file [TO=torchvision|timm|detectron2]
 	exec $(PY) -m evaluate export --to $(TO) $(SOURCE) --out $(call q,OUT) $(ARGS)
 
-diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" DATA=folder [ARGS="--masks CACHE --bank-masks CACHE"]: runs/diagnose.json
-	exec $(PY) -m evaluate diagnose --runs $(RUNS) --data $(call q,DATA) --workers $(WORKERS) $(ARGS)
+diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" (a blank in a name: \ ) DATA=folder [ARGS="--masks CACHE --bank-masks CACHE"]: runs/diagnose.json
+	exec $(PY) -m evaluate diagnose --runs $(call several,RUNS) --data $(call q,DATA) --workers $(WORKERS) $(ARGS)
 
 report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
-	exec $(PY) -m evaluate report $(RUNS) --out $(if $(OUT),$(call q,OUT),report.html) $(ARGS)
+	exec $(PY) -m evaluate report $(call several,RUNS) --out $(if $(value OUT),$(call q,OUT),report.html) $(ARGS)
 
 bench: $(READY)  ## speed of every estimator against decoding: runs/bench/speed.json and docs/benchmarks.md
 	exec $(PY) -m benchmarks.speed --images $(call q,DILO_SHARED)/data/imagenet_sample $(ARGS)

@@ -20,6 +20,11 @@ from PIL import Image, ImageFilter
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, 0..1
 CROP = (0.2, 1.0)  # share of the image
 BATCH = 10
+PACKAGES = {
+    "DALI": ("nvidia-dali-cuda120",),
+    "lightly": ("lightly", "torchvision", "pillow"),
+    "torchvision": ("torchvision", "pillow"),
+}
 
 
 def blur(picture: Image.Image) -> Image.Image:
@@ -46,11 +51,9 @@ def moco_v2_transform(size: int) -> Callable:
 
 
 def torchvision(kind: str, size: int) -> Callable:
-    """One view; none where files are only decoded."""
+    """A view by torchvision."""
     from torchvision import transforms
 
-    if kind == "decoding":
-        return lambda picture: None
     if kind == "colours":
         return moco_v2_transform(size)
     crop, flip = transforms.RandomResizedCrop(size, CROP), transforms.RandomHorizontalFlip()
@@ -58,17 +61,17 @@ def torchvision(kind: str, size: int) -> Callable:
 
 
 def lightly(kind: str, size: int) -> Callable:
-    """Both views."""
+    """Both views by lightly."""
     from lightly.transforms import MoCoV2Transform
 
-    if kind == "colours":
-        return MoCoV2Transform(size)
     off = {"cj_prob": 0.0, "random_gray_scale": 0.0, "gaussian_blur": 0.0, "normalize": None}
-    return MoCoV2Transform(size, **off)
+    return MoCoV2Transform(size, **({} if kind == "colours" else off))
 
 
-def pillow_pass(view: Callable, calls: int, files: list[str]) -> Callable[[], None]:
-    """Decodes every file and calls `view` with each."""
+def pillow_pass(package: str, kind: str, size: int, files: list[str]) -> Callable[[], None]:
+    """Every file decoded by Pillow, and its two views, unless it is only decoded."""
+    view = {"torchvision": torchvision, "lightly": lightly}[package](kind, size)
+    calls = 0 if kind == "decoding" else 1 if package == "lightly" else 2
 
     def run() -> None:
         for file in files:
@@ -143,17 +146,13 @@ def main() -> None:
     package, kind = peer.split()
     if package == "DALI":
         run = dali_pass(kind, size, files)
-    elif package == "lightly":
-        run = pillow_pass(lightly(kind, size), 1, files)
     else:
-        run = pillow_pass(torchvision(kind, size), 2, files)
+        run = pillow_pass(package, kind, size, files)
     run()
     start = time.process_time()
     run()
     seconds = time.process_time() - start
-    packages = {"DALI": ("nvidia-dali-cuda120",), "lightly": ("lightly", "torchvision", "pillow")}
-    used = packages.get(package, ("torchvision", "pillow"))
-    versions = {name: importlib.metadata.version(name) for name in used}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES[package]}
     print(json.dumps({"cpu_ms": 1e3 * seconds / len(files), "versions": versions}))
 
 

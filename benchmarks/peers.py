@@ -18,7 +18,6 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import torch
@@ -36,33 +35,23 @@ from preprocess.recipe import Recipe
 from train.loader import Pairs
 
 DECODED, PLAIN, COLOURED = "decoded images", "pairs", "pairs with colours, normalised"
-
-
-class Row(NamedTuple):
-    """Who makes which outputs: the peer's name for peer.py ("" is ours), and the factor by which
-    ours shall be faster (0 is none)."""
-
-    outputs: str
-    what: str
-    peer: str = ""
-    target: float = 0
-    leaves_out: str = "copy-paste"
-
-
+PASTING = "copy-paste"
+# outputs, by whom, its name for peer.py ("" is ours, which comes first), target, what it leaves out
 ROWS = (
-    Row(DECODED, "ours (OpenCV)", leaves_out=""),
-    Row(DECODED, "DALI", "DALI decoding", leaves_out=""),
-    Row(DECODED, "Pillow", "torchvision decoding", leaves_out=""),
-    Row(PLAIN, "ours", leaves_out=""),
-    Row(PLAIN, "DALI, one decode and two crops of it", "DALI geometry", 1.9),
-    Row(PLAIN, "DALI, two decodes of a region", "DALI regions", 1.9),
-    Row(PLAIN, "Pillow and torchvision", "torchvision geometry"),
-    Row(PLAIN, "lightly", "lightly geometry"),
-    Row(COLOURED, "ours", leaves_out=""),
-    Row(COLOURED, "DALI", "DALI colours", 1.9, "copy-paste, the jitter's random order"),
-    Row(COLOURED, "Pillow and torchvision, MoCo v2's transforms", "torchvision colours", 4),
-    Row(COLOURED, "lightly, `MoCoV2Transform`", "lightly colours", 4),
+    (DECODED, "ours (OpenCV)", "", "", ""),
+    (DECODED, "DALI", "DALI decoding", "", ""),
+    (DECODED, "Pillow", "torchvision decoding", "", ""),
+    (PLAIN, "ours", "", "", ""),
+    (PLAIN, "DALI, one decode and two crops of it", "DALI geometry", "≥ 1.9 ×", PASTING),
+    (PLAIN, "DALI, two decodes of a region", "DALI regions", "≥ 1.9 ×", PASTING),
+    (PLAIN, "Pillow and torchvision", "torchvision geometry", "", PASTING),
+    (PLAIN, "lightly", "lightly geometry", "", PASTING),
+    (COLOURED, "ours", "", "", ""),
+    (COLOURED, "DALI", "DALI colours", "≥ 1.9 ×", "copy-paste, the jitter's random order"),
+    (COLOURED, "Pillow and torchvision", "torchvision colours", "≥ 4 ×", PASTING),
+    (COLOURED, "lightly, `MoCoV2Transform`", "lightly colours", "≥ 4 ×", PASTING),
 )
+NAMES = ("outputs", "by", "peer", "target", "leaves_out")
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ def main() -> None:
 
 
 def measure(args: Arguments, count: int, folder: Path) -> list[dict]:
-    """ROWS with "cpu_ms", "ratio" to ours and "versions", or with "error"."""
+    """ROWS by NAMES, with "cpu_ms", "ratio" to ours and "versions", or with "error"."""
     masks, files = str(folder / "masks"), folder / "list.txt"
     build(args.images, masks, Recipe("rbd", (), 128))
     pairs = sources(args.images, masks, ["grey"], size=args.size)["grey"]
@@ -111,14 +100,14 @@ def measure(args: Arguments, count: int, folder: Path) -> list[dict]:
     rounds = []
     for _ in tqdm(range(args.repeats), desc="peers", unit="round"):
         own = ours(pairs, count)
-        rounds.append([theirs(args, files, r.peer) if r.peer else own[r.outputs] for r in ROWS])
+        rounds.append([theirs(args, files, row[2]) if row[2] else own[row[0]] for row in ROWS])
     rows, base = [], {}
     for row, results in zip(ROWS, zip(*rounds, strict=True), strict=True):
-        result = row._asdict() | results[-1]
+        result = dict(zip(NAMES, row, strict=True)) | results[-1]
         if all("cpu_ms" in result for result in results):
             result["cpu_ms"] = statistics.median(result["cpu_ms"] for result in results)
-            base.setdefault(row.outputs, result["cpu_ms"])  # ours comes first
-            result["ratio"] = result["cpu_ms"] / base[row.outputs]
+            base.setdefault(row[0], result["cpu_ms"])
+            result["ratio"] = result["cpu_ms"] / base[row[0]]
         rows.append(result)
     return rows
 
@@ -153,16 +142,16 @@ def table(result: dict) -> str:
     """The result as Markdown, with the versions."""
     rows, versions = [], {"opencv": cv2.__version__}
     for row in result["rows"]:
-        target = f"≥ {row['target']:g} ×" if row["target"] else ""
-        versions |= row.get("versions", {})
-        if "error" in row:
-            measured = [f"not run: {row['error'].replace('|', '/')}", ""]
-        else:
-            measured = [f"{row['cpu_ms']:.2f}", f"{row['ratio']:.2f} ×"]
-        rows.append([row["outputs"], row["what"], *measured, target, row["leaves_out"]])
-    heads = ("outputs", "by", "CPU ms", "of ours", "target", "leaves out")
+        measured = f"not run: {row.get('error', '').replace('|', '/')} | "
+        if "ratio" in row:
+            measured = f"{row['cpu_ms']:.2f} | {row['ratio']:.2f} ×"
+            versions |= row.get("versions", {})
+        rows.append(
+            f"{row['outputs']} | {row['by']} | {measured} | {row['target']} | {row['leaves_out']}"
+        )
     return (
-        f"{markdown(heads, rows)}\n\nCPU milliseconds of one core, an image or a pair of views of "
+        markdown("outputs | by | CPU ms | of ours | target | leaves out", rows)
+        + "\n\nCPU milliseconds of one core, an image or a pair of views of "
         f"{result['size']} px; {result['images']} photographs of ImageNet, each way in turn, "
         f"medians of {result['repeats']} rounds; {result['date']}, {result['machine']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,7 +1,6 @@
 """Time and memory of a command and of all its processes."""
 
-from __future__ import annotations
-
+import contextlib
 import re
 import subprocess
 import sys
@@ -31,56 +30,50 @@ class Usage:
     waited: float
 
 
-def timed(*command: str) -> Usage:
+def run_command(*command: str) -> Usage:
     """Run `python ...`; its processes are sampled ten times a second."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    peaks: dict[int, float] = {}
+    memory: dict[int, float] = {}
     scheduled: dict[int, tuple[float, float]] = {}
     while process.poll() is None:
         for pid in (process.pid, *_descendants(process.pid)):
-            peaks[pid] = max(peaks.get(pid, 0.0), _peak_mb(pid))
+            memory[pid] = max(memory.get(pid, 0.0), _peak_mb(pid))
             scheduled[pid] = max(scheduled.get(pid, (0.0, 0.0)), _scheduled(pid))
         time.sleep(0.1)
     seconds = time.perf_counter() - start
     if process.returncode:
         raise UsageError(f"{' '.join(command)} failed: {process.stderr.read().decode()[-500:]}")
-    driver_mb = peaks.pop(process.pid, 0.0)
-    driver_seconds, _ = scheduled.pop(process.pid, (0.0, 0.0))
+    driver_mb, (driver_seconds, _) = memory.pop(process.pid), scheduled.pop(process.pid)
     busiest = max((ran for ran, _ in scheduled.values()), default=0.0)
     waits = [wait for ran, wait in scheduled.values() if ran > 0.3 * busiest]  # workers, no helpers
-    worker_mb = max(peaks.values(), default=0.0)
+    worker_mb = max(memory.values(), default=0.0)
     return Usage(seconds, driver_seconds, driver_mb, worker_mb, sum(waits) / max(1, len(waits)))
 
 
 def _descendants(pid: int) -> list[int]:
-    found = []
-    for text in _read(pid, "task/*/children"):
-        children = [int(child) for child in text.split()]
-        found += children + [pid for child in children for pid in _descendants(child)]
-    return found
+    children = [int(child) for child in _read(pid, "task/*/children").split()]
+    return children + [pid for child in children for pid in _descendants(child)]
 
 
 def _peak_mb(pid: int) -> float:
-    matches = [re.search(r"VmHWM:\s+(\d+) kB", text) for text in _read(pid, "status")]
-    return max((int(match[1]) / 1024 for match in matches if match), default=0.0)
+    peak = re.search(r"VmHWM:\s+(\d+) kB", _read(pid, "status"))
+    return int(peak[1]) / 1024 if peak else 0.0
 
 
 def _scheduled(pid: int) -> tuple[float, float]:
     """Seconds that a process ran, and that it could have run but other processes had the cores; all
     its threads."""
-    fields = [text.split() for text in _read(pid, "task/*/schedstat")]
-    return sum(int(f[0]) for f in fields) / 1e9, sum(int(f[1]) for f in fields) / 1e9
+    numbers = [int(number) / 1e9 for number in _read(pid, "task/*/schedstat").split()]
+    return sum(numbers[::3]), sum(numbers[1::3])
 
 
-def _read(pid: int, pattern: str) -> list[str]:
-    """The files under /proc/PID, empty where the process has ended."""
+def _read(pid: int, pattern: str) -> str:
+    """The files under /proc/PID, one after the other; "" where the process has ended."""
     texts = []
     for file in Path(f"/proc/{pid}").glob(pattern):
-        try:
+        with contextlib.suppress(OSError):
             texts.append(file.read_text())
-        except OSError:
-            continue
-    return texts
+    return "\n".join(texts)

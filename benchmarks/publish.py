@@ -7,13 +7,14 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+from data.cli import describe, note
 from data.io import write_text
 
 PAGE = "docs/benchmarks.md"
-MEASURED = ("what", "measured", "target")  # heads of a table of single numbers
+MEASURED = "what | measured | target"  # heads of a table of single numbers
 
 
 def about() -> dict[str, str]:
@@ -26,14 +27,15 @@ def about() -> dict[str, str]:
     }
 
 
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]], numbers: int = 0) -> str:
-    """A table.
+def markdown(heads: str, rows: Iterable[str], numbers: int = 0) -> str:
+    """A table from lines of cells, "a | b | c".
 
     Args:
         numbers: columns at the end that are aligned to the right.
     """
-    rules = ["---"] * (len(heads) - numbers) + ["--:"] * numbers
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, rules, *rows))
+    words = heads.count(" | ") + 1 - numbers
+    rule = " | ".join(["---"] * words + ["--:"] * numbers)
+    return "\n".join(f"| {row} |" for row in (heads, rule, *rows))
 
 
 def publish(result: dict, text: str, file: str | Path, page: str | Path, block: str) -> None:
@@ -56,7 +58,8 @@ def fill(file: str | Path, block: str, text: str) -> bool:
     """Replace what lies between `<!-- BLOCK:begin -->` and `<!-- BLOCK:end -->` of a Markdown page.
 
     Returns:
-        False, with the page untouched, where the page or the block is missing.
+        False, with the page untouched, where the page or the block is missing, or, which a note
+        says, it cannot be written.
     """
     begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
     content = Path(file).read_text("utf-8") if Path(file).exists() else ""
@@ -64,5 +67,9 @@ def fill(file: str | Path, block: str, text: str) -> bool:
     _, has_end, tail = rest.partition(end)
     if not (has_begin and has_end):
         return False
-    write_text(file, f"{head}{begin}\n{text.strip()}\n{end}{tail}")
+    try:
+        write_text(file, f"{head}{begin}\n{text.strip()}\n{end}{tail}")
+    except OSError as error:  # a project that belongs to somebody else
+        note(f"the table is not in the page: {describe(error)}")
+        return False
     return True

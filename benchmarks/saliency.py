@@ -7,18 +7,16 @@ on the even numbers and is reported on the odd ones too. Networks are scored whe
 found ($DILO_WEIGHTS, or torch hub's cache folder); else their rows say so.
 """
 
-from __future__ import annotations
-
 import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
 
-from benchmarks.publish import publish
+from benchmarks.publish import PAGE, markdown, publish
 from data.cli import run
 from evaluate.masks.saliency import Arguments as Scoring
 from evaluate.masks.saliency import evaluate
@@ -38,22 +36,21 @@ NAMES = (
     "spectral",
     "fine_grained",
 )
-ODD = ("fusion",)  # also reported on the half that had no part in making them
+ODD = "fusion"  # also reported on the half that had no part in making them
 ABSENT = "no weights here"
-METRICS = ("mae", "max_f_a", "max_f_b", "mean_f", "adaptive_f", "s", "mean_e")
-OTHERS = ("weighted_f", "iou", "adaptive_iou")  # the authors' code was not scored by these
-TITLES = (
-    "MAE ↓",
-    "maxF a",
-    "maxF b",
-    "mean F",
-    "adaptive F",
-    "S",
-    "mean E",
-    "weighted F",
-    "IoU",
-    "adaptive IoU",
-)
+TITLES = {
+    "mae": "MAE ↓",
+    "max_f_a": "maxF a",
+    "max_f_b": "maxF b",
+    "mean_f": "mean F",
+    "adaptive_f": "adaptive F",
+    "s": "S",
+    "mean_e": "mean E",
+    "weighted_f": "weighted F",
+    "iou": "IoU",
+    "adaptive_iou": "adaptive IoU",
+}
+METRICS = tuple(TITLES)[:7]  # the authors' code was not scored by the others
 AUTHORS = {  # the authors' own code on all of ECSSD, measured by us, in METRICS' order
     "rbd": (0.1714, 0.672, 0.716, 0.562, 0.676, 0.688, 0.654),
     "mr": (0.1893, 0.670, 0.736, 0.570, 0.689, 0.689, 0.636),
@@ -77,19 +74,24 @@ class Arguments:
     """Processes; more than one blurs the milliseconds."""
     limit: int | None = None
     """Images, spread evenly; for a quick look."""
-    readme: str = "docs/benchmarks.md"
+    readme: str = PAGE
     """Page whose bench-saliency block is written, where it has one."""
 
 
 def main() -> int:
     args = tyro.cli(Arguments, prog="python -m benchmarks.saliency", description=__doc__)
-    images, truth = os.path.join(args.ecssd, "images"), os.path.join(args.ecssd, "masks")
     networks = {name: estimators.has_weights(name) for name in sorted(estimators.NETWORKS)}
     names = (*NAMES, *(name for name, present in networks.items() if present))
-    common = {"images": images, "truth": truth, "limit": args.limit, "workers": args.workers}
-    result = evaluate(Scoring(**common, estimator=",".join(names), examples=0))
-    odd = [name for name in ODD if name in names]
-    half = Scoring(**common, estimator=",".join(odd), half="odd", examples=0)
+    scoring = Scoring(
+        images=os.path.join(args.ecssd, "images"),
+        truth=os.path.join(args.ecssd, "masks"),
+        estimator=",".join(names),
+        limit=args.limit,
+        workers=args.workers,
+        examples=0,
+    )
+    result = evaluate(scoring)
+    half = replace(scoring, estimator=ODD, half="odd")
     result["odd"] = evaluate(half)["estimators"]
     result["absent"] = [name for name, present in networks.items() if not present]
     result["worse_than_authors"] = worse(result["estimators"])
@@ -102,36 +104,28 @@ def main() -> int:
 
 def worse(entries: dict[str, dict]) -> list[tuple[str, str, float]]:
     """(estimator, metric, by how much) where more than MARGIN is lost against the authors' code."""
-    found = []
-    for name, reference in AUTHORS.items():
-        for metric, value in zip(METRICS, reference, strict=True):
-            loss = (entries[name][metric] - value) * (1 if metric == "mae" else -1)
-            if loss > MARGIN:
-                found.append((name, metric, loss))
-    return found
+    losses = [
+        (name, metric, (entries[name][metric] - value) * (1 if metric == "mae" else -1))
+        for name, reference in AUTHORS.items()
+        for metric, value in zip(METRICS, reference, strict=True)
+    ]
+    return [loss for loss in losses if loss[2] > MARGIN]
 
 
 def table(result: dict) -> str:
     """Markdown: ours, the authors' in brackets, what ODD has on the other half, and networks
     without weights."""
-    lines = [
-        f"ECSSD, {result['count']} images; in brackets the authors' own code on all 1,000.",
-        "",
-        "| estimator | " + " | ".join(TITLES) + " | ms |",
-        "|---" * (len(TITLES) + 2) + "|",
-    ]
-    rows = {
-        **result["estimators"],
-        **{f"{name}, odd numbers": entry for name, entry in result["odd"].items()},
-    }
-    for name, entry in rows.items():
-        cells = [
-            number(entry[m], m) + (f" ({number(AUTHORS[name][i], m)})" if name in AUTHORS else "")
-            for i, m in enumerate(METRICS)
-        ] + [number(entry[m], m) for m in OTHERS]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {entry['ms']:.1f} |")
-    lines += [f"| {name} | {ABSENT} |" + " |" * len(TITLES) for name in result["absent"]]
-    return "\n".join(lines)
+    odd = {f"{name}, odd numbers": entry for name, entry in result["odd"].items()}
+    rows = []
+    for name, entry in (result["estimators"] | odd).items():
+        cells = [number(entry[metric], metric) for metric in TITLES]
+        for i, (metric, value) in enumerate(zip(METRICS, AUTHORS.get(name, ()), strict=False)):
+            cells[i] += f" ({number(value, metric)})"
+        rows.append(f"{name} | {' | '.join(cells)} | {entry['ms']:.1f}")
+    rows += [f"{name} | {ABSENT} |{' |' * (len(TITLES) - 1)}" for name in result["absent"]]
+    text = markdown(f"estimator | {' | '.join(TITLES.values())} | ms", rows)
+    about = f"ECSSD, {result['count']} images; in brackets the authors' own code on all 1,000."
+    return f"{about}\n\n{text}"
 
 
 def number(value: float, metric: str) -> str:

@@ -9,29 +9,28 @@ estimator, so that the engine is measured; the time of a real estimator comes fr
 own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tyro
 
-from benchmarks.processes import Usage, timed
-from benchmarks.publish import about, publish
+from benchmarks.processes import Usage, run_command
+from benchmarks.publish import PAGE, about, markdown, publish
 from benchmarks.sparse import sparse_cache
+from benchmarks.timing import timed
 from data.cache.reader import Cache
 from data.cli import run
 from data.resize import resize
-from data.sources.images import Images, decode, list_images, open_images
+from data.sources.images import decode, list_images, open_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe, compute_block
 
@@ -39,6 +38,12 @@ IMAGENET = 1_281_167
 SIDE = 128
 SHARD = 1000  # as many as the smallest set has: the driver's memory is a few times a shard
 FITTED = ("seconds", "driver_seconds", "bytes", "again_seconds", "driver_mb", "worker_mb")
+
+
+HEADS = (
+    "images | seconds | driver, MB | a worker, MB | cache, MB | no-op re-run, s | open, ms "
+    "| reads/s"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Arguments:
     """Real images, for the time of a real estimator; skipped where there is no such folder."""
     estimator: str = "auto"
     """That estimator."""
-    readme: str = "docs/benchmarks.md"
+    readme: str = PAGE
     """File whose block between the bench-scale markers is filled in, where it has one."""
 
 
@@ -71,19 +76,20 @@ def make_images(root: Path, count: int) -> None:
 def masks(root: Path, cache: Path, workers: int, estimator: str = "centre") -> Usage:
     """One `python -m preprocess`."""
     settings = f"--side {SIDE} --workers {workers} --shard-size {SHARD} --estimator {estimator}"
-    return timed("-m", "preprocess", str(root), str(cache), *settings.split())
+    return run_command("-m", "preprocess", str(root), str(cache), *settings.split())
 
 
 def read_speed(cache: Cache, reads: int = 200_000) -> float:
     """Random masks a second on one core, each copied, from a warm cache."""
     rows = np.random.default_rng(0).integers(0, len(cache), reads).tolist()
     target = np.empty((cache.side, cache.side), np.uint8)
-    for row in rows:
-        target[...] = cache.mask(row)
-    start = time.perf_counter()
-    for row in rows:
-        target[...] = cache.mask(row)
-    return reads / (time.perf_counter() - start)
+
+    def read() -> None:
+        for row in rows:
+            target[...] = cache.mask(row)
+
+    read()
+    return reads / timed(read)[1]
 
 
 def overhead(root: Path, folder: Path) -> float:
@@ -91,32 +97,30 @@ def overhead(root: Path, folder: Path) -> float:
     those two."""
     images = open_images(root).take(slice(4096))
     recipe = Recipe("centre", (), SIDE)
-    compute_block(images.take(slice(64)), recipe)  # imports and first calls
-    inner = _inner_seconds(images, recipe)
-    (folder / "list.txt").write_bytes(b"\n".join(images.paths.tolist()))
-    start = time.perf_counter()
-    build(str(root), str(folder / "overhead"), recipe, listed=str(folder / "list.txt"))
-    return 1e3 * (time.perf_counter() - start - inner) / len(images)
-
-
-def _inner_seconds(images: Images, recipe: Recipe) -> float:
     estimator = recipe.load()
-    start = time.perf_counter()
-    for i in range(len(images)):
-        resize(estimator.working(decode(images.read(i))), SIDE, SIDE)
-    return time.perf_counter() - start
+
+    def inner() -> None:
+        for i in range(len(images)):
+            resize(estimator.working(decode(images.read(i))), SIDE, SIDE)
+
+    compute_block(images.take(slice(64)), recipe)  # imports and first calls
+    listed = folder / "list.txt"
+    listed.write_bytes(b"\n".join(images.paths.tolist()))
+    cache = str(folder / "overhead")
+    _, alone = timed(inner)
+    _, whole = timed(partial(build, str(root), cache, recipe, listed=str(listed)))
+    return 1e3 * (whole - alone) / len(images)
 
 
 def two_workers(sample: Path, folder: Path, estimator: str) -> dict[str, float]:
     """Images a second of one and of two workers on real images: from what a longer run takes more
     than a shorter one, so that starting and ending do not count. `free_*` leave out the time that
     workers waited for a core which other programs held: what an idle machine would show."""
-    roots = {}
-    for copies in (4, 16):
-        roots[copies] = folder / f"sample-{copies}"
-        roots[copies].mkdir()
+    roots = {copies: folder / f"sample-{copies}" for copies in (4, 16)}
+    for copies, root in roots.items():
+        root.mkdir()
         for copy in range(copies):
-            os.symlink(sample.resolve(), roots[copies] / str(copy))
+            os.symlink(sample.resolve(), root / str(copy))
     masks(roots[4], folder / "warm", 1, estimator)  # compiles kernels, brings the files to memory
     more = 12 * len(list_images(sample))
     speeds = {}
@@ -126,50 +130,46 @@ def two_workers(sample: Path, folder: Path, estimator: str) -> dict[str, float]:
         seconds = long.seconds - short.seconds
         speeds[name] = more / seconds
         speeds[f"free_{name}"] = more / (seconds - (long.waited - short.waited))
-    speeds["ratio"] = speeds["two"] / speeds["one"]
-    speeds["free_ratio"] = speeds["free_two"] / speeds["free_one"]
+    for kind in ("", "free_"):
+        speeds[f"{kind}ratio"] = speeds[f"{kind}two"] / speeds[f"{kind}one"]
     return speeds
 
 
 def measure(args: Arguments) -> dict:
     """All measurements, as a dict that goes to JSON."""
-    work = Path(args.out) / "scale"
+    work, sample = Path(args.out) / "scale", Path(args.sample)
+    images = work / "images"
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     rows = []
     for count in args.counts:
-        make_images(work / "images", count)  # the smaller set is the beginning of the larger
-        rows.append({"images": count, **_measure_one(work / "images", work / f"cache-{count}")})
+        make_images(images, count)  # the smaller set is the beginning of the larger
+        rows.append({"images": count, **_measure_one(images, work / f"cache-{count}")})
         print(json.dumps(rows[-1]), flush=True)
     results = {
         "rows": rows,
         "side": SIDE,
         "shard_size": SHARD,
-        "overhead": {"overhead_ms": overhead(work / "images", work)},
+        "overhead": {"overhead_ms": overhead(images, work)},
         "million": million(work),
         "listing_mb": listing_memory(),
         **about(),
     }
-    if Path(args.sample).is_dir():
-        results["workers"] = two_workers(Path(args.sample), work, args.estimator)
-        results["sample_images"] = len(list_images(args.sample))
+    if sample.is_dir():
+        results["workers"] = two_workers(sample, work, args.estimator)
+        results["sample_images"] = len(list_images(sample))
     shutil.rmtree(work)
     results["fit"] = fit(results)
     return results
 
 
 def _measure_one(root: Path, cache: Path) -> dict[str, float]:
-    first = masks(root, cache, 2)
-    again = masks(root, cache, 2)
-    start = time.perf_counter()
-    reader = Cache(cache)
-    opened = time.perf_counter() - start
+    first, again = masks(root, cache, 2), masks(root, cache, 2)
     return {
         **asdict(first),
         "bytes": sum(file.stat().st_size for file in cache.iterdir()),
         "again_seconds": again.seconds,
-        "open_seconds": opened,
-        "reads": read_speed(reader),
+        "open_seconds": timed(Cache, cache)[1],
+        "reads": read_speed(Cache(cache)),
     }
 
 
@@ -177,11 +177,9 @@ def million(folder: Path) -> dict[str, float]:
     """Time to open a cache of ImageNet's 1,281,167 rows (its index; the shards are sparse files),
     and of random reads over 3,000 shards."""
     sparse_cache(folder / "million", IMAGENET, 4096)
-    start = time.perf_counter()
+    _, opened = timed(Cache, folder / "million")
     reader = Cache(folder / "million")
-    opened = time.perf_counter()
-    reader.find(reader.paths)
-    found = time.perf_counter()
+    _, found = timed(reader.find, reader.paths)
     sparse_cache(folder / "shards", 3000 * 8, 8)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
@@ -189,11 +187,7 @@ def million(folder: Path) -> dict[str, float]:
         reads = read_speed(Cache(folder / "shards"))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return {
-        "open_seconds": opened - start,
-        "find_seconds": found - opened,
-        "reads_3000_shards": reads,
-    }
+    return {"open_seconds": opened, "find_seconds": found, "reads_3000_shards": reads}
 
 
 LISTING = """
@@ -237,10 +231,10 @@ def fit(results: dict) -> dict:
     counts = np.array([row["images"] for row in results["rows"]], float)
     lines = {}
     for name in FITTED:
-        values = np.array([row[name] for row in results["rows"]], float)
-        slope, start = np.polyfit(counts, values, 1, w=1 / np.sqrt(counts))
-        at_imagenet = float(start + slope * IMAGENET)
-        lines[name] = {"per_image": float(slope), "at_0": float(start), "at_imagenet": at_imagenet}
+        values = [row[name] for row in results["rows"]]
+        slope, start = np.polyfit(counts, values, 1, w=1 / np.sqrt(counts)).tolist()
+        at_imagenet = start + slope * IMAGENET
+        lines[name] = {"per_image": slope, "at_0": start, "at_imagenet": at_imagenet}
     hours = {}
     if "workers" in results:
         one = 1 / results["workers"]["free_one"]  # decoding, estimator and engine
@@ -251,17 +245,13 @@ def fit(results: dict) -> dict:
 
 def table(results: dict) -> str:
     """The results as Markdown."""
-    lines = [
-        "| images | seconds | driver, MB | a worker, MB | cache, MB | no-op re-run, s | open, ms | "
-        "reads/s |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|",
+    rows = [
+        f"{row['images']:,} | {row['seconds']:.1f} | {row['driver_mb']:.0f} | "
+        f"{row['worker_mb']:.0f} | {row['bytes'] / 1e6:.0f} | {row['again_seconds']:.1f} | "
+        f"{1e3 * row['open_seconds']:.0f} | {row['reads']:,.0f}"
+        for row in results["rows"]
     ]
-    for row in results["rows"]:
-        lines.append(
-            f"| {row['images']:,} | {row['seconds']:.1f} | {row['driver_mb']:.0f} | "
-            f"{row['worker_mb']:.0f} | {row['bytes'] / 1e6:.0f} | {row['again_seconds']:.1f} | "
-            f"{1e3 * row['open_seconds']:.0f} | {row['reads']:,.0f} |"
-        )
+    lines = [markdown(HEADS, rows, 8)]
     line = {name: values["at_imagenet"] for name, values in results["fit"]["lines"].items()}
     rows = results["million"]
     lines.append(

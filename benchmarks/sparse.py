@@ -1,8 +1,6 @@
 """Caches of any number of rows that take no disk: shards are sparse files, only the index is
 real."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +18,25 @@ def sparse_cache(folder: Path, images: int, shard_size: int) -> None:
     are holes."""
     folder.mkdir(parents=True)
     shards = -(-images // shard_size)
-    identity = {"schema": SCHEMA, "estimator": "none", "device": "cpu", "side": SIDE}
+    identity = {"schema": SCHEMA, "estimator": "none", "version": 1, "parameters": {}}
+    identity |= {"weights": None, "device": "cpu", "side": SIDE}
     description = Description(
         schema=SCHEMA,
-        identity=identity | {"version": 1, "parameters": {}, "weights": None},
-        identity_hash="",
+        identity=identity,
+        identity_hash=identity_hash(identity),
         shard_size=shard_size,
         images=images,
         shards=[shard_name(number, "0" * 64) for number in range(shards)],
         statuses={"ok": images},
     )
-    description["identity_hash"] = identity_hash(description["identity"])
-    rows = np.arange(images)
-    paths = np.char.mod("n%08d/", rows // 1300).astype("S10")
-    paths = np.char.add(paths, np.char.mod("n%015d.JPEG", rows).astype("S21"))
-    paths.sort()
     length = ALIGNMENT + shard_size * SIDE * SIDE
     for name in description["shards"]:
         with open(folder / name, "wb") as file:
             file.truncate(length)
+    rows = np.arange(images)
+    classes = np.char.mod("n%08d/", rows // 1300).astype("S10")
     index = {
-        "path": paths,
+        "path": np.char.add(classes, np.char.mod("n%015d.JPEG", rows).astype("S21")),
         "status": np.zeros(images, np.uint8),
         "key": np.zeros((images, 2), "<i8"),
         "offset": np.full(shards, ALIGNMENT, "<i8"),

@@ -9,16 +9,15 @@ all images. Networks are timed where their weights are found; with --untrained a
 random weights take as long.
 """
 
-from __future__ import annotations
-
 import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
+import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Annotated
 
 import cv2
@@ -26,11 +25,13 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from benchmarks.publish import publish
+from benchmarks.publish import PAGE, markdown, publish
+from benchmarks.timing import timed
 from data.cli import UsageError, run
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
 from preprocess import estimators
+from preprocess.estimators.rbd import RBD
 from preprocess.vision.frames import inner_box
 from preprocess.vision.pixels import lab_planes, working_image
 from preprocess.vision.superpixels import slic
@@ -64,37 +65,31 @@ class Arguments:
     """Images, spread evenly over the folder."""
     repeats: int = 3
     """Times each image is done; the fastest counts."""
-    readme: str = "docs/benchmarks.md"
+    readme: str = PAGE
     """Page whose bench block (with --untrained: bench-networks) is written, where it has one."""
 
 
-def main() -> int:
+def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.speed", description=__doc__)
     known = sorted(estimators.ESTIMATORS | estimators.NETWORKS)
     names = known if args.estimator == "all" else args.estimator.split(",")
-    absent = [
-        name for name in names if name in estimators.NETWORKS and not estimators.has_weights(name)
-    ]
+    absent = [n for n in names if n in estimators.NETWORKS and not estimators.has_weights(n)]
     try:
-        paths = list_images(args.images).tolist()
+        paths = list_images(args.images)
         functions = {name: estimators.load(name).working for name in names if name not in absent}
         if args.untrained:
             absent = [name for name in absent if name != "onnx"]  # a file is its network
             functions |= {f"{name} (random weights)": untrained(name).working for name in absent}
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from error
-    if len(paths) > args.limit:
-        paths = [paths[i * len(paths) // args.limit] for i in range(args.limit)]
-    result = measure([read_bytes(args.images, p) for p in paths], functions, args.repeats)
+    count = min(args.limit, len(paths))
+    chosen = paths[np.arange(count) * len(paths) // max(1, count)].tolist()
+    result = {"images": args.images, "repeats": args.repeats}
+    contents = [read_bytes(args.images, path) for path in chosen]
+    result |= measure(contents, functions, args.repeats)
     result["absent"] = [] if args.untrained else absent
-    publish(
-        {"images": args.images, "repeats": args.repeats, **result},
-        table(result),
-        args.json_file,
-        args.readme,
-        "bench-networks" if args.untrained else "bench",
-    )
-    return 0
+    block = "bench-networks" if args.untrained else "bench"
+    publish(result, table(result), args.json_file, args.readme, block)
 
 
 def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int) -> dict:
@@ -105,40 +100,33 @@ def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int)
         function(np.zeros((60, 80, 3), np.uint8))  # compiled before it is timed
     totals, stages = [], []
     for content in tqdm(contents, desc="bench", unit="image", leave=False):
-        try:
+        with contextlib.suppress(ImageError):
             decode(content)
-        except ImageError:
-            continue
-        totals.append(fastest(lambda content=content: times(content, functions), repeats))
-        stages.append(fastest(lambda content=content: rbd_stages(content), repeats))
+            totals.append(fastest([times(content, functions) for _ in range(repeats)]))
+            stages.append(fastest([rbd_stages(content) for _ in range(repeats)]))
     if not totals:
         raise UsageError("none of the images can be decoded")
-    means = {name: 1e3 * float(np.mean([row[name] for row in totals])) for name in totals[0]}
-    decoding = means["decode"]
+    means = {name: 1e3 * fmean(row[name] for row in totals) for name in totals[0]}
+    decoding = means.pop("decode")
     return {
         "count": len(totals),
         "failed": len(contents) - len(totals),
         "decode_ms": decoding,
-        "estimators": {
-            name: {"ms": means[name], "ratio": means[name] / decoding} for name in functions
-        },
-        "stages": {stage: 1e3 * float(np.mean([s[stage] for s in stages])) for stage in stages[0]},
+        "estimators": {name: {"ms": ms, "ratio": ms / decoding} for name, ms in means.items()},
+        "stages": {stage: 1e3 * fmean(row[stage] for row in stages) for stage in stages[0]},
     }
 
 
-def fastest(measurement: Callable[[], dict[str, float]], repeats: int) -> dict[str, float]:
+def fastest(rows: list[dict[str, float]]) -> dict[str, float]:
     """The smallest of each value over several measurements."""
-    rows = [measurement() for _ in range(repeats)]
     return {name: min(row[name] for row in rows) for name in rows[0]}
 
 
 def times(content: bytes, functions: dict[str, Callable]) -> dict[str, float]:
     """CPU seconds of decoding alone and of every estimator, once, in turn."""
     raw = np.frombuffer(content, np.uint8)
-    seconds = {"decode": timed(lambda: cv2.imdecode(raw, cv2.IMREAD_COLOR))}
-    for name, function in functions.items():
-        seconds[name] = timed(lambda function=function: row(content, function))
-    return seconds
+    seconds = {"decode": timed(cv2.imdecode, raw, cv2.IMREAD_COLOR)[0]}
+    return seconds | {name: timed(row, content, f)[0] for name, f in functions.items()}
 
 
 def untrained(name: str) -> estimators.Estimator:
@@ -155,62 +143,54 @@ def untrained(name: str) -> estimators.Estimator:
 
 def row(content: bytes, function: Callable) -> np.ndarray:
     """A file's bytes to the (128, 128) uint8 row, as the batch stage does."""
-    mask = resize(function(decode(content)), SIDE, SIDE)
-    return np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8)
+    return as_row(function(decode(content)))
+
+
+def as_row(saliency_map: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(resize(saliency_map, SIDE, SIDE), 0, 1) * 255).astype(np.uint8)
 
 
 def rbd_stages(content: bytes) -> dict[str, float]:
-    """Seconds of each stage of RBD, once."""
-    clock = [time.process_time()]
-
-    def lap() -> float:
-        clock.append(time.process_time())
-        return clock[-1] - clock[-2]
-
-    rbd, took = estimators.create("rbd"), {}
-    image = decode(content)
-    took["decode"] = lap()
+    """CPU seconds of each stage of RBD, once."""
+    rbd, image = estimators.create("rbd"), decode(content)
     small = working_image(image, 256)
-    took["resize"] = lap()
-    inner_box(small)
-    took["frame"] = lap()
-    slic(lab_planes(small), iterations=rbd.iterations)
-    took["superpixels"] = lap()
+    parts = rbd.regions(image)
+    values = rbd.solve(parts)
+    stages = {
+        "decode": lambda: decode(content),
+        "resize": lambda: working_image(image, 256),
+        "frame": lambda: inner_box(small),
+        "superpixels": lambda: slic(lab_planes(small), iterations=rbd.iterations),
+        "graph": lambda: graph(rbd, image),
+        "solve": lambda: rbd.solve(parts),
+        "write": lambda: as_row(parts.paint(values)),
+    }
+    seconds = {name: timed(stage)[0] for name, stage in stages.items()}
+    before = seconds["resize"] + seconds["frame"] + seconds["superpixels"]
+    seconds["graph"] = max(0.0, seconds["graph"] - before)
+    return seconds
+
+
+def graph(rbd: RBD, image: np.ndarray) -> None:
+    """An image's regions with what is computed when it is first read."""
     parts = rbd.regions(image)
     _ = parts.colour, parts.space, parts.near
-    took["graph"] = max(0.0, lap() - took["resize"] - took["frame"] - took["superpixels"])
-    values = rbd.solve(parts)
-    took["solve"] = lap()
-    np.rint(resize(parts.paint(values), SIDE, SIDE) * 255).astype(np.uint8)
-    took["write"] = lap()
-    return took
-
-
-def timed(function: Callable) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def table(result: dict) -> str:
     """The result as Markdown: estimators by ratio, then RBD's stages."""
-    lines = [
-        f"{result['count']} images, one core; decoding alone (`cv2.imdecode`, full size) takes "
-        f"{result['decode_ms']:.2f} ms.",
-        "",
-        "| estimator | ms/image | × decoding | target |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for name, entry in sorted(result["estimators"].items(), key=lambda item: item[1]["ms"]):
         target = f"≤ {TARGETS[name]}" if name in TARGETS else ""
-        lines.append(f"| `{name}` | {entry['ms']:.2f} | {entry['ratio']:.2f} | {target} |")
-    lines += [f"| `{name}` | no weights here | | |" for name in result.get("absent", [])]
-    stages = result["stages"]
-    lines += [
-        "",
-        "RBD by stage, ms: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + ".",
-    ]
-    return "\n".join(lines)
+        rows.append(f"`{name}` | {entry['ms']:.2f} | {entry['ratio']:.2f} | {target}")
+    rows += [f"`{name}` | no weights here | |" for name in result["absent"]]
+    stages = ", ".join(f"{stage} {ms:.2f}" for stage, ms in result["stages"].items())
+    return (
+        f"{result['count']} images, one core; decoding alone (`cv2.imdecode`, full size) takes "
+        f"{result['decode_ms']:.2f} ms.\n\n"
+        + markdown("estimator | ms/image | × decoding | target", rows)
+        + f"\n\nRBD by stage, ms: {stages}."
+    )
 
 
 if __name__ == "__main__":

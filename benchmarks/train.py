@@ -87,23 +87,20 @@ def table(result: dict) -> str:
         rows += step_rows(result["loader"], result["step"])
     if "memory" in result:
         memory = result["memory"]
-        what = (
+        rows.append(
             f"a worker's private memory, {memory['read']:,} images read of a list of "
-            f"{memory['paths']:,}"
+            f"{memory['paths']:,} | {memory['after_a_tenth_mb']:.0f} MB after a tenth, "
+            f"{memory['at_the_end_mb']:.0f} MB at the end | flat"
         )
-        ends = (
-            f"{memory['after_a_tenth_mb']:.0f} MB after a tenth, "
-            f"{memory['at_the_end_mb']:.0f} MB at the end"
-        )
-        rows.append((what, ends, "flat"))
     for name, what in (
         ("pack_read", "the same bytes, read alone"),
         ("pack_views", "shrunk to 256 px when packed, read and made into pairs"),
     ):
         if name in result:
-            images, ratio = result[name]["images"], result[name]["ratio"]
-            what = f"a pack against loose files, page cache dropped: {images:,} images, {what}"
-            rows.append((what, f"{ratio:.2f} ×", "≥ 1.5 ×"))
+            rows.append(
+                f"a pack against loose files, page cache dropped: {result[name]['images']:,} "
+                f"images, {what} | {result[name]['ratio']:.2f} × | ≥ 1.5 ×"
+            )
     note = (
         f"{result['images']} images of ImageNet, medians of {result['repeats']}, {result['date']}, "
         f"{result['machine']}, in part busy with other work; times are CPU time of one core where "
@@ -113,7 +110,7 @@ def table(result: dict) -> str:
     return f"{markdown(MEASURED, rows)}\n\n{note}"
 
 
-def loader_rows(loader: dict) -> list[tuple[str, str, str]]:
+def loader_rows(loader: dict) -> list[str]:
     """Pairs a second against torchvision's transforms, and the share of copy-paste."""
     cpu = {name: entry["cpu_ms"] for name, entry in loader.items()}
     wall = {name: entry["wall_ms"] for name, entry in loader.items()}
@@ -121,51 +118,39 @@ def loader_rows(loader: dict) -> list[tuple[str, str, str]]:
     ours = grey + cpu["photometric"]
     wall_ratio = wall["torchvision"] / (wall["grey"] + wall["photometric"])
     rows = [
-        (
-            "Pillow and torchvision, MoCo v2's transforms, no copy-paste, ms a pair",
-            f"{theirs:.2f}",
-            "",
-        ),
-        (
-            "ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair",
-            f"{grey:.2f} + {cpu['photometric']:.2f}",
-            "",
-        ),
-        (
-            "pairs a second a core, ours with colours against torchvision's",
-            f"{1e3 / ours:.0f} / {1e3 / theirs:.0f} = **{theirs / ours:.2f} ×**",
-            "≥ 4 ×",
-        ),
-        ("the same, our loader alone", f"{theirs / grey:.2f} ×", ""),
-        ("the same with colours, by wall time", f"{wall_ratio:.2f} ×", ""),
+        f"Pillow and torchvision, MoCo v2's transforms, no copy-paste, ms a pair | {theirs:.2f} | ",
+        "ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair | "
+        f"{grey:.2f} + {cpu['photometric']:.2f} | ",
+        "pairs a second a core, ours with colours against torchvision's | "
+        f"{1e3 / ours:.0f} / {1e3 / theirs:.0f} = **{theirs / ours:.2f} ×** | ≥ 4 ×",
+        f"the same, our loader alone | {theirs / grey:.2f} × | ",
+        f"the same with colours, by wall time | {wall_ratio:.2f} × | ",
     ]
     for name in parts.BACKGROUNDS:
-        what = f"copy-paste's share of a pair's time in the loader, `{name}`"
         share = 100 * (cpu[name] - cpu["off"]) / cpu[name]
-        rows.append((what, f"{share:.1f} % of {cpu[name]:.2f} ms", TARGETS.get(name, "")))
+        rows.append(
+            f"copy-paste's share of a pair's time in the loader, `{name}` | {share:.1f} % of "
+            f"{cpu[name]:.2f} ms | {TARGETS.get(name, '')}"
+        )
     return rows
 
 
-def step_rows(loader: dict, step: dict) -> list[tuple[str, str, str]]:
+def step_rows(loader: dict, step: dict) -> list[str]:
     """What colours, copy-paste and swap's negative add to a ResNet-50 step."""
     cpu = {name: entry["cpu_ms"] for name, entry in loader.items()}
     whole = 1e3 * step["step_s"] / step["batch"] + cpu["photometric"]  # ms a pair
     rows = [
-        (
-            "`swap`: its negative's forward pass, share of a ResNet-50 step",
-            f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more",
-            "",
-        ),
-        (
-            f"colours' share of a MoCo v2 step (ResNet-50, CPU, batch {step['batch']})",
-            f"{100 * cpu['photometric'] / whole:.2f} %",
-            "≤ 4 %",
-        ),
+        "`swap`: its negative's forward pass, share of a ResNet-50 step | "
+        f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more | ",
+        f"colours' share of a MoCo v2 step (ResNet-50, CPU, batch {step['batch']}) | "
+        f"{100 * cpu['photometric'] / whole:.2f} % | ≤ 4 %",
     ]
     for name in ("grey", "texture"):
-        what = f"a step with DiLo, `{name}`, against none, the loader on the same core"
         more = 100 * (cpu[name] - cpu["off"]) / (whole + cpu["off"])
-        rows.append((what, f"{more:+.2f} %", "≤ 2 %"))
+        rows.append(
+            f"a step with DiLo, `{name}`, against none, the loader on the same core | {more:+.2f} "
+            "% | ≤ 2 %"
+        )
     return rows
 
 

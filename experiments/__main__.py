@@ -7,8 +7,6 @@ foreground is pasted onto. e4: how often views are pasted. e5: how fine the mask
 other methods than SimCLR. What is finished is kept; a stopped table continues.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +65,9 @@ def main() -> None:
 def make(study: Study, args: Arguments) -> None:
     """Run what is missing of a table's rows, seed by seed; numbers to OUT/DATA/TABLE.json, the
     table into the page."""
-    unknown = sorted(set(args.rows) - set(study.rows))
-    if unknown:
+    for label in set(args.rows) - set(study.rows):
         rows = ", ".join(study.rows)
-        raise UsageError(f"--rows {unknown[0]}: {study.table} on {args.data} has {rows}")
+        raise UsageError(f"--rows {label}: {study.table} on {args.data} has {rows}")
     folders = [Path(folder) for folder in (args.known, args.out) if folder]
     masks = {k: v for folder in folders for k, v in unpack(folder, study).items()}
     if args.seeds:
@@ -86,12 +83,14 @@ def make(study: Study, args: Arguments) -> None:
     command += f" --epochs {args.epochs}" if args.epochs else ""
     result = gather(study, command, mask_scores(study, masks))
     files = [folder / args.data / f"{study.table}.json" for folder in folders]
-    for file in files:
-        save(file, result)
     text = markdown(result)
-    print(f"\n{text}\n\nnumbers: {files[-1]}")
-    if not fill(args.readme, f"{study.table}-{args.data}", text):
-        print(f"{args.readme} has no block {study.table}-{args.data} to write the table into")
+    try:
+        for file in reversed(files):  # --out's, which is the new one, first
+            save(file, result)
+        if not fill(args.readme, f"{study.table}-{args.data}", text):
+            print(f"{args.readme}: not written, or it has no block {study.table}-{args.data}")
+    finally:  # hours of work: they are shown also where the disk is full
+        print(f"\n{text}\n\nnumbers: {files[-1]}")
 
 
 if __name__ == "__main__":

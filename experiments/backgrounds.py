@@ -4,8 +4,6 @@ diagnosis on the embedded data.
 Numbers of another machine's run have no weights; they are left as they are.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from data.synthetic.challenge import make
@@ -25,21 +23,16 @@ KEPT = ("pointing", "share", "iou", "same_background", "background_rather")
 def challenge(study: Study) -> None:
     """Add "challenge" (percent by variant, and "bg_gap") to runs that lack it: accuracy of a probe
     on the training images, on validation images whose objects were cut out by MASKS."""
-    runs = _lacking("challenge", study)
+    runs = {f: r for f, r in _with_weights(study).items() if "challenge" not in r["measured"]}
     if not runs:
         return
     source, cache = study.originals / "val", study.out / f"masks-{MASKS}-val"
     make_masks(source, cache, MASKS, SIDE)
     make(source, cache, study.out / "challenge", limit=IMAGES)
+    paths = {"data": str(study.out / "challenge"), "train": str(study.images / "train")}
     for file, result in runs.items():
-        arguments = in9.Arguments(
-            run=str(file.parent),
-            data=str(study.out / "challenge"),
-            train=str(study.images / "train"),
-            workers=study.workers,
-        )
-        accuracy = in9.evaluate(arguments)["accuracy"]
-        result["measured"]["challenge"] = accuracy["probe"]
+        arguments = in9.Arguments(run=str(file.parent), **paths, workers=study.workers)
+        result["measured"]["challenge"] = in9.evaluate(arguments)["accuracy"]["probe"]
         save(file, result)
 
 
@@ -49,18 +42,18 @@ def diagnose(study: Study) -> None:
     All runs of a seed are judged on the same queries; the baseline, which comes first, says which
     backgrounds are alike.
     """
-    for seed in sorted({result["seed"] for result in _lacking("diagnosis", study).values()}):
-        runs = {file: r for file, r in _with_weights(study).items() if r["seed"] == seed}
-        if next(iter(runs)) != study.file("none", seed):
+    trained = _with_weights(study)
+    for seed in sorted({result["seed"] for result in trained.values()}):
+        runs = {file: result for file, result in trained.items() if result["seed"] == seed}
+        lacking = any("diagnosis" not in result["measured"] for result in runs.values())
+        if not lacking or next(iter(runs)) != study.file("none", seed):
             continue
         folders = tuple(str(file.parent) for file in runs)
         arguments = Arguments(folders, str(study.images), limit=QUERIES, examples=0)
-        found = diagnosis.evaluate(arguments)["runs"]
+        diagnoses = diagnosis.evaluate(arguments)["runs"]
         for file, result in runs.items():
-            accuracy = found[str(file.parent)]["accuracy"]
-            result["measured"]["diagnosis"] = {
-                key: accuracy[key] for key in KEPT if key in accuracy
-            }
+            numbers = diagnoses[str(file.parent)]["accuracy"]
+            result["measured"]["diagnosis"] = {k: numbers[k] for k in KEPT if k in numbers}
             save(file, result)
 
 
@@ -71,7 +64,3 @@ def _with_weights(study: Study) -> dict[Path, Result]:
         for file, result in study.results(label).items()
         if file.with_name(checkpoint.BACKBONE).exists()
     }
-
-
-def _lacking(key: str, study: Study) -> dict[Path, Result]:
-    return {f: r for f, r in _with_weights(study).items() if key not in r["measured"]}

@@ -5,26 +5,31 @@ Five networks on the same images, seed and budget: untrained, SimCLR without DiL
 RBD's masks, on the true masks, and on shuffled masks (another image's: the control that separates
 localization from occlusion). Every stage is one of the ordinary commands; run again, whatever is
 finished is kept.
+
+    python -m experiments.demo --seeds 5     # the table of docs/results.md, and docs/demo.png
 """
 
-from __future__ import annotations
-
+import contextlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 from tqdm import tqdm
 
+from benchmarks.publish import fill, markdown
 from data.cache.reader import Cache
-from data.cli import run
+from data.cli import UsageError, run
 from data.io import write_text
 from evaluate.masks.agreement import mask_agreement
 from experiments.figure import LABELS, demo_figure
 from experiments.jobs import call, side_by_side
+from experiments.table import cell
+from train.presets import configure
 
 # run -> its options of `python -m train`
 RUNS = {
@@ -37,6 +42,7 @@ RUNS = {
 ROWS = {"untrained": ("baseline", ("--untrained",), "backgrounds-untrained.json")}
 ROWS |= {name: (name, (), "backgrounds.json") for name in RUNS}
 COLUMNS = ("original", "mixed_rand", "gap")
+PROBES = {"biased": "biased probe (`train/`)", "unbiased": "unbiased probe (`probe/`)"}
 SENTENCE = (
     "Top-1 in % of a linear probe trained where the background goes with the class: `original` "
     "objects likewise, `mixed_rand` on backgrounds of random classes, the gap from backgrounds of "
@@ -49,9 +55,12 @@ class Arguments:
     """Run the demo: data set, masks, four pretrainings, five evaluations, a table and a figure."""
 
     out: str = "runs/demo"
-    """Folder for everything that the demo makes."""
+    """Folder for everything that the demo makes; of several seeds OUT-SEED each."""
     seed: int = 0
     """Seed of the data set and of the training."""
+    seeds: int = 1
+    """Run it with so many seeds from --seed on: their table goes into --readme, and the first one's
+    figure beside it."""
     preset: str = "simclr_demo"
     """Preset of `python -m train`."""
     epochs: int | None = None
@@ -62,6 +71,31 @@ class Arguments:
     """Unbiased images to train probes on."""
     test_images: int = 1000
     """Test objects; each is in every test split."""
+    readme: str = "docs/results.md"
+    """Page whose demo block gets the table of several seeds, where it has one."""
+
+
+def main() -> None:
+    args = tyro.cli(Arguments, prog="python -m experiments.demo", description=__doc__)
+    if args.seeds < 1:
+        raise UsageError(f"--seeds {args.seeds}: must be at least 1")
+    if args.seeds > 1:
+        several(args)
+        return
+    results = demo(args)
+    print("\n" + table(results))
+    files = f"Numbers: {args.out}/results.json, figure: {args.out}/demo.png"
+    print(f"\n{results['seconds']['all']:.0f} s in all. {files}")
+
+
+def several(args: Arguments) -> None:
+    """Run every seed; the table and the first seed's figure into the page."""
+    seeds = range(args.seed, args.seed + args.seeds)
+    runs = {seed: replace(args, seed=seed, out=f"{args.out}-{seed}") for seed in seeds}
+    text = table_of_seeds({seed: demo(run_args) for seed, run_args in runs.items()})
+    if fill(args.readme, "demo", text):
+        shutil.copy(Path(runs[args.seed].out, "demo.png"), Path(args.readme).with_name("demo.png"))
+    print("\n" + text)
 
 
 def demo(args: Arguments) -> dict:
@@ -98,11 +132,27 @@ def demo(args: Arguments) -> dict:
 
 def table(results: dict) -> str:
     """The results as Markdown: the biased probe's accuracy and gap, and what they are."""
-    lines = [f"| pretraining | {' | '.join(COLUMNS)} |", "|---|" + "--:|" * len(COLUMNS)]
+    rows = []
     for row, label in LABELS.items():
-        values = (f"{results['rows'][row]['biased'][column]:.1f}" for column in COLUMNS)
-        lines.append(f"| {label} | {' | '.join(values)} |")
-    return "\n".join([*lines, "", SENTENCE])
+        numbers = results["rows"][row]["biased"]
+        rows.append(" | ".join([label, *(f"{numbers[column]:.1f}" for column in COLUMNS)]))
+    return f"{markdown(' | '.join(('pretraining', *COLUMNS)), rows, 3)}\n\n{SENTENCE}"
+
+
+def table_of_seeds(results: dict[int, dict]) -> str:
+    """For both probes mean and deviation over the seeds, and `mixed_rand` of each seed."""
+    tables = []
+    seeds = " | ".join(map(str, results))
+    for probe, title in PROBES.items():
+        rows = []
+        for row, label in LABELS.items():
+            values = {seed: result["rows"][row][probe] for seed, result in results.items()}
+            means = [cell({seed: v[column] for seed, v in values.items()}) for column in COLUMNS]
+            each = [f"{v['mixed_rand']:.1f}" for v in values.values()]
+            rows.append(" | ".join([label, *means, *each]))
+        heads = f"{title} | {' | '.join(COLUMNS)} | mixed_rand, seed {seeds}"
+        tables.append(markdown(heads, rows, len(COLUMNS) + len(results)))
+    return "\n\n".join(tables)
 
 
 @contextmanager
@@ -115,33 +165,23 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _train_all(args: Arguments, out: Path, images: str) -> None:
-    options = ["--preset", args.preset, "--seed", str(args.seed)]
-    if args.epochs:
-        options += ["--epochs", str(args.epochs)]
+    epochs = args.epochs or configure(args.preset, images="", out="").epochs
+    options = ("--preset", args.preset, "--seed", str(args.seed), "--epochs", str(epochs))
     jobs = {}
     for name, masks in RUNS.items():
         paste = [part.format(out=out) for part in masks]
         command = ("train", f"{images}/train", *paste, *options, "--out", str(out / name))
         jobs[out / "logs" / f"train-{name}.txt"] = command
-    shape = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=len(RUNS), desc="pretraining 4 networks", bar_format=shape) as bar:
-
-        def tick(_: int) -> None:
-            progress = {name: _progress(out / name) for name in RUNS}
-            bar.n = sum(share for share, _ in progress.values())
-            bar.set_postfix({name: loss for name, (_, loss) in progress.items() if loss})
-
-        side_by_side(jobs, tick)
+    shape = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+    with tqdm(total=len(RUNS), desc=f"pretraining {len(RUNS)} networks", bar_format=shape) as bar:
+        side_by_side(jobs, bar, lambda _: sum(_epoch(out / name) for name in RUNS) / epochs)
 
 
-def _progress(run_folder: Path) -> tuple[float, str]:
-    """Share of a run that is done, and its last loss."""
-    try:
-        last = json.loads((run_folder / "log.jsonl").read_text().splitlines()[-1])
-        epochs = json.loads((run_folder / "config.json").read_text())["config"]["epochs"]
-        return last["epoch"] / epochs, f"{last['loss']:.2f}"
-    except (OSError, IndexError, ValueError):
-        return 0.0, ""
+def _epoch(run_folder: Path) -> float:
+    """How far a run is, in epochs, by its log."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return json.loads((run_folder / "log.jsonl").read_text().splitlines()[-1])["epoch"]
+    return 0.0
 
 
 def _evaluate_all(out: Path, images: str) -> None:
@@ -151,20 +191,7 @@ def _evaluate_all(out: Path, images: str) -> None:
         log = out / "logs" / f"evaluate-{row}.txt"
         jobs[log] = (*command, "--run", str(out / run_name))
     with tqdm(total=len(jobs), unit="network", desc="evaluating") as bar:
-
-        def tick(finished: int) -> None:
-            bar.n = finished
-            bar.refresh()
-
-        side_by_side(jobs, tick)
-
-
-def main() -> None:
-    args = tyro.cli(Arguments, prog="python -m experiments.demo", description=__doc__)
-    results = demo(args)
-    print("\n" + table(results))
-    files = f"Numbers: {args.out}/results.json, figure: {args.out}/demo.png"
-    print(f"\n{results['seconds']['all']:.0f} s in all. {files}")
+        side_by_side(jobs, bar)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """The project's commands, run from a program: one in the open, or several side by side."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+
+from tqdm import tqdm
 
 from data.cli import UsageError
 
@@ -22,7 +21,9 @@ def call(module: str, *arguments: str) -> str:
     return command
 
 
-def side_by_side(jobs: dict[Path, tuple[str, ...]], tick: Callable[[int], None]) -> None:
+def side_by_side(
+    jobs: dict[Path, tuple[str, ...]], bar: tqdm, progress: Callable[[int], float] = float
+) -> None:
     """Run commands, as many at a time as there are CPUs, with one thread each.
 
     Each is in a session of its own, so that Ctrl-C reaches it once, from us: a second one would
@@ -30,7 +31,7 @@ def side_by_side(jobs: dict[Path, tuple[str, ...]], tick: Callable[[int], None])
 
     Args:
         jobs: file for the output -> module and arguments.
-        tick: called every half second with the number of finished commands.
+        bar: is set every half second to the progress, from the number of finished commands.
 
     Raises:
         UsageError: a command failed; the last line of its output.
@@ -48,21 +49,19 @@ def side_by_side(jobs: dict[Path, tuple[str, ...]], tick: Callable[[int], None])
             )
         running.append(process)
         if code := process.wait():
-            lines = log.read_text().strip().splitlines() or ["no output"]
+            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
             last = lines[-1].removeprefix("error: ")
             raise UsageError(f"{last} (exit code {code}; the whole output is in {log})")
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        futures = [pool.submit(work, log) for log in jobs]
+        pending = {pool.submit(work, log) for log in jobs}
         try:
-            while not all(future.done() for future in futures):
-                finished = [future for future in futures if future.done()]
+            while pending:
+                finished, pending = wait(pending, 0.5)
                 for future in finished:
                     future.result()
-                tick(len(finished))
-                time.sleep(0.5)
-            for future in futures:
-                future.result()
+                bar.n = progress(len(jobs) - len(pending))
+                bar.refresh()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:
@@ -70,4 +69,3 @@ def side_by_side(jobs: dict[Path, tuple[str, ...]], tick: Callable[[int], None])
             for process in running:
                 process.wait()
             raise
-    tick(len(jobs))

@@ -1,8 +1,6 @@
 """Scores of the masks that rows are trained with: against true masks on the embedded data, of their
 estimator on ECSSD for photographs, and what storing them small loses."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +28,17 @@ def mask_scores(study: Study, known: dict[str, Scores]) -> dict[str, Scores]:
     the masks that they paste by, and left out on ECSSD, which no run sees. E5: see `fidelity`.
     """
     scores = dict(known)
+    truth = study.out / f"masks-truth-{SIDE}"
     for label, row in study.rows.items():
         if label in known or row.masks == "none":
             continue
         cache, control = study.cache(row), dict(row.options).get("control", "none")
-        truth = study.out / f"masks-truth-{SIDE}"
-        made = (cache / "cache.json").exists()
+        computed = study.table == "e1" and (cache / "cache.json").exists()
         if study.table == "e5" and real_data("ecssd").is_dir():
             scores[label] = fidelity(row.side)
-        elif study.table == "e1" and made and study.data.source and control == "none":
+        elif computed and study.data.source and control == "none":
             scores[label] = on_ecssd(row.masks, study.out)
-        elif study.table == "e1" and made and (truth / "cache.json").exists():
+        elif computed and (truth / "cache.json").exists():
             scores[label] = against_truth(Cache(cache), Cache(truth), control)
     return scores
 
@@ -84,14 +82,12 @@ def fidelity(side: int) -> Scores:
         "lost": mean absolute difference (0..1) of RBD's maps after the round trip; "IoU": of true
         masks after it, at half.
     """
-    source = real_data("ecssd")
-    names = list_images(str(source / "images")).tolist()
-    even = [name.decode() for name in names if int(Path(name.decode()).stem) % 2 == 0]
+    images, masks = (real_data("ecssd") / kind for kind in ("images", "masks"))
+    even = [name for name in list_images(images).tolist() if int(name.split(b".")[0]) % 2 == 0]
     estimator, lost, pairs = load("rbd"), [], []
     for name in even[:: -(-len(even) // FIDELITY_IMAGES)]:
-        saliency_map = estimator(decode(read_bytes(str(source / "images"), name.encode())))
-        mask = Path(name).with_suffix(".png").name.encode()
-        truth = decode(read_bytes(str(source / "masks"), mask))[..., 0] >= 128
+        saliency_map = estimator(decode(read_bytes(images, name)))
+        truth = decode(read_bytes(masks, name.replace(b".jpg", b".png")))[..., 0] >= 128
         lost.append(np.abs(round_trip(saliency_map, side) - saliency_map).mean())
         back = round_trip(truth.astype(np.float32), side) >= 0.5
         pairs.append((np.uint8(255) * back, np.uint8(255) * truth))

@@ -1,8 +1,6 @@
 """Numbers of a finished run: nearest neighbours, linear probes and, on the embedded data, other
 backgrounds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +38,8 @@ def measure(
     if data.source:
         probe = fit_probe(bank, train.labels, classes)
         return numbers | {"linear": probe.accuracy(queries, val.labels)}
-    options = {"untrained": untrained, "workers": workers}
-    arguments = variants.Arguments(run=str(run), data=str(images), **options)
-    backgrounds = variants.evaluate(arguments)["accuracy"]
+    options = {"run": str(run), "data": str(images), "untrained": untrained, "workers": workers}
+    backgrounds = variants.evaluate(variants.Arguments(**options))["accuracy"]
     return numbers | {"linear": backgrounds["biased"]["original"], "backgrounds": backgrounds}
 
 

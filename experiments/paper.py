@@ -5,8 +5,6 @@ text was not at hand.
 from memory, unverified. Baselines without a mark are in the authors' repository of MoCo.
 """
 
-from __future__ import annotations
-
 MOCO_V1 = "MoCo v1, linear top-1 on ImageNet"
 
 # table -> (what was measured, label -> figure)

@@ -1,11 +1,10 @@
 """Images, masks, trainings and measurements of a table's rows; what is there already is kept, so
 that a stopped table continues."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,15 +94,14 @@ def save(file: Path, content: Any) -> None:
 
 def stamp() -> dict[str, str]:
     """{"commit" with + where files were changed since, "date", "machine"}."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-    commit = git("rev-parse", "--short", "HEAD") or "unknown"
-    changed = "+" if git("status", "--porcelain", "-uno") else ""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    wanted = (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
+    commit, changed = (
+        subprocess.run([*git, *arguments], capture_output=True, text=True).stdout.strip()
+        for arguments in wanted
+    )
     return {
-        "commit": commit + changed,
+        "commit": (commit or "unknown") + ("+" if changed else ""),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(),
     }
@@ -113,12 +111,10 @@ def machine() -> str:
     """The GPU's name, or else the processor's and how many there are."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names) or '?'} x {names[0] if names else platform.machine()}"
+    processors = Path("/proc/cpuinfo")
+    text = processors.read_text() if processors.exists() else ""
+    names = re.findall(r"^model name\s*: (.*)", text, re.M) or [platform.machine()]
+    return f"{os.cpu_count()} x {names[0]}"
 
 
 def prepare(study: Study) -> None:
@@ -149,9 +145,9 @@ def squash(source: Path, target: Path, side: int, suffix: str = "") -> None:
     """
     if (target / "done").exists():
         return
-    names = list_images(str(source)).tolist()
+    names = list_images(source).tolist()
     for name in tqdm(names, desc=f"copies of {side} px", unit="image"):
-        image = resize(decode(read_bytes(str(source), name)), side, side)
+        image = resize(decode(read_bytes(source, name)), side, side)
         file = target / os.fsdecode(name)
         file = file.with_suffix(suffix or file.suffix)
         file.parent.mkdir(parents=True, exist_ok=True)

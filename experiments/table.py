@@ -1,12 +1,11 @@
 """What is shown: a table's numbers gathered into one JSON, and as Markdown beside the paper's."""
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 import numpy as np
 from scipy.stats import ttest_1samp
 
+from benchmarks import publish
 from experiments.paper import PAPER
 from experiments.rows import base_of
 from experiments.runner import Result, Study, stamp
@@ -74,15 +73,11 @@ def gather(study: Study, command: str, masks: dict[str, dict[str, float]]) -> Ta
         masks: label -> scores of its masks.
     """
     runs = {label: list(study.results(label).values()) for label in study.rows}
-    rows: dict[str, Entry] = {
-        label: {
-            "runs": results,
-            "mask": masks.get(label),
-            "counts": why_not(results, runs[base_of(study.table, label)]),
-        }
-        for label, results in runs.items()
-    }
-    data, seeds = study.data, max(map(len, runs.values()))
+    rows = {}
+    for label, results in runs.items():
+        counts = why_not(results, runs[base_of(study.table, label)])
+        rows[label] = {"runs": results, "mask": masks.get(label), "counts": counts}
+    data = study.data
     return {
         "table": study.table,
         "data": data.name,
@@ -90,7 +85,7 @@ def gather(study: Study, command: str, masks: dict[str, dict[str, float]]) -> Ta
         "epochs": data.epochs,
         "stored": data.stored,
         "network": data.network,
-        "command": f"{command} --seeds {seeds}",
+        "command": f"{command} --seeds {max(map(len, runs.values()))}",
         **stamp(),
         "rows": rows,
     }
@@ -126,11 +121,8 @@ def significant(row: dict[int, float], base: dict[int, float]) -> bool:
 
     Equal seeds share their crops and colours, hence paired. Fewer than two seeds decide nothing.
     """
-    seeds = sorted(row.keys() & base.keys())
-    if len(seeds) < 2:
-        return False
-    differences = [row[seed] - base[seed] for seed in seeds]
-    return bool(ttest_1samp(differences, 0).pvalue < LEVEL)
+    differences = [row[seed] - base[seed] for seed in row.keys() & base.keys()]
+    return len(differences) > 1 and bool(ttest_1samp(differences, 0).pvalue < LEVEL)
 
 
 def cell(values: dict[int, float], base: dict[int, float] | None = None) -> str:
@@ -150,20 +142,20 @@ def markdown(result: Table) -> str:
     columns = [column for column in wanted if any(by_seed(e, column) for e in rows.values())]
     measures = next((list(entry["mask"]) for entry in rows.values() if entry["mask"]), [])
     source, figures = PAPER[name]
+    titles = [column.split()[-1] for column in columns]
     heads = ["row", "seeds", *(f"masks: {measure}" for measure in measures)]
-    heads += [HEADINGS.get(column.split()[-1], column.split()[-1]) for column in columns]
-    heads += ["paper"] if figures else []
-    lines = [heads, ["---"] + ["--:"] * (len(heads) - 1)]
+    heads += [*(HEADINGS.get(title, title) for title in titles), *["paper"] * bool(figures)]
+    lines = []
     for label, entry in rows.items():
-        cells = [label, str(len(entry["runs"]))]
-        cells += [f"{entry['mask'][m]:.3f}" if entry["mask"] else "–" for m in measures]
-        cells += _numbers(entry, rows[base_of(name, label)], columns)
-        lines.append(cells + ([figures.get(label, "–")] if figures else []))
-    table = ["| " + " | ".join(line) + " |" for line in lines]
-    notes = [note for mark, note in NOTES.items() if any(mark in line for line in table[2:])]
+        mask = [f"{entry['mask'][m]:.3f}" if entry["mask"] else "–" for m in measures]
+        numbers = _numbers(entry, rows[base_of(name, label)], columns)
+        paper = [figures.get(label, "–")] if figures else []
+        lines.append(" | ".join([label, str(len(entry["runs"])), *mask, *numbers, *paper]))
+    text = publish.markdown(" | ".join(heads), lines, len(heads) - 1)
+    notes = [note for mark, note in NOTES.items() if mark in text]
     notes += [f"paper: {source}"] if source else []
     caption = f"**{TITLES[name]}** ({result['data']}). {_provenance(result)}"
-    return "\n".join([caption, "", *table, *(["", "; ".join(notes) + "."] if notes else [])])
+    return f"{caption}\n\n{text}" + (f"\n\n{'; '.join(notes)}." if notes else "")
 
 
 def _numbers(entry: Entry, base: Entry, columns: list[str]) -> list[str]:
@@ -175,14 +167,11 @@ def _numbers(entry: Entry, base: Entry, columns: list[str]) -> list[str]:
 
 
 def _provenance(result: Table) -> str:
-    runs = [run for entry in result["rows"].values() for run in entry["runs"]]
-    machines, commits = (
-        ", ".join(sorted({run.get(key, result[key]) for run in runs} or {result[key]}))
-        for key in ("machine", "commit")
-    )
-    date = max((run["date"] for run in runs), default=result["date"])
+    # the first tables had no machine in each run
+    runs = [result | run for entry in result["rows"].values() for run in entry["runs"]] or [result]
+    machines, commits = (", ".join(sorted({run[k] for run in runs})) for k in ("machine", "commit"))
     copies = f"views cut from copies of {result['stored']} px, " if result["stored"] else ""
     return (
-        f"`{result['command']}`, {date}, {machines}, commit {commits}; {result['network']}, "
-        f"{copies}{result['epochs']} epochs; top-1 in %."
+        f"`{result['command']}`, {max(run['date'] for run in runs)}, {machines}, commit {commits}; "
+        f"{result['network']}, {copies}{result['epochs']} epochs; top-1 in %."
     )

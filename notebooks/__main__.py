@@ -7,9 +7,8 @@ They look at what `make demo` made, or at what the environment variables say tha
 read.
 """
 
-from __future__ import annotations
-
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +65,16 @@ def main() -> None:
     exporter = HTMLExporter(embed_images=True)
     # or every step of a progress bar is an output of its own
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
-    out = Path(args.out)
+    out = Path(args.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    for name in tqdm(names, desc="notebooks", unit="notebook"):
-        page, _ = exporter.from_notebook_node(execute(files[name], args.timeout))
-        write_text(out / f"{name}.html", page)
+    # what the notebooks write; the project's folder need not be writable
+    os.environ.setdefault("OUT", f"{out}/caches")
+    os.environ.setdefault("EXCLUDE", f"{out}/exclude.txt")
+    with tempfile.TemporaryDirectory() as scratch:  # for kernels, where there is no home
+        os.environ.setdefault("JUPYTER_RUNTIME_DIR", scratch)
+        for name in tqdm(names, desc="notebooks", unit="notebook"):
+            page, _ = exporter.from_notebook_node(execute(files[name], args.timeout))
+            write_text(out / f"{name}.html", page)
     print(f"written: {', '.join(str(out / f'{name}.html') for name in names)}")
 
 

@@ -1,7 +1,5 @@
 """What the trainer sees: views of one image, made by the trainer's own loader and photometrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import get_args, get_type_hints
 

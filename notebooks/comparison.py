@@ -1,9 +1,9 @@
 """Several mask caches of the same images: pictures, agreement, and scores against true masks."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +45,7 @@ def common_paths(caches: dict[str, Cache], limit: int | None = None) -> np.ndarr
     Raises:
         UsageError: there is none.
     """
-    usable = [cache.paths[cache.status == 0] for cache in caches.values()]
-    paths = usable[0]
-    for others in usable[1:]:
-        paths = np.intersect1d(paths, others)
+    paths = reduce(np.intersect1d, (c.paths[c.status == 0] for c in caches.values()))
     if not len(paths):
         raise UsageError(
             "the caches have no usable image in common: are they of the same image folder?"
@@ -62,12 +59,11 @@ def side_by_side(caches: dict[str, Cache], images: str | os.PathLike, paths: np.
     """A row an image, a column a cache."""
     figure, axes = axes_grid(len(paths), 1 + len(caches), 1.4, 1.3)
     for i, line in enumerate(axes):
-        rows = {name: cache.require(paths[i : i + 1])[0] for name, cache in caches.items()}
-        name, cache = next(iter(caches.items()))
-        image = read(cache, images, rows[name])
+        rows = [cache.require(paths[i : i + 1])[0] for cache in caches.values()]
+        image = read(next(iter(caches.values())), images, rows[0])
         picture(line[0], image, "" if i else "image")
-        for axis, (name, cache) in zip(line[1:], caches.items(), strict=True):
-            mask = resize(cache.mask(rows[name]), image.shape[1], image.shape[0])
+        for axis, (name, cache), row in zip(line[1:], caches.items(), rows, strict=True):
+            mask = resize(cache.mask(row), image.shape[1], image.shape[0])
             picture(axis, mask, "" if i else name)
     return figure
 
@@ -78,11 +74,9 @@ def agreements(caches: dict[str, Cache], paths: np.ndarray) -> np.ndarray:
     Returns:
         (2, k, k) float64 over k caches: mean absolute difference, mean IoU at half, both 0..1.
     """
-    pairs = [
-        [agreement(_pairs(first, second, paths)) for second in caches.values()]
-        for first in caches.values()
-    ]
-    return np.array([[[pair[key] for pair in line] for line in pairs] for key in ("mae", "iou")])
+    numbers = [agreement(_pairs(*pair, paths)) for pair in product(caches.values(), repeat=2)]
+    shape = 2 * [len(caches)]
+    return np.array([[n[key] for n in numbers] for key in ("mae", "iou")]).reshape(2, *shape)
 
 
 @styled
@@ -120,14 +114,13 @@ def estimate(
     each."""
     paths = open_images(images).paths
     chosen = paths[np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int)]
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "list.txt"
-    write_bytes(file, b"".join(path + b"\n" for path in chosen.tolist()))
-    for name in names:
-        recipe = Recipe(name, (), 128)
-        build(os.fspath(images), os.fspath(folder / name), recipe, listed=str(file))
-    return [folder / name for name in names]
+    file = Path(folder, "list.txt")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, b"\n".join(chosen.tolist()) + b"\n")
+    caches = [file.with_name(name) for name in names]
+    for cache in caches:
+        build(os.fspath(images), str(cache), Recipe(cache.name, (), 128), listed=str(file))
+    return caches
 
 
 def _pairs(

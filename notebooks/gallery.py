@@ -1,7 +1,5 @@
 """Pictures of a mask cache: distributions of its quality columns; images, masks and overlays."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np
@@ -57,14 +55,26 @@ def rows_at(cache: Cache, column: str, where: str | float, count: int) -> np.nda
 
 
 @styled
-def gallery(cache: Cache, images: str | os.PathLike, rows: np.ndarray, title: str = "") -> Figure:
-    """One column an image: the picture, its mask, the overlay; coverage above."""
+def gallery(
+    cache: Cache,
+    images: str | os.PathLike,
+    rows: np.ndarray,
+    title: str = "",
+    threshold: int | None = None,
+) -> Figure:
+    """One column an image: the picture, its mask, the overlay; coverage above.
+
+    Args:
+        threshold: 0..255; the masks are cut there.
+    """
     title = title if len(rows) else f"{title}: none"
     figure, axes = axes_grid(3, max(1, len(rows)), 1.4, 1.4, title)
     for axis in axes.flat:
         picture(axis, np.full((1, 1), 255, np.uint8))
     for column, row in zip(axes.T, np.asarray(rows).tolist(), strict=False):
         image, mask = read(cache, images, row), cache.mask(row)
+        if threshold is not None:
+            mask = np.uint8(255) * (mask >= threshold)
         picture(column[0], image, f"covers {mask.mean() / 255:.0%}")
         picture(column[1], resize(mask, image.shape[1], image.shape[0]))
         picture(column[2], overlay(image, mask))

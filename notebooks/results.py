@@ -1,7 +1,5 @@
 """Runs side by side: training curves, and the accuracies of every evaluation as text and bars."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,6 +82,5 @@ def heat_maps(
     runs: Sequence[str], data: str, masks: str | None = None, examples: int = 6
 ) -> Figure:
     """Where the decisions of several runs come from, on a few images of a data set."""
-    limit = max(50, examples)
-    arguments = Arguments(tuple(runs), data, masks, limit=limit, examples=examples)
-    return sheet(evaluate(arguments)["pictures"])
+    options = {"limit": max(50, examples), "examples": examples}
+    return sheet(evaluate(Arguments(tuple(runs), data, masks, **options))["pictures"])

@@ -1,8 +1,6 @@
 """Masks that are probably wrong, by rule, and the list of their images that `train --exclude`
 takes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,17 +10,13 @@ import numpy as np
 from data.cache.reader import Cache
 from data.io import write_bytes
 
-EMPTY, EVERYTHING = 0.01, 0.95  # shares of the image
-HUGS = 0.5  # share of the image's border that is covered
-FLAT = 0.9  # bits: a map that decides nothing
-
 
 def suspicious(
     cache: Cache,
-    empty: float = EMPTY,
-    everything: float = EVERYTHING,
-    hugs: float = HUGS,
-    flat: float = FLAT,
+    empty: float = 0.01,
+    everything: float = 0.95,
+    hugs: float = 0.5,
+    flat: float = 0.9,
 ) -> dict[str, np.ndarray]:
     """Rows of usable images whose masks break a rule; a row may break several.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,18 @@ def scene(seed: int, side: int = 48) -> tuple[np.ndarray, np.ndarray]:
     cv2.circle(mask, centre, radius, 255, -1)
     image[mask > 0] = rng.integers(150, 255, 3)
     return image, mask
+
+
+READ_ONLY = (
+    'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && cd "$1" && shift && exec "$@"'
+)
+
+
+def read_only(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess:
+    """Run a command in a folder that is mounted read-only for it alone."""
+    mounted = ["unshare", "-m", "sh", "-c", READ_ONLY, "sh", str(folder), *command]
+    environment = os.environ | more
+    return subprocess.run(mounted, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="session")

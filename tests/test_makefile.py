@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import read_only
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 
@@ -37,19 +39,23 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def make(*arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
-    env = environment(**more)
-    return subprocess.run(["make", *arguments], cwd=cwd, capture_output=True, text=True, env=env)
+    options = {"cwd": cwd, "capture_output": True, "text": True, "env": environment(**more)}
+    return subprocess.run(["make", *arguments], **options)
 
 
 @pytest.fixture
-def arguments_of(tmp_path):
+def program(tmp_path) -> Path:
+    (tmp_path / "python").write_text(PROGRAM)
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path / "python"
+
+
+@pytest.fixture
+def arguments_of(program):
     """(make's arguments) -> what Python was given."""
-    program = tmp_path / "python"
-    program.write_text(PROGRAM)
-    program.chmod(0o755)
 
     def call(*arguments: str) -> list[str]:
-        seen = tmp_path / "seen"
+        seen = program.with_name("seen")
         done = make("-s", *arguments, "READY=", f"PY={program}", SEEN=str(seen))
         assert done.returncode == 0, done.stderr
         return json.loads(seen.read_text())
@@ -68,18 +74,18 @@ def test_make_alone_prints_every_command_with_one_line():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "missing"),
+    ("command", "missing"),
     [
-        (["masks"], "masks needs IMAGES=..."),
-        (["masks", "IMAGES=x"], "masks needs CACHE=..."),
-        (["pretrain", "IMAGES=x"], "pretrain needs RUN=..."),
-        (["detection", "WEIGHTS=x"], "detection needs DATA=..."),
-        (["export", "OUT=x"], "export needs RUN=..."),
-        (["knn", "RUN=x"], "knn needs DATA=..."),
+        ("masks", "masks needs IMAGES=..."),
+        ("masks IMAGES=x", "masks needs CACHE=..."),
+        ("pretrain IMAGES=x", "pretrain needs RUN=..."),
+        ("detection WEIGHTS=x", "detection needs DATA=..."),
+        ("export OUT=x", "export needs RUN=..."),
+        ("knn RUN=x", "knn needs DATA=..."),
     ],
 )
-def test_a_missing_variable_is_one_line_and_exit_code_2(arguments, missing):
-    done = make(*arguments)
+def test_a_missing_variable_is_one_line_and_exit_code_2(command, missing):
+    done = make(*command.split())
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and missing in done.stderr
 
 
@@ -96,47 +102,63 @@ NAME = "runs/a 2026-11-27T10:00 50%#1 é 'b' \"c\" $d `e` (f), g\\"
         ("pack IMAGES OUT LIST", "data pack IMAGES OUT|--list LIST"),
         ("pretrain IMAGES CACHE RUN", "train IMAGES --masks CACHE|--out RUN"),
         ("pretrain IMAGES MASKS RUN", "train IMAGES --masks MASKS|--out RUN"),
+        ("pretrain IMAGES RUN LIST", "train IMAGES --masks none|--out RUN|--list LIST"),
         ("knn RUN DATA", "evaluate knn --unless-current --run RUN --data DATA"),
+        ("linear RUN DATA", "evaluate linear --unless-current --run RUN --data DATA"),
+        ("backgrounds RUN DATA", "evaluate backgrounds --unless-current --run RUN --data DATA"),
         ("detection RUN DATA", "evaluate detection --run RUN --data DATA"),
         ("export WEIGHTS OUT", "evaluate export|--weights WEIGHTS --out OUT"),
+        ("diagnose RUNS DATA", "evaluate diagnose --runs RUNS --data DATA"),
+        ("report RUNS OUT", "evaluate report RUNS --out OUT"),
+        ("bench-gpu DILO_SHARED", "--images DILO_SHARED/data/imagenet_sample"),
     ],
 )
 def test_names_of_any_characters_reach_the_commands_whole(arguments_of, command, expected):
     target, *variables = command.split()
     names = {f"{NAME}-{v}": v for v in variables}
-    given = arguments_of(target, *(f"{v}={name}" for name, v in names.items()))
-    shown = " ".join(names.get(word, word) for word in given)
+    # in a list of names a blank of a name follows a backslash
+    as_typed = {v: n.replace(" ", "\\ ") if v == "RUNS" else n for n, v in names.items()}
+    given = arguments_of(target, *(f"{v}={name}" for v, name in as_typed.items()))
+    shown = " ".join(given)
+    for name, variable in names.items():
+        shown = shown.replace(name, variable)
     assert all(part in shown for part in expected.split("|")), given
 
 
-def test_variables_reach_the_commands(arguments_of):
-    masks = ("masks", "IMAGES=x", "CACHE=c")
-    given = " ".join(arguments_of(*masks, "ESTIMATOR=spectral", "SIDE=64", "WORKERS=16"))
-    assert "x c --estimator spectral --refine none --side 64" in given and "--workers 16" in given
-    assert "--device" not in given and "--weights" not in given
-    network = ("WEIGHTS=n.pth", "DEVICE=cuda", "BATCH=64", "PRECISION=bf16", "PART=1/4")
-    given = " ".join(arguments_of(*masks, *network))
-    assert "--part 1/4 --weights n.pth --device cuda --batch 64 --precision bf16" in given
-    given = " ".join(arguments_of("pretrain", "IMAGES=x", "RUN=r", "ARGS=--epochs 3"))
-    assert "--masks none" in given and given.endswith("--epochs 3")
-    voc = ("detection", "WEIGHTS=w", "DATA=d", "DATASET=coco", "MODEL=mask", "GPUS=8")
-    given = " ".join(arguments_of(*voc))
-    assert "--nproc-per-node 8 -m evaluate detection --weights w --data d" in given
-    assert "--dataset coco --model mask" in given
-    assert arguments_of("e3", "SEEDS=1")[1:3] == ["experiments", "e3"]
-    assert arguments_of("experiments")[1:3] == ["experiments", "all"]
-    given = arguments_of("lab", "ARGS=--no-browser")  # Jupyter refuses root, unless told otherwise
-    assert "--no-browser" in given and ("--allow-root" in given) == (os.geteuid() == 0)
-    given = " ".join(arguments_of("bench-scale", "DILO_SHARED=/else where"))
-    assert "--sample /else where/data/imagenet_sample" in given
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            "masks IMAGES=x CACHE=c ESTIMATOR=spectral SIDE=64 WORKERS=16",
+            "x c --estimator spectral --refine none --side 64 --shard-size 4096 --workers 16",
+        ),
+        (
+            "masks IMAGES=x CACHE=c WEIGHTS=n DEVICE=cuda BATCH=64 PRECISION=bf16 PART=1/4",
+            "--part 1/4 --weights n --device cuda --batch 64 --precision bf16",
+        ),
+        ("pretrain IMAGES=x RUN=r ARGS=--dry", "--masks none --preset moco_v2 --out r"),
+        (
+            "detection WEIGHTS=w DATA=d DATASET=coco MODEL=mask GPUS=8",
+            "--nproc-per-node 8 -m evaluate detection --weights w --data d --dataset coco "
+            "--model mask",
+        ),
+        ("e3 SEEDS=1", "experiments e3 --data embedded --seeds 1"),
+        ("experiments", "experiments all --data embedded --seeds 3"),
+        ("lab ARGS=--no-browser", "--no-browser"),
+    ],
+)
+def test_variables_reach_the_commands(arguments_of, command, expected):
+    given = arguments_of(*command.split())
+    assert expected in " ".join(given)
+    # Jupyter refuses root, unless told otherwise
+    assert ("--allow-root" in given) == (command.startswith("lab") and os.geteuid() == 0)
 
 
-def test_a_signal_to_make_reaches_the_training(arguments_of, tmp_path):
-    seen, program = tmp_path / "seen", tmp_path / "python"
+def test_a_signal_to_make_reaches_the_training(program):
+    seen = program.with_name("seen")
     command = ["make", "pretrain", "IMAGES=x", "RUN=r", "ARGS=--wait", "READY=", f"PY={program}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(SEEN=str(seen)), stdout=subprocess.DEVNULL
-    )
+    options = {"cwd": ROOT, "env": environment(SEEN=str(seen)), "stdout": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **options)
     while not seen.exists() or not seen.read_text():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)  # to make alone, as `docker stop` does
@@ -155,22 +177,13 @@ def test_setup_looks_at_the_list_of_packages_not_at_times(tmp_path):
     assert "setting up .venv" in make("setup", "PYTHON=echo", cwd=tmp_path).stdout
 
 
-READ_ONLY = (
-    'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && cd "$1" && shift && exec "$@"'
-)
-
-
 def test_a_project_that_cannot_be_written(images, tmp_path):
-    def read_only(folder: Path, *command: str) -> subprocess.CompletedProcess:
-        mounted = ["unshare", "-m", "sh", "-c", READ_ONLY, "sh", str(folder), *command]
-        env = environment(HOME="/nonexistent")
-        return subprocess.run(mounted, capture_output=True, text=True, env=env)
-
     if shutil.which("unshare") is None or read_only(tmp_path, "true").returncode:
         pytest.skip("this machine does not let us mount")
     cache = tmp_path / "10:00 50%#é"
     options = [f"IMAGES={images}/train", f"CACHE={cache}", "ESTIMATOR=rbd", "WORKERS=1"]
-    done = read_only(ROOT, "make", "masks", *options, "READY=", f"PY={sys.executable}")
+    home = {"HOME": "/nonexistent", "ARGS": ""}
+    done = read_only(ROOT, "make", "masks", *options, "READY=", f"PY={sys.executable}", **home)
     assert done.returncode == 0 and (cache / "cache.json").exists(), done.stderr
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)

@@ -24,12 +24,12 @@ from tests.test_imports import imported
 def bench(tmp_path, monkeypatch, capsys):
     """(module, options) -> the numbers, and what was printed."""
 
-    def call(module, *options):
+    def call(module, options, *more):
         out = tmp_path / "bench" / "numbers.json"
         files = ["--json", str(out), "--readme", str(tmp_path / "page.md")]
-        monkeypatch.setattr(sys, "argv", ["x", *map(str, options), *files])
-        code = module.main()
-        return json.loads(out.read_text()) | {"code": code}, capsys.readouterr().out
+        monkeypatch.setattr(sys, "argv", ["x", *options.split(), *map(str, more), *files])
+        module.main()
+        return json.loads(out.read_text()), capsys.readouterr().out
 
     return call
 
@@ -54,51 +54,42 @@ def test_fill_replaces_only_the_block(tmp_path):
     assert not fill(file, "missing", "x") and not fill(tmp_path / "none.md", "bench", "x")
 
 
-def test_speed(bench, pictures):
+def test_speed(bench, pictures, tmp_path, monkeypatch):
+    """Without weights a network's row says so; with random ones it is timed."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("DILO_WEIGHTS", raising=False)
     (pictures / "broken.jpg").write_bytes(b"no image")
-    options = ("--images", pictures, "--estimator", "rbd,ft", "--repeats", "1")
-    result, said = bench(speed, *options)
+    result, said = bench(speed, "--estimator rbd,ft,u2netp --repeats 1 --images", pictures)
     assert result["count"] == 2 and result["failed"] == 1 and "| `rbd` |" in said
     assert set(result["estimators"]) == {"rbd", "ft"}
     assert {"decode", "superpixels", "graph", "solve", "write"} <= set(result["stages"])
-
-
-def test_speed_of_networks(bench, pictures, tmp_path, monkeypatch):
-    """Without weights the row says so; with random ones it is timed."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.delenv("DILO_WEIGHTS", raising=False)
-    options = ("--images", pictures, "--estimator", "u2netp", "--repeats", "1", "--limit", "1")
-    assert "| `u2netp` | no weights here | | |" in bench(speed, *options)[1]
-    result, _ = bench(speed, *options, "--untrained")
+    assert "| `u2netp` | no weights here | | |" in said
+    options = "--estimator u2netp --untrained --repeats 1 --limit 1 --images"
+    result, _ = bench(speed, options, pictures)
     assert result["estimators"]["u2netp (random weights)"]["ms"] > 10
 
 
 def test_saliency_of_networks(bench, shared, tmp_path, monkeypatch):
     """A network whose weights are found is scored like any estimator; the others' rows say that
-    they have none."""
+    they have none. Losses against the authors' code are listed."""
     torch.manual_seed(0)
     file = tmp_path / "u2netp.pth"
     torch.save(U2NetP().build().state_dict(), file)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("DILO_WEIGHTS", str(file))  # one network's, not taken for the others'
-    monkeypatch.setattr(saliency, "NAMES", ("fusion", *saliency.AUTHORS))
-    result, said = bench(saliency, "--ecssd", shared / "ecssd", "--limit", "2")
+    monkeypatch.setattr(saliency, "NAMES", ("fusion", "gs"))
+    perfect = {"gs": (0.0, *[1.0] * 6)}
+    monkeypatch.setattr(saliency, "AUTHORS", perfect)
+    result, said = bench(saliency, "--limit 1 --ecssd", shared / "ecssd")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert result["estimators"]["u2netp"]["weights"] == digest
     assert {"u2net", "basnet"} <= set(result["absent"])
     assert set(result["odd"]) == {"fusion"} and "| fusion, odd numbers | " in said
     assert "| u2net | no weights here |" in said
-
-
-def test_losses_against_the_authors_are_listed():
-    entries = {
-        name: dict(zip(saliency.METRICS, row, strict=True))
-        for name, row in saliency.AUTHORS.items()
-    }
-    assert saliency.worse(entries) == []
-    entries["rbd"]["mae"] += 0.02
-    entries["mr"]["s"] -= 0.02
-    assert [loss[:2] for loss in saliency.worse(entries)] == [("rbd", "mae"), ("mr", "s")]
+    gs = dict(zip(saliency.METRICS, perfect["gs"], strict=True))
+    assert saliency.worse({"gs": gs}) == [] and "gs: mae is 0." in said
+    lost = saliency.worse({"gs": gs | {"mae": 0.02, "s": 0.98, "mean_f": 0.99}})
+    assert [loss[:2] for loss in lost] == [("gs", "mae"), ("gs", "s")]
 
 
 def test_extraction_beside_the_bare_network(bench, pictures, tmp_path, monkeypatch):
@@ -106,8 +97,8 @@ def test_extraction_beside_the_bare_network(bench, pictures, tmp_path, monkeypat
     page.write_text("<!-- bench-evaluate:begin -->\n<!-- bench-evaluate:end -->")
     cases = (("resnet10", 32, "imagenet", 1), ("resnet10", 32, "imagenette", 9))
     monkeypatch.setattr(evaluate, "CASES", cases)
-    options = ("--imagenet", pictures, "--imagenette", pictures, "--rounds", "3", "--batch", "2")
-    rows = bench(evaluate, *options, "--queries", "0")[0]["rows"]
+    options = "--rounds 3 --batch 2 --queries 0 --imagenet"
+    rows = bench(evaluate, options, pictures, "--imagenette", pictures)[0]["rows"]
     assert [row["count"] for row in rows] == [1, 2]
     for row in rows:
         bare = sorted(seconds[0] for seconds in row["seconds"])[1]
@@ -130,8 +121,8 @@ def test_the_trainers_parts(bench, images, tmp_path):
     for name, tree in (("imagenet_sample", "train"), ("dtd", "masks")):
         (tmp_path / name).symlink_to(images / tree)
     (tmp_path / "imagenette_128" / "train").symlink_to(images / "train")
-    options = ("--data", tmp_path, "--size", 32, "--repeats", 1, "--parts", "loader", "packs")
-    result, said = bench(train, *options)
+    options = "--size 32 --repeats 1 --parts loader packs --data"
+    result, said = bench(train, options, tmp_path)
     assert "in the loader, `swap`" in said and result["pack_read"]["images"] == 80
     assert set(result["loader"]) >= {"off", "grey", "swap", "torchvision", "photometric"}
     assert result["pack_views"]["ratio"] > 0
@@ -148,14 +139,14 @@ esac
 def test_peers_beside_ours_and_those_that_are_not_there(bench, images, tmp_path):
     (tmp_path / "python").write_text(PEER)
     (tmp_path / "python").chmod(0o755)
-    options = ("--images", images / "train", "--limit", 15, "--size", 16, "--repeats", 2)
+    options, folder = "--limit 15 --size 16 --repeats 2 --images", images / "train"
     cores = os.sched_getaffinity(0)
     try:
-        result, said = bench(peers, *options, "--python", tmp_path / "python")
-        missing, _ = bench(peers, *options, "--python", tmp_path / "nothing")
+        result, said = bench(peers, options, folder, "--python", tmp_path / "python")
+        missing, _ = bench(peers, options, folder, "--python", tmp_path / "nothing")
     finally:
         os.sched_setaffinity(0, cores)
-    rows = {row["what"]: row for row in result["rows"]}
+    rows = {row["by"]: row for row in result["rows"]}
     assert result["images"] == 10 and rows["lightly"]["cpu_ms"] == 1000
     ours = next(row for row in result["rows"] if row["outputs"] == "pairs")
     assert rows["lightly"]["ratio"] == pytest.approx(1000 / ours["cpu_ms"]) and ours["ratio"] == 1
@@ -180,15 +171,15 @@ def test_records_are_added_to_those_of_other_machines(bench, images, tmp_path, m
     known = {"seconds": 99.5, "machine": "a GPU", "commit": "abc1234", "date": "2026-11-27"}
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "numbers.json").write_text(json.dumps({"records": {"knn": known}}))
-    result, said = bench(records, "--only", "rbd")
+    result, said = bench(records, "--only rbd")
     assert result["records"]["knn"] == known and 0 < result["records"]["rbd"]["seconds"] < 60
     assert "| 100 | a GPU | abc1234, 2026-11-27 |" in said and said.count("| not run |") == 2
 
 
 def test_a_record_of_a_training_ends_at_its_target(tmp_path):
-    line = f'{{"knn": {records.TARGET}}}'
-    code = f"open({str(tmp_path / 'log.jsonl')!r}, 'w').write({line!r}); time.sleep(60)"
-    assert records.seconds(["timeit", "-n1", "-r1", "-s", "import time", code], tmp_path) < 30
+    log, line = tmp_path / "log.jsonl", f'{{"epoch": 3, "knn": {records.TARGET}}}'
+    code = f"open({str(log)!r}, 'w').write({line!r}); time.sleep(60)"
+    assert records.seconds(["timeit", "-n1", "-r1", "-s", "import time", code], log) < 30
     with pytest.raises(UsageError, match="stayed below its target"):
         records.seconds(["nothing_of_that_name"], tmp_path / "new")
 

@@ -5,26 +5,38 @@ import subprocess
 import sys
 
 import pytest
+from tqdm import tqdm
 
 from data.cli import UsageError
 from evaluate.backgrounds.variants import SPLITS
 from experiments import jobs
-from experiments.demo import ROWS, table
+from experiments.demo import ROWS, table, table_of_seeds
 
 
-def test_table_has_every_row_and_number():
+def results_of(seed: int) -> dict:
     rows = {}
     for i, row in enumerate(ROWS):
-        accuracy = {column: 10.0 * i + j for j, column in enumerate((*SPLITS, "gap"))}
-        rows[row] = {"biased": accuracy, "unbiased": accuracy}
-    text = table({"rows": rows})
+        accuracy = {column: 10.0 * i + j + seed for j, column in enumerate((*SPLITS, "gap"))}
+        rows[row] = {"biased": accuracy, "unbiased": {k: v + 50 for k, v in accuracy.items()}}
+    return {"rows": rows}
+
+
+def test_tables_have_every_row_and_number():
+    text = table(results_of(0))
     assert "| shuffled masks | 40.0 | 42.0 | 45.0 |" in text and "| untrained | 0.0 |" in text
+    text = table_of_seeds({seed: results_of(seed) for seed in (3, 4)})
+    assert "gap | mixed_rand, seed 3 | 4 |" in text
+    row = "| shuffled masks | {}3.5 ± 0.7 | {}5.5 ± 0.7 | {}8.5 ± 0.7 | {}5.0 | {}6.0 |"
+    assert row.format(*"44444") in text and row.format(*"99999") in text
 
 
 def test_the_last_line_of_a_failed_command_is_repeated(tmp_path):
     command = ("data", "info", str(tmp_path / "nothing"))
-    with pytest.raises(UsageError, match=r"nothing.*\(exit code 2; the whole output is in "):
-        jobs.side_by_side({tmp_path / "log": command}, lambda finished: None)
+    with (
+        tqdm(total=1) as bar,
+        pytest.raises(UsageError, match=r"nothing.*\(exit code 2; the whole"),
+    ):
+        jobs.side_by_side({tmp_path / "log": command}, bar)
 
 
 @pytest.mark.slow

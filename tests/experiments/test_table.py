@@ -101,8 +101,7 @@ def test_table_has_its_numbers_the_papers_and_how_it_was_made(tmp_path):
 
 def test_a_method_that_did_not_learn_takes_no_other_row_with_it(tmp_path):
     numbers = {"moco_v2": 60.0, "moco_v2+dilo": 80.0, "byol": 21.0, "byol+dilo": 22.0}
-    runs = {label: [run(0, knn, knn, 20.0)] for label, knn in numbers.items()}
-    text = shown(study(tmp_path, "e6", runs))
+    text = shown(study(tmp_path, "e6", {k: [run(0, knn, knn, 20.0)] for k, knn in numbers.items()}))
     assert "| moco_v2+dilo | 1 | 80.0 | 80.0 | 69.2† |" in text
     assert "| byol+dilo | 1 | (22.0) | – | – |" in text and "15 points above" in text
 
