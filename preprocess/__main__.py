@@ -17,8 +17,6 @@ The same command continues an interrupted run, and brings a finished cache up to
 changed; run again, it finds nothing to do. --repair checks every shard and rebuilds damaged ones.
 """
 
-from __future__ import annotations
-
 import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
@@ -28,14 +26,15 @@ import re
 import signal
 import sys
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from data.cache.reader import Cache
+from data.cache.shard import STATUS
 from data.cli import UsageError, run
 from data.io import sha256
-from data.sources.images import MAX_PIXELS
+from data.sources.images import MAX_PIXELS, open_images
 from data.stopping import SIGNALS
 from preprocess import estimators
 from preprocess.estimators.files import refusals
@@ -232,10 +231,11 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
 
 def _print_refusals(args: Arguments) -> None:
     """Why maps were not taken, by the first of them."""
-    lines = Path(args.cache, FAILURES).read_bytes().splitlines()
-    paths = [line.split(b"\t", 1)[1] for line in lines if line.startswith(b"no_map\t")]
+    cache = Cache(args.cache)
+    paths = cache.paths[cache.status == STATUS["no_map"]]
     first = "" if len(paths) <= REFUSALS else f" of the first {REFUSALS}"
-    for reason, number in refusals(args.maps, paths[:REFUSALS]).most_common():
+    images = open_images(args.images).choose(paths[:REFUSALS])
+    for reason, number in refusals(args.maps, images).most_common():
         print(f"no_map{first}: {number} {reason}")
 
 

@@ -4,8 +4,6 @@ It alone writes, and the same command continues: a kill loses at most the shard 
 preprocess/plan.py for what is computed, and preprocess/writer.py for what is written.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

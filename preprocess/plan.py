@@ -4,8 +4,6 @@ A row is known again by its path and its key, see preprocess.recipe.Recipe.keys;
 differs, by the digest of the contents.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -1,13 +1,12 @@
 """What a run shows: a bar, a JSONL log in the cache's folder, and a summary at the end."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from tqdm import tqdm
@@ -73,7 +72,7 @@ class Report:
     statuses: dict[str, int] = field(default_factory=dict)
     empty: int = 0
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> Self:
         suffix = "" if self.part is None else f".part-{self.part[0]}-of-{self.part[1]}"
         self.file = self.folder / f"log{suffix}.jsonl"
         options = {"desc": "masks", "unit": "img", "smoothing": 0.05}

@@ -1,7 +1,5 @@
 """Per-mask statistics: what people look at before they spend GPU-weeks on masks."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,14 +1,13 @@
 """How masks are made, and the pure function that makes the rows of a block of images: what the
 driver hands to its workers, here or on a cluster."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Self
 
 import cv2
 import numpy as np
@@ -64,7 +63,7 @@ class Recipe:
         """Images a task: BLOCK, or as many more as make whole batches."""
         return -(-BLOCK // self.batch) * self.batch if self.network else BLOCK
 
-    def absolute(self) -> Recipe:
+    def absolute(self) -> Self:
         """The same recipe for processes that run in another folder."""
         maps, weights = (path and os.path.abspath(path) for path in (self.maps, self.weights))
         return replace(self, maps=maps, weights=weights)
@@ -125,7 +124,7 @@ def compute_block(images: Images, recipe: Recipe) -> Rows:
         MemoryError: no memory for an image; the driver then tries it alone.
     """
     rows = empty_rows(images.paths, recipe.side)
-    with quiet_opencv():
+    with one_opencv_thread():
         for i in range(len(images)):
             with failing_row(rows, i):
                 image, content = decode_row(images, i, recipe, rows)
@@ -135,17 +134,14 @@ def compute_block(images: Images, recipe: Recipe) -> Rows:
 
 
 @contextlib.contextmanager
-def quiet_opencv() -> Iterator[None]:
-    """OpenCV in one thread, since there is a process a core, and without messages: what is wrong
-    with an image is in its status."""
+def one_opencv_thread() -> Iterator[None]:
+    """OpenCV in one thread, since there is a process a core."""
     threads = cv2.getNumThreads()
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     cv2.setNumThreads(0)
     try:
         yield
     finally:
         cv2.setNumThreads(threads)
-        cv2.utils.logging.setLogLevel(level)
 
 
 @contextlib.contextmanager

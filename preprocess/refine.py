@@ -1,7 +1,5 @@
 """Refinement of any estimator's map against the image: `--refine guided` or `--refine grabcut`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """A centred Gaussian, whatever the image: the baseline that every method must beat."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,18 +1,16 @@
 """Maps that exist on disk: true masks, or another tool's output, brought into a cache."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+from PIL.Image import Transpose as Turn
 
-from data.sources.images import MAX_PIXELS, ImageError, read_bytes
+from data.sources.images import MAX_PIXELS, ImageError, Images, read_bytes
 from data.sources.opencv import silence
 from preprocess.estimators.base import Estimator
 
@@ -21,16 +19,16 @@ TINT = 8  # levels between the channels of a grey picture that JPEG has had
 CLASSES = 20  # of VOC's files of classes; their last level is void
 COLOURS = 64  # in a palette of classes; more are a photograph's
 ORIENTATION = 0x0112  # EXIF's tag
-# EXIF orientation -> a stored array as it is displayed
-DISPLAYED = {
-    2: np.fliplr,
-    3: lambda stored: np.rot90(stored, 2),
-    4: np.flipud,
-    5: np.transpose,
-    6: lambda stored: np.rot90(stored, -1),
-    7: lambda stored: np.rot90(stored, 2).T,
-    8: np.rot90,
-}
+ORIENTED = (
+    Turn.FLIP_LEFT_RIGHT,
+    Turn.ROTATE_180,
+    Turn.FLIP_TOP_BOTTOM,
+    Turn.TRANSPOSE,
+    Turn.ROTATE_270,
+    Turn.TRANSVERSE,
+    Turn.ROTATE_90,
+)
+DISPLAYED = dict(enumerate(ORIENTED, 2))  # orientation -> how a stored picture is turned
 INVERSE = {6: 8, 8: 6}  # the other orientations undo themselves
 
 
@@ -90,9 +88,7 @@ def read_map(folder: str | os.PathLike, path: bytes, image: bytes | None = None)
             picture.load()
             depth = content[24] if picture.format == "PNG" else 8
             levels = _levels(picture, depth)
-            return np.ascontiguousarray(
-                _as_stored(levels, picture.getexif().get(ORIENTATION, 1), image)
-            )
+            return _as_stored(levels, picture.getexif().get(ORIENTATION, 1), image)
     except ValueError as error:
         raise ImageError("no_map", f"{file}: {error}") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -138,11 +134,13 @@ def _classes(picture: Image.Image) -> np.ndarray:
 def _scaled(values: np.ndarray, full: int) -> np.ndarray:
     """Grey levels, or 0 and 1, to float32 in [0, 1]."""
     used = np.unique(values)
-    top = int(used[-1])
+    low, top = used[0].item(), used[-1].item()
+    if low < 0 or not np.isfinite(values).all():
+        raise ValueError("levels below 0, or not finite")
     if top <= 1:
         return values.astype(np.float32)
-    if top < full and (full < 255 or top < full / FAINT):
-        raise ValueError(f"levels 0 to {top} of {full}: a map has 0 to {full}, or 0 and 1")
+    if top > full or (top < full and (full < 255 or top < full / FAINT)):
+        raise ValueError(f"levels 0 to {top:g} of {full}: a map has 0 to {full}, or 0 and 1")
     inner = used[(used > 0) & (used < full)]
     if full == 255 and len(inner) and inner[-1] <= CLASSES:
         raise ValueError("levels of classes: a map has the foreground alone")
@@ -156,7 +154,7 @@ def _as_stored(levels: np.ndarray, own: int, image: bytes | None) -> np.ndarray:
         own: the map's EXIF orientation.
         image: the image's file, None where it is not at hand.
     """
-    shown = DISPLAYED.get(own, np.asarray)(levels)
+    shown = _turned(levels, own)
     orientation, stored = 1, levels.shape
     with contextlib.suppress(Exception), silence(), Image.open(io.BytesIO(image or b"")) as picture:
         orientation, stored = picture.getexif().get(ORIENTATION, 1), picture.size[::-1]
@@ -173,19 +171,26 @@ def _as_stored(levels: np.ndarray, own: int, image: bytes | None) -> np.ndarray:
         )
     if own == 1 and fits:
         return levels
-    return DISPLAYED[INVERSE.get(orientation, orientation)](shown)
+    return _turned(shown, INVERSE.get(orientation, orientation))
+
+
+def _turned(levels: np.ndarray, orientation: int) -> np.ndarray:
+    """A stored map as one of that orientation is displayed."""
+    if orientation not in DISPLAYED:
+        return levels
+    return np.asarray(Image.fromarray(levels).transpose(DISPLAYED[orientation]))
 
 
 def _same_aspect(shape: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(shape[0] * other[1] / (shape[1] * other[0]) - 1) < 0.02
 
 
-def refusals(folder: str | os.PathLike, paths: Iterable[bytes]) -> Counter[str]:
-    """How often maps were refused, by reason."""
+def refusals(folder: str | os.PathLike, images: Images) -> Counter[str]:
+    """How often the images' maps are refused, by reason."""
     reasons: Counter[str] = Counter()
-    for path in paths:
+    for row, path in enumerate(images.paths.tolist()):
         try:
-            read_map(folder, path)
+            read_map(folder, path, images.read(row))
         except ImageError as error:
             reasons[str(error).removeprefix(f"{map_file(folder, path)}: ")] += 1
     return reasons

@@ -1,7 +1,5 @@
 """Fine-grained saliency (Montabone and Soto, Image and Vision Computing 2010), OpenCV's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """FT: frequency-tuned salient region detection (Achanta, Hemami, Estrada, Süsstrunk, CVPR 2009)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

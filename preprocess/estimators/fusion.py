@@ -10,8 +10,6 @@
 Chosen on the even numbers of ECSSD; no ground truth enters the method.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import cv2

@@ -1,7 +1,5 @@
 """GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004), OpenCV's, from another method's map."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

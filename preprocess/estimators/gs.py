@@ -1,7 +1,5 @@
 """GS: geodesic saliency using background priors (Wei, Wen, Zhu, Sun, ECCV 2012)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

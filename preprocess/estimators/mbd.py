@@ -1,7 +1,5 @@
 """MBD: minimum barrier salient object detection, MB+ (Zhang et al., ICCV 2015)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

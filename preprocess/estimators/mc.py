@@ -1,7 +1,5 @@
 """MC: saliency detection via absorbing Markov chain (Jiang, Zhang, Lu, Yang, Yang, ICCV 2013)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

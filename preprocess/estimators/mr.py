@@ -1,7 +1,5 @@
 """MR: saliency via graph-based manifold ranking (Yang, Zhang, Lu, Ruan, Yang, CVPR 2013)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -48,7 +48,6 @@ KNOWN = {
         Family(1024, MEAN, STD),
     ),
 }
-CHOICES = {"scale": ("max", "255"), "activation": ("none", "sigmoid"), "stretch": ("yes", "no")}
 LARGEST_SIDE = 4096
 
 
@@ -82,9 +81,6 @@ class ONNX(Squashed):
     stretch: str | None = None
 
     def __post_init__(self):
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in (None, *choices):
-                raise UsageError(f"onnx: {name} must be {' or '.join(choices)}")
         if self.side is not None and not 16 <= self.side <= LARGEST_SIDE:
             raise UsageError(f"onnx: side must be 16 to {LARGEST_SIDE}")
         if self.std is not None and (len(self.std) != 3 or min(self.std) <= 0):

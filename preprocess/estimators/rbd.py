@@ -1,7 +1,5 @@
 """RBD: saliency optimisation from robust background detection (Zhu, Liang, Wei, Sun, CVPR 2014)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

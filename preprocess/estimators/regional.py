@@ -1,7 +1,5 @@
 """What the estimators on the graph of superpixels share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

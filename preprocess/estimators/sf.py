@@ -1,7 +1,5 @@
 """SF: saliency filters (Perazzi, Krähenbühl, Pritch, Hornung, CVPR 2012), on superpixels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Spectral residual (Hou and Zhang, CVPR 2007), OpenCV's: very fast and weak; a smoke test."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

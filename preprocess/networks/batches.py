@@ -8,8 +8,6 @@ whatever was interrupted. Another --batch, or one halved for want of memory, may
 to two levels, for a device adds in another order then.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -53,7 +51,7 @@ def work_of(recipe: Recipe) -> Callable[[Images, Recipe], Rows]:
 def compute_block(images: Images, recipe: Recipe) -> Rows:
     """The shard rows of `images`, see preprocess.recipe.compute_block; by a network, in this
     process."""
-    with blocks.quiet_opencv():
+    with blocks.one_opencv_thread():
         return _batches(recipe).rows(prepare_block(images, recipe))
 
 
@@ -65,7 +63,7 @@ def prepare_block(images: Images, recipe: Recipe) -> Rows:
     parameters = dict(recipe.parameters)
     refined = parameters.pop("refine", None)
     prepare = estimators.create(recipe.estimator, **parameters).prepare
-    with blocks.quiet_opencv():
+    with blocks.one_opencv_thread():
         for i in range(len(images)):
             with blocks.failing_row(rows, i):
                 image, _ = blocks.decode_row(images, i, recipe, rows)
@@ -73,11 +71,6 @@ def prepare_block(images: Images, recipe: Recipe) -> Rows:
                 small = thumbnail(image) if refined else None
                 rows["prepared"][i] = Prepared(prepare(image), pixels, small)
     return rows
-
-
-@lru_cache(maxsize=4)
-def _batches(recipe: Recipe) -> Batches:
-    return Batches(recipe)
 
 
 def infer(prepared: Iterator[Rows], recipe: Recipe, threads: int = 1) -> Iterator[Rows]:
@@ -160,3 +153,6 @@ class Batches:
             ) from error
         self.size //= 2
         note(f"out of memory: batches of {self.size} from here on")
+
+
+_batches = lru_cache(maxsize=4)(Batches)  # of a worker, which gets many blocks of one recipe

@@ -1,7 +1,5 @@
 """PyTorch modules as what runs an architecture, on a CPU or a GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """TokenCut: a normalised cut of a vision transformer's tokens (Wang et al., CVPR 2022)."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.linalg import eigh
 from scipy.ndimage import label

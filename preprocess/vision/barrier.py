@@ -1,7 +1,5 @@
 """The minimum barrier distance transform by raster passes (Zhang et al., ICCV 2015, section 3)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data.kernels import njit

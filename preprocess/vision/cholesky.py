@@ -1,7 +1,5 @@
 """Symmetric positive definite systems of a few hundred unknowns, by LAPACK."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.linalg.lapack import dposv, dpotrf, dpotri
 

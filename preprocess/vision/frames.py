@@ -1,7 +1,5 @@
 """Artificial frames (drawn borders around photographs), which would pose as background."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -3,8 +3,6 @@
 OpenCV's EM takes no weights, and its 20 times decoding leave no room for one in numpy.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from data.kernels import njit

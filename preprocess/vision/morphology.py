@@ -3,8 +3,6 @@
 MB+ has 4 times decoding, and scikit-image's two calls alone take more than twice.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Otsu's threshold of weighted counts; OpenCV's takes images only, scikit-image's no plateaus."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

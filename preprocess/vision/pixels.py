@@ -1,7 +1,5 @@
 """Pixels for the estimators: the working size, Lab planes, and ranges, the same for all."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

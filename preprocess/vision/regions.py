@@ -1,7 +1,5 @@
 """Superpixels and the region graph that RBD, GS, MR, MC, SF and fusion share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -3,8 +3,6 @@
 OpenCV's crash on small images, and scikit-image's take twenty times as long.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from data.cache.reader import Cache
 from data.resize import resize
 from preprocess import estimators, refine
 from preprocess.estimators import ESTIMATORS, create, load
+from tests.preprocess.runs import inline
 
 NAMES = sorted(ESTIMATORS)
 ODD = [(1, 1), (1, 2), (3, 3), (12, 12), (3000, 2), (2, 3000), (8, 500)]
@@ -20,9 +22,8 @@ def picture(height=120, width=160, seed=0):
     """A dark disc on a bright gradient, with noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
-    image = np.stack(
-        [180 + 40 * x / width, 170 + 50 * y / height, np.full((height, width), 160.0)], 2
-    )
+    planes = 180 + 40 * x / width, 170 + 50 * y / height, np.full((height, width), 160.0)
+    image = np.stack(planes, 2)
     image[(y - 0.45 * height) ** 2 + (x - 0.4 * width) ** 2 < (0.22 * height) ** 2] = (60, 40, 120)
     return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
 
@@ -61,26 +62,13 @@ def test_flipping_the_image_flips_the_map(name):
         assert np.abs(saliency - flipped).mean() < 0.06
 
 
-COMMANDS = """
-import sys
-from preprocess.__main__ import main
-images, caches, *names = sys.argv[1:]
-for name in names:
-    settings = ["--estimator", name, "--side", "40", "--workers", "0"]
-    sys.argv = ["", images, f"{caches}/{name}", *settings]
-    main()
-"""
-
-
 def test_the_class_with_its_defaults_gives_the_map_of_the_command(tmp_path):
-    from data.cache.reader import Cache
-
     (tmp_path / "images").mkdir()
     image = picture(seed=3)
     cv2.imwrite(str(tmp_path / "images" / "a.png"), image[..., ::-1])
-    arguments = [str(tmp_path / "images"), str(tmp_path), *NAMES]
-    subprocess.run([sys.executable, "-c", COMMANDS, *arguments], check=True, capture_output=True)
     for name in NAMES:
+        options = ("--estimator", name, "--side", "40")
+        assert inline(tmp_path / "images", tmp_path / name, *options).returncode == 0
         method = create(name)
         assert method == type(method)() == load(name)
         mask = np.rint(resize(method.working(image), 40, 40) * 255).astype(np.uint8)
@@ -126,18 +114,20 @@ def test_guided_refinement_sharpens_at_the_images_edge_and_nowhere_else():
     assert better[radius < 10].min() > 0.9 and better[radius > 45].max() < 0.1
 
 
-def test_parameters_and_names_are_checked():
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("rdb", {}, "there are: auto, "),
+        ("rbd", {"sigma": 3}, "no parameter sigma"),
+        ("rbd", {"refine": "crf"}, "no refinement"),
+        ("grabcut", {"prior": "grabcut"}, "as its prior"),
+        ("rbd", {"weights": "x.pth"}, "rbd is no network"),
+    ],
+)
+def test_parameters_and_names_are_checked(name, options, message):
     assert load("auto").name == estimators.AUTO
-    with pytest.raises(ValueError, match="there are: auto, "):
-        load("rdb")
-    with pytest.raises(ValueError, match="no parameter sigma"):
-        load("rbd", sigma=3)
-    with pytest.raises(ValueError, match="no refinement"):
-        load("rbd", refine="crf")
-    with pytest.raises(ValueError, match="as its prior"):
-        load("grabcut", prior="grabcut")
-    with pytest.raises(ValueError, match="rbd is no network"):
-        load("rbd", weights="x.pth")
+    with pytest.raises(ValueError, match=message):
+        load(name, **options)
 
 
 def test_torch_is_not_imported_without_a_network():

@@ -1,17 +1,17 @@
 """Maps of other tools: understood where they are unambiguous, refused with the reason otherwise."""
 
 import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from data.cache.reader import Cache
+from data.cache.shard import STATUS
 from data.sources.images import ImageError
 from preprocess.estimators.files import read_map
+from tests.preprocess.runs import inline
 
 TRUTH = np.zeros((60, 80), bool)
 TRUTH[10:30, 20:70] = True
@@ -88,8 +88,6 @@ def stored(tmp_path, orientation, size=(80, 60)):
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_map_of_the_displayed_picture_is_turned_back(tmp_path, orientation):
     """Displayed by Pillow itself."""
-    from PIL import ImageOps
-
     image = stored(tmp_path, orientation)
     picture = Image.fromarray(LEVELS)
     picture.save(tmp_path / "stored.png")
@@ -109,22 +107,55 @@ def test_a_map_that_may_be_turned_is_refused(tmp_path):
         read_map(tmp_path, b"a.jpg", stored(tmp_path, 1, (60, 80)))
 
 
+def icc(picture):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return picture, {"icc_profile": profile}
+
+
+CROPPED = Image.fromarray(LEVELS).resize((60, 60))
+# name of the image -> its map as (picture, how it is saved), and the mask or the reason
+KINDS = {
+    b"caf\xe9": (Image.fromarray(LEVELS), {}, SOFT),  # Latin-1
+    b"zero_one": (Image.fromarray(TRUTH.astype(np.uint8)), {}, TRUTH),
+    b"palette": (palette(CLASSES, VOC), {}, CLASSES > 0),
+    b"cutout": (Image.fromarray(RGBA), {}, TRUTH),
+    b"deep": (Image.fromarray(np.rint(SOFT * 65535).astype(np.uint16)), {}, SOFT),
+    b"float": (Image.fromarray(SOFT.astype(np.float32)), {"format": "TIFF"}, SOFT),
+    b"profile": (*icc(Image.fromarray(LEVELS)), SOFT),
+    b"exif": (Image.fromarray(LEVELS[::-1]), exif(4), SOFT),
+    b"larger": (Image.fromarray(LEVELS).resize((320, 240)), {}, SOFT),
+    b"square": (CROPPED, {}, SOFT),  # of the whole picture, as many networks give it
+    b"colour": (Image.fromarray(np.dstack([LEVELS, LEVELS // 2, LEVELS])), {}, "a colour picture"),
+    b"float255": (
+        Image.fromarray(SOFT * 255),
+        {"format": "TIFF"},
+        "of 65535: a map has 0 to 65535",
+    ),
+    b"negative": (Image.fromarray(SOFT - 1), {"format": "TIFF"}, "levels below 0, or not finite"),
+    b"exchanged": (Image.fromarray(LEVELS).resize((60, 80)), {}, "width and height exchanged"),
+}
+
+
 def test_the_command_counts_what_was_refused_by_reason(tmp_path):
-    names = [b"caf\xe9", b"colour", b"grey", b"none"]  # the first is Latin-1
-    for folder in ("images", "maps"):
-        (tmp_path / folder).mkdir()
-    jpeg = cv2.imencode(".jpg", np.full((60, 80, 3), 90, np.uint8))[1].tobytes()
-    for name in names:
+    for folder in ("images", "maps/\udce9"):
+        (tmp_path / folder).mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    for name, (picture, options, _) in KINDS.items():
         (tmp_path / "images" / (os.fsdecode(name) + ".jpg")).write_bytes(jpeg)
-    pictures = LEVELS, np.dstack([LEVELS, LEVELS // 2, LEVELS]), TRUTH
-    for name, picture in zip(names[:3], pictures, strict=True):
-        Image.fromarray(picture).save(tmp_path / "maps" / (os.fsdecode(name) + ".png"))
-    command = [sys.executable, "-m", "preprocess", str(tmp_path / "images"), str(tmp_path / "c")]
-    options = ["--estimator", "files", "--maps", str(tmp_path / "maps"), "--workers", "0"]
-    result = subprocess.run([*command, *options], capture_output=True, text=True)
+        picture.save(tmp_path / "maps/\udce9" / (os.fsdecode(name) + ".png"), **options)
+    (tmp_path / "images" / "none.jpg").write_bytes(jpeg)
+    options = ("--estimator", "files", "--maps", tmp_path / "maps/\udce9", "--side", "60")
+    result = inline(tmp_path / "images", tmp_path / "c", *options)
     assert result.returncode == 0, result.stderr
     cache = Cache(tmp_path / "c")
-    assert [status == 0 for status in cache.status] == [True, False, True, False]
-    assert cache.mask(0).max() > 200 and cache.mask(2).max() == 255
-    assert "1 a colour picture, no map" in result.stdout
-    assert "1 no map for this image" in result.stdout
+    for row, path in enumerate(cache.paths.tolist()[:-1]):
+        expected = KINDS.get(path.removesuffix(b".jpg"), (0, 0, "no map for this image"))[2]
+        if isinstance(expected, str):
+            assert cache.status[row] == STATUS["no_map"] and not cache.mask(row).any()
+            assert expected in result.stdout
+        else:
+            mask = cv2.resize(expected.astype(np.float32), (60, 60), interpolation=cv2.INTER_AREA)
+            assert np.abs(cache.mask(row) / 255 - mask).mean() < 0.01, path
+    counts = [line for line in result.stdout.splitlines() if line.startswith("no_map: 1 ")]
+    assert len(counts) == 5 and "failed: 5 no_map" in result.stdout

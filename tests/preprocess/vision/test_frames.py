@@ -1,10 +1,12 @@
 """Artificial frames: found where drawn, not where there is none."""
 
+import cv2
 import numpy as np
 import pytest
 
 from preprocess.estimators import load
 from preprocess.vision.frames import inner_box
+from preprocess.vision.pixels import working_image
 
 
 def picture(height=200, width=256, top=0, bottom=0, left=0, right=0, colour=255):
@@ -73,6 +75,23 @@ def test_the_object_of_a_picture_with_wide_margins_is_within_the_picture(margins
     image, disc = catalogue(**margins)
     saliency = load(name)(image) > 0.5
     assert (saliency & disc).sum() / (saliency | disc).sum() > 0.6
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_margins_of_any_width_on_two_to_four_sides(seed):
+    """At random: sides, widths of 3 to 80 % of the photograph's, colours, JPEG's noise."""
+    rng = np.random.default_rng(seed)
+    sides = rng.permutation(["top", "bottom", "left", "right"])[: rng.integers(2, 5)].tolist()
+    widths = {side: int(150 * rng.uniform(0.03, 0.8)) for side in sides}
+    image, _ = catalogue(**widths, colour=int(rng.choice([0, 255, 200, 60, 240])))
+    jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+    image = working_image(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), 256)
+    scale = image.shape[0] / (150 + widths.get("top", 0) + widths.get("bottom", 0))
+    top, left = widths.get("top", 0) * scale, widths.get("left", 0) * scale
+    expected = top, top + 150 * scale, left, left + 200 * scale
+    wide = max(widths.values()) * scale > 0.075 * 256
+    if wide:  # else a thin frame, of which sides without one take the widest's width
+        assert box(image) == pytest.approx(expected, abs=4)
 
 
 def test_an_object_on_a_plain_ground_is_no_picture_with_margins():
