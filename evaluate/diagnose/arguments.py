@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -38,7 +38,7 @@ class Arguments:
     """Temperature of their weights, exp(cosine / temperature)."""
     limit: int = 1000
     """Queries at most, evenly spaced over the folder."""
-    stage: int | None = None
+    stage: Literal[1, 2, 3, 4] | None = None
     """Stage whose resolution the maps have, 1 to 4 (default: the last one of at least 4x4)."""
     size: int | None = None
     """Side of the images given to the networks, in pixels (default: each run's own)."""

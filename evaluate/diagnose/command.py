@@ -19,6 +19,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from data.cli import describe as describe_error
+from data.cli import note
 from data.io import write_text
 from evaluate.common import Common, aligned, describe
 from evaluate.diagnose import heat, splits
@@ -53,7 +55,7 @@ def evaluate(arguments: Arguments) -> dict:
     for name in arguments.runs:
         encoder = _encoder(name, arguments)
         if arguments.bank_masks and study.reference is None:
-            reference = {cut: study.features(encoder, cut) for cut in ("background", "object")}
+            reference = [study.features(encoder, cut) for cut in ("background", "object")]
             study = replace(study, reference=reference)
         stage, side = heat.stage_of(encoder, arguments.stage)
         numbers, pictures[name] = diagnose(study, encoder, stage)
@@ -86,16 +88,20 @@ def lines(result: dict) -> list[str]:
 
 
 def draw(arguments: Arguments, result: dict, pictures: dict[str, Pictures]) -> list[Path]:
-    """Write each run's own numbers into its folder, and the figure beside the JSON; their files."""
+    """Write the figure beside the JSON, and each run's own numbers into its folder (a note where
+    that is not possible: the run may be another user's); their files."""
     files = []
-    for run, numbers in result["runs"].items():
-        if os.path.isdir(run):
-            about = {"evaluation": "diagnose", "run": run, "data": result["data"]}
-            own = {**about, "protocol": result["protocol"], **numbers}
-            files.append(Path(run, "diagnose.json"))
-            write_text(files[-1], json.dumps(own, indent=2) + "\n")
     if arguments.examples:
         files.append(sheet(pictures).write(arguments.result_file().with_suffix(".png"), dpi=110))
+    about = {key: result[key] for key in ("evaluation", "data", "protocol")}
+    for run in filter(os.path.isdir, result["runs"]):
+        own = {**about, "run": run, **result["runs"][run]}
+        file = Path(run, "diagnose.json")
+        try:
+            write_text(file, json.dumps(own, indent=2) + "\n")
+            files.append(file)
+        except OSError as error:
+            note(f"{describe_error(error)}; the report will not find these numbers in {run}")
     return files
 
 

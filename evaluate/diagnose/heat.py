@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.cli import UsageError
 from evaluate.features import Encoder
 from evaluate.probes.linear import Probe
 from train.features import to_input
@@ -27,14 +26,7 @@ def stage_of(encoder: Encoder, stage: int | None = None) -> tuple[str, int]:
 
     Args:
         stage: 1..4 instead.
-
-    Raises:
-        UsageError: no such stage, or a network without them.
     """
-    if stage is not None and stage not in range(1, 5):
-        raise UsageError(f"--stage {stage}: a ResNet has the stages 1 to 4")
-    if not all(hasattr(encoder.model, name) for name in STAGES):
-        raise UsageError("heat maps need a ResNet's layer1 to layer4")
     empty = torch.zeros(1, 3, encoder.size, encoder.size, device=encoder.device)
     side = 0
     for name in STAGES[::-1] if stage is None else STAGES[stage - 1 : stage]:

@@ -16,7 +16,8 @@ from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.heat import Score, heat, knn_score, linear_score
 from evaluate.diagnose.localisation import chance, heatmap_statistics, percent
 from evaluate.diagnose.neighbours import known, ranks, share_of_kind, split
-from evaluate.diagnose.splits import Split, background_kinds
+from evaluate.diagnose.parts import Parts, Split
+from evaluate.diagnose.splits import background_kinds
 from evaluate.features import Encoder, extract
 from evaluate.probes.linear import fit_probe
 from train.features import batches
@@ -32,7 +33,7 @@ class Study:
 
     Attributes:
         embedded: description of the embedded data set, whose backgrounds are of known kinds.
-        reference: the bank's and the queries' features of their backgrounds and of their objects;
+        reference: of the backgrounds and of the objects: the bank's and the queries' features;
             None: not known.
     """
 
@@ -40,11 +41,11 @@ class Study:
     bank: Split
     queries: Split
     embedded: dict | None
-    reference: dict[str, list[np.ndarray]] | None = None
+    reference: list[list[np.ndarray]] | None = None
 
     def features(self, encoder: Encoder, cut: str = "image") -> list[np.ndarray]:
         """(N, D) float32 features of the bank and of the queries, or of a part of each image."""
-        parts = [which.parts(encoder.size, cut) for which in (self.bank, self.queries)]
+        parts = [Parts(split, encoder.size, cut) for split in (self.bank, self.queries)]
         workers = self.arguments.workers
         return [np.asarray(extract(encoder, p, workers=workers), np.float32) for p in parts]
 
@@ -86,13 +87,11 @@ def diagnose(study: Study, encoder: Encoder, stage: str) -> tuple[dict, Pictures
             "linear": linear_score(probe, linear),
         }
 
-    maps = heat_maps(study, encoder, stage, scores)
-    crops = queries.parts(encoder.size)
+    crops = Parts(queries, encoder.size)
     masks = crops.crops_of_masks()
+    maps = heat_maps(crops, arguments.workers, encoder, stage, scores)
     numbers = {
-        kind: {
-            method: percent(heatmap_statistics(values, masks)) for method, values in methods.items()
-        }
+        kind: {name: percent(heatmap_statistics(values, masks)) for name, values in methods.items()}
         for kind, methods in maps.items()
     }
     neighbours = wrong_neighbours(study, rows[:, 0].numpy())
@@ -103,7 +102,7 @@ def diagnose(study: Study, encoder: Encoder, stage: str) -> tuple[dict, Pictures
     count = min(arguments.examples, len(masks))
     chosen = np.linspace(0, len(masks) - 1, count).round().astype(int)
     pictures = Pictures(
-        np.array([crops[int(i)] for i in chosen]),
+        np.array([crops[i] for i in chosen]),
         masks[chosen],
         {kind: values[chosen] for kind, values in right.items()},
         {kind: methods["gradcam"][chosen] for kind, methods in maps.items()},
@@ -113,23 +112,25 @@ def diagnose(study: Study, encoder: Encoder, stage: str) -> tuple[dict, Pictures
 
 
 def heat_maps(
-    study: Study, encoder: Encoder, stage: str, scores: Callable[[slice], dict[str, Score]]
+    crops: Parts,
+    workers: int,
+    encoder: Encoder,
+    stage: str,
+    scores: Callable[[slice], dict[str, Score]],
 ) -> dict[str, dict[str, np.ndarray]]:
     """decision -> method -> (M, s, s) of all queries.
 
     Args:
         scores: of the decisions on a part of the queries.
     """
-    maps: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    crops = study.queries.parts(encoder.size)
-    loader = batches(crops, study.arguments.workers, encoder.device, BATCH)
+    parts: dict[str, list[dict[str, np.ndarray]]] = defaultdict(list)
+    loader = batches(crops, workers, encoder.device, BATCH)
     for i, batch in enumerate(tqdm(loader, desc="heat maps", unit="batch", leave=False)):
         for kind, score in scores(slice(i * BATCH, (i + 1) * BATCH)).items():
-            for method, values in heat(encoder, batch, score, stage).items():
-                maps[kind][method].append(values)
+            parts[kind].append(heat(encoder, batch, score, stage))
     return {
-        kind: {method: np.concatenate(values) for method, values in methods.items()}
-        for kind, methods in maps.items()
+        kind: {method: np.concatenate([maps[method] for maps in of]) for method in of[0]}
+        for kind, of in parts.items()
     }
 
 
@@ -144,13 +145,14 @@ def wrong_neighbours(study: Study, chosen: np.ndarray) -> dict[str, float]:
     numbers = {"nearest_wrong": len(wrong), "queries": len(queries.rows)}
     if study.reference is None:
         return numbers
-    chosen, rank = chosen[wrong], {}
-    for cut, (bank_features, features) in study.reference.items():
-        rank[cut] = ranks(bank_features, features[wrong], chosen)
-    numbers |= split(rank["background"], rank["object"])
+    chosen = chosen[wrong]
+    background, objects = (
+        ranks(of_bank, of_queries[wrong], chosen) for of_bank, of_queries in study.reference
+    )
+    numbers |= split(background, objects)
     if study.embedded:
         kinds = background_kinds(queries, study.embedded)[wrong]
         bank_kinds = background_kinds(bank, study.embedded)
         shares = share_of_kind(kinds, queries.labels[wrong], bank_kinds, bank.labels)
-        numbers |= known(bank_kinds[chosen] == kinds, shares, rank["background"])
+        numbers |= known(bank_kinds[chosen] == kinds, shares, background)
     return numbers

@@ -4,6 +4,7 @@ mask."""
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 from data.cache.reader import Cache
 from data.cli import UsageError
 from data.resize import resize
-from data.sources.images import ImageError, Images
+from data.sources.images import ImageError
 from data.sources.labelled import centre_square
 from preprocess.estimators.files import map_file, read_map
 from train.backgrounds import remove
@@ -41,7 +42,7 @@ def find_masks(source: str, images: Labelled, rows: np.ndarray) -> list[np.ndarr
     split = os.path.basename(images.root.rstrip("/"))
     if not os.path.exists(os.path.join(source, "cache.json")):
         folders = (os.path.join(source, split), source)
-        return [_read_mask(folders, images.images, row) for row in rows.tolist()]
+        return [_read_mask(folders, images, row) for row in rows.tolist()]
     cache, paths = Cache(source), images.paths[rows]
     below = np.array([os.fsencode(split) + b"/" + path for path in paths.tolist()])
     places = cache.find(paths)
@@ -50,53 +51,68 @@ def find_masks(source: str, images: Labelled, rows: np.ndarray) -> list[np.ndarr
     return [cache.mask(place) if usable[i] else None for i, place in enumerate(places.tolist())]
 
 
-def _read_mask(folders: tuple[str, ...], images: Images, row: int) -> np.ndarray | None:
+def _read_mask(folders: tuple[str, ...], images: Labelled, row: int) -> np.ndarray | None:
     path = images.paths[row]
-    for folder in folders:
-        if os.path.exists(map_file(folder, path)):
-            try:
-                return np.rint(255 * read_map(folder, path, images.read(row))).astype(np.uint8)
-            except ImageError as error:
-                raise UsageError(f"mask: {error}") from error
-    return None
+    folder = next((f for f in folders if os.path.exists(map_file(f, path))), None)
+    if folder is None:
+        return None
+    try:
+        return np.rint(255 * read_map(folder, path, images.images.read(row))).astype(np.uint8)
+    except ImageError as error:
+        raise UsageError(f"mask: {error}") from error
 
 
-class Parts(Dataset):
-    """Some of a split's images at a network's size, whole or in part, as evaluate.features takes
-    them.
+@dataclass(frozen=True)
+class Split:
+    """A labelled folder.
 
-    Args:
-        rows: of `images`.
-        masks: of each of `rows`, of the whole image (not needed for "image").
-        size: side of the crops in pixels.
-        cut: "image" as it is; "object" on the mean colour; "background" with the object filled in
-            from around it.
+    Attributes:
+        rows: (M,) int, its images that are used.
+        masks: of each of them, of the whole image; None: not known.
     """
 
-    def __init__(
-        self,
-        images: Labelled,
-        rows: np.ndarray,
-        masks: list[np.ndarray] | None,
-        size: int,
-        cut: str = "image",
-    ):
-        self.images, self.rows, self.masks, self.size, self.cut = images, rows, masks, size, cut
-        self.root = f"{images.root} {cut}"
+    images: Labelled
+    rows: np.ndarray
+    masks: list[np.ndarray] | None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(M,) int64 classes."""
+        return self.images.labels[self.rows]
+
+
+@dataclass(frozen=True)
+class Parts(Dataset):
+    """A split's images at a network's size, whole or in part, as evaluate.features takes them.
+
+    Attributes:
+        size: side of the crops in pixels.
+        cut: "image" as it is; "object" on the mean colour; "background" with the object filled in
+            from around it. The latter two need masks.
+    """
+
+    split: Split
+    size: int
+    cut: str = "image"
+
+    @property
+    def root(self) -> str:
+        return f"{self.split.images.root} {self.cut}"
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.split.rows)
 
     def __getitem__(self, i: int) -> np.ndarray:
         """(s, s, 3) uint8."""
-        image = self.images.read(int(self.rows[i]))
-        crop = np.ascontiguousarray(self.images.crop(image, self.size))
+        images = self.split.images
+        image = images.read(int(self.split.rows[i]))
+        crop = np.ascontiguousarray(images.crop(image, self.size))
         if self.cut == "image":
             return crop
-        mask = _square(self.masks[i])
+        mask, box = _square(self.split.masks[i]), _box(image)
         if self.cut == "background":
-            return remove(image, mask, crop, _box(image))
-        alpha = crop_mask(mask, _box(image), self.size)[..., None].astype(np.float32) / 255
+            return remove(image, mask, crop, box)
+        alpha = crop_mask(mask, box, self.size)[..., None].astype(np.float32) / 255
         return np.rint(alpha * crop + (1 - alpha) * GREY).astype(np.uint8)
 
     def __getitems__(self, rows: list[int]) -> torch.Tensor:
@@ -104,8 +120,8 @@ class Parts(Dataset):
 
     def crops_of_masks(self) -> np.ndarray:
         """(N, s, s) uint8: the masks as the crops show them."""
-        boxes = (_box(self.images.read(int(row))) for row in self.rows)
-        pairs = zip(self.masks, boxes, strict=True)
+        boxes = (_box(self.split.images.read(int(row))) for row in self.split.rows)
+        pairs = zip(self.split.masks, boxes, strict=True)
         return np.stack([crop_mask(_square(mask), box, self.size) for mask, box in pairs])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +12,8 @@ import numpy as np
 from data.cli import UsageError
 from data.synthetic import dataset as synthetic
 from evaluate.diagnose.arguments import Arguments
-from evaluate.diagnose.parts import Parts, find_masks
+from evaluate.diagnose.parts import Split, find_masks
 from train.features import Labelled
-
-
-@dataclass(frozen=True)
-class Split:
-    """A labelled folder.
-
-    Attributes:
-        rows: (M,) int, its images that are used.
-        masks: of each of them; None: not known.
-    """
-
-    images: Labelled
-    rows: np.ndarray
-    masks: list[np.ndarray] | None
-
-    def parts(self, size: int, cut: str = "image") -> Parts:
-        """Crops of `size` px; see Parts."""
-        return Parts(self.images, self.rows, self.masks, size, cut)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(M,) int64 classes."""
-        return self.images.labels[self.rows]
 
 
 def bank_and_queries(arguments: Arguments) -> tuple[Split, Split]:

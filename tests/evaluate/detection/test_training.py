@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from data.cli import UsageError
-from data.io import lock
-from evaluate.common import command as run
+from evaluate.common import command, reserved
 from evaluate.detection import command as detection
 from evaluate.detection.average_precision import coco_ap
 from evaluate.detection.coco import read_coco
@@ -37,15 +36,6 @@ SCHEDULE = Schedule(
 )
 OPTIONS = "--iterations 40 --batch 2 --scales 48 64 --test-scale 64 --regions 16 --precise-bn 2"
 OPTIONS += " --lr 0.002 --device cpu --save-every 5"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other cost minutes where the processors are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def save_backbone(path: Path, stem: str, width: int) -> Path:
@@ -191,10 +181,11 @@ def test_options_that_cannot_be_meant(data, weights, wrong, message):
 
 
 def test_a_second_detection_of_the_same_result_is_told_at_its_start(weights, tmp_path):
-    options = ["--weights", str(weights), "--data", "/nowhere", "--json", str(tmp_path / "x.json")]
+    places = {"weights": str(weights), "data": "/nowhere", "json_file": str(tmp_path / "x.json")}
+    argv = ["--weights", str(weights), "--data", "/nowhere", "--json", places["json_file"]]
     busy = pytest.raises(UsageError, match=r"x\.json: another evaluation is writing it")
-    with lock(tmp_path / ".x.json.lock"), busy:
-        run("detection", detection, options)
+    with reserved(Arguments(**places)), busy:
+        command("detection", detection, argv)
 
 
 def start(

@@ -2,6 +2,7 @@
 against plain loops."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from evaluate.diagnose import heat, neighbours
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.figure import over
 from evaluate.diagnose.localisation import chance, heatmap_statistics, percent
-from evaluate.diagnose.parts import Parts, find_masks
+from evaluate.diagnose.parts import Parts, Split, find_masks
 from evaluate.features import Encoder, load_encoder
 from evaluate.probes.linear import fit_probe
 from train.features import Labelled, forward
@@ -204,6 +205,24 @@ def test_every_run_has_the_chance_of_its_own_size(tmp_path, embedded):
     )
     assert both["runs"][small]["chance"] == alone["chance"] != both["runs"][large]["chance"]
     assert "chance" not in both and f"\nchance, {small} " in "\n".join(diagnosis.lines(both))
+    assert [at.split()[-2] for at in both["protocol"]["maps_at"].values()] == ["32", "224"]
+
+
+def test_a_run_has_its_own_numbers_unless_its_folder_takes_none(trained, data, images, tmp_path):
+    out, masks = tmp_path / "d.json", str(images / "masks")
+    options = ["--data", data, "--masks", masks, "--bank-masks", masks, "--limit", "4"]
+    argv = ["--runs", trained, *options, "--examples", "0", "--json", str(out)]
+    own = Path(trained, "diagnose.json")
+    command("diagnose", diagnosis, argv)
+    result, numbers = json.loads(out.read_text()), json.loads(own.read_text())
+    assert numbers["run"] == trained and numbers["evaluation"] == "diagnose"
+    assert result["runs"][trained].items() <= numbers.items()
+    own.unlink()
+    out.unlink()
+    own.mkdir()  # nothing can be written there
+    command("diagnose", diagnosis, argv)
+    own.rmdir()
+    assert json.loads(out.read_text()) == result
 
 
 def test_backgrounds_are_judged_by_features_that_know_textures(embedded):
@@ -213,7 +232,7 @@ def test_backgrounds_are_judged_by_features_that_know_textures(embedded):
     images = Labelled(str(root / "data" / "train"), 32)
     rows = np.arange(0, 300, 2)
     masks = find_masks(str(root / "data" / "masks"), images, rows)
-    parts = Parts(images, rows, masks, 32, "background")
+    parts = Parts(Split(images, rows, masks), 32, "background")
     grey = np.stack([part.mean(2) for part in parts])
     grey -= grey.mean((1, 2), keepdims=True)
     spectrum = np.log1p(np.abs(np.fft.rfft2(grey))).reshape(len(rows), -1)
@@ -241,14 +260,26 @@ def test_masks_are_found_in_caches_and_folders_alike(images, truth_cache):
         find_masks(str(images / "nothing"), labelled, rows)
 
 
-def test_masks_of_other_tools_and_missing_ones(images, tmp_path):
-    labelled, rows = Labelled(str(images / "train"), 24), np.arange(3)
-    (truth,) = find_masks(str(images / "masks"), labelled, rows[:1])
-    first = tmp_path / labelled.paths[0].decode()
-    first.parent.mkdir(parents=True)
-    Image.fromarray(truth // 255).save(first)  # 0 and 1
-    found = find_masks(str(tmp_path), labelled, rows)
-    assert np.array_equal(found[0], truth) and found[1:] == [None, None]
+def test_masks_of_other_tools_and_missing_ones(tmp_path):
+    """0 and 1, a palette, alpha, 16 bits, and a mask of the picture as its EXIF tag displays it."""
+    truth = np.zeros((40, 60), np.uint8)
+    truth[10:30, 20:50] = 255
+    palette = Image.fromarray(truth // 255, "P")
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    cut_out = np.dstack([np.full((40, 60, 3), 90, np.uint8), truth])
+    masks = [truth // 255, palette, cut_out, truth.astype(np.uint16) * 257, np.rot90(truth, -1)]
+    for folder in ("val/a", "masks/a"):
+        (tmp_path / folder).mkdir(parents=True)
+    for i in range(6):
+        picture = Image.new("RGB", (60, 40))
+        exif = picture.getexif()
+        exif[0x0112] = 6 if i == 4 else 1
+        picture.save(tmp_path / f"val/a/{i}.jpg", exif=exif)
+    for i, mask in enumerate(masks):
+        image = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
+        image.save(tmp_path / f"masks/a/{i}.png")
+    found = find_masks(str(tmp_path / "masks"), Labelled(str(tmp_path / "val"), 24), np.arange(6))
+    assert all(np.array_equal(mask, truth) for mask in found[:5]) and found[5] is None
 
 
 def test_parts_of_an_image(images):
@@ -257,7 +288,7 @@ def test_parts_of_an_image(images):
     for i, mask in enumerate(masks):
         image = labelled.read(i)
         object_, background = (
-            Parts(labelled, np.arange(4), masks, 48, cut)[i].astype(int)
+            Parts(Split(labelled, np.arange(4), masks), 48, cut)[i].astype(int)
             for cut in ("object", "background")
         )
         inside, far = mask > 0, cv2.dilate(mask, np.ones((9, 9))) == 0
@@ -281,7 +312,6 @@ def test_a_colour_map_is_red_at_the_maximum():
         ({"runs": ()}, "give --runs"),
         ({"data": ""}, "--data"),
         ({"k": 0}, "--k"),
-        ({"stage": 5}, "--stage 5"),
         ({"masks": "/nowhere"}, "no such mask cache"),
         ({"queries": "nope"}, "nope"),
         ({"limit": 0}, "--limit"),
