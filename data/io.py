@@ -94,15 +94,24 @@ def sync(path: str | os.PathLike) -> None:
 
 def remove_temporary(folder: str | os.PathLike) -> None:
     """Remove what dead processes left under temporary names in a folder that the caller has
-    locked."""
+    locked. What others of this machine write there, as an evaluation beside a training does,
+    stays."""
     for file in Path(folder).glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            file.unlink()
+        owner, _, process = file.stem.rpartition(".")
+        here = owner.endswith(f".{socket.gethostname()}")
+        if not here or not os.path.exists(f"/proc/{process}"):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 @contextmanager
 def lock(
-    path: str | os.PathLike, busy: str = "", *, shared: bool = False, wait: bool = False
+    path: str | os.PathLike,
+    busy: str = "",
+    *,
+    shared: bool = False,
+    wait: bool = False,
+    remove: bool = False,
 ) -> Iterator[None]:
     """Hold a lock on the file `path`, made where it is missing, as long as the block runs.
 
@@ -110,27 +119,36 @@ def lock(
         busy: message of the error where another process holds the lock.
         shared: several processes may hold it, as long as none holds it alone.
         wait: wait for the lock.
+        remove: remove the file at the end.
 
     On a file system without locks a note says so, and the block runs.
 
     Raises:
         UsageError: another process holds the lock, and `wait` is false.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UsageError(busy or f"{path}: another process holds this lock") from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+        except BlockingIOError:
             os.close(descriptor)
-            raise
-        _note_without_locks(os.path.dirname(path))
+            raise UsageError(busy or f"{path}: another process holds this lock") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+            _note_without_locks(os.path.dirname(path))
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                break
+        os.close(descriptor)  # whoever held it has removed it since it was opened
     try:
         yield
     finally:
+        if remove:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         os.close(descriptor)
 
 

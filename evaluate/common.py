@@ -82,12 +82,14 @@ class Common:
         """UsageError where options are missing or do not fit together."""
         if (self.run is None) == (self.weights is None):
             raise UsageError("give either --run RUN or --weights FILE")
-        if self.seeds < 1:
-            raise UsageError(f"--seeds {self.seeds}: must be at least 1")
         if not self.data:
             raise UsageError("give --data DIR, the folder of the data set")
-        if self.workers < 0 or (self.size is not None and self.size < 1):
-            raise UsageError(f"--workers {self.workers}, --size {self.size}: must not be negative")
+        size = 1 if self.size is None else self.size
+        if min(self.seeds, size, self.workers + 1) < 1:
+            raise UsageError(
+                f"--seeds {self.seeds}, --size {size}, --workers {self.workers}: must be at least "
+                "1, 1 and 0"
+            )
         for source in self.sources():
             if self.run and not source.with_name("config.json").exists():
                 raise UsageError(f"{source.parent}: no run here (no config.json)")
@@ -108,9 +110,9 @@ class Common:
 
     def sources(self) -> list[Path]:
         """The seeds' files of weights."""
-        seeds = range(self.seeds if self.network_depends_on_seed else 1)
-        named = [self.with_seed(seed) for seed in seeds]
-        return [Path(x.run, "backbone.pt") if x.run else Path(x.weights) for x in named]
+        name = os.path.join(self.run, "backbone.pt") if self.run else self.weights
+        seeds = range(self.seeds if "{seed}" in name else 1)
+        return [Path(name.replace("{seed}", str(seed))) for seed in seeds]
 
     def result(self, protocol: dict, **values) -> dict:
         """What the JSON of every evaluation of a network begins with."""
@@ -227,7 +229,7 @@ def reserved(arguments: object) -> Iterator[bool]:
             # also of what lies beside it
             held = file.with_name(f".{beside(file, '.lock').name}")
             busy = f"{file}: another evaluation is writing it; wait, or choose another --json"
-            stack.enter_context(lock(held, busy))
+            stack.enter_context(lock(held, busy, remove=True))
         yield first
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import atomic
+from data.io import atomic, is_own
 from evaluate.common import Common
 from train import features
 from train.distributed import choose_device
@@ -34,6 +34,7 @@ class Encoder:
         digest: of its weights.
         head: its projection head, on the same device, or None.
         classifier: its classifier of ImageNet's classes, or None.
+        workers: processes that decode its images; 0: this one.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Encoder:
     digest: str = ""
     head: nn.Module | None = None
     classifier: nn.Linear | None = None
+    workers: int = 0
 
     @property
     def crop(self) -> str:
@@ -66,13 +68,15 @@ def load_encoder(arguments: Common, seed: int = 0) -> Encoder:
         UsageError: no run, or an unfinished one, or weights that do not fit its network.
     """
     source = load_source(arguments.run, arguments.weights, arguments.stem)
-    device, size = choose_device(arguments.device), arguments.size or source.size
+    device, digest = choose_device(arguments.device), source.digest()
+    layers = [source.head, source.classifier]
+    if arguments.untrained:
+        digest, layers = f"{digest}-untrained{seed or ''}", [None, None]
     model = source.build(arguments.untrained, seed).requires_grad_(False).eval()
     model = model.to(device, memory_format=torch.channels_last)
-    if arguments.untrained:
-        return Encoder(model, size, device, f"{source.digest()}-untrained{seed or ''}")
-    head, classifier = (layer and layer.to(device) for layer in (source.head, source.classifier))
-    return Encoder(model, size, device, source.digest(), head, classifier)
+    layers = [layer and layer.to(device) for layer in layers]
+    size = arguments.size or source.size
+    return Encoder(model, size, device, digest, *layers, arguments.workers)
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,7 @@ def labelled_pair(arguments: Common, size: int) -> tuple[Labelled, Labelled]:
 def train_and_val(arguments: Common, encoder: Encoder) -> TrainVal:
     """Features of DATA/train and DATA/val, kept in the folder --features where there is one."""
     train, val = labelled_pair(arguments, encoder.size)
-    options = {"workers": arguments.workers, "keep": arguments.features}
-    bank, queries = (extract(encoder, images, **options) for images in (train, val))
+    bank, queries = (extract(encoder, part, keep=arguments.features) for part in (train, val))
     return TrainVal(bank, train.labels, queries, val.labels, train.classes)
 
 
@@ -111,11 +114,7 @@ def sizes(train: Sized, val: Sized, classes: list[str]) -> dict[str, int]:
 
 
 def extract(
-    encoder: Encoder,
-    images: Labelled,
-    batch: int = 256,
-    workers: int = 0,
-    keep: str | None = None,
+    encoder: Encoder, images: Labelled, batch: int = 256, keep: str | None = None
 ) -> np.ndarray:
     """Features of every image: the backbone's pooled output, not normalised.
 
@@ -130,36 +129,34 @@ def extract(
             of other contents.
     """
     if keep is None:
-        return _fill(encoder, images, batch, workers)
+        return _fill(encoder, images, batch)
     name = f"{os.path.basename(images.root.rstrip('/'))}-{images.crop.__name__}{encoder.size}"
     file = Path(keep, f"{name}-{encoder.digest}-{images.digest()}.npy")
-    if not file.is_file():
+    if not os.path.lexists(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic(file) as temporary:
-            _fill(encoder, images, batch, workers, temporary).flush()
+            _fill(encoder, images, batch, temporary).flush()
     return _read_kept(file, (len(images), encoder.dimensions))
 
 
 def _read_kept(file: Path, shape: tuple[int, int]) -> np.ndarray:
     try:
-        kept = np.lib.format.open_memmap(file, mode="r")
+        kept = np.lib.format.open_memmap(file, mode="r") if is_own(file) else None
     except OSError:
         raise
-    except Exception:  # whatever numpy finds in a header that it did not write
-        kept = np.empty(0)
-    if kept.dtype != np.float16 or kept.shape != shape:
+    except Exception:  # whatever numpy finds in what it did not write
+        kept = None
+    if kept is None or kept.dtype != np.float16 or kept.shape != shape:
         raise UsageError(f"{file}: not the features of {shape[0]} images, {shape[1]}-d; delete it")
     return kept
 
 
-def _fill(
-    encoder: Encoder, images: Labelled, batch: int, workers: int, file: Path | None = None
-) -> np.ndarray:
+def _fill(encoder: Encoder, images: Labelled, batch: int, file: Path | None = None) -> np.ndarray:
     """The features of all images, in memory or in `file`."""
     out, done = None, 0
     name = f"features {os.path.basename(images.root)}"
     with tqdm(total=len(images), desc=name, unit="img", leave=False) as bar:
-        loader = batches(images, workers, encoder.device, batch)
+        loader = batches(images, encoder.workers, encoder.device, batch)
         for part in features.features(encoder.model, loader, encoder.device):
             if out is None:
                 out = _allocate((len(images), part.shape[1]), file)

@@ -28,18 +28,18 @@ def measure(
         data: `original`); on the embedded data also "backgrounds": {probe: {split or "gap":
         percent}} as evaluate.backgrounds.variants has it.
     """
-    encoder = load_encoder(Common(str(run), untrained=untrained))
+    options = {"run": str(run), "untrained": untrained, "workers": workers}
+    encoder = load_encoder(Common(**options))
     test = images / ("val" if data.source else "original")
     train = Labelled(str(images / "train"), encoder.size)
     val = Labelled(str(test), encoder.size, train.classes)
-    bank, queries = (extract(encoder, part, workers=workers) for part in (train, val))
+    bank, queries = (extract(encoder, part) for part in (train, val))
     classes = len(train.classes)
     numbers = {"knn": knn(bank, train.labels, queries, val.labels, classes)}
     if data.source:
         probe = fit_probe(bank, train.labels, classes)
         return numbers | {"linear": probe.accuracy(queries, val.labels)}
-    options = {"run": str(run), "data": str(images), "untrained": untrained, "workers": workers}
-    backgrounds = variants.evaluate(variants.Arguments(**options))["accuracy"]
+    backgrounds = variants.evaluate(variants.Arguments(data=str(images), **options))["accuracy"]
     return numbers | {"linear": backgrounds["biased"]["original"], "backgrounds": backgrounds}
 
 

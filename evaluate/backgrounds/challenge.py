@@ -26,7 +26,6 @@ def challenge(
     decide: Callable[[np.ndarray], np.ndarray],
     data: str,
     classes: list[str],
-    workers: int = 0,
 ) -> float:
     """Percentage of foregrounds that are decided rightly on every background of only_bg_t.
 
@@ -51,7 +50,7 @@ def challenge(
             f"{classes[-1]}, and of no others"
         )
     images = Labelled(os.path.join(data, "only_bg_t", "val"), encoder.size, crop=whole_image)
-    loader = batches(images, workers, encoder.device, BATCH)
+    loader = batches(images, encoder.workers, encoder.device, BATCH)
     backgrounds = torch.cat(list(loader)).to(encoder.device)
     order, safe = list(range(len(backgrounds))), 0
     with torch.inference_mode(), tqdm(masks, "challenge", unit="foreground", leave=False) as bar:

@@ -35,7 +35,7 @@ from evaluate.backgrounds.challenge import challenge
 from evaluate.common import Common, aligned, describe, repeat
 from evaluate.features import Encoder, accuracy_by_class, extract, load_encoder, project
 from evaluate.probes.linear import L2, fit_probe
-from evaluate.published import in9_table
+from evaluate.published import IN9
 from train.features import Labelled
 
 CLASSES, MAPPED = 9, 370  # of ImageNet's 1000 classes
@@ -154,7 +154,7 @@ def evaluate(arguments: Arguments) -> dict:
 
 def _measure(arguments: Arguments, seed: int) -> dict:
     encoder = load_encoder(arguments, seed)
-    data, workers = arguments.data, arguments.workers
+    data = arguments.data
     present = [v for v in VARIANTS if os.path.isdir(os.path.join(data, v, "val"))]
     if not {"mixed_same", "mixed_rand"} <= set(present):
         raise UsageError(
@@ -168,7 +168,7 @@ def _measure(arguments: Arguments, seed: int) -> dict:
     per_class: dict[str, dict] = {kind: {} for kind in deciders}
     for variant in present:
         images = images_of(os.path.join(data, variant, "val"), encoder.size, classes)
-        features = extract(encoder, images, workers=workers)
+        features = extract(encoder, images)
         protocol[f"{variant}_images"] = len(images)
         for kind, decide in deciders.items():
             right = decide(features) == images.labels
@@ -178,8 +178,8 @@ def _measure(arguments: Arguments, seed: int) -> dict:
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         if arguments.challenge:
             decide = deciders[kind]
-            values["challenge"] = challenge(encoder, decide, data, images.classes, workers)
-    published = in9_table() if classes is None else []
+            values["challenge"] = challenge(encoder, decide, data, images.classes)
+    published = IN9 if classes is None else []
     return arguments.result(protocol, accuracy=accuracy, per_class=per_class, published=published)
 
 
@@ -208,7 +208,7 @@ def _deciders(
         inner = os.path.join(arguments.train, "train")
         folder = inner if os.path.isdir(inner) else arguments.train
         images = images_of(folder, encoder.size, classes)
-        features = extract(encoder, images, workers=arguments.workers)
+        features = extract(encoder, images)
         probe = fit_probe(features, images.labels, len(images.classes), arguments.l2)
         protocol["probe"] = f"{len(images.classes)}-way, L-BFGS on standardised features"
         protocol |= {"l2": arguments.l2, "train": arguments.train, "train_images": len(images)}

@@ -50,7 +50,7 @@ def _measure(arguments: Arguments, seed: int) -> dict:
 
     def read(folder: str) -> tuple[Labelled, np.ndarray]:
         images = Labelled(os.path.join(arguments.data, folder), encoder.size, classes)
-        return images, extract(encoder, images, workers=arguments.workers)
+        return images, extract(encoder, images)
 
     for name, folder in PROBES.items():
         images, features = read(folder)

@@ -109,8 +109,8 @@ def _encoder(name: str, arguments: Arguments) -> Encoder:
     """The network of a run folder, of `untrained:RUN`, or of a file of weights."""
     place = name.removeprefix("untrained:")
     run, weights = (None, place) if os.path.isfile(place) else (place, None)
-    options = {"size": arguments.size, "device": arguments.device, "untrained": name != place}
-    return load_encoder(Common(run, weights=weights, **options))
+    options = {key: getattr(arguments, key) for key in ("size", "device", "workers")}
+    return load_encoder(Common(run, weights=weights, untrained=name != place, **options))
 
 
 def _protocol(study: Study) -> dict:

@@ -46,8 +46,7 @@ class Study:
     def features(self, encoder: Encoder, cut: str = "image") -> list[np.ndarray]:
         """(N, D) float32 features of the bank and of the queries, or of a part of each image."""
         parts = [Parts(split, encoder.size, cut) for split in (self.bank, self.queries)]
-        workers = self.arguments.workers
-        return [np.asarray(extract(encoder, p, workers=workers), np.float32) for p in parts]
+        return [np.asarray(extract(encoder, part), np.float32) for part in parts]
 
 
 class Pictures(NamedTuple):

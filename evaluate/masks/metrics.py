@@ -55,16 +55,7 @@ def score(saliency: np.ndarray, truth: np.ndarray, nearest: Nearest | None = Non
     Args:
         nearest: nearest_foreground(truth), where several maps of one image are scored: it takes
             most of the time.
-
-    Raises:
-        ValueError: the shapes or types do not fit.
     """
-    if saliency.shape != truth.shape or saliency.ndim != 2:
-        raise ValueError(f"a map of {saliency.shape} against a truth of {truth.shape}")
-    if saliency.dtype != np.uint8 or truth.dtype != bool:
-        raise ValueError(
-            f"a map must be uint8 and truth bool, not {saliency.dtype} and {truth.dtype}"
-        )
     values = saliency / 255
     low, high = values.min(), values.max()
     values = (values - low) / (high - low) if high > low else values

@@ -69,12 +69,12 @@ class Arguments:
 
     @property
     def names(self) -> list[str]:
-        """The estimators' names, or the folder of maps."""
-        return [self.maps] if self.maps else [name for name in self.estimator.split(",") if name]
+        """The estimators' names."""
+        return [name for name in self.estimator.split(",") if name]
 
     def check(self) -> None:
         """UsageError where options do not fit together."""
-        if bool(self.estimator) == bool(self.maps):
+        if bool(self.names) == bool(self.maps):
             raise UsageError("give either --estimator NAME[,NAME...] or --maps FOLDER")
         if self.limit is not None and self.limit < 1:
             raise UsageError("--limit must be at least 1")
@@ -105,7 +105,8 @@ def evaluate(arguments: Arguments) -> dict:
     """
     arguments.check()
     paths = _paths(arguments)
-    entries = {name: _description(name, arguments) for name in arguments.names}
+    entries = {name: _description(name, arguments.refine) for name in arguments.names}
+    entries = entries or {arguments.maps: {}}
     rows, left_out = _score_all(arguments, paths)
     for i, entry in enumerate(entries.values()):
         scores = [row[i][0] for row in rows.values()]
@@ -198,12 +199,10 @@ def _is_odd(path: bytes) -> bool:
     return int(numbers[-1]) % 2 == 1
 
 
-def _description(name: str, arguments: Arguments) -> dict:
+def _description(name: str, refine: str) -> dict:
     """What identifies an estimator in the result."""
-    if name == arguments.maps:
-        return {}
     try:
-        estimator = estimators.load(name, refine=arguments.refine)
+        estimator = estimators.load(name, refine=refine)
     except ValueError as error:
         raise UsageError(str(error)) from error
     description = {"version": estimator.version, "parameters": estimator.parameters}
@@ -233,7 +232,7 @@ def _score_all(
 
 
 def _score_block(arguments: Arguments, paths: list[bytes]) -> list[Row | str]:
-    _maps(arguments, np.zeros((32, 32, 3), np.uint8))  # compiled functions are loaded on first use
+    _predict_all(arguments, np.zeros((32, 32, 3), np.uint8))  # compiles: it is no image's time
     return [_score_image(arguments, path) for path in paths]
 
 
@@ -244,20 +243,18 @@ def _score_image(arguments: Arguments, path: bytes) -> Row | str:
         return str(error)
     foreground = truth >= FOREGROUND
     nearest = nearest_foreground(foreground) if foreground.any() else None
-    return [(score(saliency, foreground, nearest), ms) for saliency, ms in maps]
+    return [(score(saliency, foreground, nearest), ms) for saliency, ms in maps.values()]
 
 
 def _pictures(arguments: Arguments, path: bytes) -> dict[str, np.ndarray]:
     """A row of the figure of examples: pictures by title."""
     image, truth, maps = _read(arguments, path)
-    names = map(_base, arguments.names)
-    return {"image": image, "truth": truth} | {n: m for n, (m, _) in zip(names, maps, strict=True)}
+    titled = {_base(name): saliency for name, (saliency, _) in maps.items()}
+    return {"image": image, "truth": truth, **titled}
 
 
-def _read(
-    arguments: Arguments, path: bytes
-) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, float]]]:
-    """An image, (H, W, 3) uint8 RGB; its true mask, (H, W) uint8; and each estimator's map, (H, W)
+def _read(arguments: Arguments, path: bytes) -> tuple[np.ndarray, np.ndarray, dict[str, tuple]]:
+    """An image, (H, W, 3) uint8 RGB; its true mask, (H, W) uint8; and by estimator its map, (H, W)
     uint8, with the CPU milliseconds that it took (0 for a map on disk).
 
     Raises:
@@ -279,11 +276,10 @@ def _read(
             raise ImageError("no_map", f"{what}: of another size than its image")
         return np.rint(255 * levels).astype(np.uint8)
 
-    truth = grey(arguments.truth, "true mask")
-    maps = [(grey(arguments.maps, "map"), 0.0)] if arguments.maps else _maps(arguments, image)
+    truth, folder = grey(arguments.truth, "true mask"), arguments.maps
+    maps = {folder: (grey(folder, "map"), 0.0)} if folder else _predict_all(arguments, image)
     return image, truth, maps
 
 
-def _maps(arguments: Arguments, image: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    names = [] if arguments.maps else arguments.names
-    return [predict(image, name, arguments.refine) for name in names]
+def _predict_all(arguments: Arguments, image: np.ndarray) -> dict[str, tuple[np.ndarray, float]]:
+    return {name: predict(image, name, arguments.refine) for name in arguments.names}

@@ -28,7 +28,7 @@ from data.sources.lists import read_list
 from evaluate.common import Common, describe, percent, repeat
 from evaluate.features import labelled_pair, load_encoder, sizes
 from evaluate.probes import sgd
-from evaluate.probes.schedule import Schedule
+from evaluate.probes.sgd import Schedule
 from evaluate.probes.sweep import choose
 from train import distributed
 from train.features import Labelled
@@ -145,8 +145,8 @@ def evaluate(arguments: Arguments) -> dict:
                 schedule = schedule_for(arguments, mode, 100 * len(rows) / len(train), seed)
                 training[f"{name} {mode}"] = _described(schedule)
                 file = arguments.kept_file(seed, f"{_part(name)}-{mode}")
-                model = sgd.fit(encoder, train, schedule, file, rows, arguments.workers)
-                accuracy[f"{name} {mode}"] = sgd.evaluate(model, test, workers=arguments.workers)
+                model = sgd.fit(encoder, train, schedule, file, rows)
+                accuracy[f"{name} {mode}"] = sgd.evaluate(model, test)
         return arguments.result(protocol, accuracy=accuracy)
 
     return repeat(arguments, measure, draws=True)

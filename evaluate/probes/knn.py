@@ -58,26 +58,26 @@ def evaluate(arguments: Arguments) -> dict:
 def _measure(arguments: Arguments, seed: int) -> dict:
     encoder = load_encoder(arguments, seed)
     data = train_and_val(arguments, encoder)
-    kinds = {"": (data.train, data.val)}
-    head_features = NO_HEAD
+    kinds, head_features = {"": (data.train, data.val)}, NO_HEAD
     if encoder.head is not None:
         bank, queries = (project(encoder.head, x, encoder.device) for x in (data.train, data.val))
         kinds["head "] = (bank, queries)
         head_features = f"projection head, {bank.shape[1]} dimensions"
-    accuracy, classes = {}, len(data.classes)
+    accuracy, options = {}, (arguments.temperature, len(data.classes))
     for kind, (bank, queries) in kinds.items():
-        cosine, rows = nearest(bank, queries, max(arguments.k), encoder.device)
+        neighbours = nearest(bank, queries, max(arguments.k), encoder.device)
         for k in arguments.k:
-            predicted = vote(cosine, rows, data.labels, k, arguments.temperature, classes)
+            predicted = vote(*neighbours, data.labels, k, *options)
             accuracy[f"{kind}{k}"] = 100 * float((predicted == data.truth).mean())
-    k_used = [min(k, len(data.train)) for k in arguments.k]
+    bank = len(data.train)
+    k_used = {"k_used": [min(k, bank) for k in arguments.k]} if max(arguments.k) > bank else {}
     protocol = {
         "features": "backbone, pooled",
         "head_features": head_features,
         "similarity": "cosine",
         "crop": encoder.crop,
         "k": list(arguments.k),
-        **({} if k_used == list(arguments.k) else {"k_used": k_used}),
+        **k_used,
         "temperature": arguments.temperature,
         "stored": str(data.train.dtype),
         **sizes(data.train, data.val, data.classes),

@@ -34,7 +34,7 @@ from evaluate.features import (
     train_and_val,
 )
 from evaluate.probes import sgd
-from evaluate.probes.schedule import CROP, Schedule
+from evaluate.probes.sgd import CROP, Schedule
 from evaluate.probes.sweep import sweep
 from train import distributed
 
@@ -179,12 +179,11 @@ Protocol = tuple[dict, Callable[[int], dict]]
 
 def _moco(arguments: Arguments, encoder: Encoder) -> Protocol:
     train, test = labelled_pair(arguments, encoder.size)
-    workers, schedule = arguments.workers, _schedule(arguments)
+    schedule = _schedule(arguments)
 
     def accuracy(seed: int) -> dict:
-        file = arguments.kept_file(seed)
-        model = sgd.fit(encoder, train, replace(schedule, seed=seed), file, workers=workers)
-        return sgd.evaluate(model, test, workers=workers)
+        seeded, file = replace(schedule, seed=seed), arguments.kept_file(seed)
+        return sgd.evaluate(sgd.fit(encoder, train, seeded, file), test)
 
     details = {
         "features": "backbone, pooled, frozen in eval mode",
@@ -199,7 +198,6 @@ def _moco(arguments: Arguments, encoder: Encoder) -> Protocol:
 
 def _sweep(arguments: Arguments, encoder: Encoder) -> Protocol:
     rates, schedule = arguments.sweep_lr, _schedule(arguments)
-    schedule.check()
     if not rates or min(rates) <= 0:
         raise UsageError("--sweep-lr needs rates above 0")
     features = train_and_val(arguments, encoder)

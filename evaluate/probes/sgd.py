@@ -8,21 +8,128 @@ command continues.
 
 import copy
 import hashlib
-from dataclasses import asdict
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from data.cli import UsageError
 from evaluate.features import Encoder, accuracies
-from evaluate.probes.schedule import Order, RandomCrops, Schedule
 from evaluate.steps import Plan, Training, spread
 from train import distributed
 from train.batch_norm import spread_batch_norm
+from train.crop import random_box, resize_crop
 from train.features import Labelled, batches, forward
+from train.streams import ORDER, VIEW, stream
+
+BATCH = 256  # images of a step in testing
+CROP = (0.08, 1.0)  # shares of the image's area, torchvision's default and MoCo's
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a classifier is trained. The defaults are MoCo's for a linear one (main_lincls.py).
+
+    Attributes:
+        finetune: train the whole network instead of the classifier on frozen features.
+        lr: of the classifier.  backbone_lr: of the network's other weights, where they are trained.
+        decay: "step": x0.1 after 60 % and 80 % of the epochs; "cosine": half a cosine to 0, step by
+            step.
+    """
+
+    epochs: int = 100
+    batch: int = 256
+    lr: float = 30.0
+    backbone_lr: float = 0.0
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    decay: Literal["step", "cosine"] = "step"
+    finetune: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch) < 1:
+            raise UsageError(f"--epochs {self.epochs}, --batch {self.batch}: must be at least 1")
+        if min(self.lr, self.backbone_lr, self.weight_decay) < 0:
+            raise UsageError("learning rates and weight decay must not be negative")
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        """What the rates are multiplied by at a step."""
+        if self.decay == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * self.epochs)))
+        epoch = step // steps_per_epoch
+        return 0.1 ** ((10 * epoch >= 6 * self.epochs) + (10 * epoch >= 8 * self.epochs))
+
+    def layer(self, dimensions: int, classes: int) -> nn.Linear:
+        """The classifier before its first step."""
+        layer = nn.Linear(dimensions, classes)
+        first = torch.Generator().manual_seed(self.seed)
+        nn.init.normal_(layer.weight, 0, 0.01, generator=first)
+        nn.init.zeros_(layer.bias)
+        return layer
+
+    def optimizer(self, *modules: nn.Module) -> torch.optim.SGD:
+        """SGD, a group a module; the rates are set step by step."""
+        groups = [{"params": list(module.parameters())} for module in modules]
+        return torch.optim.SGD(groups, 1.0, self.momentum, weight_decay=self.weight_decay)
+
+
+class RandomCrops(Dataset):
+    """Random resized crops and flips of some rows of a labelled folder; items are (epoch, place in
+    rows)."""
+
+    def __init__(self, images: Labelled, rows: np.ndarray, seed: int):
+        self.images, self.rows, self.seed = images, rows, seed
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, s, s, 3) uint8 and (B,) int64 labels."""
+        size = self.images.size
+        crops = np.empty((len(items), size, size, 3), np.uint8)
+        rows = [int(self.rows[place]) for _, place in items]
+        for i, ((epoch, _), row) in enumerate(zip(items, rows, strict=True)):
+            image = self.images.read(row)
+            rng = stream(VIEW, self.seed, epoch, row)
+            flip = rng.random() < 0.5
+            crop = resize_crop(image, random_box(rng, image.shape[1], image.shape[0], CROP), size)
+            crops[i] = cv2.flip(crop, 1) if flip else crop
+        return torch.from_numpy(crops), torch.from_numpy(self.images.labels[rows].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Order:
+    """Each step's items of this process, from step `start` on; an epoch's last, smaller batch is
+    kept."""
+
+    count: int
+    schedule: Schedule
+    start: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return math.ceil(self.count / self.schedule.batch)
+
+    def __len__(self) -> int:
+        return self.steps * self.schedule.epochs - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batch, seed = self.schedule.batch, self.schedule.seed
+        for step in range(self.start, self.start + len(self)):
+            epoch, place = divmod(step, self.steps)
+            if place == 0 or step == self.start:
+                order = stream(ORDER, seed, epoch).permutation(self.count)
+            whole = order[place * batch : (place + 1) * batch]
+            part = np.array_split(whole, distributed.world())[distributed.rank()]
+            yield [(epoch, i) for i in part.tolist()]
 
 
 class Classifier(nn.Module):
@@ -30,7 +137,8 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: Encoder, classes: int, schedule: Schedule):
         super().__init__()
-        self.device, self.finetune = encoder.device, schedule.finetune
+        self.device, self.workers = encoder.device, encoder.workers
+        self.finetune = schedule.finetune
         self.backbone = copy.deepcopy(encoder.model) if self.finetune else encoder.model
         self.backbone.requires_grad_(self.finetune).eval()
         self.fc = schedule.layer(encoder.dimensions, classes).to(self.device)
@@ -49,7 +157,6 @@ def fit(
     schedule: Schedule,
     file: Path,
     rows: np.ndarray | None = None,
-    workers: int = 0,
 ) -> Classifier:
     """Train a classifier, or continue what `file` holds; a finished file is only loaded.
 
@@ -62,7 +169,6 @@ def fit(
             loss that diverges.
         SystemExit: stopped by a signal, and saved.
     """
-    schedule.check()
     rows = np.arange(len(images)) if rows is None else rows
     before = fingerprint(encoder.model)
     model = Classifier(encoder, len(images.classes), schedule)
@@ -85,16 +191,14 @@ def fit(
     )
     training.restore()
     if not training.finished:
-        _train(model, training, schedule, RandomCrops(images, rows, schedule.seed), workers)
+        _train(model, training, schedule, RandomCrops(images, rows, schedule.seed))
         training.save(finished=True)
     if fingerprint(encoder.model) != before:
         raise AssertionError("the frozen backbone changed while the classifier was trained")
     return model.eval()
 
 
-def _train(
-    model: Classifier, training: Training, schedule: Schedule, crops: RandomCrops, workers: int
-) -> None:
+def _train(model: Classifier, training: Training, schedule: Schedule, crops: RandomCrops) -> None:
     order = Order(len(crops.rows), schedule, training.step)
     if schedule.finetune and distributed.world() > 1:
         model.backbone = spread_batch_norm(model.backbone, 1, model.device)
@@ -116,18 +220,17 @@ def _train(
 
     name = f"{'fine-tuning' if schedule.finetune else 'linear'}, seed {schedule.seed}"
     plan = Plan(order.steps * schedule.epochs, order.steps, rates, name)
-    training.run(batches(crops, workers, model.device, order=order), loss_of, plan)
+    training.run(batches(crops, model.workers, model.device, order=order), loss_of, plan)
 
 
-def evaluate(model: Classifier, images: Labelled, batch: int = 256, workers: int = 0) -> dict:
+def evaluate(model: Classifier, images: Labelled) -> dict:
     """Accuracy in percent, as evaluate.features.accuracies."""
     rows = np.arange(distributed.rank(), len(images), distributed.world())
-    order = [rows[i : i + batch].tolist() for i in range(0, len(rows), batch)]
-    loader = batches(images, workers, model.device, order=order)
-    hidden = distributed.rank() > 0
+    order = [rows[i : i + BATCH].tolist() for i in range(0, len(rows), BATCH)]
+    loader = batches(images, model.workers, model.device, order=order)
     best = torch.zeros(len(images), min(5, len(images.classes)), dtype=torch.long)
     with torch.inference_mode():
-        bar = tqdm(loader, "testing", len(order), leave=False, unit="batch", disable=hidden)
+        bar = tqdm(loader, "testing", len(order), leave=False, disable=distributed.rank() > 0)
         for some, crops in zip(order, bar, strict=True):
             best[some] = model(crops).topk(best.shape[1]).indices.cpu()
     right = distributed.total(best).numpy() == images.labels[:, None]

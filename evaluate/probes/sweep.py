@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from evaluate.features import TrainVal, accuracies, hits, project
-from evaluate.probes.schedule import Order, Schedule
+from evaluate.probes.sgd import Order, Schedule
 from train.streams import WEIGHTS, stream
 
 HELD_OUT = 0.1  # share of every class's training images that choose the rate

@@ -58,7 +58,7 @@ def evaluate(arguments: Arguments) -> dict:
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is writing it; wait for that, or choose another --out"
-    with lock(out.with_name(f".{out.name}.lock"), busy):
+    with lock(out.with_name(f".{out.name}.lock"), busy, remove=True):
         text = page(runs, notes, arguments.title, masks, pictures)
         write_text(out, text)
     for note in notes:

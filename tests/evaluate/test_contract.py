@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 from data.cli import UsageError
+from data.io import atomic, remove_temporary
+from evaluate import __main__ as evaluations
 from evaluate.backgrounds import variants
 from evaluate.common import Common, command, reserved
 from evaluate.features import extract, load_encoder
@@ -24,10 +27,6 @@ from train.features import Labelled
 
 EVALUATE = [sys.executable, "-m", "evaluate"]
 STEM = ["--stem", "small_stride2"]
-
-
-def run(*arguments: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([*EVALUATE, *arguments], capture_output=True, text=True, **options)
 
 
 def test_evaluations_give_numbers_with_their_protocol(trained, data):
@@ -88,46 +87,77 @@ def test_seeds_repeat_over_first_weights_or_say_that_nothing_changes(trained, da
         command("knn", knn, ["--run", trained, "--data", data, "--seeds", "0"])
 
 
-def test_the_result_is_on_disk_before_it_is_printed(trained, data, tmp_path):
-    """Into a pipe that nobody reads, on a terminal without the letters of the name."""
+@pytest.mark.parametrize("printed", ["to nobody", "one line", "in ASCII"])
+def test_the_result_is_on_disk_before_it_is_printed(printed, trained, data, tmp_path):
+    """Into a pipe that is closed, into `head -1`, on a terminal without the letters of the name."""
     file = tmp_path / "é\udcff.json"
-    reader, writer = os.pipe()
-    os.close(reader)
     arguments = [*EVALUATE, "knn", "--run", trained, "--data", data, "--json", os.fsencode(file)]
-    with open(writer, "wb") as closed:
-        done = subprocess.run(arguments, stdout=closed, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and "results are on disk" in done.stderr
-    assert json.loads(file.read_text())["evaluation"] == "knn"
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=ascii_only)
-    assert done.returncode == 0 and "k=200  top-1" in done.stdout, done.stderr
-    assert "(the bank has 80)" in done.stdout and "temperature 0.07" in done.stdout
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ascii_only
+    )
+    if printed == "to nobody":
+        process.stdout.close()
+    out = process.stdout.readline() if printed == "one line" else b""
+    errors = process.stderr.read()
+    out += b"" if process.stdout.closed else process.stdout.read()
+    assert process.wait() == (2 if printed == "to nobody" else 0), errors
+    assert json.loads(file.read_text())["evaluation"] == "knn"
+    assert (b"results are on disk" in errors) == (printed == "to nobody")
+    if printed != "to nobody":
+        assert b"k=200  top-1" in out and b"(the bank has 80)" in out and b"temperature 0.07" in out
 
 
-@pytest.mark.slow
-def test_what_is_wrong_is_one_line_and_leaves_nothing(trained, data, tmp_path):
-    for arguments, message in (
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
         (["nope"], "no evaluation 'nope'"),
-        (["knn", "--run", str(tmp_path), "--data", data], "no run here"),
-        (["knn", "--run", str(tmp_path / "absent"), "--data", data], "no run here"),
-        (["knn", "--weights", str(tmp_path / "absent.pth"), "--data", data], "no such file of we"),
-        (["knn", "--data", data], "give either --run RUN or --weights FILE"),
-        (["knn", "--run", trained, "--data", data, "--device", "mps"], "--device mps: "),
-        (["knn", "--run", trained, "--data", data, "--json", "/proc/x/a.json"], "/proc/x"),
-    ):
-        environment = os.environ | {"PYTHONPATH": os.getcwd()}
-        done = run(*arguments, cwd=tmp_path, env=environment)
-        assert done.returncode == 2 and message in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
+        (["knn", "--run", "{}", "--data", "d"], "no run here"),
+        (["knn", "--run", "{}/absent", "--data", "d"], "no run here"),
+        (["knn", "--weights", "{}/absent.pth", "--data", "d"], "no such file of weights"),
+        (["knn", "--data", "d"], "give either --run RUN or --weights FILE"),
+        (["knn", "--run", "RUN", "--data", "d", "--device", "mps"], "--device mps: "),
+        (["knn", "--run", "RUN", "--data", "d", "--seeds", "0"], "--seeds 0"),
+    ],
+)
+def test_what_is_wrong_leaves_nothing(argv, message, trained, tmp_path, monkeypatch):
+    places = [part.replace("RUN", trained).format(tmp_path) for part in argv]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *places])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        evaluations.main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_evaluations_do_not_write_one_file(trained, data, tmp_path):
+    """Nor x and x.json at once, which have the same files beside them."""
     options = ["--run", trained, "--data", data, "--json", str(tmp_path / "a.json")]
-    arguments = knn.Arguments(trained, data, json_file=str(tmp_path / "a.json"))
-    busy = pytest.raises(UsageError, match=r"a\.json: another evaluation is writing it")
-    with reserved(arguments), busy:
-        command("knn", knn, options)
+    for name in ("a.json", "a"):
+        arguments = knn.Arguments(trained, data, json_file=str(tmp_path / name))
+        busy = pytest.raises(UsageError, match=r"a\.json: another evaluation is writing it")
+        with reserved(arguments), busy:
+            command("knn", knn, options)
     command("knn", knn, options)  # what the first one held is free again
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]  # and no lock stays
+
+
+def test_what_is_kept_is_named_after_the_whole_result():
+    names = [
+        linear.Arguments("r", "d", json_file=f"a/{name}").kept_file(0).name
+        for name in ("x.json", "x.out")
+    ]
+    assert names == ["x-seed0.pt", "x.out-seed0.pt"]
+
+
+def test_a_training_leaves_what_an_evaluation_beside_it_writes(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead = tmp_path / f"linear-seed0.pt.{socket.gethostname()}.{ended.pid}.tmp"
+    dead.write_bytes(b"half")
+    with atomic(tmp_path / "knn.json") as temporary:
+        temporary.write_text("{}")
+        remove_temporary(tmp_path)  # as a training does at its start
+    assert (tmp_path / "knn.json").read_text() == "{}" and not dead.exists()
 
 
 def test_weights_of_one_name_have_a_folder_each(moco, tmp_path, monkeypatch):
@@ -144,8 +174,7 @@ def test_weights_of_one_name_have_a_folder_each(moco, tmp_path, monkeypatch):
     assert folders[1] == folders[3] != folders[0]
 
 
-@pytest.mark.slow
-def test_a_current_result_is_left(trained, data, images, tmp_path):
+def test_a_current_result_is_left(trained, data, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "run")
     accented = tmp_path / "données"
     shutil.copytree(data, accented, symlinks=True)
@@ -153,9 +182,8 @@ def test_a_current_result_is_left(trained, data, images, tmp_path):
     def once(*more: str, folder: str = f"{accented}") -> bool:
         """Whether the evaluation was computed."""
         options = ["--run", str(tmp_path / "run"), "--data", folder, "--unless-current", *more]
-        done = run("knn", *options)
-        assert done.returncode == 0, done.stderr
-        return "up to date" not in done.stdout
+        command("knn", knn, options)
+        return "up to date" not in capsys.readouterr().out
 
     assert once() and not once()
     decomposed = unicodedata.normalize("NFD", f"{accented}/")
@@ -167,40 +195,55 @@ def test_a_current_result_is_left(trained, data, images, tmp_path):
     assert once(folder=data)
 
 
-def test_a_run_with_damaged_checkpoints_is_evaluated_by_its_backbone(trained, data, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    for file in [*(tmp_path / "run" / CHECKPOINTS).glob("*.pt"), tmp_path / "run" / "head.pt"]:
+def test_a_run_with_damaged_checkpoints_is_evaluated_by_its_backbone(
+    trained, data, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    for file in [*(folder / CHECKPOINTS).glob("*.pt"), folder / "head.pt"]:
         file.write_bytes(b"damaged")
-    done = run("knn", "--run", str(tmp_path / "run"), "--data", data)
-    assert done.returncode == 0 and "its head is missing" in done.stderr
-    assert "backbone features" in done.stdout and "head features  " not in done.stdout
-    shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
-    assert run("knn", "--run", str(tmp_path / "run"), "--data", data).returncode == 0
+    command("knn", knn, ["--run", str(folder), "--data", data])
+    printed = capsys.readouterr()
+    assert "its head is missing" in printed.err
+    assert "backbone features" in printed.out and "head features  " not in printed.out
+    shutil.rmtree(folder / CHECKPOINTS)
+    command("knn", knn, ["--run", str(folder), "--data", data])
 
 
-@pytest.mark.parametrize(("name", "marker"), [("linear", "linear,"), ("few", "fine-tuning,")])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_every_process_saves(name, marker, number, moco, data, tmp_path):
-    """As `srun --signal` and `scancel` send it; a second one does no harm."""
+@pytest.mark.parametrize(
+    ("name", "number", "to"),
+    [
+        ("linear", signal.SIGTERM, "group"),
+        ("few", signal.SIGUSR1, "group"),
+        ("few", signal.SIGTERM, "one"),
+        pytest.param("linear", signal.SIGTERM, "launch", marks=pytest.mark.slow),
+        pytest.param("few", signal.SIGTERM, "launch", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_saves(name, number, to, moco, data, tmp_path):
+    """To every process, as `srun --signal` and `scancel` send it, to the main one, and with two
+    processes under train.launch; a second one does no harm."""
     options = ["--weights", moco, *STEM, "--data", data, "--json", str(tmp_path / "x.json")]
     few = ["--modes", "finetune", "--percent", "50", "--finetune-epochs", "2000"]
     options += few if name == "few" else ["--epochs", "2000", "--lr", "0.1"]
+    launch = ["-m", "train.launch", "--standalone", "--nproc-per-node", "2"] * (to == "launch")
     process = subprocess.Popen(
-        [*EVALUATE, name, *options, "--workers", "2", "--batch", "8"],
+        [sys.executable, *launch, *EVALUATE[1:], name, *options, "--workers", "2", "--batch", "8"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    send = os.kill if to == "one" else os.killpg
     while not list(tmp_path.glob("x*-seed0.pt")):  # the first epoch is saved
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    os.killpg(process.pid, number)
+    send(process.pid, number)
     time.sleep(0.02)
     if process.poll() is None:
-        os.killpg(process.pid, number)
-    out, errors = process.communicate(timeout=60)
+        send(process.pid, number)
+    out, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and "the same command continues" in out, errors
-    assert marker in errors and "Traceback" not in errors and not (tmp_path / "x.json").exists()
+    assert "Traceback" not in errors and not (tmp_path / "x.json").exists()
     (file,) = tmp_path.glob("x*-seed0.pt")
     assert "optimizer" in torch.load(file, weights_only=True)

@@ -1,9 +1,6 @@
 """Exports, read back by the tool or by a network in its names, give the features that they were
 made from."""
 
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
@@ -13,6 +10,7 @@ from torchvision.models import resnet18, resnet50
 
 from data.cli import UsageError
 from evaluate import export
+from evaluate.common import command
 from train.network import backbone
 from train.weights import load_weights
 
@@ -34,16 +32,9 @@ def files(tmp_path_factory):
     with a head."""
     root, network = tmp_path_factory.mktemp("files"), trained(resnet18())
     torch.save(network.state_dict(), root / "classifier.pth")
-    state = {
-        f"module.encoder_q.{k}": v
-        for k, v in network.state_dict().items()
-        if not k.startswith("fc.")
-    }
-    head = {
-        "module.encoder_q.fc.weight": torch.randn(128, 512),
-        "module.encoder_q.fc.bias": torch.randn(128),
-    }
-    torch.save({"state_dict": state | head, "arch": "resnet18"}, root / "moco.pth.tar")
+    state = network.state_dict() | {"fc.weight": torch.randn(128, 512), "fc.bias": torch.randn(128)}
+    state = {f"module.encoder_q.{key}": value for key, value in state.items()}
+    torch.save({"state_dict": state, "arch": "resnet18"}, root / "moco.pth.tar")
     return root, network
 
 
@@ -67,10 +58,7 @@ def test_torchvision_reads_it(files, tmp_path, name, classifier):
     assert result["classifier"] is classifier
     model = resnet18().eval()
     misses = model.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True), strict=False)
-    assert (
-        misses.missing_keys == ([] if classifier else ["fc.weight", "fc.bias"])
-        and not misses.unexpected_keys
-    )
+    assert misses == ([] if classifier else ["fc.weight", "fc.bias"], [])
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(features(model, x), features(network, x))
     assert torch.equal(model(x), network(x)) is classifier
@@ -86,12 +74,9 @@ def test_timm_loads_it_strictly(files, tmp_path, name, classes, suffix):
     # strict is create_model's default
     model = timm.create_model("resnet18", num_classes=classes, checkpoint_path=str(path)).eval()
     x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(
-        model(x), network(x) if classes else features(network, x), rtol=1e-4, atol=1e-4
-    )
-    with pytest.raises(
-        RuntimeError, match="fc"
-    ):  # it is strict: what has no classifier is not a classifier
+    expected = network(x) if classes else features(network, x)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(RuntimeError, match="fc"):  # what has no classifier is not a classifier
         timm.create_model("resnet18", num_classes=0 if classes else 1000, checkpoint_path=str(path))
 
 
@@ -148,19 +133,14 @@ def test_a_network_in_detectron2s_names_reads_it(tmp_path):
     torch.save(network.state_dict(), tmp_path / "r50.pth")
     result = exported("detectron2", tmp_path / "x.pth", tmp_path / "r50.pth")
     assert result["settings"]["MODEL.RESNETS.DEPTH"] == 50
-    content = torch.load(
-        tmp_path / "x.pth", weights_only=True
-    )  # as its Checkpointer does, and nothing to unpickle
+    content = torch.load(tmp_path / "x.pth", weights_only=True)  # nothing to unpickle
     # what DetectionCheckpointer looks at: "model", and names matched by their ends
-    assert (
-        set(content) == {"model", "__author__", "matching_heuristics"}
-        and content["__author__"] != "Caffe2"
-    )
+    assert set(content) == {"model", "__author__", "matching_heuristics"}
+    assert content["__author__"] != "Caffe2"
     model = Detectron2ResNet50().eval()
     misses = model.load_state_dict(content["model"], strict=False)
-    assert not misses.unexpected_keys and all(
-        k.endswith("num_batches_tracked") for k in misses.missing_keys
-    )
+    assert not misses.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in misses.missing_keys)
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(x), features(network, x))
 
@@ -180,11 +160,11 @@ def test_what_cannot_be_exported_is_said(files, tmp_path):
         assert not (tmp_path / name).exists()
 
 
-def test_on_the_command_line(files, tmp_path):
+def test_on_the_command_line(files, tmp_path, capsys):
     root, _ = files
-    command = [sys.executable, "-m", "evaluate", "export", "--to", "detectron2"]
-    command += ["--weights", str(root / "moco.pth.tar"), "--out", str(tmp_path / "new" / "x.pth")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "100 tensors" in done.stdout and "MODEL.RESNETS.STRIDE_IN_1X1 False" in done.stdout
-    assert (tmp_path / "new" / "x.pth").is_file()
+    out = tmp_path / "new" / "x.pth"
+    options = ["--to", "detectron2", "--weights", str(root / "moco.pth.tar"), "--out", str(out)]
+    command("export", export, options)
+    printed = capsys.readouterr().out
+    assert "100 tensors" in printed and "MODEL.RESNETS.STRIDE_IN_1X1 False" in printed
+    assert out.is_file()

@@ -14,7 +14,7 @@ from data.synthetic.objects import CLASSES
 from evaluate.backgrounds import in9
 from evaluate.common import Common
 from evaluate.features import load_encoder
-from evaluate.published import in9_table
+from evaluate.published import IN9
 from train.network import backbone
 
 SIZE, OBJECTS = 32, 40
@@ -213,9 +213,8 @@ def test_bad_input_is_one_line(root, network, tmp_path):
 
 
 def test_published_rows_are_consistent():
-    rows = in9_table()
-    for row in rows:
+    for row in IN9:
         if {"bg_gap", "mixed_same", "mixed_rand"} <= set(row):
             gap = pytest.approx(row["mixed_same"] - row["mixed_rand"], abs=0.11)
             assert row["bg_gap"] == gap, row["model"]
-    assert all("second-hand" in row["source"] for row in rows if "MoCo" in row["model"])
+    assert all("second-hand" in row["source"] for row in IN9 if "MoCo" in row["model"])

@@ -21,7 +21,7 @@ from data.cli import UsageError
 from evaluate.common import Common
 from evaluate.features import Encoder, TrainVal, load_encoder
 from evaluate.probes import linear, sgd
-from evaluate.probes.schedule import Order, Schedule
+from evaluate.probes.sgd import Order, Schedule
 from evaluate.probes.sweep import fit_all, hold_out, sweep
 from train.features import Labelled
 from train.network import backbone
