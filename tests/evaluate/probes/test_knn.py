@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_head_features_are_the_heads_output(encoder, train):
 def test_features_are_kept_and_mapped_when_large(encoder, train, tmp_path, monkeypatch):
     plain = extract(encoder, train, batch=9)
     assert plain.dtype == np.float32 and len(plain) == 80
-    assert np.array_equal(extract(encoder, train, batch=9, workers=2), plain)
+    assert np.array_equal(extract(replace(encoder, workers=2), train, batch=9), plain)
     kept = extract(encoder, train, keep=str(tmp_path))
     assert kept.dtype == np.float16 and np.allclose(kept, plain, atol=1e-3, rtol=1e-3)
     (file,) = tmp_path.iterdir()

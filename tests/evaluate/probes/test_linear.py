@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_sgd_reaches_the_optimum(colours, tmp_path):
     ours = torch.cat([model.fc.weight.detach().flatten(), model.fc.bias.detach()]).numpy()
     assert cost(ours) == pytest.approx(best.fun, abs=1e-5) and cost(ours) < cost(np.zeros(12)) - 0.2
     test = Labelled(f"{colours}/val", 8, images.classes)
-    found = sgd.evaluate(model, test, batch=5)
+    found = sgd.evaluate(model, test)
     x, y = colour_features(test)
     right = (x @ best.x[:9].reshape(3, 3).T + best.x[9:]).argmax(1) == y
     assert found["top-1"] == pytest.approx(100 * right.mean()) and "top-5" not in found
@@ -177,7 +178,7 @@ def test_a_stopped_training_continues_bit_by_bit(
         sgd.fit(encoder, images, schedule, tmp_path / "b.pt")
     assert stopped.value.code == code and "the same command continues" in capsys.readouterr().out
     assert torch.load(tmp_path / "b.pt", weights_only=True)["step"] == 6
-    parts = sgd.fit(encoder, images, schedule, tmp_path / "b.pt", workers=1)
+    parts = sgd.fit(replace(encoder, workers=1), images, schedule, tmp_path / "b.pt")
     assert sgd.fingerprint(parts) == sgd.fingerprint(whole)
     assert sgd.fingerprint(encoder.model) == before  # fine-tuning works on a copy
     assert (sgd.fingerprint(parts.backbone) == before) != finetune
@@ -205,7 +206,8 @@ def test_a_worker_that_dies_is_started_again(times, network, colours, tmp_path, 
     whole = sgd.fit(encoder_of(network), images, schedule, tmp_path / "a.pt")
     with monkeypatch.context() as patched:
         patched.setattr(Labelled, "read", dying)
-        fit = partial(sgd.fit, encoder_of(network), images, schedule, tmp_path / "b.pt", workers=1)
+        encoder = replace(encoder_of(network), workers=1)
+        fit = partial(sgd.fit, encoder, images, schedule, tmp_path / "b.pt")
         if times == 1:
             assert sgd.fingerprint(fit()) == sgd.fingerprint(whole)
             assert "they are started again" in capfd.readouterr().err
