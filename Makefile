@@ -187,7 +187,7 @@ e5:  ## table E5: side of the masks
 e6:  ## table E6: other methods than MoCo v2
 
 experiments e1 e2 e3 e4 e5 e6: $(READY)
-	exec $(PY) -m experiments $(@:experiments=all) --data $(DATASET) --seeds $(SEEDS) $(ARGS)
+	DILO_SHARED=$(call q,DILO_SHARED) exec $(PY) -m experiments $(@:experiments=all) --data $(DATASET) --seeds $(SEEDS) $(ARGS)
 
 clean:  ## remove what make made: .venv, .venv-peers, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
 	rm -rf $(VENV) $(PEERS) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache

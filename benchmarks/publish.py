@@ -5,7 +5,9 @@ import datetime
 import json
 import os
 import platform
+import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,12 +20,23 @@ MEASURED = "what | measured | target"  # heads of a table of single numbers
 
 
 def about() -> dict[str, str]:
-    """What a reader of the numbers needs to know: {"date", "machine", "command"}."""
-    name = Path(sys.argv[0]).stem
+    """What a reader of the numbers needs to know: {"commit" with + where files were changed since,
+    "date", "machine", "command"}."""
+    git = ("git", "-C", os.path.dirname(__file__))
+    wanted = (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno"))
+    commit, changed = (
+        subprocess.run([*git, *arguments], capture_output=True, text=True).stdout.strip()
+        for arguments in wanted
+    )
+    processors = Path("/proc/cpuinfo")
+    text = processors.read_text() if processors.exists() else ""
+    names = re.findall(r"^model name\s*: (.*)", text, re.M) or [platform.machine()]
+    module = Path(sys.argv[0]).stem
     return {
+        "commit": (commit or "unknown") + ("+" if changed else ""),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "machine": f"{os.cpu_count()} x {names[0]}",
+        "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
     }
 
 

@@ -83,7 +83,7 @@ def main() -> None:
         several(args)
         return
     results = demo(args)
-    print("\n" + table(results))
+    print(f"\n{table({args.seed: results}, 'biased', 'pretraining')}\n\n{SENTENCE}")
     files = f"Numbers: {args.out}/results.json, figure: {args.out}/demo.png"
     print(f"\n{results['seconds']['all']:.0f} s in all. {files}")
 
@@ -92,7 +92,8 @@ def several(args: Arguments) -> None:
     """Run every seed; the table and the first seed's figure into the page."""
     seeds = range(args.seed, args.seed + args.seeds)
     runs = {seed: replace(args, seed=seed, out=f"{args.out}-{seed}") for seed in seeds}
-    text = table_of_seeds({seed: demo(run_args) for seed, run_args in runs.items()})
+    results = {seed: demo(run_args) for seed, run_args in runs.items()}
+    text = "\n\n".join(table(results, probe, title) for probe, title in PROBES.items())
     if fill(args.readme, "demo", text):
         shutil.copy(Path(runs[args.seed].out, "demo.png"), Path(args.readme).with_name("demo.png"))
     print("\n" + text)
@@ -130,29 +131,19 @@ def demo(args: Arguments) -> dict:
     return results
 
 
-def table(results: dict) -> str:
-    """The results as Markdown: the biased probe's accuracy and gap, and what they are."""
+def table(results: dict[int, dict], probe: str, title: str) -> str:
+    """A probe's accuracies and gap as Markdown; of several seeds (the keys) mean and deviation, and
+    `mixed_rand` of each."""
+    several = list(results) if len(results) > 1 else []
     rows = []
     for row, label in LABELS.items():
-        numbers = results["rows"][row]["biased"]
-        rows.append(" | ".join([label, *(f"{numbers[column]:.1f}" for column in COLUMNS)]))
-    return f"{markdown(' | '.join(('pretraining', *COLUMNS)), rows, 3)}\n\n{SENTENCE}"
-
-
-def table_of_seeds(results: dict[int, dict]) -> str:
-    """For both probes mean and deviation over the seeds, and `mixed_rand` of each seed."""
-    tables = []
-    seeds = " | ".join(map(str, results))
-    for probe, title in PROBES.items():
-        rows = []
-        for row, label in LABELS.items():
-            values = {seed: result["rows"][row][probe] for seed, result in results.items()}
-            means = [cell({seed: v[column] for seed, v in values.items()}) for column in COLUMNS]
-            each = [f"{v['mixed_rand']:.1f}" for v in values.values()]
-            rows.append(" | ".join([label, *means, *each]))
-        heads = f"{title} | {' | '.join(COLUMNS)} | mixed_rand, seed {seeds}"
-        tables.append(markdown(heads, rows, len(COLUMNS) + len(results)))
-    return "\n\n".join(tables)
+        values = {seed: result["rows"][row][probe] for seed, result in results.items()}
+        means = [cell({seed: v[column] for seed, v in values.items()}) for column in COLUMNS]
+        rows.append(
+            " | ".join([label, *means, *(f"{values[s]['mixed_rand']:.1f}" for s in several)])
+        )
+    seeds = f" | mixed_rand, seed {' | '.join(map(str, several))}" if several else ""
+    return markdown(f"{title} | {' | '.join(COLUMNS)}{seeds}", rows, len(COLUMNS) + len(several))
 
 
 @contextmanager

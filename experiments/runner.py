@@ -3,11 +3,7 @@ that a stopped table continues."""
 
 import json
 import os
-import platform
-import re
-import subprocess
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -15,6 +11,7 @@ import cv2
 import torch
 from tqdm import tqdm
 
+from benchmarks.publish import about
 from data.cli import UsageError
 from data.io import write_text
 from data.resize import resize
@@ -93,28 +90,11 @@ def save(file: Path, content: Any) -> None:
 
 
 def stamp() -> dict[str, str]:
-    """{"commit" with + where files were changed since, "date", "machine"}."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]
-    wanted = (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
-    commit, changed = (
-        subprocess.run([*git, *arguments], capture_output=True, text=True).stdout.strip()
-        for arguments in wanted
-    )
-    return {
-        "commit": (commit or "unknown") + ("+" if changed else ""),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": machine(),
-    }
-
-
-def machine() -> str:
-    """The GPU's name, or else the processor's and how many there are."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    processors = Path("/proc/cpuinfo")
-    text = processors.read_text() if processors.exists() else ""
-    names = re.findall(r"^model name\s*: (.*)", text, re.M) or [platform.machine()]
-    return f"{os.cpu_count()} x {names[0]}"
+    """{"commit" with + where files were changed since, "date", "machine": the GPU, or else the
+    processor}."""
+    known = about()
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else known["machine"]
+    return {"commit": known["commit"], "date": known["date"], "machine": machine}
 
 
 def prepare(study: Study) -> None:

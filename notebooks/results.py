@@ -23,15 +23,15 @@ Accuracies = dict[str, dict[str, float]]  # evaluation and what of it -> run -> 
 
 
 @styled
-def curves(runs: Sequence[Run], names: Sequence[str] = tuple(CURVES)) -> Figure:
+def curves(runs: Sequence[Run]) -> Figure:
     """One panel a quantity of the logs, one line a run."""
-    figure, axes = axes_grid(1, len(names), 3.2, 2.6, "pretraining")
-    for axis, name in zip(axes[0], names, strict=True):
+    figure, axes = axes_grid(1, len(CURVES), 3.2, 2.6, "pretraining")
+    for axis, (name, title) in zip(axes[0], CURVES.items(), strict=True):
         for run in runs:
             if name in run.log:
                 axis.plot(*run.log[name].T, label=label(run.name), linewidth=1.2)
         axis.set_xlabel("epoch")
-        axis.set_title(CURVES.get(name, name))
+        axis.set_title(title)
     axes[0, 0].legend()
     return figure
 
@@ -78,9 +78,7 @@ def bars(values: Accuracies, prefixes: str | tuple[str, ...], title: str) -> Fig
     return figure
 
 
-def heat_maps(
-    runs: Sequence[str], data: str, masks: str | None = None, examples: int = 6
-) -> Figure:
+def heat_maps(runs: Sequence[str], data: str, masks: str | None = None) -> Figure:
     """Where the decisions of several runs come from, on a few images of a data set."""
-    options = {"limit": max(50, examples), "examples": examples}
-    return sheet(evaluate(Arguments(tuple(runs), data, masks, **options))["pictures"])
+    arguments = Arguments(tuple(runs), data, masks, limit=50, examples=6)
+    return sheet(evaluate(arguments)["pictures"])

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from data.cli import UsageError
 from evaluate.backgrounds.variants import SPLITS
 from experiments import jobs
-from experiments.demo import ROWS, table, table_of_seeds
+from experiments.demo import ROWS, table
 
 
 def results_of(seed: int) -> dict:
@@ -22,10 +22,11 @@ def results_of(seed: int) -> dict:
 
 
 def test_tables_have_every_row_and_number():
-    text = table(results_of(0))
+    text = table({0: results_of(0)}, "biased", "pretraining")
     assert "| shuffled masks | 40.0 | 42.0 | 45.0 |" in text and "| untrained | 0.0 |" in text
-    text = table_of_seeds({seed: results_of(seed) for seed in (3, 4)})
-    assert "gap | mixed_rand, seed 3 | 4 |" in text
+    results = {seed: results_of(seed) for seed in (3, 4)}
+    text = table(results, "biased", "x") + table(results, "unbiased", "y")
+    assert "| x | original | mixed_rand | gap | mixed_rand, seed 3 | 4 |" in text
     row = "| shuffled masks | {}3.5 ± 0.7 | {}5.5 ± 0.7 | {}8.5 ± 0.7 | {}5.0 | {}6.0 |"
     assert row.format(*"44444") in text and row.format(*"99999") in text
 
