@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import tempfile
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,23 +98,27 @@ def measure(args: Arguments, count: int, folder: Path) -> list[dict]:
     names = list_images(args.images)[:count].tolist()
     files.write_bytes(b"\n".join(os.path.join(root, name) for name in names))
     ours(pairs, peer.BATCH)  # compiled
-    rounds = []
+    took, results = defaultdict(list), {}
     for _ in tqdm(range(args.repeats), desc="peers", unit="round"):
         own = ours(pairs, count)
-        rounds.append([theirs(args, files, row[2]) if row[2] else own[row[0]] for row in ROWS])
+        for row in ROWS:
+            if "error" in results.get(row, {}):
+                continue
+            results[row] = theirs(args, files, row[2]) if row[2] else {"cpu_ms": own[row[0]]}
+            took[row].append(results[row].get("cpu_ms"))
     rows, base = [], {}
-    for row, results in zip(ROWS, zip(*rounds, strict=True), strict=True):
-        result = dict(zip(NAMES, row, strict=True)) | results[-1]
-        if all("cpu_ms" in result for result in results):
-            result["cpu_ms"] = statistics.median(result["cpu_ms"] for result in results)
+    for row, result in results.items():
+        result |= dict(zip(NAMES, row, strict=True))
+        if "error" not in result:
+            result["cpu_ms"] = statistics.median(took[row])
             base.setdefault(row[0], result["cpu_ms"])
             result["ratio"] = result["cpu_ms"] / base[row[0]]
         rows.append(result)
     return rows
 
 
-def ours(pairs: Pairs, count: int) -> dict[str, dict[str, float]]:
-    """{outputs: {"cpu_ms"}} of this project, of the first `count` images."""
+def ours(pairs: Pairs, count: int) -> dict[str, float]:
+    """{outputs: CPU milliseconds} of this project, of the first `count` images."""
     seconds = dict.fromkeys((DECODED, PLAIN, COLOURED), 0.0)
     for first in range(0, count, peer.BATCH):
         rows = range(first, first + peer.BATCH)
@@ -122,7 +127,7 @@ def ours(pairs: Pairs, count: int) -> dict[str, dict[str, float]]:
         geometry = timed(pairs.__getitems__, items)[0]
         seconds[PLAIN] += geometry
         seconds[COLOURED] += geometry + timed(colours, pairs.__getitems__(items))[0]
-    return {outputs: {"cpu_ms": 1e3 * s / count} for outputs, s in seconds.items()}
+    return {outputs: 1e3 * s / count for outputs, s in seconds.items()}
 
 
 def theirs(args: Arguments, files: Path, name: str) -> dict:

@@ -51,14 +51,14 @@ def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.records", description=__doc__)
     file = Path(args.json)
     records = json.loads(file.read_text())["records"] if file.exists() else {}
-    for name in args.only:
-        if name != "knn" or torch.cuda.is_available():
-            with tempfile.TemporaryDirectory(prefix="record-") as out:
-                records[name] = {
-                    "seconds": seconds(command(name, out), Path(out, "log.jsonl")),
-                    **stamp(),
-                }
-    publish({"records": records}, table(records), file, args.readme, "records")
+    try:
+        for name in args.only:
+            if name != "knn" or torch.cuda.is_available():
+                with tempfile.TemporaryDirectory(prefix="record-") as out:
+                    took = seconds(command(name, out), Path(out, "log.jsonl"))
+                records[name] = {"seconds": took, **stamp()}
+    finally:  # those that were measured before one failed
+        publish({"records": records}, table(records), file, args.readme, "records")
 
 
 def command(name: str, out: str) -> list[str]:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.peer import moco_v2_transform
+from benchmarks.scale import make_images
 from benchmarks.timing import timed
 from data.cache.reader import Cache
 from data.sources.images import list_images, open_images
@@ -160,11 +160,7 @@ def memory(folder: Path, taken: int) -> dict[str, float]:
     The list is 1,000 tiny images again and again: as long as ImageNet's in memory, without its
     files on disk.
     """
-    (folder / "tiny").mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(1000):
-        picture = rng.integers(0, 255, (24, 24, 3)).astype(np.uint8)
-        cv2.imwrite(str(folder / "tiny" / f"n00000000_{i:08d}.png"), picture)
+    make_images(folder / "tiny", 1000)
     build(str(folder / "tiny"), str(folder / "tiny-masks"), Recipe("centre", (), 32))
     images, cache = open_images(folder / "tiny"), Cache(folder / "tiny-masks")
     rows = np.arange(IMAGENET) % len(images)
