@@ -22,7 +22,6 @@ import data.one_thread  # noqa: F401 - before numpy is imported
 # isort: split
 
 import os
-import re
 import signal
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -242,10 +241,13 @@ def _print_refusals(args: Arguments) -> None:
 def _part(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
+    try:
+        part, parts = map(int, text.split("/"))
+    except ValueError:
+        part, parts = 0, 0
+    if not 1 <= part <= parts:
         raise UsageError(f"--part {text}: must be I/N with 1 <= I <= N, as in --part 3/64")
-    return int(match[1]), int(match[2])
+    return part, parts
 
 
 def _recipe(args: Arguments) -> Recipe:

@@ -119,8 +119,6 @@ def _check_folder(folder: Path, description: Description, repair: bool) -> Descr
     Raises:
         UsageError: the folder is neither empty nor this very cache, in whatever state.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file, not a folder for a cache")
     if (folder / "cache.json").exists():
         try:
             before = load_description(folder)

@@ -208,32 +208,22 @@ def _minimum_cut(terminal, start, neighbour, reverse, capacity):
         pointer[:] = start[:n]
         for source in range(n):
             while supply[source] > 0 and level[source] == 0:
-                i, depth, found = source, 0, False
-                while True:  # one augmenting path, depth first along rising levels
-                    if demand[i] > 0:
-                        found = True
-                        break
-                    advanced = False
-                    while pointer[i] < start[i + 1]:
-                        e = pointer[i]
-                        if (
-                            residual[e] > 0
-                            and level[neighbour[e]] == level[i] + 1
-                            and level[i] < reached
-                        ):
-                            path[depth] = e
-                            depth += 1
-                            i = neighbour[e]
-                            advanced = True
-                            break
-                        pointer[i] += 1
-                    if not advanced:
+                i, depth = source, 0
+                while demand[i] == 0:  # one augmenting path, depth first along rising levels
+                    e = pointer[i]
+                    if e == start[i + 1]:
                         if depth == 0:
                             break
                         depth -= 1
                         i = neighbour[reverse[path[depth]]]
                         pointer[i] += 1
-                if not found:
+                    elif residual[e] > 0 and level[i] + 1 == level[neighbour[e]] <= reached:
+                        path[depth] = e
+                        depth += 1
+                        i = neighbour[e]
+                    else:
+                        pointer[i] += 1
+                if demand[i] == 0:
                     break
                 flow = min(supply[source], demand[i])
                 for d in range(depth):

@@ -171,9 +171,7 @@ def _connect(labels, smallest):
                 cell = queue[first]
                 first += 1
                 cy, cx = cell // w, cell % w
-                for side in range(4):
-                    ny = cy + (side == 0) - (side == 1)
-                    nx = cx + (side == 2) - (side == 3)
+                for ny, nx in ((cy + 1, cx), (cy - 1, cx), (cy, cx + 1), (cy, cx - 1)):
                     if 0 <= ny < h and 0 <= nx < w and out[ny, nx] < 0 and labels[ny, nx] == old:
                         out[ny, nx] = count
                         queue[last] = ny * w + nx

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from data.cache.reader import Cache
-from preprocess import writer
 from tests.preprocess.runs import TREE, command, content, masks, one_line, run, wait_for
 
 
@@ -42,21 +41,6 @@ def test_parts_at_the_same_time_and_more_parts_than_shards(images, whole, tmp_pa
     assert [job.wait(120) for job in jobs] == [0] * 4
     for part in (4, 5, 6, 7, 8):
         assert run(images / "train", folder, part=(part, 9)).complete == (part > 3)
-    assert content(folder) == content(whole)
-
-
-def test_a_part_killed_and_run_again(images, whole, tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    run(images / "train", folder, part=(2, 2))
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(writer, "commit", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(images / "train", folder, part=(1, 2))
-    assert run(images / "train", folder, part=(1, 2)).computed == 0
     assert content(folder) == content(whole)
 
 

@@ -178,28 +178,6 @@ def test_an_image_that_kills_its_worker_costs_one_row_on_a_device_too(few, recip
     assert rows["path"].tolist() == images.paths.tolist() and rows["mask"][9].any()
 
 
-@pytest.mark.slow
-def test_workers_that_die_while_they_decode_ahead_change_no_byte(
-    images, recipe, tmp_path, monkeypatch, capsys
-):
-    class Murderer(Small):
-        def forward(self, batch):
-            if not self.seen:
-                for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-                    for child in map(int, file.read_text().split()):
-                        if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes():
-                            os.kill(child, signal.SIGKILL)
-            return super().forward(batch)
-
-    network = Murderer(room=4)
-    monkeypatch.setattr(blocks, "load", lambda recipe: network)
-    device = on_device(replace(recipe, batch=4))
-    make(images / "train", tmp_path / "cache", device, 2)
-    assert "a worker died" in capsys.readouterr().err
-    make(images / "train", tmp_path / "quiet", device)
-    assert content(tmp_path / "cache") == content(tmp_path / "quiet")
-
-
 DRIVER = """
 import sys
 from preprocess import __main__ as program
