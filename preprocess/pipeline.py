@@ -173,7 +173,7 @@ class Run:
         damaged = damaged_shards(self.folder, current) if self.options.repair else {}
         existing = existing_shards(self.folder, self.description["identity_hash"], current, damaged)
         plan = Plan(self.folder, self.source, existing, numbers, self.options.digest)
-        if not plan.work and self._is_finished(plan, existing, current):
+        if self.before and not plan.work and self._is_finished(plan, existing):
             return self._outcome(self.before["statuses"])
         with Report(self.folder, self.options.part, plan.rows) as report:
             report.event(
@@ -193,10 +193,11 @@ class Run:
             report.end(outcome)
         return outcome
 
-    def _is_finished(self, plan: Plan, existing: list[Existing], current: list[str]) -> bool:
+    def _is_finished(self, plan: Plan, existing: list[Existing]) -> bool:
         """Whether the shards that are to be are the cache's already, and its index is of them."""
         files = self._files(existing, plan.kept)
-        return files == current and read_index(self.folder, self.before) is not None
+        index = read_index(self.folder, self.before)
+        return files == self.before["shards"] and index is not None
 
     def _files(self, existing: list[Existing], own: dict[int, str]) -> list[str]:
         """The cache's shards in order as far as they are there, this run's `own` and those of other

@@ -1,10 +1,13 @@
-"""A folder of images that a test may change, and a whole cache of the unchanged ones."""
+"""A folder of images that a test may change, a whole cache of the unchanged ones, and a small
+network's random weights."""
 
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from preprocess.estimators.u2net import U2NetP
 from tests.preprocess.runs import run
 
 
@@ -23,3 +26,12 @@ def whole(images) -> Path:
 def cache(whole, tmp_path) -> Path:
     """A copy of the whole cache."""
     return Path(shutil.copytree(whole, tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A file of U²-Net-p's."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "u2netp.pth"
+    torch.save(U2NetP().build().state_dict(), path)
+    return path

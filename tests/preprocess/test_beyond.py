@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from data.cache.reader import Cache
-from tests.preprocess.runs import TREE, command, content, masks, one_line, run, wait_for
+from tests.preprocess.networks.test_onnx import OPTIONS, write
+from tests.preprocess.runs import TREE, command, content, inline, masks, one_line, run, wait_for
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
@@ -30,6 +31,7 @@ def test_parts_in_any_order_are_one_run(images, whole, tmp_path, order):
 
 def test_parts_at_the_same_time_and_more_parts_than_shards(images, whole, tmp_path):
     folder = tmp_path / "cache"
+    assert run(images / "train", folder, part=(8, 9)).lacking == 4  # the first has nothing to do
     jobs = [
         subprocess.Popen(
             [*command(images / "train", folder), "--workers", "0", "--part", f"{part}/9"],
@@ -118,15 +120,31 @@ def test_dask_with_a_worker_killed_in_the_middle_makes_the_same_bytes(images, tm
     assert content(tmp_path / "cache") == content(tmp_path / "alone")
 
 
+CODE = [TREE / "data", TREE / "preprocess"]
+
+
+def test_networks_through_dask_make_the_same_bytes(images, weights, tmp_path):
+    """PyTorch's and ONNX's: the file is read by every worker."""
+    for path in sorted((images / "train" / "class0").iterdir())[:5]:
+        (tmp_path / "few").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "few")
+    tiny = "--estimator", "onnx", "--weights", write(tmp_path / "tiny.onnx"), *OPTIONS.split()
+    large = "--estimator", "u2netp", "--weights", weights, "--batch", "2"
+    with scheduler(tmp_path) as (address, worker):
+        worker()
+        for name, options in (("onnx", tiny), ("u2netp", large)):
+            for folder, more in ((f"{name}-here", ()), (f"{name}-there", ("--dask", address))):
+                done = inline(tmp_path / "few", tmp_path / folder, *options, *more)
+                assert done.returncode == 0, done.stderr
+            there = content(tmp_path / f"{name}-there")
+            assert there == content(tmp_path / f"{name}-here")
+
+
 @pytest.mark.parametrize(
     ("hidden", "copied", "message"),
     [
-        (
-            [TREE / "data", TREE / "preprocess"],
-            False,
-            "cannot run this project's code (ModuleNotFoundError",
-        ),
-        ([TREE / "data", TREE / "preprocess"], True, "runs another version of this project"),
+        (CODE, False, "cannot run this project's code (ModuleNotFoundError"),
+        (CODE, True, "runs another version of this project"),
         (["train"], False, "does not see"),
         (None, False, "the scheduler has no workers"),
     ],
