@@ -153,16 +153,14 @@ def _read_kept(file: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def _fill(encoder: Encoder, images: Labelled, batch: int, file: Path | None = None) -> np.ndarray:
     """The features of all images, in memory or in `file`."""
-    out, done = None, 0
+    out, done = _allocate((len(images), encoder.dimensions), file), 0
+    loader = batches(images, encoder.workers, encoder.device, batch)
     name = f"features {os.path.basename(images.root)}"
     with tqdm(total=len(images), desc=name, unit="img", leave=False) as bar:
-        loader = batches(images, encoder.workers, encoder.device, batch)
         for part in features.features(encoder.model, loader, encoder.device):
-            if out is None:
-                out = _allocate((len(images), part.shape[1]), file)
-            rows = slice(done, done + len(part))
-            out[rows] = part
-            if not np.isfinite(out[rows]).all():
+            stored = out[done : done + len(part)]
+            stored[:] = part
+            if not np.isfinite(stored).all():
                 fits = "are not finite" if out.dtype == np.float32 else "do not fit float16"
                 raise UsageError(f"{images.root}: features up to {np.abs(part).max():.3g} {fits}")
             done += len(part)

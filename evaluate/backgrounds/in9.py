@@ -18,6 +18,7 @@ import json
 import operator
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +165,7 @@ def _measure(arguments: Arguments, seed: int) -> dict:
     classes = own_classes(data)
     protocol = {"features": "backbone, pooled", "crop": f"whole image, {encoder.size} px"}
     deciders = _deciders(arguments, encoder, classes, protocol)
-    accuracy: dict[str, dict] = {kind: {} for kind in deciders}
-    per_class: dict[str, dict] = {kind: {} for kind in deciders}
+    accuracy, per_class = defaultdict(dict), defaultdict(dict)
     for variant in present:
         images = images_of(os.path.join(data, variant, "val"), encoder.size, classes)
         features = extract(encoder, images)

@@ -143,7 +143,12 @@ def evaluate(arguments: Arguments) -> dict:
             labels[name] = len(rows)
             for mode in arguments.modes:
                 schedule = schedule_for(arguments, mode, 100 * len(rows) / len(train), seed)
-                training[f"{name} {mode}"] = _described(schedule)
+                training[f"{name} {mode}"] = {
+                    "lr": schedule.lr,
+                    "backbone_lr": schedule.backbone_lr if schedule.finetune else "frozen",
+                    "epochs": schedule.epochs,
+                    "decay": schedule.decay,
+                }
                 file = arguments.kept_file(seed, f"{_part(name)}-{mode}")
                 model = sgd.fit(encoder, train, schedule, file, rows)
                 accuracy[f"{name} {mode}"] = sgd.evaluate(model, test)
@@ -175,30 +180,14 @@ def _part(name: str) -> str:
 
 def schedule_for(arguments: Arguments, mode: str, percentage: float, seed: int) -> Schedule:
     """How a classifier is trained in a mode with a percentage of the labels."""
-    decay = arguments.weight_decay
+    shared = {"batch": arguments.batch, "weight_decay": arguments.weight_decay, "seed": seed}
     if mode == "linear":
-        epochs, lr = arguments.epochs, arguments.lr
-        return Schedule(epochs, arguments.batch, lr, weight_decay=decay, seed=seed)
-    head, rest = next(rates for most, rates in FINETUNE_LR.items() if percentage <= most)
-    return Schedule(
-        arguments.finetune_epochs,
-        arguments.batch,
-        head if arguments.head_lr is None else arguments.head_lr,
-        rest if arguments.backbone_lr is None else arguments.backbone_lr,
-        decay,
-        decay="cosine",
-        finetune=True,
-        seed=seed,
-    )
-
-
-def _described(schedule: Schedule) -> dict:
-    return {
-        "lr": schedule.lr,
-        "backbone_lr": schedule.backbone_lr if schedule.finetune else "frozen",
-        "epochs": schedule.epochs,
-        "decay": schedule.decay,
-    }
+        return Schedule(arguments.epochs, lr=arguments.lr, **shared)
+    rates = next(rates for most, rates in FINETUNE_LR.items() if percentage <= most)
+    given = arguments.head_lr, arguments.backbone_lr
+    head, rest = (y if x is None else x for x, y in zip(given, rates, strict=True))
+    epochs, options = arguments.finetune_epochs, {"decay": "cosine", "finetune": True}
+    return Schedule(epochs, lr=head, backbone_lr=rest, **options, **shared)
 
 
 def lines(result: dict) -> list[str]:
