@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,10 +126,8 @@ def _read(run: Run, names: dict[str, str], notes: list[str]) -> None:
                 run.config = _inner(json.loads(read_file(file)), "config")
             else:
                 run.results += _results(json.loads(read_file(file)), run.name, names)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             notes.append(f"{file}: {error}")
-        except RecursionError:
-            notes.append(f"{file}: nested too deeply")
     folder, start = (run.path.parent, glob.escape(run.path.stem)) if alone else (run.path, "[!.]")
     run.pictures = sorted(folder.glob(f"{start}*.png"))
     if not (run.results or run.log or run.config):
@@ -172,16 +171,15 @@ def _results(content: object, run: str, names: dict[str, str]) -> Iterator[Resul
 def _points(log: bytes) -> dict[str, np.ndarray]:
     """The numbers of a log.jsonl; lines that are none of it, such as a last half one, are left
     out."""
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in log.decode(errors="replace").splitlines():
         try:
             values = json.loads(line)
-        except (ValueError, RecursionError):
+            numbers = {name: number(value) for name, value in values.items()}
+        except (ValueError, AttributeError, RecursionError):
             continue
-        epoch = number(values.pop("epoch", None)) if isinstance(values, dict) else None
-        if epoch is None:
-            continue
-        for name, value in values.items():
-            if (finite := number(value)) is not None:
-                points.setdefault(name, []).append((epoch, finite))
+        epoch = numbers.pop("epoch", None)
+        for name, value in numbers.items():
+            if epoch is not None and value is not None:
+                points[name].append((epoch, value))
     return {name: np.array(pairs) for name, pairs in points.items()}

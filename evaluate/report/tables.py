@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -16,11 +17,6 @@ FREE = {
     *("log_every", "checkpoint_every", "compile"),
 }
 TUNED = "chosen_lr"  # in a protocol, but a result
-LOWER_IS_BETTER = {"mae", "ms"}
-NEITHER = {
-    *("gap", "bg_gap", "lr", "only_bg", "only_bg_b", "only_bg_t", "no_fg"),
-    *("same_background", "background_rather", "known_same_background"),
-}
 DEPTH = 6  # of nested results
 
 Value = tuple[float, float | None]  # a mean and its deviation over seeds
@@ -74,20 +70,6 @@ class Section:
                 table.setdefault(" / ".join(inner[1:]), {})[result.run] = value
         self.rows += rows.values()
 
-    def best(self) -> set[tuple[int, str]]:
-        """(row, measure) of the best run among those of the same part, where they differ."""
-        groups: dict[tuple[str, str], dict[int, float]] = {}
-        for i, row in enumerate(self.rows):
-            for measure, (value, _) in row.values.items():
-                if row.kind == "run" and measure not in NEITHER:
-                    groups.setdefault((row.part, measure), {})[i] = value
-        best = set()
-        for (_, measure), values in groups.items():
-            top = (min if measure in LOWER_IS_BETTER else max)(values.values())
-            if len(set(values.values())) > 1:
-                best |= {(i, measure) for i, value in values.items() if value == top}
-        return best
-
     def by_protocol(self) -> dict[str, dict]:
         """Every different protocol, by the names of its runs."""
         runs: dict[str, list[str]] = {}
@@ -97,9 +79,12 @@ class Section:
 
     def differences(self) -> list[str]:
         """Parameters that are not the same in all protocols: such runs do not compare."""
-        protocols = self.by_protocol().values()
-        values = {key: {json.dumps(p.get(key)) for p in protocols} for key in keys(protocols)}
-        return [key for key, texts in values.items() if len(texts) > 1 and key != TUNED]
+        protocols = self.protocols.values()
+        return [
+            key
+            for key in keys(protocols)
+            if key != TUNED and len({json.dumps(p.get(key)) for p in protocols}) > 1
+        ]
 
 
 def keys(dictionaries: Iterable[dict]) -> list[str]:
@@ -110,11 +95,11 @@ def keys(dictionaries: Iterable[dict]) -> list[str]:
 def sections(runs: list[Run]) -> list[Section]:
     """A section for every evaluation that some run has."""
     by_name: dict[str, Section] = {}
-    references: dict[str, dict[str, Row]] = {}
+    references: dict[str, dict[str, Row]] = defaultdict(dict)
     for result in (result for run in runs for result in run.results):
         name = result.evaluation
         by_name.setdefault(name, Section(name)).add(result)
-        references.setdefault(name, {}).update(_references(result))
+        references[name] |= _references(result)
     for name, section in by_name.items():
         section.rows += _means(section.rows, runs)
         parts = keys({row.part: None} for row in section.rows)
@@ -141,26 +126,31 @@ def leaves(values: dict, deviations: object, path: tuple = ()) -> Iterator[tuple
 def _means(rows: list[Row], runs: list[Run]) -> Iterator[Row]:
     """Mean and sample deviation of runs whose settings differ in the seed (and in FREE) alone."""
     configs = {run.name: run.config for run in runs if "seed" in run.config}
-    groups: dict[tuple, dict[str, Row]] = {}
+    groups: dict[tuple, dict[str, Row]] = defaultdict(dict)
     for row in rows:
         name = row.name.removesuffix(", untrained")
         if name in configs:
             same = {key: value for key, value in configs[name].items() if key not in FREE}
             experiment = json.dumps(same, sort_keys=True), name != row.name, row.part
-            groups.setdefault(experiment, {})[str(configs[name]["seed"])] = row
+            groups[experiment][str(configs[name]["seed"])] = row
     for (*_, part), seeds in groups.items():
         if len(seeds) > 1:
-            members = list(seeds.values())
-            mean = Row(f"mean: {', '.join(row.name for row in members)}", part, kind="mean")
-            for measure in keys(row.values for row in members):
-                numbers = [row.values[measure][0] for row in members if measure in row.values]
-                if len(numbers) == len(members):
-                    mean.values[measure] = fmean(numbers), stdev(numbers)
-            yield mean
+            members = [row.values for row in seeds.values()]
+            common = set(members[0]).intersection(*members)
+            numbers = {
+                key: [values[key][0] for values in members] for key in members[0] if key in common
+            }
+            means = {key: (fmean(values), stdev(values)) for key, values in numbers.items()}
+            yield Row(f"mean: {', '.join(row.name for row in seeds.values())}", part, means, "mean")
 
 
-def _references(result: Result) -> Iterator[tuple[str, Row]]:
-    for reference in result.references:
-        row = Row(str(reference.get("model")), str(reference.get("source", "")), kind="published")
-        row.values = {path[0]: value for path, value in leaves(reference, None)}
-        yield row.name, row
+def _references(result: Result) -> dict[str, Row]:
+    return {
+        str(reference.get("model")): Row(
+            str(reference.get("model")),
+            str(reference.get("source", "")),
+            {path[0]: value for path, value in leaves(reference, None)},
+            "published",
+        )
+        for reference in result.references
+    }
