@@ -54,10 +54,16 @@ class Cluster:
                 "`dask scheduler`"
             ) from error
         try:
-            self._wait_for_worker(address)
+            self.client.wait_for_workers(1, timeout=CONTACT)
             self._probe(needs)
+        except TimeoutError:
+            self.close()
+            raise UsageError(
+                f"{self.name}: the scheduler has no workers; start some with "
+                f"`dask worker {address} --nthreads 1` in the project's folder"
+            ) from None
         except BaseException:
-            self.client.close()
+            self.close()
             raise
 
     @property
@@ -99,15 +105,6 @@ class Cluster:
     def close(self) -> None:
         self.client.close()
 
-    def _wait_for_worker(self, address: str) -> None:
-        try:
-            self.client.wait_for_workers(1, timeout=CONTACT)
-        except TimeoutError:
-            raise UsageError(
-                f"{self.name}: the scheduler has no workers; start some with "
-                f"`dask worker {address} --nthreads 1` in the project's folder"
-            ) from None
-
     def _probe(self, needs: Sequence[str]) -> None:
         """Ask every worker for its Python, its code and the files that it does not see."""
         content = cloudpickle.dumps((_answer, list(needs)))
@@ -126,8 +123,7 @@ class Cluster:
         if not answers:
             raise UsageError(f"{self.name}: its workers do not answer; start them again")
         for worker, answer in answers.items():
-            problem = _problem(answer)
-            if problem:
+            if problem := _problem(answer):
                 raise UsageError(f"{self.name}: worker {worker} {problem}")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.sources.opencv import imdecode, silence
-from data.sources.salvage import WHOLE, salvage
+from data.sources.salvage import WHOLE, png_chunks, salvage
 
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest ImageNet image has 24 Mpx
 # by content, not by name: ImageNet has a PNG named .JPEG
@@ -16,6 +16,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 # JPEG segments that may come before the frame header: Huffman and quantisation tables, restart
 # interval, APPn, comment
 BEFORE_FRAME = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
+FRAME = struct.Struct(">BBHBHHB")  # 0xFF, marker, length, bits, height, width, channels
 
 
 class ImageError(Exception):
@@ -75,13 +76,14 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
     if content[:2] != b"\xff\xd8":
         return None
     place = 2
-    while place + 19 <= len(content) and content[place] == 0xFF:
-        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+    while place + 19 <= len(content):
+        start, marker, length, bits, height, width, channels = FRAME.unpack_from(content, place)
+        if start != 0xFF or length < 2:
+            return None
         if marker in (0xC0, 0xC1, 0xC2):
-            height, width = struct.unpack_from(">HH", content, place + 5)
-            ordinary = content[place + 4] == 8 and content[place + 9] in (1, 3) and width and height
-            return (width, height) if ordinary and length == 8 + 3 * content[place + 9] else None
-        if marker not in BEFORE_FRAME or length < 2:
+            ordinary = bits == 8 and channels in (1, 3) and length == 8 + 3 * channels
+            return (width, height) if ordinary and width and height else None
+        if marker not in BEFORE_FRAME:
             return None
         place += 2 + length
     return None
@@ -112,13 +114,7 @@ def _header(content: bytes) -> tuple[tuple[int, int], str]:
 def _overruns(content: bytes) -> bool:
     """True where a PNG's chunk claims to end after the file does: OpenCV would take that much
     memory."""
-    place = 8
-    while place + 8 <= len(content):
-        length, name = struct.unpack_from(">I4s", content, place)
-        place += 12 + length
-        if name == b"IEND":
-            break
-    return place > len(content)
+    return any(end > len(content) for _, _, end in png_chunks(content))
 
 
 def _rest(content: bytes, kind: str, size: tuple[int, int]) -> np.ndarray:

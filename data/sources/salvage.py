@@ -6,6 +6,8 @@ equal then, whole or not.
 
 import struct
 import zlib
+from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -54,15 +56,17 @@ def _grey_rows(image: np.ndarray) -> int:
 def _repair_png(content: bytes, width: int, height: int) -> tuple[bytes, float]:
     """The PNG with its data completed by zeros and new checksums, and the share of data that was
     there."""
-    chunks = _chunks(content)
-    header = chunks.get(b"IHDR", b"")
+    chunks = defaultdict(bytearray)
+    for name, body, _ in png_chunks(content):
+        chunks[name] += body
+    header = chunks[b"IHDR"]
     if len(header) != 13 or header[9] not in SAMPLES or header[12]:  # interlaced: no rows in order
         return b"", 0.0
     row = 1 + (width * header[8] * SAMPLES[header[9]] + 7) // 8  # bytes, with that of its filter
     expected = height * row
     if expected > DEFLATE * len(content):
         return b"", 0.0  # a size that the data cannot fill
-    data = _inflate(chunks.get(b"IDAT", b""), expected)
+    data = _inflate(chunks[b"IDAT"], expected)
     broken = np.frombuffer(data, np.uint8)[::row] > 4  # PNG has five filters
     if broken.any():
         data = data[: int(broken.argmax()) * row]
@@ -71,22 +75,22 @@ def _repair_png(content: bytes, width: int, height: int) -> tuple[bytes, float]:
         return b"", share
     bodies = {
         b"IHDR": header,
-        b"PLTE": chunks.get(b"PLTE", b""),
+        b"PLTE": chunks[b"PLTE"],
         b"IDAT": zlib.compress(data + bytes(expected - len(data)), 1),
     }
     whole = [_chunk(name, body) for name, body in bodies.items() if body]
     return b"\x89PNG\r\n\x1a\n" + b"".join([*whole, _chunk(b"IEND", b"")]), share
 
 
-def _chunks(content: bytes) -> dict[bytes, bytes]:
-    """{type: the bodies of all its chunks, joined} as far as the file goes; no checksum counts."""
-    bodies: dict[bytes, list[bytes]] = {}
-    place = 8
-    while place + 8 <= len(content):
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """(type, body, place of the chunk's end) up to the PNG's end, as far as the file goes; no
+    checksum counts."""
+    place, name = 8, b""
+    while place + 8 <= len(content) and name != b"IEND":
         length, name = struct.unpack_from(">I4s", content, place)
-        bodies.setdefault(name, []).append(content[place + 8 : place + 8 + length])
+        body = content[place + 8 : place + 8 + length]
         place += 12 + length
-    return {name: b"".join(parts) for name, parts in bodies.items()}
+        yield name, body, place
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:

@@ -6,7 +6,7 @@ the kind.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import cv2
 import numpy as np
@@ -33,30 +33,25 @@ def _photograph(name: str) -> tuple[np.ndarray, ...]:
     return grey, cv2.pyrDown(grey), cv2.pyrDown(cv2.pyrDown(grey))
 
 
-def _crop(name: str, low: float, high: float) -> Texture:
-    """A sampler of square crops of a photograph; a crop has low..high photograph pixels to one
-    pixel at side 64."""
-
-    def sample(rng: np.random.Generator, size: int) -> np.ndarray:
-        step = np.exp(rng.uniform(np.log(low), np.log(high))) * 64 / size
-        level = int(np.clip(np.floor(np.log2(step)), 0, 2))  # the pyramid avoids aliasing
-        image, step = _photograph(name)[level], step / 2**level
-        angle, flip = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
-        cos, sin = np.cos(angle), np.sin(angle)
-        turn = step * np.array([[cos, -sin], [sin, cos]]) * [flip, 1]
-        extent = np.array(image.shape[::-1])
-        margin = np.minimum(step * size * 0.5, extent * 0.5)
-        centre = rng.uniform(margin, extent - margin)
-        offset = centre - turn @ [size / 2, size / 2]
-        return cv2.warpAffine(
-            image,
-            np.column_stack([turn, offset]),
-            (size, size),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
-
-    return sample
+def _crop(name: str, low: float, high: float, rng: np.random.Generator, size: int) -> np.ndarray:
+    """A square crop of a photograph, with low..high photograph pixels to one pixel at side 64."""
+    step = np.exp(rng.uniform(np.log(low), np.log(high))) * 64 / size
+    level = int(np.clip(np.floor(np.log2(step)), 0, 2))  # the pyramid avoids aliasing
+    image, step = _photograph(name)[level], step / 2**level
+    angle, flip = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = step * np.array([[cos, -sin], [sin, cos]]) * [flip, 1]
+    extent = np.array(image.shape[::-1])
+    margin = np.minimum(step * size * 0.5, extent * 0.5)
+    centre = rng.uniform(margin, extent - margin)
+    offset = centre - turn @ [size / 2, size / 2]
+    return cv2.warpAffine(
+        image,
+        np.column_stack([turn, offset]),
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
 
 
 def _noise(rng: np.random.Generator, size: int, across: float, along: float) -> np.ndarray:
@@ -114,16 +109,16 @@ def _cobbles(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 BACKGROUNDS: dict[str, Texture] = {
-    "brick": _crop("brick", 2.0, 4.0),
+    "brick": partial(_crop, "brick", 2.0, 4.0),
     "clouds": _clouds,
     "cobbles": _cobbles,
-    "grass": _crop("grass", 1.0, 2.2),
-    "gravel": _crop("gravel", 1.2, 2.6),
+    "grass": partial(_crop, "grass", 1.0, 2.2),
+    "gravel": partial(_crop, "gravel", 1.2, 2.6),
     "planks": _planks,
-    "print": _crop("page", 0.9, 1.7),
+    "print": partial(_crop, "page", 0.9, 1.7),
     "ripples": _ripples,
-    "stars": _crop("hubble_deep_field", 1.0, 2.4),
-    "tissue": _crop("immunohistochemistry", 1.0, 2.4),
+    "stars": partial(_crop, "hubble_deep_field", 1.0, 2.4),
+    "tissue": partial(_crop, "immunohistochemistry", 1.0, 2.4),
 }
 
 

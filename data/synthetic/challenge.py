@@ -101,7 +101,6 @@ def make(
             f"{out}: holds a challenge set of other images, masks or options; give a new folder"
         )
     if not output.finished:
-        output.begin()
         output.write(partial(_write_block, source, output.folder), jobs, workers)
     return record
 

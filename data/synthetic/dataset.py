@@ -41,6 +41,7 @@ KINDS = [
 ]
 OWN_KIND = dict(zip(CLASSES, KINDS, strict=True))
 NUMBER = "[0-9]" * 5
+OWN = (f"*/*_*/{NUMBER}.jpg", f"masks/*/*_*/{NUMBER}.png")  # its pictures
 
 
 def _rng(seed: int, *key: int) -> np.random.Generator:
@@ -178,13 +179,9 @@ def make(
         "kinds": list(BACKGROUNDS),
     }
     output = Output(out, "dataset.json", record)
-    if output.finished:
-        return record
-    output.begin()
-    if output.before not in (None, record):
-        _clear(output.folder)
-    jobs = [(part, index) for part, count in parts.items() for index in range(count)]
-    output.write(partial(_write_block, output.folder, scenes), jobs, workers)
+    if not output.finished:
+        jobs = [(part, index) for part, count in parts.items() for index in range(count)]
+        output.write(partial(_write_block, output.folder, scenes), jobs, workers, OWN)
     return record
 
 
@@ -197,11 +194,3 @@ def _write_block(out: Path, scenes: Scenes, jobs: list[tuple[str, int]]) -> int:
             png = cv2.imencode(".png", mask, (cv2.IMWRITE_PNG_COMPRESSION, 3))[1]
             write_file(out / "masks" / place.with_suffix(".png"), png.tobytes())
     return len(jobs)
-
-
-def _clear(out: Path) -> None:
-    """Remove an earlier data set of other parameters, and nothing else."""
-    for split in SPLITS:
-        for pattern in (f"{split}/*/{NUMBER}.jpg*", f"masks/{split}/*/{NUMBER}.png*"):
-            for file in out.glob(pattern):
-                file.unlink()

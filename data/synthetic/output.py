@@ -50,16 +50,23 @@ class Output:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def begin(self) -> None:
-        """From now on the set is unfinished, whatever was there."""
+    def write(
+        self, function: Callable[[list], int], jobs: Sequence, workers: int, own: Sequence[str] = ()
+    ) -> None:
+        """Run a function of a block of jobs over all of them; it returns the block's length.
+
+        Args:
+            own: patterns of the set's files; those of another set are removed first.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for file in self.folder.glob("*/**/*.tmp"):  # of a process that was killed
-            file.unlink()
         write_text(self.unfinished, json.dumps(self.record, indent=1) + "\n")
         self.file.unlink(missing_ok=True)
-
-    def write(self, function: Callable[[list], int], jobs: Sequence, workers: int) -> None:
-        """Run a function of a block of jobs over all of them; it returns the block's length."""
+        patterns = ["*/**/*.tmp"]  # of a process that was killed
+        if self.before != self.record:
+            patterns += own
+        for pattern in patterns:
+            for file in self.folder.glob(pattern):
+                file.unlink()
         blocks = [jobs[i : i + BLOCK] for i in range(0, len(jobs), BLOCK)]
         counts = bounded_map(function, blocks, workers if workers > 1 else 0)
         bar = tqdm(total=len(jobs), desc=self.file.stem, unit="img")

@@ -85,20 +85,6 @@ def test_without_worker_processes_one_computes(images, tmp_path):
     assert "note: /dev/shm is read-only or full" in done.stderr and "Warning" not in done.stderr
 
 
-@pytest.mark.parametrize("number", ["ENOLCK", "ENOSYS"])
-def test_a_file_system_without_locks_is_a_notice(images, tmp_path, number):
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler for the shim")
-    shim = f"#include <errno.h>\nint flock(int f, int how) {{ errno = {number}; return -1; }}\n"
-    (tmp_path / "shim.c").write_text(shim)
-    library = str(tmp_path / "shim.so")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "shim.c"], check=True)
-    script = "$DATA pack $IMAGES $HERE/pack --workers 1"
-    done = isolated(script, tmp_path, IMAGES=str(images / "train"), LD_PRELOAD=library)
-    assert done.returncode == 0 and "80 of 80 images packed" in done.stdout, done.stderr
-    assert done.stderr.count("this file system has no locks") == 1
-
-
 def test_a_closed_pipe_is_one_line(images, truth_cache, tmp_path):
     """As `| head -0`: nobody reads the first line."""
     commands = [f"info {truth_cache}", f"verify {truth_cache}", f"clean {truth_cache}"]

@@ -197,13 +197,6 @@ def test_jpeg_size_reads_what_pillow_reads(mode: str, options: dict):
         assert jpeg_size(content[:cut]) in (None, (37, 21))
 
 
-def test_jpeg_size_leaves_the_unusual_to_pillow():
-    cmyk = encoded(Image.new("CMYK", (8, 8)), "JPEG")
-    others = cmyk, encoded(Image.new("RGB", (8, 8)), "PNG"), b""
-    assert [jpeg_size(content) for content in others] == [None] * 3
-    assert decode(cmyk).shape == (8, 8, 3)
-
-
 def test_jpeg_size_agrees_on_real_files(shared: Path):
     paths = [p for name in ("imagenet_sample", "odd_images") for p in (shared / name).rglob("*.*")]
     sizes = {path: jpeg_size(path.read_bytes()) for path in paths}

@@ -14,7 +14,7 @@ from data.sources.labelled import Labelled
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.data.sources.test_archives import pack
-from tests.train.runs import config
+from tests.train.runs import config, losses
 from train.loop import train
 from train.presets import change
 
@@ -65,7 +65,9 @@ def test_a_layout_is_listed_packed_masked_and_trained_on(images, data, tmp_path,
     assert len(masks) == 80 and not masks.status.any()
     settings = config(images, tmp_path / "masks", tmp_path / "run", epochs=1)
     assert train(change(settings, images=str(root)))
-    assert train(change(settings, images=str(tmp_path / "pack"), out=str(tmp_path / "packed")))
+    packed = {"images": str(tmp_path / "pack"), "out": str(tmp_path / "packed"), "workers": 2}
+    assert train(change(settings, **packed))
+    assert losses(tmp_path / "run") == losses(tmp_path / "packed")
 
 
 @pytest.mark.parametrize("ending", [".tif", ".tiff", ".ppm", ".pgm"])

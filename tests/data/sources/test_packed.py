@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 import pytest
 
-from data.cache.reader import Cache
 from data.checksums import problems
 from data.cli import UsageError
 from data.io import lock
@@ -23,9 +22,7 @@ from data.sources.images import ImageError, decode, open_images
 from data.sources.pack import Outcome, Settings, pack, smaller
 from data.sources.packed import is_pack, shard_names
 from data.synthetic.dataset import Scenes, make
-from preprocess.pipeline import build
-from preprocess.recipe import Recipe
-from tests.train.runs import config, losses
+from tests.train.runs import config
 from train.loop import train
 from train.presets import change
 
@@ -73,15 +70,6 @@ def test_larger_images_are_reduced_and_smaller_ones_kept(shared):
     assert len(smaller(content, 128, 50)) < len(made)
 
 
-def test_a_run_from_a_pack_is_the_run_from_the_folder(images, packed, truth_cache, tmp_path):
-    """The cache that was made from the folder serves; losses are the same, with workers too."""
-    settings = config(images, truth_cache, tmp_path / "folder", epochs=1)
-    train(settings)
-    out = tmp_path / "pack"
-    train(change(settings, images=str(packed), out=str(out), workers=2))
-    assert losses(out) == losses(tmp_path / "folder")
-
-
 def test_a_run_does_not_go_on_from_a_pack_that_reduces(images, truth_cache, tmp_path):
     settings = config(images, truth_cache, tmp_path / "run", epochs=1)
     train(settings, stop_at=2)
@@ -91,14 +79,6 @@ def test_a_run_does_not_go_on_from_a_pack_that_reduces(images, truth_cache, tmp_
     with pytest.raises(UsageError, match=said):
         train(change(settings, images=str(tmp_path / "pack16")))
     assert train(change(settings, images=str(tmp_path / "pack0")))  # the same bytes
-
-
-def test_masks_from_a_pack_are_those_from_the_folder(images, packed, tmp_path):
-    for root, name in ((images / "train", "folder"), (packed, "pack")):
-        build(str(root), str(tmp_path / name), Recipe("centre", (), 32), shard_size=30)
-    one, other = (Cache(tmp_path / name) for name in ("folder", "pack"))
-    assert np.array_equal(one.paths, other.paths) and one.identity == other.identity
-    assert all(np.array_equal(one.mask(i), other.mask(i)) for i in range(80))
 
 
 def test_broken_images_keep_their_place(images, tmp_path):
