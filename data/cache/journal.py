@@ -5,6 +5,8 @@ import contextlib
 import json
 from pathlib import Path
 
+from data.io import is_own
+
 
 def runs(folder: Path) -> dict[str, float]:
     """What all finished runs took together.
@@ -14,7 +16,7 @@ def runs(folder: Path) -> dict[str, float]:
     """
     total = {"runs": 0, "computed": 0, "copied": 0, "seconds": 0.0}
     core_seconds = 0.0
-    for file in sorted(folder.glob("log*.jsonl")):
+    for file in filter(is_own, sorted(folder.glob("log*.jsonl"))):
         for line in file.read_text(errors="replace").splitlines():
             # a kill may have cut a line; other events have none of the numbers
             with contextlib.suppress(ValueError, KeyError, TypeError):

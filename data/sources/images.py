@@ -4,6 +4,7 @@ of some of them: the same in every stage."""
 from __future__ import annotations
 
 import os
+import stat
 
 import numpy as np
 
@@ -45,9 +46,11 @@ def open_images(root: str | os.PathLike, listed: str | None = None) -> Images:
     """
     root = os.fspath(root)
     try:
-        os.stat(root)
+        mode = os.stat(root).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{root}: no such folder of images") from None
+        mode = 0
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):  # a named pipe would hold the run for ever
+        raise UsageError(f"{root}: no such folder of images")
     paths = None if listed is None else read_list(listed, root)
     if is_pack(root):
         images: Images = open_pack(root)

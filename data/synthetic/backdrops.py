@@ -10,13 +10,14 @@ from functools import cache, partial
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from data.synthetic.objects import LUMA, colour
 
 CONTRAST = (14.0, 30.0)  # standard deviation of a background's grey levels
 
 
-Texture = Callable[[np.random.Generator, int], np.ndarray]
+Texture = Callable[[Generator, int], np.ndarray]
 
 
 @cache
@@ -33,7 +34,7 @@ def _photograph(name: str) -> tuple[np.ndarray, ...]:
     return grey, cv2.pyrDown(grey), cv2.pyrDown(cv2.pyrDown(grey))
 
 
-def _crop(name: str, low: float, high: float, rng: np.random.Generator, size: int) -> np.ndarray:
+def _crop(name: str, low: float, high: float, rng: Generator, size: int) -> np.ndarray:
     """A square crop of a photograph, with low..high photograph pixels to one pixel at side 64."""
     step = np.exp(rng.uniform(np.log(low), np.log(high))) * 64 / size
     level = int(np.clip(np.floor(np.log2(step)), 0, 2))  # the pyramid avoids aliasing
@@ -54,13 +55,13 @@ def _crop(name: str, low: float, high: float, rng: np.random.Generator, size: in
     )
 
 
-def _noise(rng: np.random.Generator, size: int, across: float, along: float) -> np.ndarray:
+def _noise(rng: Generator, size: int, across: float, along: float) -> np.ndarray:
     """Smooth noise with about `across` x `along` (y, x) bumps over the image."""
     cells = rng.normal(size=(int(across) + 3, int(along) + 3)).astype(np.float32)
     return cv2.resize(cells, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
-def _axes(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _axes(rng: Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of the pixels, in units of 1/64 of the image, rotated and shifted at random."""
     y, x = (np.mgrid[:size, :size].astype(np.float32) - size / 2) * 64 / size
     angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(0, 64, 2)
@@ -68,19 +69,19 @@ def _axes(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     return x * cos + y * sin + shift[0], y * cos - x * sin + shift[1]
 
 
-def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
+def _clouds(rng: Generator, size: int) -> np.ndarray:
     base = rng.uniform(2, 4)
     return sum(_noise(rng, size, base * 2**k, base * 2**k) * 0.55**k for k in range(4))
 
 
-def _ripples(rng: np.random.Generator, size: int) -> np.ndarray:
+def _ripples(rng: Generator, size: int) -> np.ndarray:
     x, y = _axes(rng, size)
     period, bend = rng.uniform(7, 13), 3 * _noise(rng, size, 3, 3)
     wave = np.sin(2 * np.pi * (x + bend) / period)
     return wave + 0.6 * np.sin(2 * np.pi * (x + 0.35 * y - bend) / (0.63 * period))
 
 
-def _planks(rng: np.random.Generator, size: int) -> np.ndarray:
+def _planks(rng: Generator, size: int) -> np.ndarray:
     x, y = _axes(rng, size)
     width = rng.uniform(11, 18)
     board = np.floor(x / width).astype(int)
@@ -90,7 +91,7 @@ def _planks(rng: np.random.Generator, size: int) -> np.ndarray:
     return 0.8 * tones + 0.45 * grain - 2.5 * seam
 
 
-def _cobbles(rng: np.random.Generator, size: int) -> np.ndarray:
+def _cobbles(rng: Generator, size: int) -> np.ndarray:
     x, y = _axes(rng, size)
     cell = rng.uniform(10, 16)
     x, y = x / cell, y / cell
@@ -123,7 +124,7 @@ BACKGROUNDS: dict[str, Texture] = {
 
 
 def draw_background(
-    kind: str, rng: np.random.Generator, size: int, away_from: np.ndarray | None = None
+    kind: str, rng: Generator, size: int, away_from: np.ndarray | None = None
 ) -> np.ndarray:
     """One instance of background `kind`: (size, size, 3) float32, 0..255.
 

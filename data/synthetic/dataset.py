@@ -13,6 +13,7 @@ from typing import TypedDict
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from data.cli import UsageError
 from data.synthetic.backdrops import BACKGROUNDS, draw_background
@@ -44,11 +45,11 @@ NUMBER = "[0-9]" * 5
 OWN = (f"*/*_*/{NUMBER}.jpg", f"masks/*/*_*/{NUMBER}.png")  # its pictures
 
 
-def _rng(seed: int, *key: int) -> np.random.Generator:
+def _rng(seed: int, *key: int) -> Generator:
     return np.random.default_rng([seed, *key])
 
 
-def _kind(name: str, bias: float, rng: np.random.Generator) -> str:
+def _kind(name: str, bias: float, rng: Generator) -> str:
     """The class's own kind with probability `bias`, else one of the other nine."""
     if rng.uniform() < bias:
         return OWN_KIND[name]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.random import Generator
 
 AREA = (0.12, 0.32)  # of the image, before the part that leaves the frame
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -32,31 +33,31 @@ class Place:
 
 
 # of u and v in object radii: below 0 inside
-Silhouette = Callable[[Array, Array, np.random.Generator], Array]
-Pattern = Callable[[Place, np.random.Generator], Array]  # 0..1
+Silhouette = Callable[[Array, Array, Generator], Array]
+Pattern = Callable[[Place, Generator], Array]  # 0..1
 
 
 def _box(u: Array, v: Array, a: float, b: float) -> Array:
     return np.maximum(np.abs(u) - a, np.abs(v) - b)
 
 
-def _bar(u: Array, v: Array, rng: np.random.Generator) -> Array:
+def _bar(u: Array, v: Array, rng: Generator) -> Array:
     v = v + rng.uniform(-0.35, 0.35) * u * u  # a slight bend, so that bars are not all alike
     return np.hypot(u - np.clip(u, -0.75, 0.75), v) - 0.28
 
 
-def _star(u: Array, v: Array, rng: np.random.Generator) -> Array:
+def _star(u: Array, v: Array, rng: Generator) -> Array:
     turn = np.arctan2(v, u) * 5 / (2 * np.pi)
     angle = np.abs(turn % 1 - 0.5) * 2  # 0 at a tip, 1 in a notch
     return np.hypot(u, v) - (0.42 + 0.68 * np.abs(1 - angle) ** 1.3)
 
 
-def _triangle(u: Array, v: Array, rng: np.random.Generator) -> Array:
+def _triangle(u: Array, v: Array, rng: Generator) -> Array:
     sides = [u * np.cos(a) + v * np.sin(a) for a in (np.pi / 2, np.pi * 7 / 6, np.pi * 11 / 6)]
     return np.maximum.reduce(sides) - 0.55
 
 
-def _blob(u: Array, v: Array, rng: np.random.Generator) -> Array:
+def _blob(u: Array, v: Array, rng: Generator) -> Array:
     angle = np.arctan2(v, u)
     edge = 0.78 + sum(
         rng.uniform(0.05, 0.16) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)
@@ -74,12 +75,12 @@ def _step(values: Array) -> Array:
     return np.clip(0.5 + values, 0, 1)
 
 
-def _dots(at: Place, rng: np.random.Generator) -> Array:
+def _dots(at: Place, rng: Generator) -> Array:
     y = at.y + 0.5 * (np.floor(at.x) % 2)
     return np.clip(4 * (0.36 - np.hypot(at.x % 1 - 0.5, y % 1 - 0.5)) + 0.5, 0, 1)
 
 
-def _blotches(at: Place, rng: np.random.Generator) -> Array:
+def _blotches(at: Place, rng: Generator) -> Array:
     field = 0
     for _ in range(5):  # a few plane waves in random directions make blotches
         angle, phase = rng.uniform(0, 2 * np.pi, 2)
@@ -130,7 +131,7 @@ def _outline(name: str) -> tuple[float, np.ndarray]:
     return float(inside.mean()) * 2.8**2, np.stack([u[inside], v[inside]], 1)
 
 
-def colour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+def colour(rng: Generator, low: float, high: float) -> np.ndarray:
     """(3,) float32 RGB, any hue, of a luminance drawn from `low`..`high` (0..255)."""
     direction = rng.normal(size=3).astype(np.float32)
     direction -= direction @ LUMA  # along a hue, away from grey, at constant luminance
@@ -138,7 +139,7 @@ def colour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
     return np.clip(rng.uniform(low, high) + direction, 0, 255).astype(np.float32)
 
 
-def draw_object(name: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_object(name: str, rng: Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One instance of class `name`.
 
     Returns:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import entries, write_bytes, write_text
+from data.io import entries, read_json, write_bytes, write_text
 from data.parallel import bounded_map
 
 
@@ -45,7 +45,7 @@ class Output:
 
     def _read(self, file: Path) -> dict | None:
         try:
-            record = json.loads(file.read_bytes())
+            record = read_json(file)
             return record if record["name"] == self.record["name"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -91,3 +91,5 @@ def test_a_named_pipe_never_holds_the_run(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="no ordinary file"):
         open_images(tmp_path).read(0)
+    with pytest.raises(UsageError, match="no such folder"):
+        open_images(tmp_path / "pipe.jpg")
