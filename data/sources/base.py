@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from data.io import without_waiting
 from data.sources.decode import ImageError
 from data.sources.lists import read_list, require_listed
 
@@ -26,19 +29,16 @@ class Images(ABC):
         root: the folder, or the tar file.
         paths: (N,) fixed-length bytes, sorted, UTF-8 with forward slashes; the same from a folder,
             from its tar and from its pack.
+        altered: how the files differ from those that were listed once, in words; empty where they
+            do not.
     """
 
     root: str
     paths: np.ndarray
+    altered = ""
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    @property
-    def altered(self) -> str:
-        """How the files differ from those that were listed once, in words; empty where they do
-        not."""
-        return ""
 
     @abstractmethod
     def read(self, row: int) -> bytes:
@@ -69,6 +69,22 @@ class Images(ABC):
 
     def name(self, row: int) -> str:
         return os.fsdecode(self.paths[row])
+
+
+class Folder(Images):
+    """Images of a folder, at any depth."""
+
+    def read(self, row: int) -> bytes:
+        return read_bytes(self.root, self.paths[row])
+
+    def stat(self) -> np.ndarray:
+        sources = np.zeros((len(self), 2), "<i8")
+        prefix = os.fsencode(self.root) + b"/"
+        for i, path in enumerate(self.paths):
+            with contextlib.suppress(OSError):
+                status = os.stat(prefix + path)
+                sources[i] = status.st_size, status.st_mtime_ns
+        return sources
 
 
 @dataclass
@@ -124,3 +140,19 @@ class Spanned(Images):
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": {}}  # no descriptors go to a worker
+
+
+def read_bytes(root: str | os.PathLike, path: bytes) -> bytes:
+    """The bytes of a file in a folder; ImageError("missing") where it cannot be read, "too_large"
+    past 1 GiB."""
+    name = os.fsdecode(path)
+    try:
+        with open(os.path.join(os.fsencode(root), path), "rb", opener=without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("missing", f"{name}: no ordinary file")
+            if status.st_size > LARGEST:
+                raise ImageError("too_large", f"{name}: more than {LARGEST} bytes")
+            return file.read()
+    except OSError as error:
+        raise ImageError("missing", f"{name}: {error.strerror}") from error

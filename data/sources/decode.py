@@ -50,7 +50,11 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS, reduce: int = 1) -> np.
     if kind != "PNG" or not _overruns(content):
         image = imdecode(content, reduce if kind == "JPEG" else 1)
     if image is None:
-        image = _rest(content, kind, (width, height))
+        image, share = salvage(content, kind, (width, height))
+        if share < WHOLE:
+            raise ImageError("truncated", f"cut short or broken: {share:.0%} of the image is there")
+        if image is None:
+            raise ImageError("unreadable", "the image data is broken")
     small = -(-width // reduce), -(-height // reduce)
     if reduce > 1 and image.shape[:2] == (height, width):
         image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
@@ -115,12 +119,3 @@ def _overruns(content: bytes) -> bool:
     """True where a PNG's chunk claims to end after the file does: OpenCV would take that much
     memory."""
     return any(end > len(content) for _, _, end in png_chunks(content))
-
-
-def _rest(content: bytes, kind: str, size: tuple[int, int]) -> np.ndarray:
-    image, share = salvage(content, kind, size)
-    if share < WHOLE:
-        raise ImageError("truncated", f"cut short or broken: {share:.0%} of the image is there")
-    if image is None:
-        raise ImageError("unreadable", "the image data is broken")
-    return image

@@ -10,9 +10,8 @@ import numpy as np
 
 from data.cli import UsageError
 from data.sources.archives import class_tars, open_archive
-from data.sources.base import Images
+from data.sources.base import Folder, Images, read_bytes
 from data.sources.decode import MAX_PIXELS, ImageError, decode, image_size
-from data.sources.folder import Folder, read_bytes
 from data.sources.listing import EXTENSIONS, list_folder
 from data.sources.lists import read_list, require_listed
 from data.sources.packed import is_pack, open_pack

@@ -95,15 +95,10 @@ class Scan:
 
     def _resolve(self, paths: np.ndarray, spans: np.ndarray) -> None:
         """Give links inside the archive the place of what they point to."""
-        if not self.links:
-            return
-        rows = {path: row for row, path in enumerate(paths.tolist()) if row not in self.links}
-        targets = {paths[row]: target for row, target in self.links.items()}
-        for row, target in self.links.items():
-            for _ in range(DEPTH):
-                target = targets.get(target, target)
-            if target in rows:
-                spans[row] = spans[rows[target]]
+        rows = {path: row for row, path in enumerate(paths.tolist())} if self.links else {}
+        for _ in range(DEPTH):  # links to links
+            for row, target in self.links.items():
+                spans[row] = spans[rows.get(target, row)]
 
 
 class _Headers(io.FileIO):

@@ -11,7 +11,7 @@ import pytest
 from data.cache.reader import Cache
 from data.cache.shard import STATUS
 from data.cli import UsageError
-from data.sources.folder import Folder
+from data.sources.base import Folder
 from preprocess import recipe as blocks
 from preprocess.estimators import Estimator
 from preprocess.pipeline import build

@@ -12,7 +12,7 @@ import pytest
 from data.cache.reader import Cache
 from data.checksums import problems
 from data.cli import UsageError
-from data.sources.folder import Folder
+from data.sources.base import Folder
 from data.sources.images import ImageError, open_images
 from preprocess import writer
 from tests.conftest import scene

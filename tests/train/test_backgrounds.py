@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.cache.reader import Cache
 from data.cli import UsageError
-from data.sources.folder import Folder
+from data.sources.base import Folder
 from data.sources.images import decode, image_size, open_images
 from tests.train.runs import config, losses
 from tests.train.test_copy_paste import SIZE, cases, pillow_crop
