@@ -14,6 +14,7 @@ Used by evaluate/probes/sgd.py and evaluate/detection/training.py.
 
 import json
 import operator
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.io import is_own
 from data.stopping import Stopping
 from data.tensors import fitting, load_tensors, write_tensors
 from train import distributed
@@ -85,7 +87,9 @@ class Training:
         Raises:
             UsageError: a file that is damaged, or of another training.
         """
-        if self.file.exists():
+        if os.path.lexists(self.file):
+            if not is_own(self.file):
+                raise UsageError(f"{self.file}: a link to elsewhere, or no ordinary file; {ANEW}")
             state = load_tensors(self.file, "checkpoint", ANEW)
             identity = json.loads(json.dumps(self.identity))  # as it will be read
             try:

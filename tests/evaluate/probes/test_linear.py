@@ -185,9 +185,48 @@ def test_a_stopped_training_continues_bit_by_bit(
     other = Schedule(lr=2.0, finetune=finetune, **settings)
     with pytest.raises(UsageError, match=r"trained otherwise \(lr: 1.0 -> 2.0\)"):
         sgd.fit(encoder, images, other, tmp_path / "b.pt")
-    (tmp_path / "b.pt").write_bytes(b"broken")
-    with pytest.raises(UsageError, match="not a checkpoint that can be loaded"):
-        sgd.fit(encoder, images, schedule, tmp_path / "b.pt")
+
+
+FOREIGN = {
+    "bytes": lambda state: b"broken",
+    "list": lambda state: [1],
+    "no model": lambda state: {k: v for k, v in state.items() if k != "model"},
+    "no tensor": lambda state: state | {"model": {"weight": 1, "bias": 2}},
+    "shape": lambda state: state | {"model": {"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}},
+    "absurd": lambda state: state | {"model": {"weight": torch.zeros(1).expand(10**9, 10**5)}},
+    "not finite": lambda state: state | {"model": {k: v / 0 for k, v in state["model"].items()}},
+    "step": lambda state: state | {"step": 1.5},
+    "more": lambda state: state | {"extra": 1},
+    "momentum": lambda state: (
+        state
+        | {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(9)}}, "param_groups": []}}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, "link", "pipe"])
+def test_a_kept_file_from_elsewhere_is_one_line(kind, colours, tmp_path):
+    """And is left as it is."""
+    images, file = Labelled(f"{colours}/train", 8), tmp_path / "x" / "x.pt"
+    fit = partial(sgd.fit, Encoder(Colour(), 8, CPU), images, Schedule(epochs=1, lr=1.0), file)
+    fit()
+    content = file.read_bytes()
+    if kind in FOREIGN:
+        state = FOREIGN[kind](torch.load(file, weights_only=True))
+        if isinstance(state, bytes):
+            file.write_bytes(state)
+        else:
+            torch.save(state, file)
+        content = file.read_bytes()
+    else:
+        file.rename(tmp_path / "elsewhere.pt")
+        if kind == "link":
+            file.symlink_to(tmp_path / "elsewhere.pt")
+        else:
+            os.mkfifo(file)
+    with pytest.raises(UsageError, match=r"x\.pt: (not|a link) .*; delete it to begin anew"):
+        fit()
+    assert kind == "pipe" or file.read_bytes() == content
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.slow)])
