@@ -6,11 +6,9 @@ import json
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from data.cli import UsageError
 from evaluate.probes import few
-from train.network import backbone
 
 
 def test_the_split_is_balanced_fixed_and_nested():
@@ -55,7 +53,7 @@ def test_lists_name_images_by_path_or_by_name(tmp_path):
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """Two classes told apart by brightness, and a small random network."""
+    """Two classes told apart by brightness."""
     root = tmp_path_factory.mktemp("few")
     rng = np.random.default_rng(0)
     for folder, count in (("train", 40), ("val", 10)):
@@ -64,15 +62,14 @@ def setting(tmp_path_factory):
             for i in range(count):
                 image = np.clip(rng.normal(level, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
                 cv2.imwrite(str(root / folder / name / f"{name}_{i:02d}.png"), image)
-    torch.manual_seed(0)
-    torch.save(backbone("resnet10", "small_stride2", 4).state_dict(), root / "x.pth")
     return root
 
 
-def options(setting, tmp_path) -> dict:
+@pytest.fixture
+def options(setting, moco, tmp_path) -> dict:
     return {
         "data": str(setting),
-        "weights": str(setting / "x.pth"),
+        "weights": moco,
         "stem": "small_stride2",
         "size": 16,
         "device": "cpu",
@@ -86,9 +83,8 @@ def options(setting, tmp_path) -> dict:
     }
 
 
-def test_both_modes_learn_and_repeat(setting, tmp_path):
-    given = options(setting, tmp_path)
-    arguments = few.Arguments(percent=(5.0, 25.0), seeds=2, **given)
+def test_both_modes_learn_and_repeat(options, tmp_path):
+    arguments = few.Arguments(percent=(5.0, 25.0), seeds=2, **options)
     result = few.evaluate(arguments)
     accuracy, protocol = result["accuracy"], result["protocol"]
     assert set(accuracy) == {"5% linear", "5% finetune", "25% linear", "25% finetune"}
@@ -100,7 +96,7 @@ def test_both_modes_learn_and_repeat(setting, tmp_path):
     assert len(listed) == 20 and sum(line.startswith("dark/") for line in listed) == 10
     assert few.evaluate(arguments) == result  # the kept classifiers are tested again
     file = str(tmp_path / "few-25percent-seed0.txt")
-    again = few.evaluate(few.Arguments(labels_list=(file,), modes=("linear",), **given))
+    again = few.evaluate(few.Arguments(labels_list=(file,), modes=("linear",), **options))
     assert again["accuracy"]["few-25percent-seed0 linear"] == result["per_seed"][0]["25% linear"]
 
 
@@ -115,9 +111,9 @@ def test_both_modes_learn_and_repeat(setting, tmp_path):
         ({"lr": -1.0}, "negative"),
     ],
 )
-def test_bad_options(change, message, setting, tmp_path):
+def test_bad_options(change, message, options):
     with pytest.raises((UsageError, FileNotFoundError), match=message):
-        few.evaluate(few.Arguments(**{**options(setting, tmp_path), **change}))
+        few.evaluate(few.Arguments(**{**options, **change}))
 
 
 @pytest.mark.parametrize(("share", "rates"), [(1, (5.0, 0.02)), (10, (0.2, 0.01))])

@@ -25,7 +25,6 @@ from evaluate.probes import linear, sgd
 from evaluate.probes.sgd import Order, Schedule
 from evaluate.probes.sweep import fit_all, hold_out, sweep
 from train.features import Labelled
-from train.network import backbone
 
 CPU = torch.device("cpu")
 
@@ -134,17 +133,8 @@ def test_every_image_is_seen_once_an_epoch():
     assert list(Order(10, schedule, 4)) == steps[4:] and len(Order(10, schedule, 4)) == 2
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("network") / "x.pth"
-    model = backbone("resnet10", "small_stride2", 4)
-    torch.save({k: v for k, v in model.state_dict().items() if not k.startswith("fc.")}, file)
-    return str(file)
-
-
-def encoder_of(network, size=16):
-    return load_encoder(Common(weights=network, stem="small_stride2", size=size, device="cpu"))
+def encoder_of(moco, size=16):
+    return load_encoder(Common(weights=moco, stem="small_stride2", size=size, device="cpu"))
 
 
 def signal_at(monkeypatch, number: int, read: int) -> None:
@@ -165,13 +155,13 @@ def signal_at(monkeypatch, number: int, read: int) -> None:
     [(False, signal.SIGINT, 130), (True, signal.SIGTERM, 0), (False, signal.SIGUSR1, 0)],
 )
 def test_a_stopped_training_continues_bit_by_bit(
-    finetune, number, code, network, colours, tmp_path, monkeypatch, capsys
+    finetune, number, code, moco, colours, tmp_path, monkeypatch, capsys
 ):
     settings = {"epochs": 3, "batch": 16, "backbone_lr": 0.05, "decay": "cosine"}
     schedule = Schedule(lr=1.0, finetune=finetune, **settings)
     images = Labelled(f"{colours}/train", 16)
-    whole = sgd.fit(encoder_of(network), images, schedule, tmp_path / "a.pt")
-    encoder = encoder_of(network)
+    whole = sgd.fit(encoder_of(moco), images, schedule, tmp_path / "a.pt")
+    encoder = encoder_of(moco)
     before = sgd.fingerprint(encoder.model)
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
         signal_at(patched, number, 80)  # in the middle of an epoch of 4 steps
@@ -230,7 +220,7 @@ def test_a_kept_file_from_elsewhere_is_one_line(kind, colours, tmp_path):
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.slow)])
-def test_a_worker_that_dies_is_started_again(times, network, colours, tmp_path, monkeypatch, capfd):
+def test_a_worker_that_dies_is_started_again(times, moco, colours, tmp_path, monkeypatch, capfd):
     """At the step that it died in; where that fails too, what was reached is saved."""
     original, deaths = Labelled.read, tmp_path / "deaths"
     deaths.write_text("")
@@ -242,10 +232,10 @@ def test_a_worker_that_dies_is_started_again(times, network, colours, tmp_path, 
         return original(self, i)
 
     images, schedule = Labelled(f"{colours}/train", 16), Schedule(epochs=2, batch=8, lr=1.0)
-    whole = sgd.fit(encoder_of(network), images, schedule, tmp_path / "a.pt")
+    whole = sgd.fit(encoder_of(moco), images, schedule, tmp_path / "a.pt")
     with monkeypatch.context() as patched:
         patched.setattr(Labelled, "read", dying)
-        encoder = replace(encoder_of(network), workers=1)
+        encoder = replace(encoder_of(moco), workers=1)
         fit = partial(sgd.fit, encoder, images, schedule, tmp_path / "b.pt")
         if times == 1:
             assert sgd.fingerprint(fit()) == sgd.fingerprint(whole)
@@ -253,7 +243,7 @@ def test_a_worker_that_dies_is_started_again(times, network, colours, tmp_path, 
             return
         with pytest.raises(UsageError, match="loader workers failed twice at batch"):
             fit()
-    parts = sgd.fit(encoder_of(network), images, schedule, tmp_path / "b.pt")
+    parts = sgd.fit(encoder_of(moco), images, schedule, tmp_path / "b.pt")
     assert sgd.fingerprint(parts) == sgd.fingerprint(whole)
 
 
@@ -269,23 +259,23 @@ class Counting(nn.Module):
         return x.mean((2, 3))
 
 
-def test_a_backbone_that_changes_is_noticed(colours, network, tmp_path):
+def test_a_backbone_that_changes_is_noticed(colours, moco, tmp_path):
     images, schedule = Labelled(f"{colours}/train", 8), Schedule(epochs=1, batch=30, lr=1.0)
     with pytest.raises(AssertionError, match="the frozen backbone changed"):
         sgd.fit(Encoder(Counting(), 8, CPU), images, schedule, tmp_path / "x.pt")
-    encoder = encoder_of(network)
+    encoder = encoder_of(moco)
     encoder.model.train()  # would move BatchNorm's buffers
     before = sgd.fingerprint(encoder.model)
     sgd.fit(encoder, images, schedule, tmp_path / "y.pt")
     assert sgd.fingerprint(encoder.model) == before
 
 
-def test_a_bad_image_is_one_line(network, tmp_path):
+def test_a_bad_image_is_one_line(moco, tmp_path):
     (tmp_path / "train" / "a").mkdir(parents=True)
     (tmp_path / "train" / "a" / "bad.png").write_bytes(b"nothing")
     images = Labelled(f"{tmp_path}/train", 16)
     with pytest.raises(UsageError, match=r"a/bad.png: .*; remove or repair that image"):
-        sgd.fit(encoder_of(network), images, Schedule(epochs=1), tmp_path / "x.pt")
+        sgd.fit(encoder_of(moco), images, Schedule(epochs=1), tmp_path / "x.pt")
 
 
 def test_what_is_not_finite_is_never_saved(colours, tmp_path):
@@ -347,8 +337,8 @@ def test_sweep_chooses_by_held_out_images_and_survives_divergence():
     assert np.bincount(y[held]).tolist() == [2] * 6 and not hold_out(np.arange(5), 0).any()
 
 
-def test_seeds_give_mean_and_deviation(colours, network, tmp_path):
-    options = {"weights": network, "size": 16, "stem": "small_stride2", "epochs": 2, "batch": 16}
+def test_seeds_give_mean_and_deviation(colours, moco, tmp_path):
+    options = {"weights": moco, "size": 16, "stem": "small_stride2", "epochs": 2, "batch": 16}
     options |= {"data": colours, "json_file": str(tmp_path / "x.json")}
     result = linear.evaluate(linear.Arguments(seeds=2, lr=1.0, **options))
     each = [seed["top-1"] for seed in result["per_seed"]]
@@ -362,7 +352,7 @@ def test_seeds_give_mean_and_deviation(colours, network, tmp_path):
     assert set(fast["deviation"]["by_lr"]) == {"0.1", "1"}
 
 
-def fine_tune(rank: int, processes: int, folder: str, network: str, colours: str) -> None:
+def fine_tune(rank: int, processes: int, folder: str, moco: str, colours: str) -> None:
     """One of some processes: 17 images in batches of 16, so that all but the first have no part in
     each second one."""
     torch.set_num_threads(1)
@@ -371,25 +361,23 @@ def fine_tune(rank: int, processes: int, folder: str, network: str, colours: str
         torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=processes)
     schedule = Schedule(epochs=2, batch=16, lr=0.5, backbone_lr=0.05, finetune=True, decay="cosine")
     images = Labelled(f"{colours}/train", 32)
-    sgd.fit(
-        encoder_of(network, 32), images, schedule, Path(folder, f"{processes}.pt"), np.arange(17)
-    )
+    sgd.fit(encoder_of(moco, 32), images, schedule, Path(folder, f"{processes}.pt"), np.arange(17))
     if processes > 1:
         torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_fine_tune_what_one_does(colours, network, tmp_path):
-    fine_tune(0, 1, str(tmp_path), network, colours)
-    torch.multiprocessing.spawn(fine_tune, (2, str(tmp_path), network, colours), nprocs=2)
+def test_two_processes_fine_tune_what_one_does(colours, moco, tmp_path):
+    fine_tune(0, 1, str(tmp_path), moco, colours)
+    torch.multiprocessing.spawn(fine_tune, (2, str(tmp_path), moco, colours), nprocs=2)
     one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True)["model"] for n in (1, 2))
     for name, value in one.items():
         assert torch.allclose(value.double(), two[name].double(), rtol=1e-2, atol=1e-3), name
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(colours, network, tmp_path):
-    options = f"--weights {network} --stem small_stride2 --size 16 --data {colours} --epochs 3"
+def test_two_processes_give_what_one_gives(colours, moco, tmp_path):
+    options = f"--weights {moco} --stem small_stride2 --size 16 --data {colours} --epochs 3"
     command = ["-m", "evaluate", "linear", *options.split(), "--batch", "17", "--lr", "1"]
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     for name, launcher in (("one", []), ("two", torchrun)):
