@@ -10,7 +10,6 @@ twice its mean. The JSON holds the curves too; on all of ECSSD the scores that o
 stand beside ours.
 """
 
-import itertools
 import os
 import re
 import time
@@ -36,7 +35,6 @@ from preprocess import estimators
 from preprocess.estimators.files import map_file, read_map
 
 FOREGROUND = 128  # of a true mask's grey levels: this and above is foreground
-BLOCK = 16  # images of a task
 DIGITS = {"ms": 1, "mae": 4}  # 3 else
 UNPRINTED = {"max_e", "adaptive_e", "max_iou"}  # in the JSON alone
 
@@ -216,11 +214,10 @@ def _score_all(
     arguments: Arguments, paths: list[bytes]
 ) -> tuple[dict[bytes, Row], dict[str, list[str]]]:
     """The rows by path, and the paths that have none by the reason."""
-    blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
-    done = bounded_map(partial(_score_block, arguments), blocks, arguments.workers)
-    bar = tqdm(done, "saliency", len(blocks), leave=False, unit=f"x{BLOCK} images")
+    done = bounded_map(partial(_score_image, arguments), paths, arguments.workers)
+    bar = tqdm(done, "saliency", len(paths), leave=False, unit="img")
     rows, left_out = {}, defaultdict(list)
-    for path, row in zip(paths, itertools.chain.from_iterable(bar), strict=True):
+    for path, row in zip(paths, bar, strict=True):
         if isinstance(row, str):
             left_out[row].append(os.fsdecode(path))
         else:
@@ -229,11 +226,6 @@ def _score_all(
         reasons = "; ".join(_reasons(left_out))
         raise UsageError(f"{arguments.images}: no image can be scored: {reasons}")
     return rows, left_out
-
-
-def _score_block(arguments: Arguments, paths: list[bytes]) -> list[Row | str]:
-    _predict_all(arguments, np.zeros((32, 32, 3), np.uint8))  # compiles: it is no image's time
-    return [_score_image(arguments, path) for path in paths]
 
 
 def _score_image(arguments: Arguments, path: bytes) -> Row | str:
@@ -277,9 +269,7 @@ def _read(arguments: Arguments, path: bytes) -> tuple[np.ndarray, np.ndarray, di
         return np.rint(255 * levels).astype(np.uint8)
 
     truth, folder = grey(arguments.truth, "true mask"), arguments.maps
-    maps = {folder: (grey(folder, "map"), 0.0)} if folder else _predict_all(arguments, image)
+    if folder:
+        return image, truth, {folder: (grey(folder, "map"), 0.0)}
+    maps = {name: predict(image, name, arguments.refine) for name in arguments.names}
     return image, truth, maps
-
-
-def _predict_all(arguments: Arguments, image: np.ndarray) -> dict[str, tuple[np.ndarray, float]]:
-    return {name: predict(image, name, arguments.refine) for name in arguments.names}

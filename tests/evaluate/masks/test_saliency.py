@@ -152,7 +152,7 @@ def test_bad_input(folder, change, message):
 
 def test_published_scores_are_compared_on_all_of_ecssd_only():
     wrong = {"mae": 0.03}
-    entry = {key: known["score"] + wrong.get(key, 0) for key, known in ECSSD["rbd"].items()}
+    entry = {key: known["published"] + wrong.get(key, 0) for key, known in ECSSD["rbd"].items()}
     paths = [f"{i:04d}.jpg" for i in range(1, 1001)]
     result = {"paths": paths, "refine": "none", "estimators": {"rbd": entry, "x": {}}}
     agree = {row["metric"]: row["agrees"] for row in saliency_check(result)}
