@@ -8,8 +8,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from data.cache.index import read_index
 from data.cache.shard import NAME, SCHEMA, Rows, empty_rows, read_rows
 from data.cache.verify import old_shards
 from data.cli import UsageError
-from data.io import entries, remove_temporary
+from data.io import remove_temporary
 from data.parallel import WorkerDied, alone, bounded_map
 from data.sources.images import Images, open_images
 from preprocess import writer
@@ -41,34 +41,20 @@ AHEAD = 8  # blocks a worker in flight: one slow block does not leave the other 
 AHEAD_OF_DEVICE = 2  # an image as a network sees it is 20 times a mask
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a cache is made, as far as its masks do not depend on it.
-
-    Attributes:
-        shard_size: images a shard.
-        workers: processes that decode and estimate; 0 computes in this one.
-        listed: text file of relative paths, instead of all images under the root.
-        part: (I, N), 1 <= I <= N: every N-th shard only; the last part to end finishes the cache.
-        cluster: address of a dask.distributed scheduler, whose workers are used.
-        repair: check every shard's bytes, and rebuild the damaged ones.
-        digest: compare all contents with the digests of their rows, not only lengths and mtimes.
-    """
-
-    shard_size: int = 4096
-    workers: int = 0
-    listed: str | None = None
-    part: tuple[int, int] | None = None
-    cluster: str | None = None
-    repair: bool = False
-    digest: bool = False
-
-
-def build(root: str, folder: str, recipe: Recipe, **options) -> Outcome:
+def build(
+    root: str,
+    folder: str,
+    recipe: Recipe,
+    shard_size: int = 4096,
+    listed: str | None = None,
+    **options,
+) -> Outcome:
     """Make, complete or bring up to date the mask cache `folder` of all images under `root`.
 
     Args:
-        options: fields of Options.
+        shard_size: images a shard.
+        listed: text file of relative paths, instead of all images under the root.
+        options: fields of Run, from `workers` on.
 
     Raises:
         UsageError: no images, no map for any of them, a folder that holds another cache or other
@@ -76,28 +62,13 @@ def build(root: str, folder: str, recipe: Recipe, **options) -> Outcome:
         OSError: no space, a read-only folder; what is finished stays, and nothing half-written has
             a final name.
     """
-    began = time.perf_counter()
-    chosen = Options(**options)
-    images, recipe = open_images(os.path.abspath(root), chosen.listed), recipe.absolute()
-    source = Source(images, recipe.keys(images), recipe, chosen.shard_size)
-    _require_maps(source)
-    place, identity = Path(folder), recipe.identity()
-    description: Description = {
-        "schema": SCHEMA,
-        "identity": identity,
-        "identity_hash": identity_hash(identity),
-        "shard_size": chosen.shard_size,
-        "images": len(images),
-        "shards": [],
-        "statuses": {},
-    }
-    _check_folder(place, description, chosen.repair)  # before a lock's file is put into it
-    place.mkdir(parents=True, exist_ok=True)
-    with writer.writing(place, chosen.part):
-        before = _check_folder(place, description, chosen.repair)
-        if chosen.part is None:
-            remove_temporary(place)
-        return Run(source, place, chosen, description, before, began).bring_up_to_date()
+    images, recipe = open_images(os.path.abspath(root), listed), recipe.absolute()
+    run = Run(Source(images, recipe.keys(images), recipe, shard_size), Path(folder), **options)
+    _require_maps(run.source)
+    run.check_folder()  # before a lock's file is put into it
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with writer.writing(run.folder, run.part):
+        return run.bring_up_to_date(run.check_folder())
 
 
 def _require_maps(source: Source) -> None:
@@ -113,31 +84,6 @@ def _require_maps(source: Source) -> None:
     )
 
 
-def _check_folder(folder: Path, description: Description, repair: bool) -> Description | None:
-    """The description in the folder, None where it holds none that is sound.
-
-    Raises:
-        UsageError: the folder is neither empty nor this very cache, in whatever state.
-    """
-    if (folder / "cache.json").exists():
-        try:
-            before = load_description(folder)
-        except DamagedDescription:
-            if not repair:
-                raise
-        else:
-            _check_same(folder, before, description)
-            return before
-    own = {"CHECKSUMS", "index.h5", "cache.json", writer.FAILURES}
-    for name in (file.name for file in entries(folder)):
-        known = name in own or NAME.fullmatch(name) or name.endswith(".tmp")
-        if not known and not name.startswith("log."):
-            raise UsageError(
-                f"{folder}: holds {name} but no cache.json; choose an empty folder for the cache"
-            )
-    return None
-
-
 def _check_same(folder: Path, before: Description, description: Description) -> None:
     old, new = ({**d["identity"], "shard_size": d["shard_size"]} for d in (before, description))
     keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
@@ -151,40 +97,96 @@ def _check_same(folder: Path, before: Description, description: Description) -> 
 
 @dataclass
 class Run:
-    """One run, in a folder that it may write.
+    """One run: what it makes, where, and how, as far as the masks do not depend on it.
 
     Attributes:
-        description: of the cache to be, without its shards.
-        before: of the finished cache in the folder, if there is one.
+        workers: processes that decode and estimate; 0 computes in this one.
+        part: (I, N), 1 <= I <= N: every N-th shard only; the last part to end finishes the cache.
+        cluster: address of a dask.distributed scheduler, whose workers are used.
+        repair: check every shard's bytes, and rebuild the damaged ones.
+        digest: compare all contents with the digests of their rows, not only lengths and mtimes.
         began: time.perf_counter() at the start.
     """
 
     source: Source
     folder: Path
-    options: Options
-    description: Description
-    before: Description | None
-    began: float
+    workers: int = 0
+    part: tuple[int, int] | None = None
+    cluster: str | None = None
+    repair: bool = False
+    digest: bool = False
+    began: float = field(default_factory=time.perf_counter)
 
-    def bring_up_to_date(self) -> Outcome:
-        part = self.options.part or (1, 1)
-        numbers = range(part[0] - 1, self.source.shards, part[1])
-        current = self.before["shards"] if self.before else []
-        damaged = damaged_shards(self.folder, current) if self.options.repair else {}
-        existing = existing_shards(self.folder, self.description["identity_hash"], current, damaged)
-        plan = Plan(self.folder, self.source, existing, numbers, self.options.digest)
-        if self.before and not plan.work and self._is_finished(plan, existing):
-            return self._outcome(self.before["statuses"])
-        with Report(self.folder, self.options.part, plan.rows) as report:
+    @cached_property
+    def description(self) -> Description:
+        """Of the cache to be, without its shards."""
+        identity = self.source.recipe.identity()
+        return {
+            "schema": SCHEMA,
+            "identity": identity,
+            "identity_hash": identity_hash(identity),
+            "shard_size": self.source.shard_size,
+            "images": len(self.source.images),
+            "shards": [],
+            "statuses": {},
+        }
+
+    @property
+    def identity(self) -> str:
+        return self.description["identity_hash"]
+
+    def check_folder(self) -> Description | None:
+        """The description in the folder, None where it holds none that is sound.
+
+        Raises:
+            UsageError: the folder is neither empty nor this very cache, in whatever state.
+        """
+        if (self.folder / "cache.json").exists():
+            try:
+                before = load_description(self.folder)
+            except DamagedDescription:
+                if not self.repair:
+                    raise
+            else:
+                _check_same(self.folder, before, self.description)
+                return before
+        own = {"CHECKSUMS", "index.h5", "cache.json", writer.FAILURES}
+        for name in sorted(file.name for file in self.folder.glob("*")):
+            known = name in own or NAME.fullmatch(name) or name.endswith(".tmp")
+            if not known and not name.startswith((".", "log.")):
+                raise UsageError(
+                    f"{self.folder}: holds {name} but no cache.json; choose an empty folder for "
+                    "the cache"
+                )
+        return None
+
+    def bring_up_to_date(self, before: Description | None) -> Outcome:
+        """Make what is to be made.
+
+        Args:
+            before: of the finished cache in the folder, if there is one.
+        """
+        if self.part is None:
+            remove_temporary(self.folder)
+        first, step = self.part or (1, 1)
+        numbers = range(first - 1, self.source.shards, step)
+        current = before["shards"] if before else []
+        damaged = damaged_shards(self.folder, current) if self.repair else {}
+        existing = existing_shards(self.folder, self.identity, current, damaged)
+        plan = Plan(self.folder, self.source, existing, numbers, self.digest)
+        finished = before and not plan.work and self._files(existing, plan.kept) == current
+        if finished and read_index(self.folder, before) is not None:
+            return self._outcome(before["statuses"])
+        with Report(self.folder, self.part, plan.rows) as report:
             report.event(
                 "start",
                 images=len(self.source.images),
                 rows=plan.rows,
                 compute=plan.computed,
                 identity=self.description["identity"],
-                workers=self.options.workers,
-                part=self.options.part,
-                dask=self.options.cluster,
+                workers=self.workers,
+                part=self.part,
+                dask=self.cluster,
                 damaged=damaged,
             )
             written = self._write(plan.work, report)
@@ -192,12 +194,6 @@ class Run:
                 outcome = self._finish(plan, written, report)
             report.end(outcome)
         return outcome
-
-    def _is_finished(self, plan: Plan, existing: list[Existing]) -> bool:
-        """Whether the shards that are to be are the cache's already, and its index is of them."""
-        files = self._files(existing, plan.kept)
-        index = read_index(self.folder, self.before)
-        return files == self.before["shards"] and index is not None
 
     def _files(self, existing: list[Existing], own: dict[int, str]) -> list[str]:
         """The cache's shards in order as far as they are there, this run's `own` and those of other
@@ -210,7 +206,7 @@ class Run:
         own = plan.kept | {number: shard.name for number, shard in written.items()}
         existing = []
         if len(own) < self.source.shards:
-            existing = existing_shards(self.folder, self.description["identity_hash"])
+            existing = existing_shards(self.folder, self.identity)
         files = self._files(existing, own)
         lacking = self.source.shards - len(files)
         statuses = report.statuses
@@ -221,7 +217,7 @@ class Run:
             statuses,
             computed=plan.computed,
             copied=plan.rows - plan.computed,
-            workers=max(1, self.options.workers),
+            workers=max(1, self.workers),
             bytes=sum(shard.size for shard in written.values()),
             lacking=lacking,
             empty=report.empty,
@@ -236,20 +232,20 @@ class Run:
     def _write(self, work: list[Work], report: Report) -> dict[int, writer.Written]:
         """Compute and write the shards of `work` in order, each as soon as its last block is
         there; by number."""
-        recipe, options = self.source.recipe, self.options
+        recipe = self.source.recipe
         with contextlib.ExitStack() as running:  # whatever ends the run also ends the workers
             results = bounded_map(
-                partial(batches.work_of(recipe), recipe=recipe),
+                batches.work_of(recipe),
                 (self.source.images.take(rows) for shard in work for rows in self._split(shard)),
-                options.workers,
-                cluster=options.cluster,
+                self.workers,
+                cluster=self.cluster,
                 needs=self.source.files(),
                 ahead=AHEAD_OF_DEVICE if recipe.on_device else AHEAD,
                 rescue=Rescue(recipe, report),
             )
             running.enter_context(contextlib.closing(results))
             if recipe.on_device:
-                results = batches.infer(results, recipe, threads=options.workers)
+                results = batches.infer(results, recipe, threads=self.workers)
                 running.enter_context(contextlib.closing(results))
             return {shard.number: self._write_shard(shard, results, report) for shard in work}
 
@@ -273,8 +269,7 @@ class Run:
             _put(read_rows(self.folder / name), origin, rows, target - first, report)
         report.empty += int(((rows["status"] == 0) & (rows["quality/coverage"] == 0)).sum())
         rows["key"] = self.source.keys[work.rows]
-        identity = self.description["identity_hash"]
-        written = writer.write_shard(self.folder, work.number, rows, identity)
+        written = writer.write_shard(self.folder, work.number, rows, self.identity)
         report.event(
             "shard",
             name=written.name,
@@ -310,7 +305,7 @@ class Rescue:
 
     def _compute(self, images: Images) -> Rows:
         with contextlib.suppress(WorkerDied):
-            return alone(partial(batches.work_of(self.recipe), recipe=self.recipe), images)
+            return alone(batches.work_of(self.recipe), images)
         if len(images) == 1:
             self.report.event("crashed", path=_name(images))
             return crashed_row(images, self.recipe)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,23 +10,18 @@ from preprocess.networks.squashed import MEAN, STD, Squashed
 from preprocess.networks.weights import Source, checksums
 from preprocess.vision.pixels import sigmoid
 
-NONE = (1.0, 1.0, 1.0)
-
-
-class Family(NamedTuple):
-    """The settings of a family of files."""
-
-    side: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    scale: str = "max"
-    activation: str = "none"
-    stretch: str = "yes"
-
-
-U2NET = Family(320, MEAN, STD)
-ISNET = Family(1024, (0.5, 0.5, 0.5), NONE)
-BIREFNET = Family(1024, MEAN, STD, activation="sigmoid")
+U2NET = {
+    "side": 320,
+    "mean": MEAN,
+    "std": STD,
+    "scale": "max",
+    "activation": "none",
+    "stretch": "yes",
+}
+BRIA = U2NET | {"side": 1024}
+ANIME = BRIA | {"std": (1.0, 1.0, 1.0)}
+ISNET = ANIME | {"mean": (0.5, 0.5, 0.5)}
+BIREFNET = BRIA | {"activation": "sigmoid"}
 # rembg's names of files, their MD5 (of bria-rmbg the SHA-256) and their settings there
 KNOWN = {
     "u2net": ("60024c5c889badc19c04ad937298a77b", U2NET),
@@ -35,7 +29,7 @@ KNOWN = {
     "u2net_human_seg": ("c09ddc2e0104f800e3e1bb4652583d1f", U2NET),
     "silueta": ("55e59e0d8062d2f5d013f4725ee84782", U2NET),
     "isnet-general-use": ("fc16ebd8b0c10d971d3513d564d01e29", ISNET),
-    "isnet-anime": ("6f184e756bb3bd901c8849220a83e38e", Family(1024, MEAN, NONE)),
+    "isnet-anime": ("6f184e756bb3bd901c8849220a83e38e", ANIME),
     "birefnet-general": ("7a35a0141cbbc80de11d9c9a28f52697", BIREFNET),
     "birefnet-general-lite": ("4fab47adc4ff364be1713e97b7e66334", BIREFNET),
     "birefnet-portrait": ("c3a64a6abf20250d090cd055f12a3b67", BIREFNET),
@@ -45,7 +39,7 @@ KNOWN = {
     "birefnet-massive": ("33e726a2136a3d59eb0fdf613e31e3e9", BIREFNET),
     "bria-rmbg": (
         "5b486f08200f513f460da46dd701db5fbb47d79b4be4b708a19444bcd4e79958",
-        Family(1024, MEAN, STD),
+        BRIA,
     ),
 }
 LARGEST_SIDE = 4096
@@ -88,7 +82,7 @@ class ONNX(Squashed):
 
     def for_file(self, path: Path) -> "ONNX":
         """With the settings of a known file; UsageError where an unknown one leaves some open."""
-        missing = [name for name in Family._fields if getattr(self, name) is None]
+        missing = [name for name in U2NET if getattr(self, name) is None]
         family = _family(path) if missing else None
         if missing and not family:
             flags = ", ".join(f"--{name}" for name in missing).replace("--side", "--net-side")
@@ -97,7 +91,7 @@ class ONNX(Squashed):
                 "--net-side 320 --mean .485 .456 .406 --std .229 .224 .225 --scale max "
                 "--activation none --stretch yes"
             )
-        return replace(self, **{name: getattr(family, name) for name in missing})
+        return replace(self, **{name: family[name] for name in missing})
 
     def tensor(self, batch: np.ndarray) -> np.ndarray:
         """(B, side, side, 3) uint8 prepared images to the (B, 3, side, side) float32 input."""
@@ -114,7 +108,7 @@ class ONNX(Squashed):
         return np.clip(saliency, 0, 1)
 
 
-def _family(path: Path) -> Family | None:
+def _family(path: Path) -> dict | None:
     if path.stem in KNOWN:
         return KNOWN[path.stem][1]
     digests = checksums(path)

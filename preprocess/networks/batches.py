@@ -10,7 +10,7 @@ to two levels, for a device adds in another order then.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import cv2
@@ -41,11 +41,10 @@ class Prepared(NamedTuple):
     thumbnail: np.ndarray | None
 
 
-def work_of(recipe: Recipe) -> Callable[[Images, Recipe], Rows]:
+def work_of(recipe: Recipe) -> Callable[[Images], Rows]:
     """What a worker does with a block of images."""
-    if not recipe.network:
-        return blocks.compute_block
-    return prepare_block if recipe.on_device else compute_block
+    of_network = prepare_block if recipe.on_device else compute_block
+    return partial(of_network if recipe.network else blocks.compute_block, recipe=recipe)
 
 
 def compute_block(images: Images, recipe: Recipe) -> Rows:
