@@ -96,7 +96,7 @@ class Spanned(Images):
     """
 
     spans: np.ndarray
-    _open: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    _open: dict = field(default_factory=dict, init=False, repr=False)
 
     @abstractmethod
     def file(self, row: int) -> str:

@@ -74,37 +74,23 @@ def list_folder(root: str) -> np.ndarray:
         OSError: a folder that may not be read.
     """
     gathered = Paths()
-    _walk(os.fsencode(root), b"", gathered, frozenset())
+    top = os.fsencode(root)
+    for folder, folders, files in os.walk(top, onerror=_raise, followlinks=True):
+        real = os.path.realpath(folder) + b"/"
+        below = folder.removeprefix(top).lstrip(b"/")
+        targets = {name: os.path.realpath(os.path.join(folder, name)) + b"/" for name in folders}
+        # a link back to one of its own parents would never end
+        folders[:] = [n for n in folders if not is_system(n) and not real.startswith(targets[n])]
+        for name in files:
+            if not is_system(name):
+                gathered.add_image(os.path.join(below, name))
     paths = gathered.images(root)
     paths.sort()
     return paths
 
 
-def _walk(
-    folder: bytes, prefix: bytes, gathered: Paths, parents: frozenset[tuple[int, int]]
-) -> None:
-    stat = os.stat(folder)
-    here = (stat.st_dev, stat.st_ino)
-    if here in parents:  # a link back to one of its own parents would never end
-        return
-    folders = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_system(entry.name):
-                continue
-            if _is_folder(entry):
-                folders.append(entry.name)  # entered once this one is closed: no descriptor a level
-            else:
-                gathered.add_image(prefix + entry.name)
-    for name in folders:
-        _walk(folder + b"/" + name, prefix + name + b"/", gathered, parents | {here})
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def inside(path: bytes) -> bool:
