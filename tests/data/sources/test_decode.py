@@ -180,28 +180,21 @@ def test_mutated_files_neither_crash_nor_hang_nor_take_a_gigabyte(
     assert not done.stderr
 
 
-JPEGS = [
-    {"progressive": True},
-    {"comment": b"\xff\xc0 no frame"},
-    {"exif": b"Exif\0\0" + bytes(300)},
-    {"restart_marker_blocks": 2, "optimize": True},
-]
-
-
-@pytest.mark.parametrize("options", JPEGS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg_size_reads_what_pillow_reads(mode: str, options: dict):
-    content = encoded(Image.new(mode, (37, 21), 90), "JPEG", **options)
-    assert jpeg_size(content) == (37, 21)
-    for cut in range(200):  # never a wrong size, whatever the header has lost
-        assert jpeg_size(content[:cut]) in (None, (37, 21))
+def test_jpeg_size_reads_what_pillow_reads(mode: str):
+    comment = {"comment": b"\xff\xc0 no frame", "exif": b"Exif\0\0" + bytes(300)}
+    for options in ({"progressive": True}, comment, {"restart_marker_blocks": 2}):
+        content = encoded(Image.new(mode, (37, 21), 90), "JPEG", **options)
+        assert jpeg_size(content) == (37, 21)
+        for cut in range(200):  # never a wrong size, whatever the header has lost
+            assert jpeg_size(content[:cut]) in (None, (37, 21))
 
 
 def test_jpeg_size_agrees_on_real_files(shared: Path):
     paths = [p for name in ("imagenet_sample", "odd_images") for p in (shared / name).rglob("*.*")]
     sizes = {path: jpeg_size(path.read_bytes()) for path in paths}
     sizes = {path: size for path, size in sizes.items() if size}
+    assert len(sizes) > 200
     for path, size in sizes.items():
         with Image.open(path) as image:
             assert image.size == size, path
-    assert len(sizes) > 200

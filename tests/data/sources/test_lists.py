@@ -11,7 +11,7 @@ import pytest
 from data.cli import UsageError
 from data.sources.images import ImageError, open_images
 from data.sources.pack import pack as make_pack
-from tests.data.sources.test_archives import pack, pack_of_tars
+from tests.data.sources.test_archives import pack
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +86,6 @@ def test_bad_lists(images, tmp_path, content, said):
         (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(UsageError, match=said):
         open_images(images / "train", str(tmp_path / "list.txt"))
-
-
-def test_the_list_command_writes_what_list_takes(images, data, tmp_path):
-    file = pack_of_tars(tmp_path / "x.tar", images / "train")
-    code, said, _ = data("list", file, "--out", tmp_path / "list.txt")
-    assert code == 0 and "80 images, the first class0/000.png" in said
-    listed = open_images(file, str(tmp_path / "list.txt"))
-    assert np.array_equal(listed.paths, open_images(file).paths)
-
-
-def test_a_list_of_which_nothing_exists_stops_the_command(images, data, tmp_path):
-    (tmp_path / "list.txt").write_text("train/class0/000.png\n")
-    listed = ("--list", tmp_path / "list.txt")
-    code, _, said = data("pack", images / "train", tmp_path / "pack", *listed)
-    assert code == 2 and said.count("\n") == 1
-    assert "the folder's own name" in said and not (tmp_path / "pack").exists()
 
 
 @pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1:strict", "utf-8:strict"])

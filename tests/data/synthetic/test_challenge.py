@@ -150,11 +150,3 @@ def test_in9_reads_it_with_a_probe(made, images, tmp_path):
         (broken / "challenge.json").write_text(content)
         with pytest.raises(UsageError, match="not what `python -m data challenge` writes"):
             in9.evaluate(in9.Arguments(data=str(broken), train=str(images / "train"), **options))
-
-
-def test_command_line(images, truth_cache, tmp_path, data):
-    command = ["challenge", images / "train", truth_cache]
-    code, said, _ = data(*command, tmp_path / "c", "--limit", "1", "--workers", "1")
-    assert code == 0 and "2 images of 2 classes in 8 variants" in said
-    code, _, said = data(*command, images)
-    assert code == 2 and "holds other files" in said and said.count("\n") == 1
