@@ -33,7 +33,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(linestyle=("-", "--", ":")) * cycler(color=COLOURS),
 }
 # decorates what draws a figure: titles and legends take their style when they are set
 styled = rc_context(STYLE)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evaluate.style import COLOURS, Page, axes_grid, label, picture, styled
+from evaluate.style import Page, axes_grid, label, picture, styled
 
 PANELS = (("recall", "precision"), ("threshold", "f"), ("threshold", "e"))
 LABELS = {"f": "F, β² = 0.3", "e": "E", "threshold": "threshold of the map, 0 to 255"}
@@ -27,9 +27,8 @@ def curves(estimators: dict[str, dict[str, list[float]]], title: str) -> Page:
     """
     figure, (axes,) = axes_grid(1, len(PANELS), 3.6, 3.2, title)
     for axis, (x, y) in zip(axes, PANELS, strict=True):
-        for i, (name, values) in enumerate(estimators.items()):
-            dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
-            axis.plot(values[x], values[y], label=label(name), linewidth=1.2, linestyle=dashes)
+        for name, values in estimators.items():
+            axis.plot(values[x], values[y], label=label(name), linewidth=1.2)
         axis.set_xlabel(LABELS.get(x, x))
         axis.set_ylabel(LABELS.get(y, y))
         axis.set_ylim(0, 1)
