@@ -165,7 +165,7 @@ bench-peers: $(READY)  ## our loader beside DALI, lightly and torchvision (made 
 records: $(READY)  ## seconds to results that anyone can repeat, what this machine can measure: benchmarks/records.json and docs/benchmarks.md [ARGS="--only rbd"]
 	DILO_SHARED=$(call q,DILO_SHARED) exec $(PY) -m benchmarks.records $(ARGS)
 
-bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and docs/benchmarks.md, 3 minutes
+bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and docs/benchmarks.md, 6 minutes
 	exec $(PY) -m benchmarks.gpu --images $(call q,DILO_SHARED)/data/imagenet_sample --workers $(WORKERS) $(ARGS)
 
 bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and docs/benchmarks.md, 5 minutes

@@ -123,7 +123,9 @@ def ours(pairs: Pairs, count: int) -> dict[str, float]:
     for first in range(0, count, peer.BATCH):
         rows = range(first, first + peer.BATCH)
         items = [(0, row) for row in rows]
-        seconds[DECODED] += sum(timed(lambda r: decode(pairs.images.read(r)), r)[0] for r in rows)
+        seconds[DECODED] += sum(
+            timed(lambda r: decode(pairs.data.images.read(r)), r)[0] for r in rows
+        )
         geometry = timed(pairs.__getitems__, items)[0]
         seconds[PLAIN] += geometry
         seconds[COLOURED] += geometry + timed(colours, pairs.__getitems__(items))[0]

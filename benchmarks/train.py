@@ -67,7 +67,7 @@ def main() -> None:
             settings = {"textures": str(root / "dtd"), "size": args.size}
             result["loader"] = parts.loader(photographs, folder, args.limit, args.repeats, settings)
         if "step" in args.parts:
-            result["step"] = parts.steps(args.batch, args.repeats, parts.CPU)
+            result["step"] = parts.steps(args.batch, args.repeats)
         if "memory" in args.parts:
             result["memory"] = parts.memory(folder, args.taken)
         if "packs" in args.parts:

@@ -9,11 +9,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from benchmarks.peer import moco_v2_transform
@@ -25,13 +27,14 @@ from data.sources.pack import Settings, pack
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from train.batch_norm import spread_batch_norm
+from train.config import Config
 from train.dataset import TrainingSet, open_training_set
 from train.loader import Pairs, RawBatch, make_loader
 from train.masks import Masks
-from train.network import compile_networks
+from train.network import backbone, compile_networks
 from train.optimise import make_optimizer
 from train.photometric import photometric
-from train.presets import configure
+from train.presets import change, configure
 
 CPU = torch.device("cpu")
 IMAGENET = 1_281_167
@@ -47,7 +50,7 @@ def sources(root: str, masks: str, backgrounds: Iterable[str], **settings) -> di
     for name in backgrounds:
         own = {"background": name, "textures": textures if name == "texture" else None}
         config = configure(images=root, out="", masks=masks, batch=8, **own, **settings)
-        data[name] = Pairs.of(config, open_training_set(config))
+        data[name] = Pairs(config, open_training_set(config))
     return data
 
 
@@ -65,9 +68,9 @@ def loader(
     build(root, masks, Recipe("rbd", (), 128))
     data = sources(root, masks, BACKGROUNDS, **settings)
     grey = data["grey"]
-    data = {"off": replace(grey, masks=None), **data}
+    data = {"off": replace(grey, data=replace(grey.data, masks=None)), **data}
     transform = moco_v2_transform(settings["size"])
-    count = min(limit, len(grey.images)) // CHUNK * CHUNK
+    count = min(limit, len(grey.data.images)) // CHUNK * CHUNK
     took = defaultdict(lambda: defaultdict(list))  # name -> first image of a chunk -> seconds
     for pairs in data.values():  # read once
         colours(pairs.__getitems__([(0, 0), (0, 1)]))  # compiled
@@ -76,7 +79,7 @@ def loader(
         for name, pairs in data.items():
             took[name][first].append(timed(pairs.__getitems__, items))
         took["photometric"][first].append(timed(colours, grey.__getitems__(items)))
-        contents = [grey.images.read(i) for _, i in items]
+        contents = [grey.data.images.read(i) for _, i in items]
         took["torchvision"][first].append(timed(baseline, transform, contents))
     return {name: milliseconds(chunks.values(), count) for name, chunks in took.items()}
 
@@ -99,52 +102,88 @@ def baseline(transform: Callable, contents: list[bytes]) -> None:
         transform(picture)
 
 
-def steps(
-    batch: int, repeats: int, device: torch.device, splits: int = 1, compiled: bool = False
-) -> dict[str, float]:
-    """Seconds of a MoCo v2 step with ResNet-50 at 224 px, without and with swap's negative.
+Step = Callable[[int], None]  # of a global step
 
-    On a CPU the median of CPU seconds; on a GPU the mean of wall seconds of steps that are queued
-    without waiting, as the trainer queues them.
-    """
-    config = configure(images="", out="", batch=batch, splits=splits)
+
+def moco_step(config: Config, device: torch.device) -> Step:
+    """A step of a configuration on random tensors, as the trainer makes it, with swap's negative
+    where that is the background."""
     torch.manual_seed(0)
     method = config.method.make(config, 1000).to(device, memory_format=torch.channels_last).train()
-    spread_batch_norm(method, splits, device)
-    if compiled:
+    spread_batch_norm(method, config.network.splits, device)
+    if config.runtime.compile:
         compile_networks(method)
+    first, second, negative = random_images(config, device, 3)
+    if config.paste.background != "swap":
+        negative = None
+    index = torch.arange(config.optimiser.batch, device=device)
     optimizer = make_optimizer(config.optimiser, method)
-    views = [
-        torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
-        for _ in range(3)
-    ]
-    index = torch.arange(batch, device=device)
 
-    def step(number: int, extra: bool) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss, _ = method(views[:2], number, index, views[2] if extra else None)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    def loss(number: int) -> torch.Tensor:
+        return method([first, second], number, index, negative)[0]
 
-    time_steps = gpu_seconds if device.type == "cuda" else cpu_seconds
-    names = {"step_s": False, "with_negative_s": True}
-    return {"batch": batch, **{k: time_steps(step, extra, repeats) for k, extra in names.items()}}
+    return partial(make_step, optimizer, loss, device)
 
 
-def gpu_seconds(step: Callable[[int, bool], None], extra: bool, repeats: int) -> float:
+def supervised_step(config: Config, device: torch.device) -> Step:
+    """A step of the same backbone that learns 1,000 classes of random tensors, compiled on a GPU:
+    the least that a step of it costs."""
+    torch.manual_seed(0)
+    network = backbone(config.network.network).to(device, memory_format=torch.channels_last).train()
+    if device.type == "cuda":
+        network.compile()
+    (images,) = random_images(config, device, 1)
+    labels = torch.arange(len(images), device=device) % 1000
+    optimizer = make_optimizer(config.optimiser, network)
+    return partial(make_step, optimizer, lambda _: cross_entropy(network(images), labels), device)
+
+
+def random_images(config: Config, device: torch.device, count: int) -> Iterable[torch.Tensor]:
+    """`count` batches, channels last."""
+    shape = config.optimiser.batch, 3, config.views.size, config.views.size
+    batches = [torch.randn(shape, device=device) for _ in range(count)]
+    return [x.contiguous(memory_format=torch.channels_last) for x in batches]
+
+
+def make_step(
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[int], torch.Tensor],
+    device: torch.device,
+    number: int,
+) -> None:
+    """The part of a step that every network has."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        value = loss(number)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    optimizer.step()
+
+
+def seconds(step: Step, device: torch.device, repeats: int) -> float:
+    """Seconds of a step: on a CPU the median of CPU seconds; on a GPU the mean of wall seconds of
+    steps that are queued without waiting, as the trainer queues them."""
+    if device.type == "cpu":
+        took = [timed(step, number)[0] for number in range(repeats + 1)]
+        return statistics.median(took[1:])
     for count in (WARM, repeats):
         torch.cuda.synchronize()
         began = time.perf_counter()
         for number in range(count):
-            step(number, extra)
+            step(number)
         torch.cuda.synchronize()
     return (time.perf_counter() - began) / repeats
 
 
-def cpu_seconds(step: Callable[[int, bool], None], extra: bool, repeats: int) -> float:
-    seconds = [timed(step, number, extra)[0] for number in range(repeats + 1)]
-    return statistics.median(seconds[1:])
+def steps(batch: int, repeats: int) -> dict[str, float]:
+    """Seconds of a MoCo v2 step with ResNet-50 at 224 px on a CPU, without and with swap's
+    negative."""
+    config = configure(images="", out="", masks="cache", batch=batch, splits=1)
+    backgrounds = {"step_s": "grey", "with_negative_s": "swap"}
+    took = {
+        name: seconds(moco_step(change(config, background=background), CPU), CPU, repeats)
+        for name, background in backgrounds.items()
+    }
+    return {"batch": batch, **took}
 
 
 def private_mb(pid: int) -> float:
@@ -166,7 +205,7 @@ def memory(folder: Path, taken: int) -> dict[str, float]:
     rows = np.arange(IMAGENET) % len(images)
     data = TrainingSet(images.take(rows), Masks(cache, cache.require(images.paths)[rows]))
     config = configure(images="", out="", size=32, epochs=1, workers=2, masks="cache")
-    batches = iter(make_loader(config, data, 0))
+    batches = iter(make_loader(config, data, 0, CPU))
     peaks = []
     steps = taken // config.optimiser.batch
     for step in range(steps):
@@ -192,7 +231,7 @@ def packs(root: str, folder: Path, repeats: int, side: int = 0) -> dict[str, flo
     took = []
     for _ in range(repeats):
         for name in (root, str(folder)):
-            pairs = Pairs.of(config, TrainingSet(open_images(name)))
+            pairs = Pairs(config, TrainingSet(open_images(name)))
             forget(Path(name))
             took.append(timed(go_through, pairs, order, side > 0)[1])
     loose, packed = np.reshape(took, (repeats, 2)).T
@@ -210,7 +249,7 @@ def go_through(pairs: Pairs, order: list[int], views: bool) -> None:
         if views:
             pairs.__getitems__([(0, row)])
         else:
-            pairs.images.read(row)
+            pairs.data.images.read(row)
 
 
 def forget(folder: Path) -> None:

@@ -9,7 +9,8 @@ from matplotlib.figure import SubFigure
 from data.cache.reader import Cache
 from data.sources.images import class_names, decode, read_bytes
 from evaluate.style import Page, picture, styled
-from train.copy_paste import CopyPaste
+from train.config import PasteSettings
+from train.copy_paste import copy_paste
 from train.crop import Box
 from train.masks import shuffled_rows
 from train.streams import PASTE, stream
@@ -69,8 +70,8 @@ def _median_row(masks: Cache, truth: Cache, name: str) -> int:
 def _pasted(image: np.ndarray, mask: np.ndarray, row: int) -> np.ndarray:
     height, width = image.shape[:2]
     box = Box(0, 0, width, height, width, height)
-    paste = CopyPaste(probability=1.0, soften=0.0)
-    return paste(stream(PASTE, 0, 0, row), image, mask, box, False)[0]
+    always = PasteSettings(paste_p=1.0, soften_p=0.0)
+    return copy_paste(always, stream(PASTE, 0, 0, row), image, mask, box, False)[0]
 
 
 def _bars(axis: Axes, rows: dict[str, dict]) -> None:

@@ -45,7 +45,7 @@ def views(config: Config, row: int, count: int, colours: bool = True) -> np.ndar
         (count, s, s, 3) uint8 RGB.
     """
     config = change(config, batch=1, splits=1)
-    dataset = Pairs.of(config, open_training_set(config))
+    dataset = Pairs(config, open_training_set(config))
     batch = dataset.__getitems__([(epoch, row) for epoch in range(count)])
     pasted = batch["views"][1]
     if not colours:

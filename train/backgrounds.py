@@ -9,8 +9,6 @@ NOTE: the authors draw the offset from half of the slack, so that a picture's fa
 we draw from all.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2
@@ -18,11 +16,13 @@ import numpy as np
 
 from data.cache.reader import Cache
 from data.cli import UsageError
+from data.resize import resize
 from data.sources.images import ImageError, Images, decode, image_size, open_images
 from train.config import PasteSettings
 from train.copy_paste import paste
 from train.crop import Box, crop_mask, resize_crop
 from train.masks import coverages
+from train.workers import WorkerError
 
 FILL = 64  # side at which a donor's foreground is filled in: a smooth filling needs no more
 # largest coverage of a donor whose foreground is filled in: more leaves too little to fill it from
@@ -67,11 +67,11 @@ class Donors:
         """A background under the crop `box` of an image.
 
         Args:
-            rng: the view's stream of pasting, after the draws of CopyPaste.
+            rng: the view's stream of pasting, after the draws of copy_paste.
             size: s, the view's side.  own: the image's place in the run's list.
 
         Raises:
-            RuntimeError: TRIES donors in a row cannot be decoded.
+            WorkerError: TRIES donors in a row cannot be decoded.
         """
         which, left, top = rng.random(3).tolist()
         first = int(which * len(self.pool))
@@ -87,9 +87,7 @@ class Donors:
             if self.cache is None:
                 return Donor(crop, crop)
             return Donor(crop, remove(picture, self.cache.mask(self.rows[donor]), crop, part))
-        raise RuntimeError(
-            f"{TRIES} backgrounds in a row from {self.images.root} cannot be decoded"
-        )
+        raise WorkerError(f"{TRIES} backgrounds in a row from {self.images.root} cannot be decoded")
 
 
 @dataclass
@@ -143,10 +141,15 @@ def decode_under(
         reduce *= 2
     picture = decode(content, reduce=reduce)
     height, width = picture.shape[:2]
-    x0, y0 = min(round(x / reduce), width - 1), min(round(y / reduce), height - 1)
-    x1 = min(max(round((x + w) / reduce), x0 + 1), width)
-    y1 = min(max(round((y + h) / reduce), y0 + 1), height)
+    x0, x1 = _pixels(x / reduce, (x + w) / reduce, width)
+    y0, y1 = _pixels(y / reduce, (y + h) / reduce, height)
     return picture, Box(x0, y0, x1 - x0, y1 - y0, width, height)
+
+
+def _pixels(low: float, high: float, length: int) -> tuple[int, int]:
+    """The whole pixels, one at least, of an interval."""
+    first = min(round(low), length - 1)
+    return first, min(max(round(high), first + 1), length)
 
 
 def remove(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray, box: Box) -> np.ndarray:
@@ -167,12 +170,9 @@ def remove(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray, box: Box) ->
     # times the filling
     small = cv2.resize(picture, (2 * FILL, 2 * FILL), interpolation=cv2.INTER_LINEAR)
     filled = fill_in(cv2.resize(small, (FILL, FILL), interpolation=cv2.INTER_AREA), gone)
-    size = crop.shape[0]
+    size = len(crop)
     half = -(-size // 2)  # both are smooth: they are cut out at half of the view's size
-    filled, gone = (
-        cv2.resize(crop_mask(x, box, half), (size, size), interpolation=cv2.INTER_LINEAR)
-        for x in (filled, gone)
-    )
+    filled, gone = (resize(crop_mask(x, box, half), size, size) for x in (filled, gone))
     return paste(filled, gone, crop)
 
 
@@ -208,9 +208,9 @@ def fill_in(picture: np.ndarray, gone: np.ndarray) -> np.ndarray:
 
 
 def make_donors(
-    settings: PasteSettings, images: Images, cache: Cache | None, rows: np.ndarray | None
+    settings: PasteSettings, images: Images, cache: Cache, rows: np.ndarray
 ) -> Donors | None:
-    """The configured backgrounds; None for grey ones, and where nothing is pasted.
+    """The configured backgrounds; None for grey ones.
 
     - texture: every image of --textures.
     - image: of the run's images with a usable mask, the share --pool with the least coverage (ties
@@ -220,7 +220,7 @@ def make_donors(
     Raises:
         UsageError: no such textures, or fewer than two backgrounds.
     """
-    if settings.background == "grey" or cache is None:
+    if settings.background == "grey":
         return None
     if settings.background == "texture":
         textures = open_images(settings.textures)
@@ -229,18 +229,14 @@ def make_donors(
     coverage = coverages(cache, rows[usable])
     if settings.background == "image":
         least = np.argsort(coverage, kind="stable")[: round(settings.pool * len(usable))]
-        pool = np.sort(usable[least])
-        why = (
-            f"--pool {settings.pool} of {len(usable)} images with a usable mask leaves {len(pool)}"
-        )
+        donors = Donors(images, np.sort(usable[least]))
+        why = f"of {len(usable)} images with a usable mask --pool {settings.pool} leaves"
     else:
-        pool = usable[coverage <= FILLABLE]
-        why = f"{len(pool)} of {len(usable)} masks cover at most {FILLABLE} of their image"
-    if len(pool) < 2:
+        donors = Donors(images, usable[coverage <= FILLABLE], cache, rows)
+        why = f"of {len(usable)} masks those that cover at most {FILLABLE} of their image are"
+    if len(donors.pool) < 2:
         raise UsageError(
-            f"--background {settings.background}: {why}, and two backgrounds are the least; use "
-            "another background, or more images"
+            f"--background {settings.background}: {why} {len(donors.pool)}, and two backgrounds "
+            "are the least; use another background, or more images"
         )
-    if settings.background == "image":
-        return Donors(images, pool)
-    return Donors(images, pool, cache, rows)
+    return donors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed.nn.functional as differentiable
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from data.cli import UsageError
 from train.distributed import total, world
@@ -71,7 +71,7 @@ class GlooBatchNorm(nn.BatchNorm2d):
         new.num_batches_tracked = norm.num_batches_tracked
         return new.train(norm.training)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             statistics = self.running_mean, self.running_var
             return F.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
@@ -89,5 +89,5 @@ class GlooBatchNorm(nn.BatchNorm2d):
         return scaled + self.bias.view(shape)
 
 
-def _sum(x: torch.Tensor) -> torch.Tensor:
+def _sum(x: Tensor) -> Tensor:
     return differentiable.all_reduce(x) if torch.is_grad_enabled() else total(x)

@@ -1,12 +1,10 @@
-"""The colours of train/photometric.py on a CPU: one compiled pass a sample instead of twenty over a
-batch.
+"""The colours of train/photometric.py on a CPU: compiled passes over a sample, instead of twenty
+over a batch.
 
 A sample's operations are applied to a few rows at a time, which stay in the nearest cache; only
 contrast, which needs the mean of the whole picture, and blur, which needs its neighbours, divide
 the work in two.
 """
-
-from __future__ import annotations
 
 from itertools import permutations
 
@@ -17,6 +15,8 @@ from train.parameters import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION,
 
 ORDERS = np.array(list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE))))  # (24, 4) int64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+# (3, 2): factor and shift of a channel
+NORM = np.array([(1 / s, -m / s) for m, s in zip(MEAN, STD, strict=True)], np.float32)
 REACH = 5.5  # standard deviations: a Gaussian weighs 3e-7 of its middle there
 PIXELS = 2048  # at a time: 24 KB of float32
 R, G, B = (np.float32(x) for x in (0.299, 0.587, 0.114))  # ITU-R 601 luma
@@ -27,6 +27,7 @@ OPTIONS = {
     "fastmath": {"nsz", "arcp", "contract", "reassoc"},
     "error_model": "numpy",
 }
+PIECE = "float32[::1], float32[::1], float32[::1]"  # a piece of the three channels
 
 
 @njit("float32(float32)", inline="always", **OPTIONS)
@@ -40,48 +41,53 @@ def _channel(k, value, chroma):
     return value - chroma * _clip(min(k, FOUR - k))
 
 
-@njit("void(float32[::1], float32[::1], float32[::1], int64, float32, float32)", **OPTIONS)
-def _adjust(red, green, blue, operation, factor, mean):
-    """One operation of ColorJitter on a piece of the three channels, in place; `mean` is
-    contrast's."""
-    if operation == BRIGHTNESS:
-        for i in range(len(red)):
-            red[i] = _clip(red[i] * factor)
-            green[i] = _clip(green[i] * factor)
-            blue[i] = _clip(blue[i] * factor)
-    elif operation == CONTRAST:
-        for i in range(len(red)):
-            red[i] = _clip(mean + factor * (red[i] - mean))
-            green[i] = _clip(mean + factor * (green[i] - mean))
-            blue[i] = _clip(mean + factor * (blue[i] - mean))
-    elif operation == SATURATION:
-        for i in range(len(red)):
-            r, g, b = red[i], green[i], blue[i]
-            grey = R * r + G * g + B * b
-            red[i] = _clip(grey + factor * (r - grey))
-            green[i] = _clip(grey + factor * (g - grey))
-            blue[i] = _clip(grey + factor * (b - grey))
-    elif operation == HUE:
-        turn = SIX * factor
-        for i in range(len(red)):
-            r, g, b = red[i], green[i], blue[i]
-            value = max(r, max(g, b))
-            chroma = value - min(r, min(g, b))
-            over = ONE / max(chroma, np.float32(1e-8))
-            sixth = (r - g) * over + FOUR
-            sixth = TWO + (b - r) * over if value == g else sixth
-            sixth = (g - b) * over if value == r else sixth
-            sixth += turn
-            red[i] = _channel(np.float32(5) + sixth, value, chroma)
-            green[i] = _channel(np.float32(3) + sixth, value, chroma)
-            blue[i] = _channel(ONE + sixth, value, chroma)
+@njit(f"void({PIECE}, float32, float32, float32)", **OPTIONS)
+def _scale(red, green, blue, base, luma, factor):
+    """Move channels away from base + luma * their grey by a factor, in place."""
+    for i in range(len(red)):
+        r, g, b = red[i], green[i], blue[i]
+        grey = base + luma * (R * r + G * g + B * b)
+        red[i] = _clip(grey + factor * (r - grey))
+        green[i] = _clip(grey + factor * (g - grey))
+        blue[i] = _clip(grey + factor * (b - grey))
+
+
+@njit(f"void({PIECE}, float32)", **OPTIONS)
+def _turn(red, green, blue, turn):
+    """Turn the hue by so many sixths of a circle, in place."""
+    for i in range(len(red)):
+        r, g, b = red[i], green[i], blue[i]
+        value = max(r, max(g, b))
+        chroma = value - min(r, min(g, b))
+        over = ONE / max(chroma, np.float32(1e-8))
+        sixth = (r - g) * over + FOUR
+        sixth = TWO + (b - r) * over if value == g else sixth
+        sixth = (g - b) * over if value == r else sixth
+        sixth += turn
+        red[i] = _channel(np.float32(5) + sixth, value, chroma)
+        green[i] = _channel(np.float32(3) + sixth, value, chroma)
+        blue[i] = _channel(ONE + sixth, value, chroma)
+
+
+@njit("float32(float32, boolean, float32[::1])", inline="always", **OPTIONS)
+def _last(x, solarise, norm):
+    x = ONE - x if solarise and x >= np.float32(0.5) else x
+    return x * norm[0] + norm[1]
+
+
+@njit(f"void({PIECE}, boolean, float32[:, ::1], float32[::1])", **OPTIONS)
+def _finish(red, green, blue, solarise, norm, out):
+    """Solarisation and normalisation of a piece, into interleaved channels."""
+    for i in range(len(red)):
+        out[3 * i] = _last(red[i], solarise, norm[0])
+        out[3 * i + 1] = _last(green[i], solarise, norm[1])
+        out[3 * i + 2] = _last(blue[i], solarise, norm[2])
 
 
 @njit("void(float32[:, ::1], int64, float32)", **OPTIONS)
 def _blur(planes, side, sigma):
-    """Gaussian blur of (3, side * side) planes in place, mirrored outside; its reach must be below
-    `side`."""
-    reach = int(np.ceil(REACH * sigma))
+    """Gaussian blur of (3, side * side) planes in place, mirrored outside."""
+    reach = min(int(np.ceil(REACH * sigma)), side - 1)
     weight = np.empty(reach + 1, np.float32)
     for t in range(reach + 1):
         weight[t] = np.exp(np.float32(-0.5) * (np.float32(t) / sigma) ** 2)
@@ -118,71 +124,46 @@ def _blur(planes, side, sigma):
 
 
 @njit(
-    "void(float32[::1], float32[::1], float32[::1], boolean, float32[:, ::1], float32[::1])",
+    "void(uint8[::1], float32[::1], int64[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1])",
     **OPTIONS,
 )
-def _finish(red, green, blue, solarise, norm, out):
-    """Solarisation and normalisation of a piece, into interleaved channels."""
-    for i in range(len(red)):
-        r, g, b = red[i], green[i], blue[i]
-        if solarise:
-            r = r if r < 0.5 else ONE - r
-            g = g if g < 0.5 else ONE - g
-            b = b if b < 0.5 else ONE - b
-        out[3 * i] = r * norm[0, 0] + norm[0, 1]
-        out[3 * i + 1] = g * norm[1, 0] + norm[1, 1]
-        out[3 * i + 2] = b * norm[2, 0] + norm[2, 1]
-
-
-@njit(
-    "void(uint8[:, ::1], float32[:, ::1], int64[:, ::1], float32[:, ::1], float32[:, ::1])",
-    **OPTIONS,
-)
-def _colours(views, parameters, orders, norm, out):
-    pixels = views.shape[1] // 3
-    side = int(np.rint(np.sqrt(pixels)))
-    planes = np.empty((3, pixels), np.float32)
-    scale = np.float32(1 / 255)
-    for n in range(len(views)):
-        row, view = parameters[n], views[n]
-        jitter = row[ORDER] >= 0
-        order = orders[max(0, int(row[ORDER]))]
-        contrast = 4
-        for step in range(4):
-            if jitter and order[step] == CONTRAST:
-                contrast = step
-        mean = 0.0
-        for half in range(2):  # before contrast, and from contrast on
-            for low in range(0, pixels, PIXELS):
-                high = min(low + PIXELS, pixels)
-                red, green, blue = planes[0, low:high], planes[1, low:high], planes[2, low:high]
-                if half == 0:
-                    piece = view[3 * low : 3 * high]
-                    for i in range(high - low):
-                        red[i] = np.float32(piece[3 * i]) * scale
-                        green[i] = np.float32(piece[3 * i + 1]) * scale
-                        blue[i] = np.float32(piece[3 * i + 2]) * scale
-                if jitter:
-                    for step in range(contrast if half else 0, 4 if half else contrast):
-                        _adjust(red, green, blue, order[step], row[order[step]], np.float32(mean))
-                if half == 0 and contrast < 4:
-                    total = ZERO
-                    for i in range(high - low):
-                        total += R * red[i] + G * green[i] + B * blue[i]
-                    mean += total / pixels
-                if half == 1 and row[GREY] > 0:
-                    for i in range(high - low):
-                        red[i] = green[i] = blue[i] = R * red[i] + G * green[i] + B * blue[i]
-                if half == 1 and row[SIGMA] <= 0:
-                    _finish(red, green, blue, row[SOLARISE] > 0, norm, out[n, 3 * low : 3 * high])
-        if row[SIGMA] > 0:
-            _blur(planes, side, row[SIGMA])
-            _finish(planes[0], planes[1], planes[2], row[SOLARISE] > 0, norm, out[n])
-
-
-def fits(parameters: np.ndarray, side: int) -> bool:
-    """Whether every blur reaches less far than the picture is wide."""
-    return float(parameters[:, SIGMA].max(initial=0)) * REACH <= side - 1
+def _jitter(view, row, orders, norm, planes, out):
+    """All of a sample up to its blur into `planes`, and where it has none the rest into `out`."""
+    pixels = planes.shape[1]
+    steps = 4 if row[ORDER] >= 0 else 0
+    order = orders[max(0, int(row[ORDER]))]
+    contrast = steps
+    for step in range(steps):
+        if order[step] == CONTRAST:
+            contrast = step
+    mean = 0.0
+    for half in range(2):  # before contrast, and from contrast on
+        for low in range(0, pixels, PIXELS):
+            high = min(low + PIXELS, pixels)
+            red, green, blue = planes[0, low:high], planes[1, low:high], planes[2, low:high]
+            if half == 0:
+                piece = view[3 * low : 3 * high]
+                for i in range(high - low):
+                    red[i] = np.float32(piece[3 * i]) * np.float32(1 / 255)
+                    green[i] = np.float32(piece[3 * i + 1]) * np.float32(1 / 255)
+                    blue[i] = np.float32(piece[3 * i + 2]) * np.float32(1 / 255)
+            for step in range(contrast if half else 0, steps if half else contrast):
+                operation, factor = order[step], row[order[step]]
+                if operation == HUE:
+                    _turn(red, green, blue, SIX * factor)
+                else:
+                    base = np.float32(mean) if operation == CONTRAST else ZERO
+                    luma = ONE if operation == SATURATION else ZERO
+                    _scale(red, green, blue, base, luma, factor)
+            if half == 0 and steps:
+                total = ZERO
+                for i in range(high - low):
+                    total += R * red[i] + G * green[i] + B * blue[i]
+                mean += total / pixels
+            if half == 1 and row[GREY] > 0:
+                _scale(red, green, blue, ZERO, ONE, ZERO)
+            if half == 1 and row[SIGMA] <= 0:
+                _finish(red, green, blue, row[SOLARISE] > 0, norm, out[3 * low : 3 * high])
 
 
 def colours(views: np.ndarray, parameters: np.ndarray) -> np.ndarray:
@@ -190,19 +171,17 @@ def colours(views: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     rounding.
 
     Args:
-        views: (B, s, s, 3) uint8.  parameters: (B, PARAMETERS) float32 that fit.
+        views: (B, s, s, 3) uint8.  parameters: (B, PARAMETERS) float32.
 
     Returns:
         (B, s, s, 3) float32, normalised.
     """
-    norm = np.array([(1 / s, -m / s) for m, s in zip(MEAN, STD, strict=True)], np.float32)
-    out = np.empty(views.shape, np.float32)
-    flat = len(views), 3 * views.shape[1] ** 2
-    _colours(
-        np.ascontiguousarray(views).reshape(flat),
-        np.ascontiguousarray(parameters),
-        ORDERS,
-        norm,
-        out.reshape(flat),
-    )
+    count, side = views.shape[:2]
+    out, planes = np.empty(views.shape, np.float32), np.empty((3, side * side), np.float32)
+    flat = (x.reshape(count, planes.size) for x in (np.ascontiguousarray(views), out))
+    for row, view, result in zip(np.ascontiguousarray(parameters), *flat, strict=True):
+        _jitter(view, row, ORDERS, NORM, planes, result)
+        if row[SIGMA] > 0:
+            _blur(planes, side, row[SIGMA])
+            _finish(*planes, row[SOLARISE] > 0, NORM, result)
     return out

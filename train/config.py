@@ -7,8 +7,8 @@ A method's settings are in its own file (train/methods/); presets are in train/p
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -23,6 +23,7 @@ from typing import (
 import tyro
 
 from data.cli import UsageError
+from data.io import sha256
 
 if TYPE_CHECKING:  # torch takes seconds to import; benchmarks and notebooks only need the settings
     from torch import nn
@@ -33,35 +34,34 @@ class Range:
     """What a number, or each number of a tuple, may be: low..high.
 
     Attributes:
+        high: 1e9 of anything is a mistake, and float32 ends at 3e38.
         above: `low` itself is excluded.
         rising: a tuple's numbers must not fall.
     """
 
     low: float
-    high: float = math.inf
+    high: float = 1e9
     above: bool = False
     rising: bool = False
 
-    def holds(self, value: float | tuple[float, ...] | None) -> bool:
-        """Whether a value is in the range; None, a setting that is not given, always is."""
-        values = value if isinstance(value, tuple) else (value,)
-        within = all(
-            v is None or ((self.low < v if self.above else self.low <= v) and v <= self.high)
-            for v in values
-        )
-        return within and not (self.rising and list(values) != sorted(values))
+    def holds(self, values: list[float]) -> bool:
+        """Whether values are in the range."""
+        within = all(self.low <= v <= self.high for v in values)
+        excluded = self.above and self.low in values
+        return within and not excluded and not (self.rising and values != sorted(values))
 
     def __str__(self) -> str:
         least = f"{'above' if self.above else 'at least'} {self.low:g}"
-        text = least if self.high == math.inf else f"{least} and at most {self.high:g}"
-        return text + (", rising" if self.rising else "")
+        return f"{least} and at most {self.high:g}{', rising' if self.rising else ''}"
 
 
-Probability = Annotated[float, Range(0, 1)]
 Share = Annotated[float, Range(0, 1)]
+Probability = Share
 Count = Annotated[int, Range(1)]
-NotNegative = Annotated[float, Range(0)]
+Width = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
+Side = Annotated[int, Range(1, 8192)]
+Processes = Annotated[int, Range(0, 1024)]
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,15 @@ class MethodSettings:
         NO_SWAP: why the extra negative of `swap` has no place in it; empty where it has one.
     """
 
-    method: str
     VIEWS: ClassVar[int] = 2
     NO_SWAP: ClassVar[str] = ""
+
+    method: str
+    dim: Count = 128
+    """Dimensions of the embedding."""
+    head_norm: bool = False
+    """BatchNorm in the heads: as published for SimCLR and BYOL; MoCo v2 has none, but it helps runs
+    of a few hundred steps."""
 
     def check(self) -> None:
         """UsageError where settings do not fit together."""
@@ -111,7 +117,7 @@ class MethodSettings:
 class ViewSettings:
     """Crops and colours."""
 
-    size: Count = 224
+    size: Side = 224
     """Side of a view, in pixels."""
     crop: Annotated[tuple[float, float], Range(0, 1, above=True, rising=True)] = (0.2, 1.0)
     """Smallest and largest share of the image's area in a random crop."""
@@ -119,7 +125,7 @@ class ViewSettings:
     """Saliency-aware cropping: the share of its image's mask that each crop keeps, where ten tries
     find it (CAST: 0.2); else the try that keeps most. 0 is off; it needs masks, and none of DiLo's
     other settings."""
-    jitter: Annotated[tuple[float, float, float, float], Range(0)] = (0.4, 0.4, 0.4, 0.1)
+    jitter: Annotated[tuple[float, float, float, float], Range(0, 1000)] = (0.4, 0.4, 0.4, 0.1)
     """Strength of brightness, contrast, saturation and hue jitter."""
     jitter_p: Probability = 0.8
     """Probability of colour jitter."""
@@ -127,7 +133,7 @@ class ViewSettings:
     """Probability of greyscale."""
     blur_p: Probability = 0.5
     """Probability of Gaussian blur of the view."""
-    blur_sigma: Annotated[tuple[float, float], Range(0, above=True, rising=True)] = (0.1, 2.0)
+    blur_sigma: Annotated[tuple[float, float], Range(0, 100, above=True, rising=True)] = (0.1, 2.0)
     """Smallest and largest sigma of that blur, in pixels of the view."""
     second_blur_p: Annotated[float | None, Range(0, 1)] = None
     """Probability of blur of the second view; None takes the first's (BYOL: 1.0 and 0.1)."""
@@ -147,7 +153,7 @@ class PasteSettings:
     background."""
     soften_p: Probability = 0.5
     """DiLo: probability that the mask of a pasted view is blurred first."""
-    soften_sigma: Positive = 5.0
+    soften_sigma: Annotated[float, Range(0, 1000, above=True)] = 5.0
     """DiLo: sigma of that blur, in pixels of the source image (5 at ImageNet's native size; scale
     it to yours)."""
     background: Literal["grey", "texture", "image", "random", "swap"] = "grey"
@@ -198,10 +204,10 @@ class Optimiser:
     InstDisc); or by half a cosine over the steps after the warm-up (SimCLR, BYOL)."""
     milestones: Annotated[tuple[int, ...], Range(1, rising=True)] = (120, 160)
     """Epochs after which --schedule step takes a tenth of the rate."""
-    warmup: NotNegative = 0.0
+    warmup: Annotated[float, Range(0)] = 0.0
     """Epochs over which the learning rate rises from 0 first (MoCo has none); a shorter run rises
     to its end."""
-    weight_decay: NotNegative = 1e-4
+    weight_decay: Annotated[float, Range(0, 1e30)] = 1e-4
     """Weight decay."""
     precision: Literal["auto", "fp32"] = "auto"
     """auto computes in bfloat16 on a GPU and in float32 on a CPU; losses are float32 always."""
@@ -211,10 +217,10 @@ class Optimiser:
 class Runtime:
     """How the run is made, and not what it is: may change when a run is continued."""
 
-    workers: Annotated[int, Range(0)] = 8
+    workers: Processes = 8
     """Processes that decode and crop, a training process; 0 does it in that. Does not change the
     result."""
-    threads: Annotated[int, Range(0)] = 0
+    threads: Processes = 0
     """CPU threads of the training process; 0 leaves torch's default."""
     device: str = "auto"
     """cuda, cpu, or auto (cuda where there is one)."""
@@ -273,6 +279,9 @@ class Config(Generic[Method]):
     be wrong, say)."""
     preset: str = "moco_v2"
     """Name of the settings to start from; an unknown one lists them."""
+    init: str | None = None
+    """Weights to begin from: a file of anyone's ResNet (MoCo's, torchvision's, timm's ...), or a
+    finished run; the projection head is taken too where it fits."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Seed of weights, order, crops, colours and pastes."""
     network: Network = field(default_factory=Network)
@@ -285,60 +294,68 @@ class Config(Generic[Method]):
     def check(self) -> None:
         """UsageError where a value is out of its range, or values do not fit together."""
         _check_ranges(self)
-        batch, splits = self.optimiser.batch, self.network.splits
-        if batch % splits:
-            raise UsageError(
-                f"--batch {batch} does not divide into --splits {splits} BatchNorm splits"
-            )
-        if batch // splits < 2:
-            raise UsageError(
-                f"--batch {batch} over --splits {splits} leaves one image a split; BatchNorm needs "
-                "two"
-            )
-        if self.views.jitter[3] > 0.5:
-            raise UsageError(f"--jitter: a hue of {self.views.jitter[3]} must be at most 0.5")
         self.method.check()
-        self._check_pasting()
-
-    def _check_pasting(self) -> None:
-        paste = self.paste
-        if self.masks == "none":
-            needs_masks = {
-                f"--control {paste.control}": paste.control != "none",
-                f"--background {paste.background}": paste.background != "grey",
-                f"--crop-keeps {self.views.crop_keeps}": self.views.crop_keeps > 0,
-            }
-            for option, given in needs_masks.items():
-                if given:
-                    raise UsageError(f"{option} needs --masks CACHE: it uses the images' masks")
-        if (paste.background == "texture") != (paste.textures is not None):
-            raise UsageError("--background texture and --textures FOLDER need each other")
-        if paste.mask_coverage[0] == paste.mask_coverage[1]:
-            raise UsageError(f"--mask-coverage {paste.mask_coverage}: leaves no mask")
-        if paste.background == "swap" and self.method.NO_SWAP:
-            raise UsageError(
-                f"--background swap: {self.method.method} {self.method.NO_SWAP}; use --background "
-                "random"
-            )
-        if paste.background == "swap" and 1 not in paste.pasted_views:
-            raise UsageError(
-                "--paste-views query: swap puts the positive, the key, on another background"
-            )
-        if min(paste.pasted_views) >= self.method.VIEWS:
-            raise UsageError(
-                f"--paste-views key: {self.method.method} has one view, the query; nothing would "
-                "be pasted"
-            )
+        batch, splits = self.optimiser.batch, self.network.splits
+        paste, method, (*_, hue) = self.paste, self.method, self.views.jitter
+        swap = paste.background == "swap"
+        needs = "needs --masks CACHE: it uses the images' masks"
+        unmasked = self.masks == "none"
+        problems = [
+            (unmasked and paste.control != "none", f"--control {paste.control} {needs}"),
+            (unmasked and paste.background != "grey", f"--background {paste.background} {needs}"),
+            (unmasked and self.views.crop_keeps, f"--crop-keeps {self.views.crop_keeps} {needs}"),
+            (
+                batch % splits,
+                f"--batch {batch} does not divide into --splits {splits} BatchNorm splits",
+            ),
+            (
+                batch < 2 * splits,
+                f"--batch {batch} over --splits {splits} leaves one image a split; BatchNorm needs "
+                "two",
+            ),
+            (hue > 0.5, f"--jitter: a hue of {hue} must be at most 0.5"),
+            (
+                (paste.background == "texture") != bool(paste.textures),
+                "--background texture and --textures FOLDER need each other",
+            ),
+            (
+                len(set(paste.mask_coverage)) < 2,
+                f"--mask-coverage {paste.mask_coverage}: leaves no mask",
+            ),
+            (
+                swap and method.NO_SWAP,
+                f"--background swap: {method.method} {method.NO_SWAP}; use --background random",
+            ),
+            (
+                swap and 1 not in paste.pasted_views,
+                "--paste-views query: swap puts the positive, the key, on another background",
+            ),
+            (
+                min(paste.pasted_views) >= method.VIEWS,
+                f"--paste-views key: {method.method} has one view, the query; nothing would be "
+                "pasted",
+            ),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise UsageError(message)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that must not change when a run is continued: JSON-able, flat."""
-        outside = {"images", "out", "masks", "listed", "exclude", "preset", "textures"}
-        outside |= {f.name for part in (Runtime, KnnSettings) for f in dataclasses.fields(part)}
-        return {
+        """The settings that must not change when a run is continued, and the digest of the weights
+        that it began from: JSON-able, flat."""
+        outside = {"images", "out", "masks", "listed", "exclude", "preset", "textures", "init"}
+        outside |= flat(self.runtime).keys() | flat(self.knn).keys()
+        settings = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in flat(self).items()
             if name not in outside
         }
+        return settings | {"init": sha256(init_file(self.init)) if self.init else "none"}
+
+
+def init_file(init: str) -> Path:
+    """The file of --init: a run's is its finished backbone."""
+    return Path(init, "backbone.pt") if Path(init).is_dir() else Path(init)
 
 
 def flat(settings: Any) -> dict[str, Any]:
@@ -361,7 +378,8 @@ def _check_ranges(settings: Any) -> None:
         value = getattr(settings, entry.name)
         if dataclasses.is_dataclass(value):
             _check_ranges(value)
+        values = list(value) if isinstance(value, tuple) else [value]
         for limits in getattr(hints[entry.name], "__metadata__", ()):
-            if isinstance(limits, Range) and not limits.holds(value):
-                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            if isinstance(limits, Range) and value is not None and not limits.holds(values):
+                shown = " ".join(map(str, values))
                 raise UsageError(f"{flag(entry.name)} {shown}: must be {limits}")

@@ -7,82 +7,59 @@ after, which gives nearly the same picture for a fraction of the work
 (tests/train/test_copy_paste.py holds the two together).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from data.kernels import njit, types
+from train.config import PasteSettings
 from train.crop import Box, crop_mask
 
 GREY_LEVELS = 255  # the authors draw floor(U[0, 1) * 255): 0..254
 
 
-@dataclass(frozen=True)
-class CopyPaste:
-    """DiLo's settings.
+def copy_paste(
+    settings: PasteSettings,
+    rng: np.random.Generator,
+    crop: np.ndarray,
+    mask: np.ndarray | None,
+    box: Box,
+    flip: bool,
+    background: Callable[[np.random.Generator], np.ndarray] | None = None,
+) -> tuple[np.ndarray, float | None]:
+    """Perhaps paste a view.
 
-    Attributes:
-        probability: that a view is pasted, drawn per view and independently.
-        soften: probability that a pasted view's mask is blurred first.
-        sigma: of that Gaussian, in pixels of the source image.
+    Args:
+        rng: the view's stream of pasting; it is consumed alike whether the view is pasted or not.
+        crop: (s, s, 3) uint8, the view, cropped by `box`, resized, and flipped where `flip`.
+        mask: (S, S) uint8 of the whole image, or None: this image is never pasted.
+        background: draws the (s, s, 3) uint8 background from what follows in `rng`; None: one grey
+            level.
+
+    Returns:
+        the view, (s, s, 3) uint8, and the foreground's share of it (the mean alpha, 0..1), None
+        where it was not pasted.
     """
-
-    probability: float = 0.3
-    soften: float = 0.5
-    sigma: float = 5.0
-
-    def __call__(
-        self,
-        rng: np.random.Generator,
-        crop: np.ndarray,
-        mask: np.ndarray | None,
-        box: Box,
-        flip: bool,
-        background: Callable[[np.random.Generator], np.ndarray] | None = None,
-    ) -> tuple[np.ndarray, float | None]:
-        """Perhaps paste a view.
-
-        Args:
-            rng: the view's stream of pasting; it is consumed alike whether the view is pasted or
-                not.
-            crop: (s, s, 3) uint8, the view, cropped by `box`, resized, and flipped where `flip`.
-            mask: (S, S) uint8 of the whole image, or None: this image is never pasted.
-            background: draws the (s, s, 3) uint8 background from what follows in `rng`; None: one
-                grey level.
-
-        Returns:
-            the view, (s, s, 3) uint8, and the foreground's share of it (the mean alpha, 0..1), None
-            where it was not pasted.
-        """
-        apply, soft, level = rng.random(3)
-        if mask is None or apply >= self.probability:
-            return crop, None
-        if soft < self.soften:
-            mask = soften(mask, self.sigma, box)
-        alpha = crop_mask(mask, box, crop.shape[0])
-        coverage = cv2.mean(alpha)[0] / 255
-        if flip:
-            alpha = cv2.flip(alpha, 1)
-        if background is None:
-            behind = np.full_like(crop, int(level * GREY_LEVELS))
-        else:
-            behind = background(rng)
-        return paste(crop, alpha, behind), coverage
+    apply, soft, level = rng.random(3)
+    if mask is None or apply >= settings.paste_p:
+        return crop, None
+    if soft < settings.soften_p:
+        mask = soften(mask, settings.soften_sigma, box)
+    alpha = crop_mask(mask, box, len(crop), flip)
+    behind = background(rng) if background else np.full_like(crop, int(level * GREY_LEVELS))
+    return paste(crop, alpha, behind), cv2.mean(alpha)[0] / 255
 
 
 def soften(mask: np.ndarray, sigma: float, box: Box) -> np.ndarray:
     """Blur a squashed (S, S) mask as a Gaussian of `sigma` image pixels would: (sigma S / width,
     sigma S / height)."""
-    side = mask.shape[0]
+    scaled = sigma * len(mask)
     return cv2.GaussianBlur(
         mask,
         (0, 0),
-        sigmaX=sigma * side / box.width,
-        sigmaY=sigma * side / box.height,
+        sigmaX=scaled / box.width,
+        sigmaY=scaled / box.height,
         borderType=cv2.BORDER_REPLICATE,
     )
 

@@ -1,8 +1,6 @@
 """Random resized crops of an image and of its mask, and crops that keep a share of the foreground
 (CAST, Selvaraju et al., CVPR 2021)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +32,7 @@ def random_box(
 ) -> Box:
     """A random resized crop's box with torchvision's law: area uniform in `scale`, aspect
     log-uniform in RATIO, ten tries, then the largest centred box whose aspect is allowed."""
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    low, high = map(math.log, RATIO)
     for _ in range(10):
         area_share, aspect, left, top = rng.random(4).tolist()
         pixels = width * height * (scale[0] + (scale[1] - scale[0]) * area_share)
@@ -67,7 +65,7 @@ def resize_crop(
     return cv2.flip(out, 1, dst=out) if flip else out
 
 
-def crop_mask(mask: np.ndarray, box: Box, size: int) -> np.ndarray:
+def crop_mask(mask: np.ndarray, box: Box, size: int, flip: bool = False) -> np.ndarray:
     """The part of a squashed mask under `box`, at the view's size.
 
     Sub-pixel: an image pixel is a fraction of a mask pixel. Where the mask is finer than the view
@@ -75,14 +73,15 @@ def crop_mask(mask: np.ndarray, box: Box, size: int) -> np.ndarray:
 
     Args:
         mask: (S, S) uint8 of the whole image.  size: s, the view's side.
+        flip: mirror it left to right.
 
     Returns:
         (s, s) uint8.
     """
-    side = mask.shape[0]
+    side = len(mask)
     scale_x = box.w * side / (box.width * size)  # mask pixels a view pixel
     scale_y = box.h * side / (box.height * size)
-    times = max(1, int(np.ceil(max(scale_x, scale_y) - 1e-6)))
+    times = max(1, math.ceil(max(scale_x, scale_y) - 1e-6))
     scale_x, scale_y = scale_x / times, scale_y / times
     offset_x, offset_y = box.x * side / box.width, box.y * side / box.height
     # pixel centres: view pixel u lies at mask coordinate offset + (u + 0.5) * scale - 0.5
@@ -96,7 +95,8 @@ def crop_mask(mask: np.ndarray, box: Box, size: int) -> np.ndarray:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return out if times == 1 else resize(out, size, size)
+    out = resize(out, size, size)
+    return cv2.flip(out, 1) if flip else out
 
 
 def keep(mask: np.ndarray, first: Box, share: float, draw: Callable[[], Box]) -> Box:
@@ -111,35 +111,27 @@ def keep(mask: np.ndarray, first: Box, share: float, draw: Callable[[], Box]) ->
         mask: (S, S) uint8, the whole image's, not all zero.
         first: the ordinary crop.  draw: gives another one, from a stream of its own.
     """
-    sums = cv2.integral(mask)
-    best, most = first, kept(sums, first)
+    best, most = first, kept(mask, first)
     for _ in range(TRIES - 1):
         if most >= share:
             break
         box = draw()
-        here = kept(sums, box)
+        here = kept(mask, box)
         if here > most:
             best, most = box, here
     return best
 
 
-def kept(sums: np.ndarray, box: Box) -> float:
-    """The share of a mask's mass that lies in a box, 0..1, exact for a mask of constant squares.
-
-    Args:
-        sums: (S + 1, S + 1) of the squashed mask, as cv2.integral gives it; not all zero.
-    """
-    side = len(sums) - 1
-    x0, x1 = (side * x / box.width for x in (box.x, box.x + box.w))
-    y0, y1 = (side * y / box.height for y in (box.y, box.y + box.h))
-    inside = _at(sums, x1, y1) - _at(sums, x0, y1) - _at(sums, x1, y0) + _at(sums, x0, y0)
-    return inside / float(sums[-1, -1])
+def kept(mask: np.ndarray, box: Box) -> float:
+    """The share of a squashed (S, S) mask's mass that lies in a box, 0..1, exact for a mask of
+    constant squares."""
+    columns = _overlap(len(mask), box.x, box.w, box.width)
+    rows = _overlap(len(mask), box.y, box.h, box.height)
+    return float(rows @ mask @ columns / mask.sum())
 
 
-def _at(sums: np.ndarray, x: float, y: float) -> float:
-    """Bilinear interpolation at (x, y)."""
-    i, j = min(int(y), len(sums) - 2), min(int(x), len(sums) - 2)
-    (top_left, top_right), (low_left, low_right) = sums[i : i + 2, j : j + 2].tolist()
-    u, v = x - j, y - i
-    top = (1 - u) * top_left + u * top_right
-    return (1 - v) * top + v * ((1 - u) * low_left + u * low_right)
+def _overlap(side: int, start: int, length: int, whole: int) -> np.ndarray:
+    """(side,) of each of `side` equal parts of `whole` the share that lies in `length` from `start`
+    on."""
+    cells, low, high = np.arange(side), side * start / whole, side * (start + length) / whole
+    return np.clip(np.minimum(cells + 1, high) - np.maximum(cells, low), 0, 1)

@@ -1,11 +1,7 @@
 """What a run is trained on: its images, their masks, and what is pasted behind them."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
-
-import numpy as np
 
 from data.cache.reader import Cache
 from data.cli import UsageError
@@ -22,14 +18,12 @@ class TrainingSet:
     Attributes:
         masks: each image's mask, or None: the baseline.
         donors: backgrounds; None: grey.
-        textures: the donors are pictures of their own, not the run's images.
         usable: how many images can be pasted, in words.
     """
 
     images: Images
     masks: Masks | None = None
     donors: Donors | None = None
-    textures: bool = False
     usable: str = ""
 
     def identity(self) -> dict[str, str]:
@@ -37,9 +31,12 @@ class TrainingSet:
         images = _describe(self.images)
         if self.images.altered:  # a pack that reduced them
             images += f", {self.images.altered}"
-        masks = self.masks.cache.description["identity_hash"] if self.masks else "none"
-        textures = {"textures": _describe(self.donors.images)} if self.textures else {}
-        return {"images": images, **textures, "masks": masks}
+        identity = {"images": images, "masks": "none"}
+        if self.masks:
+            identity["masks"] = self.masks.cache.description["identity_hash"]
+        if isinstance(self.donors, Donors) and not self.donors.apart:
+            identity["textures"] = _describe(self.donors.images)
+        return identity
 
 
 def _describe(images: Images) -> str:
@@ -62,16 +59,11 @@ def open_training_set(config: Config) -> TrainingSet:
             f"{config.images}: {len(images)} images are fewer than one --batch of "
             f"{config.optimiser.batch}"
         )
-    cache: Cache | None = None
-    rows: np.ndarray | None = None
-    if config.masks != "none":
-        cache = Cache(config.masks)
-        rows = cache.require(images.paths)
+    if config.masks == "none":
+        return TrainingSet(images)
+    cache = Cache(config.masks)
+    rows = cache.require(images.paths)
     masks = make_masks(config, cache, rows)
-    return TrainingSet(
-        images,
-        masks,
-        make_donors(config.paste, images, cache, rows),
-        config.paste.background == "texture",
-        count_usable(masks, config.masks) if masks else "",
-    )
+    usable = count_usable(masks, config.masks)
+    donors = make_donors(config.paste, images, cache, rows)
+    return TrainingSet(images, masks, donors, usable)

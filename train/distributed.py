@@ -1,13 +1,12 @@
 """Several processes as one: ranks, flags, and a batch's tensors from all of them. Without torchrun,
 all of it is local."""
 
-from __future__ import annotations
-
 import os
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
+from torch import Tensor
 
 from data.cli import UsageError
 
@@ -72,6 +71,12 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
+def say(text: str) -> None:
+    """Print a line, on the process that writes."""
+    if rank() == 0:
+        print(text)
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if world() > 1:
@@ -88,7 +93,7 @@ def any_rank(flag: bool | int) -> int:
 
 
 @torch.no_grad()
-def total(values: torch.Tensor) -> torch.Tensor:
+def total(values: Tensor) -> Tensor:
     """The sum over all processes, in place."""
     if world() > 1:
         dist.all_reduce(values)
@@ -96,7 +101,7 @@ def total(values: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def mean(value: torch.Tensor) -> torch.Tensor:
+def mean(value: Tensor) -> Tensor:
     """The mean of a scalar over processes, float32 on the CPU."""
     value = value.detach().float().cpu()
     if world() > 1:
@@ -106,7 +111,7 @@ def mean(value: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def gather(local: torch.Tensor) -> torch.Tensor:
+def gather(local: Tensor) -> Tensor:
     """(B, ...) of this process to (world * B, ...) of all, in the order of ranks, without
     gradients.
 
@@ -121,11 +126,11 @@ def gather(local: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def gather_with_gradient(local: torch.Tensor) -> torch.Tensor:
+def gather_with_gradient(local: Tensor) -> Tensor:
     """As gather; gradients flow back to every process's part."""
     return local if world() == 1 else torch.cat(differentiable.all_gather(local.contiguous()))
 
 
-def local_part(whole: torch.Tensor) -> torch.Tensor:
+def local_part(whole: Tensor) -> Tensor:
     """This process's part of a gathered batch: (world * B, ...) to (B, ...)."""
     return whole.chunk(world())[rank()]

@@ -1,7 +1,5 @@
 """Features of a frozen network, a batch at a time: for the online kNN and for every evaluation."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -13,7 +11,7 @@ from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 from data.sources import labelled
 from data.sources.images import ImageError
-from train.photometric import MEAN, STD
+from train.photometric import normalise, to_float
 from train.workers import Loader, WorkerError
 
 FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
@@ -71,9 +69,7 @@ def batches(
 def to_input(crops: torch.Tensor, device: torch.device) -> torch.Tensor:
     """(B, s, s, 3) uint8 to (B, 3, s, s) float32 on `device`, normalised, channels last; in place,
     so in one buffer."""
-    scaled = crops.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
-    return scaled.sub_(mean).div_(std)
+    return normalise(to_float(crops.to(device, non_blocking=True)))
 
 
 def forward(model: nn.Module, crops: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,17 +1,17 @@
 """Batches from the loader to the device, one ahead on a GPU; and how long the training waited for
 them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from train.loader import RawBatch
 from train.parameters import COVERAGE, PASTED
 from train.photometric import photometric
+from train.views import NEGATIVE
 from train.workers import LoaderError
 
 
@@ -20,37 +20,38 @@ class Batch:
     """One step's input.
 
     Attributes:
-        views: normalised, (B, 3, s, s) float32 on the device each.
+        pictures: normalised, (B, 3, s, s) float32 on the device each: the views, and swap's extra
+            negative as a third.
         index: (B,) int64 on the device, places in the run's list.
-        parameters: (views, B, PARAMETERS) float32 on the CPU, as drawn.
-        negative: (B, 3, s, s) or None.
+        parameters: (V, B, PARAMETERS) float32 on the CPU, as drawn.
         counts: (B,) bool on the device, whose negatives count, or None.
     """
 
-    views: list[torch.Tensor]
-    index: torch.Tensor
-    parameters: torch.Tensor
-    negative: torch.Tensor | None = None
-    counts: torch.Tensor | None = None
+    pictures: list[Tensor]
+    index: Tensor
+    parameters: Tensor
+    counts: Tensor | None = None
 
     @property
-    def pasted(self) -> torch.Tensor:
-        """(views, B), above 0 where a view was pasted."""
+    def views(self) -> list[Tensor]:
+        """The views that a method takes."""
+        return self.pictures[:NEGATIVE]
+
+    @property
+    def negative(self) -> Tensor | None:
+        """Swap's extra negative."""
+        return None if self.counts is None else self.pictures[NEGATIVE]
+
+    @property
+    def pasted(self) -> Tensor:
+        """(V, B), above 0 where a view was pasted, and a negative counts."""
         return self.parameters[..., PASTED]
 
     def pasting(self) -> dict[str, float]:
         """The share of views that were pasted, and the foreground's mean share of those."""
-        pasted = self.pasted.mean().item()
-        coverage = self.parameters[..., COVERAGE].mean().item()
+        pasted = self.pasted[:NEGATIVE].mean().item()
+        coverage = self.parameters[:NEGATIVE, :, COVERAGE].mean().item()
         return {"pasted": pasted, "coverage": coverage / pasted if pasted else 0.0}
-
-    def preview(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """What train/preview.py shows: the views, and swap's negatives below them; and what is
-        pasted."""
-        if self.negative is None:
-            return self.views, self.pasted
-        counts = self.counts.cpu()[None].to(self.pasted)
-        return [*self.views, self.negative], torch.cat([self.pasted, counts])
 
 
 class Feed:
@@ -72,14 +73,12 @@ class Feed:
 
     def next(self) -> Batch | None:
         """The next batch; None after the last, or where the loader failed."""
-        if self.pending is None:
-            self.pending = self._fetch()
-        batch, self.pending = self.pending, None
+        batch, self.pending = self.pending or self._fetch(), None
         if batch is not None and self.stream is not None:
             here = torch.cuda.current_stream(self.device)
             here.wait_stream(self.stream)
-            extra = [] if batch.negative is None else [batch.negative, batch.counts]
-            for tensor in (*batch.views, batch.index, *extra):
+            extra = [] if batch.counts is None else [batch.counts]
+            for tensor in (*batch.pictures, batch.index, *extra):
                 # or its memory could be given away while the step still reads it
                 tensor.record_stream(here)
         return batch
@@ -92,7 +91,7 @@ class Feed:
     def ahead(self) -> None:
         """Begin with the batch after; called when a step's work has been handed to the GPU. Nothing
         on a CPU."""
-        if self.stream is not None and self.pending is None:
+        if self.stream is not None:
             self.pending = self._fetch()
 
     def _fetch(self) -> Batch | None:
@@ -106,19 +105,15 @@ class Feed:
         if raw is None:
             return None
         self.replaced += raw["replaced"]
-        if self.stream is None:
-            return self._to_device(raw)
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream):  # None, on a CPU, is no stream
             return self._to_device(raw)
 
     def _to_device(self, raw: RawBatch) -> Batch:
-        views = [
-            photometric(*view, self.device)
-            for view in zip(raw["views"], raw["parameters"], strict=True)
-        ]
+        parameters = raw["parameters"]
+        drawn = zip(raw["views"], parameters, strict=True)
+        pictures = [photometric(*view, self.device) for view in drawn]
         index = raw["index"].to(self.device, non_blocking=True)
-        if "negative" not in raw:
-            return Batch(views, index, raw["parameters"])
-        negative = photometric(raw["negative"], raw["negative_parameters"], self.device)
-        counts = raw["counts"].to(self.device, non_blocking=True)
-        return Batch(views, index, raw["parameters"], negative, counts)
+        if len(pictures) <= NEGATIVE:
+            return Batch(pictures, index, parameters)
+        counts = parameters[NEGATIVE, :, PASTED] > 0
+        return Batch(pictures, index, parameters, counts.to(self.device, non_blocking=True))

@@ -1,8 +1,6 @@
 """Weighted k-nearest-neighbour classification (Wu et al., CVPR 2018, section 3.4), and its accuracy
 while a run is under way."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from train.config import KnnSettings
+from train.config import Config
 from train.distributed import gather, rank, world
 from train.features import Labelled, batches, features
 
@@ -86,17 +84,12 @@ class OnlineKnn:
     """kNN top-1 of the encoder's backbone on held-out labelled images, every process taking its
     share of them.
 
-    Args:
-        size: side of the centre crop, in pixels.
-        workers, batch: of the loaders.
-
     Raises:
         UsageError: no such folders, or other classes in them.
     """
 
-    def __init__(self, settings: KnnSettings, size: int, workers: int, batch: int):
-        folder = settings.knn
-        self.settings, self.workers, self.batch = settings, workers, batch
+    def __init__(self, config: Config):
+        self.config, folder, size = config, config.knn.knn, config.views.size
         self.bank = Labelled(os.path.join(folder, "train"), size)
         self.queries = Labelled(os.path.join(folder, "val"), size, self.bank.classes)
 
@@ -109,21 +102,21 @@ class OnlineKnn:
         with backbone_alone(encoder):
             bank, labels = self._features(encoder, self.bank, device)
             queries, truth = self._features(encoder, self.queries, device)
-        k, classes = self.settings.knn_k, len(self.bank.classes)
-        cosine, row = nearest(bank, queries, k, device)
-        predicted = vote(cosine, row, labels, k, self.settings.knn_temperature, classes)
+        settings = self.config.knn
+        near = nearest(bank, queries, settings.knn_k, device)
+        classes = len(self.bank.classes)
+        predicted = vote(*near, labels, settings.knn_k, settings.knn_temperature, classes)
         return float((predicted == truth).mean())
 
     def _features(
         self, encoder: nn.Module, images: Labelled, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
-        count = min(self.settings.knn_limit, len(images))
+        count, batch = min(self.config.knn.knn_limit, len(images)), self.config.optimiser.batch
         rows = np.linspace(0, len(images) - 1, count).round().astype(int)
         # every process takes the same number, or gathering would wait for ever
-        share = -(-len(rows) // world())
-        local = np.resize(rows, share * world())[rank() * share : (rank() + 1) * share].tolist()
-        order = [local[i : i + self.batch] for i in range(0, share, self.batch)]
-        loader = batches(images, self.workers, device, order=order)
+        local = np.resize(rows, -(-count // world()) * world()).reshape(world(), -1)[rank()]
+        order = [local[i : i + batch].tolist() for i in range(0, len(local), batch)]
+        loader = batches(images, self.config.runtime.workers, device, order=order)
         bar = tqdm(loader, desc="online kNN", unit="batch", leave=False, disable=rank() > 0)
         part = np.concatenate([*features(encoder, bar, device)])
         whole = gather(torch.from_numpy(part).to(device))[: len(rows)]

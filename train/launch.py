@@ -6,28 +6,31 @@ where torchrun itself ends with an error.
 Takes torchrun's own arguments.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
 from pathlib import Path
 
-from torch.distributed import run
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from data.stopping import SIGNALS
 
 
 def main() -> None:
     for number in SIGNALS:
         signal.signal(number, forward)
+    from torch.distributed import run  # takes seconds, in which a signal may come
+
     run.main(["--signals-to-handle", "SIGHUP", *sys.argv[1:]])
 
 
-def forward(*_: object) -> None:
-    """Send every training process SIGTERM: it saves and ends, and so torchrun does."""
-    for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+def forward(number: int, _: object) -> None:
+    """Send every training process SIGTERM: it saves and ends, and so torchrun does; before there is
+    one, end at once."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    for child in children:
         os.kill(int(child), signal.SIGTERM)
+    if not children:
+        print("stopped before the first process was started", file=sys.stderr)
+        raise SystemExit(130 if number == signal.SIGINT else 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """A run's log: one JSON object a line, and the same numbers for TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import math
 import resource
@@ -42,16 +40,6 @@ class Log:
     def close(self) -> None:
         self.file.close()
         self.board.close()
-
-
-class NoLog:
-    """The log of a process that writes none."""
-
-    def write(self, step: int, **values: float) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class Clock:

@@ -1,7 +1,5 @@
 """The run's masks: which image may be pasted by which mask, and the controls of DiLo."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,14 +52,13 @@ def count_usable(masks: Masks, name: str) -> str:
     Raises:
         UsageError: none.
     """
-    rows, cache = masks.rows, masks.cache
-    whole = cache.status[rows] == 0
-    coverage = coverages(cache, rows)
-    low, high = masks.limits
-    usable = int((whole & (low < coverage) & (coverage < high)).sum())
+    rows, (low, high) = masks.rows, masks.limits
+    coverage = coverages(masks.cache, rows)[masks.cache.status[rows] == 0]
+    small, large = (coverage <= low).sum(), (coverage >= high).sum()
+    usable = len(coverage) - small - large
     why = (
-        f"{(~whole).sum():,} have no mask, {(whole & (coverage <= low)).sum():,} cover at most "
-        f"{low:g} of their image, {(whole & (coverage >= high)).sum():,} at least {high:g}"
+        f"{len(rows) - len(coverage):,} have no mask, {small:,} cover at most {low:g} of their "
+        f"image, {large:,} at least {high:g}"
     )
     if not usable:
         raise UsageError(
@@ -71,24 +68,22 @@ def count_usable(masks: Masks, name: str) -> str:
     return f"{usable:,} of {len(rows):,} images can be pasted ({why})"
 
 
-def make_masks(config: Config, cache: Cache | None, rows: np.ndarray | None) -> Masks | None:
-    """The configured masks; None without a cache.
+def make_masks(config: Config, cache: Cache, rows: np.ndarray) -> Masks:
+    """The configured masks.
 
     Raises:
         UsageError: control `truth` with estimated masks.
     """
-    if cache is None:
-        return None
-    settings = config.paste
-    if settings.control == "truth" and cache.identity["estimator"] != "files":
+    control, estimator = config.paste.control, cache.identity["estimator"]
+    if control == "truth" and estimator != "files":
         raise UsageError(
-            f"--control truth: {config.masks} holds masks estimated by "
-            f"{cache.identity['estimator']}, not true ones; make a cache of true masks with "
-            "`python -m preprocess ... --estimator files --maps FOLDER`"
+            f"--control truth: {config.masks} holds masks estimated by {estimator}, not true ones; "
+            "make a cache of true masks with `python -m preprocess ... --estimator files --maps "
+            "FOLDER`"
         )
-    if settings.control == "shuffled":
+    if control == "shuffled":
         rows = shuffled_rows(rows, config.seed)
-    return Masks(cache, rows, settings.control == "ellipse", settings.mask_coverage)
+    return Masks(cache, rows, control == "ellipse", config.paste.mask_coverage)
 
 
 def coverages(cache: Cache, rows: np.ndarray) -> np.ndarray:
@@ -100,9 +95,7 @@ def coverages(cache: Cache, rows: np.ndarray) -> np.ndarray:
 def shuffled_rows(rows: np.ndarray, seed: int) -> np.ndarray:
     """Control: every image gets another image's mask, always the same one, and none its own."""
     order = stream(CONTROL, seed).permutation(len(rows))
-    shuffled = np.empty_like(rows)
-    shuffled[order] = rows[np.roll(order, 1)]
-    return shuffled
+    return rows[np.roll(order, 1)[np.argsort(order)]]
 
 
 def ellipse_like(mask: np.ndarray) -> np.ndarray:

@@ -1,14 +1,12 @@
 """Backbones: torchvision's ResNets, a narrow ResNet-10 for 32 px on a CPU, and BatchNorm by splits
 of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock
 
@@ -27,21 +25,16 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         super().__init__(features)
         self.splits = splits
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.splits == 1:
             return super().forward(x)
-        if len(x) % self.splits:
-            raise ValueError(f"a batch of {len(x)} does not divide into {self.splits} splits")
         means = self.running_mean.repeat(self.splits, 1)
         variances = self.running_var.repeat(self.splits, 1)
         weights = self.weight, self.bias, True, self.momentum, self.eps
         # one call a split keeps channels_last, which is worth more on a CPU than folding splits
         # into channels
-        parts = [
-            F.batch_norm(part, mean, variance, *weights)
-            for part, mean, variance in zip(x.chunk(self.splits), means, variances, strict=True)
-        ]
-        out = torch.cat(parts)
+        parts = zip(x.chunk(self.splits), means, variances, strict=True)
+        out = torch.cat([F.batch_norm(*part, *weights) for part in parts])
         with torch.no_grad():
             self.running_mean.copy_(means.mean(0))
             self.running_var.copy_(variances.mean(0))
@@ -61,7 +54,7 @@ class Subsampled1x1(nn.Conv2d):
         super().__init__(channels, out, 1, bias=False)
         self.step = stride
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x[:, :, :: self.step, :: self.step])
 
 
@@ -75,27 +68,26 @@ class NarrowResNet10(nn.Module):
         self.bn1 = norm_layer(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        channels = width
-        for stage in range(4):
-            out = width * 2**stage
-            stride = 1 if stage == 0 else 2
-            down = None
-            if stride != 1 or channels != out:
-                down = nn.Sequential(Subsampled1x1(channels, out, stride), norm_layer(out))
-            self.add_module(
-                f"layer{stage + 1}",
-                nn.Sequential(BasicBlock(channels, out, stride, down, norm_layer=norm_layer)),
-            )
-            channels = out
-        self.fc = nn.Linear(channels, 1000)
+        for stage in range(1, 5):
+            stride, down = 1, None
+            if stage > 1:
+                stride, width = 2, 2 * width
+                down = nn.Sequential(Subsampled1x1(width // 2, width, 2), norm_layer(width))
+            block = BasicBlock(width // stride, width, stride, down, norm_layer=norm_layer)
+            self.add_module(f"layer{stage}", nn.Sequential(block))
+        self.fc = nn.Linear(width, 1000)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                _initialise(module)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(x.mean((2, 3)))
+
+
+def _initialise(convolution: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
 def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int = 1) -> nn.Module:
@@ -116,7 +108,7 @@ def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int 
     if stem != "imagenet":
         stride = 2 if stem == "small_stride2" else 1
         model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, stride, 1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        _initialise(model.conv1)
         model.maxpool = nn.Identity()
     return model
 

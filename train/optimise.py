@@ -1,14 +1,13 @@
 """What moves the weights: the optimiser and the learning rate of a step."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from train.config import Optimiser
+
+MOMENTUM = 0.9
 
 
 def make_optimizer(settings: Optimiser, method: nn.Module) -> torch.optim.Optimizer:
@@ -18,7 +17,9 @@ def make_optimizer(settings: Optimiser, method: nn.Module) -> torch.optim.Optimi
         weights = {"params": [p for p in trained if p.ndim > 1]}
         small = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "trust": None}
         return Lars([weights, small], settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(trained, settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    fused = trained[0].is_cuda or None  # one kernel instead of several, where there is a GPU
+    decay = settings.weight_decay
+    return torch.optim.SGD(trained, settings.lr, MOMENTUM, weight_decay=decay, fused=fused)
 
 
 class Lars(torch.optim.Optimizer):
@@ -29,31 +30,17 @@ class Lars(torch.optim.Optimizer):
     (biases and norms).
     """
 
-    def __init__(
-        self,
-        params: list[dict],
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust: float | None = 0.001,
-    ):
-        super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
-        )
+    def __init__(self, params: list[dict], lr: float, weight_decay: float):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "trust": 0.001})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
                     self._move(weight, group)
-        return loss
 
-    def _move(self, weight: torch.Tensor, group: dict) -> None:
+    def _move(self, weight: Tensor, group: dict) -> None:
         change = weight.grad
         if group["weight_decay"]:
             change = change.add(weight, alpha=group["weight_decay"])
@@ -65,7 +52,7 @@ class Lars(torch.optim.Optimizer):
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
-        velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(change, alpha=group["lr"])
+        velocity = state["momentum_buffer"].mul_(MOMENTUM).add_(change, alpha=group["lr"])
         weight.sub_(velocity)
 
 

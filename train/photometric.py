@@ -7,9 +7,8 @@ picture does not depend on the batch that it is in. A GPU takes them a batch at 
 CPU a sample at a time (train/colours.py), twenty times faster there; the two agree within rounding.
 """
 
-from __future__ import annotations
-
 import torch
+from torch import Tensor
 
 from train import colours
 from train.colours import MEAN, STD
@@ -19,9 +18,7 @@ ORDERS = torch.from_numpy(colours.ORDERS)
 LUMA = (0.299, 0.587, 0.114)
 
 
-def photometric(
-    views: torch.Tensor, parameters: torch.Tensor, device: torch.device
-) -> torch.Tensor:
+def photometric(views: Tensor, parameters: Tensor, device: torch.device) -> Tensor:
     """Augment and normalise a batch.
 
     Args:
@@ -33,79 +30,79 @@ def photometric(
         (B, 3, s, s) float32 on `device`, channels last, normalised by ImageNet's mean and
         deviation.
     """
-    if device.type == "cpu" and colours.fits(parameters.numpy(), views.shape[1]):
-        return torch.from_numpy(colours.colours(views.numpy(), parameters.numpy())).permute(
-            0, 3, 1, 2
-        )
+    if device.type == "cpu":
+        coloured = colours.colours(views.numpy(), parameters.numpy())
+        return torch.from_numpy(coloured).permute(0, 3, 1, 2)
     return normalise(batched(views.to(device, non_blocking=True), parameters))
 
 
-def batched(views: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+def batched(views: Tensor, parameters: Tensor) -> Tensor:
     """The same by whole batches, for a GPU, before the normalisation: (B, 3, s, s) float32 in
     [0, 1]."""
-    device = views.device
-    images = views.permute(0, 3, 1, 2).float().div_(255)
+    device, images = views.device, to_float(views)
     order = parameters[:, ORDER].long()
     # (B, 4) operation of each step, -1 none
     steps = torch.where(order[:, None] >= 0, ORDERS[order.clamp(min=0)], -1)
     work = [
-        (steps[:, step] == column, OPERATIONS[column], column)
+        (steps[:, step] == column, column)
         for step in range(4)
         for column in (BRIGHTNESS, CONTRAST, SATURATION, HUE)
     ]
-    work.append((parameters[:, GREY] > 0, grey, GREY))
-    work.append((parameters[:, SIGMA] > 0, blur, SIGMA))
-    work.append((parameters[:, SOLARISE] > 0, solarise, SOLARISE))
-    for chosen, operation, column in work:
+    work += [(parameters[:, column] > 0, column) for column in (GREY, SIGMA, SOLARISE)]
+    for chosen, column in work:
         rows = chosen.nonzero()[:, 0]
         if len(rows):
             values = parameters[rows, column].to(device, non_blocking=True)[:, None, None, None]
             rows = rows.to(device, non_blocking=True)
-            images[rows] = operation(images[rows], values)
+            images[rows] = OPERATIONS[column](images[rows], values)
     return images
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, s, s) in [0, 1] to ImageNet's mean 0 and deviation 1, channels last."""
-    mean = torch.tensor(MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(STD, device=images.device)[:, None, None]
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+def to_float(views: Tensor) -> Tensor:
+    """(B, s, s, 3) uint8 to (B, 3, s, s) float32 in [0, 1], channels last."""
+    return views.permute(0, 3, 1, 2).float().div_(255)
 
 
-def luma(images: torch.Tensor) -> torch.Tensor:
+def normalise(images: Tensor) -> Tensor:
+    """(B, 3, s, s) in [0, 1] to ImageNet's mean 0 and deviation 1, in place."""
+    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, STD))
+    return images.sub_(mean).div_(std)
+
+
+def luma(images: Tensor) -> Tensor:
     """(B, 1, s, s): ITU-R 601 grey."""
     return LUMA[0] * images[:, 0:1] + LUMA[1] * images[:, 1:2] + LUMA[2] * images[:, 2:3]
 
 
-def grey(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+def grey(images: Tensor, _: Tensor) -> Tensor:
     """(B, 3, s, s) greyscale."""
     return luma(images).expand(-1, 3, -1, -1)
 
 
-def solarise(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+def solarise(images: Tensor, _: Tensor) -> Tensor:
     """Invert the values from half up (Grill et al. 2020, appendix B)."""
     return torch.where(images < 0.5, images, 1 - images)
 
 
-def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """ColorJitter's; `factor` is (B, 1, 1, 1), as of the two below."""
     return (images * factor).clamp_(0, 1)
 
 
-def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
     mean = luma(images).mean((1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, factor).clamp_(0, 1)
 
 
-def saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
     return torch.lerp(luma(images), images, factor).clamp_(0, 1)
 
 
-def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+def hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue of HSV by `shift` of a full circle (-0.5..0.5)."""
     value, at = images.max(1, keepdim=True)
     chroma = value - images.amin(1, keepdim=True)
-    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
+    red, green, blue = images.split(1, 1)
     safe = chroma.clamp(min=1e-8)
     not_red = torch.where(at == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe)
     sixth = torch.where(at == 0, (green - blue) / safe, not_red)
@@ -116,10 +113,7 @@ def hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
-OPERATIONS = {BRIGHTNESS: brightness, CONTRAST: contrast, SATURATION: saturation, HUE: hue}
-
-
-def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur with each image's own sigma (pixels), as two products with (s, s) matrices.
 
     Args:
@@ -137,3 +131,14 @@ def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     kernel /= kernel.sum(2, keepdim=True)
     kernel = kernel[:, None]
     return kernel @ images @ kernel.transpose(2, 3)
+
+
+OPERATIONS = {
+    BRIGHTNESS: brightness,
+    CONTRAST: contrast,
+    SATURATION: saturation,
+    HUE: hue,
+    GREY: grey,
+    SIGMA: blur,
+    SOLARISE: solarise,
+}

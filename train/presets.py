@@ -1,32 +1,12 @@
 """Settings to start from, one function an experiment: its docstring says the command, the time and
 the result."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
 from data.cli import UsageError
-from train.config import (
-    Config,
-    KnnSettings,
-    Network,
-    Optimiser,
-    PasteSettings,
-    Runtime,
-    ViewSettings,
-    flat,
-)
+from train.config import Config, flat
 from train.methods import METHODS
-
-PARTS = {
-    "network": Network,
-    "views": ViewSettings,
-    "paste": PasteSettings,
-    "optimiser": Optimiser,
-    "runtime": Runtime,
-    "knn": KnnSettings,
-}
 
 # MoCo v1's and InstDisc's augmentations: strong hue, always; no blur
 _V1_COLOURS = {"jitter": (0.4, 0.4, 0.4, 0.4), "jitter_p": 1.0, "blur_p": 0.0}
@@ -38,6 +18,16 @@ _V1 = {
     "milestones": (120, 160),
     **_V1_COLOURS,
 }
+# batches of thousands, as SimCLR and BYOL were published
+_LARGE = {
+    "batch": 4096,
+    "head_norm": True,
+    "crop": (0.08, 1.0),
+    "optimizer": "lars",
+    "warmup": 10.0,
+    "schedule": "warmup_cosine",
+    "splits": 1,
+}
 # what all presets for small images share, after MoCo's CIFAR notebook
 _SMALL = {
     "network": "resnet18",
@@ -48,6 +38,8 @@ _SMALL = {
     "blur_p": 0.0,
     "soften_sigma": 1.3,
 }
+# SimCLR and BYOL on small images
+_SMALL_SGD = _LARGE | _SMALL | {"optimizer": "sgd", "lr": 0.24}
 
 
 def moco_v1() -> dict:
@@ -100,19 +92,12 @@ def simclr() -> dict:
     (mmselfsup) with 256, without DiLo; no number with DiLo is known. Hours: at the 2,970 images/s
     that FFCV-SSL reports on 8 A100, 24 h for 200 epochs (our arithmetic).
     """
-    return {
+    return _LARGE | {
         "method": "simclr",
-        "batch": 4096,
-        "head_norm": True,
         "temperature": 0.1,
-        "crop": (0.08, 1.0),
         "jitter": (0.8, 0.8, 0.8, 0.2),
-        "optimizer": "lars",
         "lr": 4.8,
         "weight_decay": 1e-6,
-        "warmup": 10.0,
-        "schedule": "warmup_cosine",
-        "splits": 1,
     }
 
 
@@ -130,24 +115,17 @@ def byol() -> dict:
     published figure; a step costs a third more than SimCLR's (two target passes besides), so
     about 32 h on 8 A100 (our arithmetic).
     """
-    return {
+    return _LARGE | {
         "method": "byol",
-        "batch": 4096,
-        "head_norm": True,
         "dim": 256,
         "hidden": 4096,
         "momentum": 0.996,
-        "crop": (0.08, 1.0),
         "jitter": (0.4, 0.4, 0.2, 0.1),
         "blur_p": 1.0,
         "second_blur_p": 0.1,
         "solarise_p": (0.0, 0.2),
-        "optimizer": "lars",
         "lr": 3.2,
         "weight_decay": 1.5e-6,
-        "warmup": 10.0,
-        "schedule": "warmup_cosine",
-        "splits": 1,
     }
 
 
@@ -161,15 +139,7 @@ def moco_v1_small() -> dict:
     no number is known for these settings (800 epochs of lightly's MoCo: kNN 87.4). 129 minutes for
     200 epochs of CIFAR-10 at batch 128 on lightly's GPU; DiLo on small images: unknown.
     """
-    return _SMALL | {
-        "head": "linear",
-        "lr": 0.06,
-        "queue": 4096,
-        "momentum": 0.99,
-        "temperature": 0.1,
-        "splits": 8,
-        "symmetric": True,
-    }
+    return moco_v2_small() | {"head": "linear"}
 
 
 def moco_v2_small() -> dict:
@@ -189,7 +159,6 @@ def moco_v2_small() -> dict:
         "queue": 4096,
         "momentum": 0.99,
         "temperature": 0.1,
-        "splits": 8,
         "symmetric": True,
     }
 
@@ -222,16 +191,7 @@ def simclr_small() -> dict:
     SimCLR: kNN 84.8 on CIFAR-10 (200 epochs, batch 512; 98 minutes at batch 128), 88.9 on
     Imagenette (800); with DiLo unknown.
     """
-    return _SMALL | {
-        "method": "simclr",
-        "head_norm": True,
-        "temperature": 0.5,
-        "crop": (0.08, 1.0),
-        "lr": 0.24,
-        "warmup": 10.0,
-        "schedule": "warmup_cosine",
-        "splits": 1,
-    }
+    return _SMALL_SGD | {"method": "simclr", "temperature": 0.5}
 
 
 def byol_small() -> dict:
@@ -243,18 +203,12 @@ def byol_small() -> dict:
     For orientation, lightly's BYOL: kNN 86.8 on CIFAR-10 (200 epochs, batch 512; 122 minutes at
     batch 128), 88.7 on Imagenette (800). Its settings are not quite these; with DiLo unknown.
     """
-    return _SMALL | {
+    return _SMALL_SGD | {
         "method": "byol",
-        "head_norm": True,
         "dim": 256,
         "hidden": 1024,
         "momentum": 0.99,
-        "crop": (0.08, 1.0),
         "solarise_p": (0.0, 0.2),
-        "lr": 0.24,
-        "warmup": 10.0,
-        "schedule": "warmup_cosine",
-        "splits": 1,
     }
 
 
@@ -331,6 +285,11 @@ PRESETS = {
 }
 
 
+OWN = {field.name: field.default_factory for field in dataclasses.fields(Config)}
+# the nested settings: name -> class
+PARTS = {name: part for name, part in OWN.items() if part is not dataclasses.MISSING}
+
+
 def configure(preset: str = "moco_v2", **changes: Any) -> Config:
     """The configuration of a preset with changes, all by their flat names.
 
@@ -346,14 +305,11 @@ def configure(preset: str = "moco_v2", **changes: Any) -> Config:
     if values["method"] not in METHODS:
         raise UsageError(f"no method {values['method']!r}; there are: {', '.join(METHODS)}")
     parts = PARTS | {"method": METHODS[values["method"]]}
-    known = {"images", "out", "masks", "listed", "exclude", "preset", "seed"}
     chosen = {name: part(**_of(part, values)) for name, part in parts.items()}
-    config = Config(**chosen, **{k: v for k, v in values.items() if k in known})
-    for part in (*PARTS.values(), *METHODS.values()):
-        known |= _of(part, values).keys()
+    known = set().union(OWN, *(_of(part, values) for part in (*PARTS.values(), *METHODS.values())))
     if unknown := values.keys() - known:
         raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
-    return config
+    return Config(**_of(Config, values) | chosen)
 
 
 def change(config: Config, **changes: Any) -> Config:
@@ -362,5 +318,5 @@ def change(config: Config, **changes: Any) -> Config:
 
 
 def _of(part: type, values: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(part)}
-    return {name: value for name, value in values.items() if name in names}
+    """Those of the values that a settings class has."""
+    return {f.name: values[f.name] for f in dataclasses.fields(part) if f.name in values}

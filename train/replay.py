@@ -1,8 +1,6 @@
 """The batch at which a run's loss was not finite, as a picture, and its loss by the kept
 weights."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -30,10 +28,10 @@ def replay(config: Config, data: TrainingSet, device: torch.device) -> str:
         step = int(json.loads(file.read_text())["step"])
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"--replay {file}: not a run's {checkpoint.DIVERGED}") from None
-    run = begin(config, len(data.images), device, Path(config.out))
-    batch = Feed(make_loader(config, data, step - 1), device).next()
+    run = begin(config, len(data.images), device)
+    batch = Feed(make_loader(config, data, step - 1, device), device).next()
     picture = file.with_name("replay.png")
-    preview(*batch.preview(), picture, len(batch.index))
+    preview(batch.pictures, batch.pasted, picture, len(batch.index))
     run.method.train()
     with torch.no_grad():
         loss, _ = run.method(batch.views, step - 1, batch.index, batch.negative, batch.counts)

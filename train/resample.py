@@ -6,8 +6,6 @@ source rows are averaged first, which is one long loop, and only the few that ar
 themselves.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from data.kernels import njit
@@ -43,12 +41,11 @@ def _area(image, left, top, w, h, flip, out):
     _taps(h, weight_y, first_y)
     _taps(w, weight_x, first_x)
     line = np.zeros(3 * (w + along), np.float32)  # the taps beyond the last column read zeros
+    part = image[top : top + h, 3 * left : 3 * (left + w)]
     for y in range(size):
         at = int(first_y[y])
         a, b, c = weight_y[y, 0], weight_y[y, 1], weight_y[y, 2]
-        first = image[top + at, 3 * left : 3 * (left + w)]
-        second = image[top + min(at + 1, h - 1), 3 * left : 3 * (left + w)]
-        third = image[top + min(at + 2, h - 1), 3 * left : 3 * (left + w)]
+        first, second, third = part[at], part[min(at + 1, h - 1)], part[min(at + 2, h - 1)]
         for i in range(3 * w):
             line[i] = (
                 a * np.float32(first[i]) + b * np.float32(second[i]) + c * np.float32(third[i])
@@ -56,7 +53,7 @@ def _area(image, left, top, w, h, flip, out):
         for t in range(3, up):
             a = weight_y[y, t]
             if a > 0:
-                row = image[top + at + t, 3 * left : 3 * (left + w)]
+                row = part[at + t]
                 for i in range(3 * w):
                     line[i] += a * np.float32(row[i])
         for x in range(size):
@@ -91,13 +88,5 @@ def area(
         left, top, w, h: the part, inside the image; at least as large as the result.
         flip: mirror the result left to right.
         out: (s, s, 3) uint8, contiguous, filled; within one level of cv2.resize with INTER_AREA.
-
-    Raises:
-        ValueError: a part that reaches past the image, or is smaller than the result.
     """
-    size, (height, width) = len(out), image.shape[:2]
-    inside = min(left, top) >= 0 and left + w <= width and top + h <= height
-    if not inside or min(w, h) < size:
-        part = (left, top, w, h)
-        raise ValueError(f"the part {part} of {image.shape} cannot be reduced to {size}")
-    _area(image.reshape(height, -1), left, top, w, h, flip, out.reshape(size, -1))
+    _area(image.reshape(len(image), -1), left, top, w, h, flip, out.reshape(len(out), -1))

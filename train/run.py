@@ -1,23 +1,23 @@
 """A run's state: begun or continued, saved, and never with a number that is not finite."""
 
-from __future__ import annotations
-
 import sys
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.cli import UsageError
+from data.tensors import misfit
 from train import checkpoint, distributed
 from train.batch_norm import spread_batch_norm
 from train.config import Config
-from train.loader import Order
+from train.loader import make_order
 from train.network import compile_networks
 from train.optimise import make_optimizer
+from train.weights import Weights, load_weights
 
 
 class FiniteLosses:
@@ -30,10 +30,10 @@ class FiniteLosses:
 
     def __init__(self, device: torch.device):
         self.lag = 2 if device.type == "cuda" else 0
-        self.waiting: deque[tuple[int, torch.Tensor]] = deque()
+        self.waiting: deque[tuple[int, Tensor]] = deque()
         self.step = 0
 
-    def add(self, step: int, loss: torch.Tensor) -> None:
+    def add(self, step: int, loss: Tensor) -> None:
         """Take the loss of a step, a scalar on the device."""
         self.waiting.append((step, loss.detach().isfinite()))
 
@@ -59,7 +59,6 @@ class Run:
 
     config: Config
     images: int
-    out: Path
     method: nn.Module
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -72,33 +71,35 @@ class Run:
             UsageError: instead, where a loss or a weight is not finite (`failed`: it is known), so
                 that nothing of it is ever kept.
         """
-        state = self.method.state_dict()
-        writes = distributed.rank() == 0
+        state, out = self.method.state_dict(), Path(self.config.out)
         failed = failed or losses.failed(wait=True) or not checkpoint.finite(state)
-        if distributed.any_rank(failed):
-            step = distributed.any_rank(losses.step) or self.step
-            if not writes:
-                sys.exit(2)
-            raise UsageError(checkpoint.write_diverged(self.out, self._diverged(step)))
-        if writes:
+        diverged, at = distributed.any_rank(failed), distributed.any_rank(losses.step) or self.step
+        if distributed.rank() > 0:
+            if diverged:
+                sys.exit(2)  # the process that writes says why
+        elif diverged:
+            raise UsageError(checkpoint.write_diverged(out, self._diverged(at)))
+        else:
             content = {"model": state, "optimizer": self.optimizer.state_dict(), "step": self.step}
-            checkpoint.save_step(self.out, content, self.config.runtime.keep)
+            checkpoint.save_step(out, content, self.config.runtime.keep)
 
     def _diverged(self, step: int) -> dict:
         """What is needed to see the batch of a step again: JSON-able."""
-        optimiser, seed = self.config.optimiser, self.config.seed
-        order = Order(self.images, optimiser.batch, optimiser.epochs, seed, step - 1)
-        indices = [index for _, index in next(iter(order))]
-        return {"step": step, "lr": optimiser.lr, "seed": seed, "indices": indices}
+        indices = [index for _, index in next(iter(make_order(self.config, self.images, step - 1)))]
+        rate, seed = self.config.optimiser.lr, self.config.seed
+        return {"step": step, "lr": rate, "seed": seed, "indices": indices}
 
 
-def begin(config: Config, images: int, device: torch.device, out: Path) -> Run:
+def begin(config: Config, images: int, device: torch.device) -> Run:
     """The run at its first step, or as its newest checkpoint has it."""
     torch.manual_seed(config.seed)
-    method = config.method.make(config, images).to(device, memory_format=torch.channels_last)
+    method = config.method.make(config, images)
+    state = checkpoint.newest(Path(config.out))
+    if state is None and config.init:
+        distributed.say(take_weights(init_weights(config), method))
+    method.to(device, memory_format=torch.channels_last)
     spread_batch_norm(method, config.network.splits, device)
-    run = Run(config, images, out, method, method, make_optimizer(config.optimiser, method))
-    state = checkpoint.newest(out)
+    run = Run(config, images, method, method, make_optimizer(config.optimiser, method))
     if state is not None:
         method.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
@@ -111,3 +112,35 @@ def begin(config: Config, images: int, device: torch.device, out: Path) -> Run:
         # would be waste
         run.model = DistributedDataParallel(method, devices, broadcast_buffers=False)
     return run
+
+
+def init_weights(config: Config) -> Weights:
+    """The weights that --init names. UsageError where they are another backbone's."""
+    wanted = config.network
+    weights = load_weights(config.init, wanted.stem)
+    width = wanted.width if wanted.network == "resnet10" else weights.width
+    theirs = weights.network, weights.stem, weights.width
+    if theirs != (wanted.network, wanted.stem, width):
+        kinds = "a {} of stem {} and width {}"
+        raise UsageError(
+            f"--init {weights.origin}: {kinds.format(*theirs)}, and the run's backbone is "
+            f"{kinds.format(wanted.network, wanted.stem, width)}; see --network"
+        )
+    return weights
+
+
+def take_weights(weights: Weights, method: nn.Module) -> str:
+    """Give a method's encoder, and its slow copy, these weights; its head's where they fit. What
+    was taken, in words."""
+    encoder = method.encoder
+    own = encoder.state_dict()
+    heads = {key: value for key, value in own.items() if key.startswith("fc.")}
+    head = {key: value for key, value in heads.items() if key.endswith("num_batches_tracked")}
+    head |= {f"fc.{key}": value for key, value in weights.fc.items()}
+    fits = not misfit(head, heads)
+    taken = weights.state | (head if fits else {})
+    encoder.load_state_dict(own | taken)
+    if slow := getattr(method, "slow", None):
+        slow.load_state_dict(encoder.state_dict())
+    said = "its projection head too" if fits else "the projection head begins anew"
+    return f"--init {weights.origin}: {len(taken)} of {len(own)} tensors taken, {said}"

@@ -1,16 +1,15 @@
 """Views of an image: crop, flip and paste here, in uint8; the colours' parameters are drawn here
 and applied on the device (train/photometric.py)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 
 from train.backgrounds import BackgroundDraw, Donors
-from train.config import Config, ViewSettings
-from train.copy_paste import CopyPaste, paste
+from train.config import Config
+from train.copy_paste import copy_paste, paste
 from train.crop import crop_mask, keep, random_box, resize_crop
 from train.parameters import COVERAGE, PASTED, SOLARISE, draw_colours
 from train.streams import PASTE, RECROP, VIEW, stream
@@ -43,22 +42,11 @@ class Views:
     """Draws the views of an image. Picklable, and without state: see train/streams.py.
 
     Attributes:
-        pasted: the views that may be pasted.
         donors: backgrounds; None: grey.
     """
 
-    seed: int
-    settings: ViewSettings
-    copy_paste: CopyPaste
-    pasted: tuple[int, ...] = (0, 1)
+    config: Config
     donors: Donors | None = None
-
-    @classmethod
-    def of(cls, config: Config, donors: Donors | None = None) -> Views:
-        """The configured views."""
-        paste = config.paste
-        law = CopyPaste(paste.paste_p, paste.soften_p, paste.soften_sigma)
-        return cls(config.seed, config.views, law, paste.pasted_views, donors)
 
     def __call__(self, sample: Sample, out: np.ndarray, parameters: np.ndarray) -> None:
         """Fill the views of one image.
@@ -76,32 +64,33 @@ class Views:
 
     def _view(self, sample: Sample, view: int, out: np.ndarray, row: np.ndarray) -> BackgroundDraw:
         """Fill one view; what its background was drawn by, where it was pasted."""
-        key = self.seed, sample.epoch, sample.index, view
+        key = self.config.seed, sample.epoch, sample.index, view
+        settings, pasting, mask = self.config.views, self.config.paste, sample.mask
         height, width = sample.image.shape[:2]
         rng = stream(VIEW, *key)
-        draw_colours(rng, self.settings, view, row)
-        flip = rng.random() < self.settings.flip_p
-        box = random_box(rng, width, height, self.settings.crop)
+        draw_colours(rng, settings, view, row)
+        flip = rng.random() < settings.flip_p
+        box = random_box(rng, width, height, settings.crop)
         # drawn last, so that runs with and without it see the same crops and colours
-        row[SOLARISE] = rng.random() < self.settings.solarise_p[view]
-        if self.settings.crop_keeps and sample.mask is not None:
+        row[SOLARISE] = rng.random() < settings.solarise_p[view]
+        if settings.crop_keeps and mask is not None:
             again = stream(RECROP, *key)
-            box = keep(
-                sample.mask,
-                box,
-                self.settings.crop_keeps,
-                lambda: random_box(again, width, height, self.settings.crop),
-            )
+            draw = partial(random_box, again, width, height, settings.crop)
+            box = keep(mask, box, settings.crop_keeps, draw)
         resize_crop(sample.image, box, len(out), flip, out)
         background = BackgroundDraw(box, flip, len(out), sample.row, self.donors)
-        mask = sample.mask if view in self.pasted else None
-        pasted, coverage = self.copy_paste(
-            stream(PASTE, *key), out, mask, box, flip, background if self.donors else None
+        pasted, coverage = copy_paste(
+            pasting,
+            stream(PASTE, *key),
+            out,
+            mask if view in pasting.pasted_views else None,
+            box,
+            flip,
+            background if self.donors else None,
         )
         if pasted is not out:
             out[...] = pasted
-        row[PASTED] = coverage is not None
-        row[COVERAGE] = coverage or 0.0
+        row[[PASTED, COVERAGE]] = coverage is not None, coverage or 0.0
         return background
 
     def _negative(
@@ -115,14 +104,10 @@ class Views:
         """
         query, donor, share = drawn[0], drawn[1].donor, 0.0
         if donor is not None:
-            alpha = crop_mask(sample.mask, query.box, query.size)
+            alpha = crop_mask(sample.mask, query.box, query.size, query.flip)
             share = cv2.mean(alpha)[0] / 255
         counts = share >= LEAST_SHARE
-        if counts:
-            alpha = alpha[:, ::-1] if query.flip else alpha
-            out[NEGATIVE] = paste(donor.picture, alpha, out[0])
-        else:
-            out[NEGATIVE] = out[0]
-        rng = stream(VIEW, self.seed, sample.epoch, sample.index, NEGATIVE)
-        draw_colours(rng, self.settings, 0, row)
+        out[NEGATIVE] = paste(donor.picture, alpha, out[0]) if counts else out[0]
+        rng = stream(VIEW, self.config.seed, sample.epoch, sample.index, NEGATIVE)
+        draw_colours(rng, self.config.views, 0, row)
         row[[SOLARISE, PASTED, COVERAGE]] = 0, counts, share if counts else 0

@@ -193,3 +193,16 @@ def test_speed_on_a_gpu_needs_one(tmp_path, monkeypatch):
     gpu.repeat(tmp_path, tmp_path / "to", 3)
     names = sorted(p.name for p in (tmp_path / "to").iterdir())
     assert names == ["000000.png", "000001.png", "000002.png"]
+
+
+def test_speed_on_a_gpu_runs_small_on_a_cpu(bench, images, tmp_path):
+    """All that is not compiled; what is left out, or not begun in time, is "not run"."""
+    small = ("--device", "cpu", "--network", "resnet10", "--size", 32, "--batch", 16, "--steps", 6)
+    options = ("--images", images / "train", "--workers", 1, *small)
+    steps = (gpu.SUPERVISED, "step", "step, swap", gpu.TRAINER)
+    result, said = bench(gpu, *options, "--only", *steps)
+    assert set(result["images_per_s"]) == {*steps, "waiting", "memory_gb"}
+    assert all(value > 0 for name, value in result["images_per_s"].items() if name in steps)
+    assert said.count("not run") == 3
+    result, said = bench(gpu, *options, "--seconds", 0, "--only", "step", gpu.TRAINER)
+    assert len(result["images_per_s"]) < 2 and "trainer: not run" in said

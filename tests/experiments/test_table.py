@@ -14,7 +14,7 @@ from experiments.rows import BASE, DILO, TABLES, base_of, choose, method_flags, 
 from experiments.runner import Study, unpack
 from experiments.table import by_seed, cell, gather, markdown, significant, why_not
 from tests.conftest import BARE, read_only
-from train.__main__ import parse
+from train.command import parse
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import ColorJitter, GaussianBlur
 from torchvision.transforms import functional as tv
 
-from train.colours import MEAN, ORDERS, STD, colours, fits
+from train.colours import MEAN, ORDERS, STD, colours
 from train.config import ViewSettings
 from train.parameters import (
     BRIGHTNESS,
@@ -76,11 +76,10 @@ def test_every_order_of_operations_is_torchvisions():
 @pytest.mark.parametrize("side", [33, 50, 96])  # 50 * 50 is no whole number of pieces
 def test_compiled_and_batched_agree(side):
     views, parameters = draw(60, side, seed=side)
-    assert fits(parameters.numpy(), side)
     one = torch.from_numpy(colours(views.numpy(), parameters.numpy()))
     other = batched(views, parameters)
-    difference = (one.permute(0, 3, 1, 2) - normalise(other)).abs()
     undecided = (other - 0.5).abs() < 1e-5
+    difference = (one.permute(0, 3, 1, 2) - normalise(other)).abs()
     assert difference[~undecided].max() < 1e-4
     strided = colours(torch.stack([views, views], 1)[:, 1].numpy(), parameters.numpy())
     assert np.array_equal(strided, one.numpy())
@@ -98,9 +97,9 @@ def test_solarisation_inverts_from_half_up():
 def test_a_blur_wider_than_the_picture_is_still_right():
     views, parameters = draw(4, 12)
     parameters[:, SIGMA] = torch.tensor([0.0, 1.0, 2.0, 2.2])
-    assert not fits(parameters.numpy(), 12)
     expected = normalise(batched(views, parameters))
-    assert torch.equal(photometric(views, parameters, torch.device("cpu")), expected)
+    difference = photometric(views, parameters, torch.device("cpu")) - expected
+    assert difference.abs().max() < 1e-4
     nothing = np.zeros((0, 12, 12, 3), np.uint8), np.zeros((0, PARAMETERS), np.float32)
     assert colours(*nothing).shape == (0, 12, 12, 3)
 

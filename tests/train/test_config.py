@@ -1,5 +1,6 @@
 """The command line, presets, settings that do not fit together, and learning rates."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 
 from data.cli import UsageError
 from tests.train.runs import config
-from train.__main__ import parse
-from train.config import Optimiser, flat
+from train.command import parse
+from train.config import Optimiser, flag, flat
 from train.loop import train
+from train.methods import METHODS
 from train.optimise import learning_rate
 from train.presets import PRESETS, change
 
@@ -54,20 +56,17 @@ def test_a_method_has_its_own_options_alone(capsys):
     [
         ({"batch": 15}, "does not divide into"),
         ({"batch": 512, "splits": 1}, "80 images are fewer than one --batch of 512"),
-        ({"paste_p": 1.5}, "--paste-p 1.5: must be at least 0 and at most 1"),
         ({"control": "shuffled", "masks": "none"}, "--control shuffled needs --masks"),
         ({"crop_keeps": 0.2, "masks": "none"}, "--crop-keeps 0.2 needs --masks CACHE"),
         ({"background": "random", "masks": "none"}, "--background random needs --masks"),
-        ({"crop_keeps": 1.2}, "--crop-keeps 1.2: must be"),
         ({"device": "abacus"}, "--device abacus"),
-        ({"warmup": -1.0}, "--warmup -1.0"),
-        ({"seed": -1}, r"--seed -1: must be at least 0"),
         ({"seed": 2**32}, r"--seed 4294967296: must be"),
         ({"soften_sigma": 0.0}, "--soften-sigma 0.0: must be above 0"),
-        ({"blur_sigma": (2.0, 0.1)}, "--blur-sigma 2.0 0.1: must be above 0, rising"),
+        (
+            {"blur_sigma": (2.0, 0.1)},
+            "--blur-sigma 2.0 0.1: must be .* rising",
+        ),
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "--jitter: a hue of 0.6"),
-        ({"workers": -1}, "--workers -1: must be at least 0"),
-        ({"lr": -0.1}, "--lr -0.1: must be at least 0"),
         ({"knn_temperature": 0.0}, "--knn-temperature 0.0: must be above 0"),
         ({"background": "texture", "textures": None}, "need each other"),
         ({"textures": "somewhere"}, "need each other"),
@@ -79,14 +78,13 @@ def test_a_method_has_its_own_options_alone(capsys):
         ({"method": "byol", "background": "swap"}, "byol has no negatives"),
         ({"method": "instdisc", "background": "swap"}, "negatives from the memory bank alone"),
         ({"head": "linear", "head_norm": True}, "--head-norm needs --head mlp"),
-        ({"method": "simclr", "hidden": -1}, "--hidden -1"),
         ({"method": "instdisc", "negatives": 0}, "--negatives 0"),
         ({"temperature": 0.0}, "--temperature 0.0"),
-        ({"momentum": 1.5}, "--momentum 1.5"),
-        ({"method": "instdisc", "bank_momentum": -0.5}, "--bank-momentum -0.5"),
-        ({"solarise_p": (0.0, 1.2)}, "--solarise-p 0.0 1.2: must be"),
         ({"second_blur_p": 2.0}, "--second-blur-p 2.0: must be"),
-        ({"milestones": (160, 120)}, "--milestones 160 120: must be at least 1, rising"),
+        (
+            {"milestones": (160, 120)},
+            "--milestones 160 120: must be .* rising",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):
@@ -94,6 +92,19 @@ def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, messag
     with pytest.raises(UsageError, match=message):
         train(config(images, out=tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_absurd_number_is_refused(method):
+    """Of every setting that is a number, or several."""
+    made = config(Path(), "cache", Path(), method=method, splits=1)
+    for name, value in flat(made).items():
+        first, *rest = value if isinstance(value, tuple) else (value,)
+        if isinstance(first, int | float) and not isinstance(first, bool):
+            for absurd in (math.nan, math.inf, -1, 1e40):
+                wrong = (absurd, *rest) if rest else absurd
+                with pytest.raises(UsageError, match=f"^{flag(name)} .*: must be"):
+                    change(made, **{name: wrong}).check()
 
 
 @pytest.mark.parametrize(

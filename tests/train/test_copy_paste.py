@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from data.sources.images import decode
-from train.copy_paste import CopyPaste, paste, soften
+from train.config import PasteSettings
+from train.copy_paste import copy_paste, paste, soften
 from train.crop import Box, crop_mask, random_box, resize_crop
 from train.streams import VIEW, stream
 
@@ -82,10 +83,9 @@ def test_settings_of_the_authors():
     depend on the mask."""
     image = np.full((8, 8, 3), 77, np.uint8)
     box = Box(0, 0, 8, 8, 8, 8)
-    empty, pastes = np.zeros((16, 16), np.uint8), CopyPaste()
-    levels = []
+    empty, levels = np.zeros((16, 16), np.uint8), []
     for i in range(4000):
-        out, pasted = pastes(stream(1, 0, 0, i), image, empty, box, False)
+        out, pasted = copy_paste(PasteSettings(), stream(1, 0, 0, i), image, empty, box, False)
         if pasted is not None:
             assert (out == out[0, 0, 0]).all()
             levels.append(int(out[0, 0, 0]))
@@ -93,7 +93,8 @@ def test_settings_of_the_authors():
             assert out is image
     assert abs(len(levels) / 4000 - 0.3) < 0.03
     assert min(levels) < 5 and 250 <= max(levels) <= 254 and abs(np.mean(levels) - 127) < 8
-    assert CopyPaste(1.0)(stream(1, 0), image, None, box, False) == (image, None)
+    always = PasteSettings(paste_p=1.0)
+    assert copy_paste(always, stream(1, 0), image, None, box, False) == (image, None)
 
 
 def test_a_flipped_view_takes_the_flipped_mask():
@@ -101,6 +102,8 @@ def test_a_flipped_view_takes_the_flipped_mask():
     mask[:, :8] = 255
     image = np.full((16, 16, 3), 255, np.uint8)
     box = Box(0, 0, 16, 16, 16, 16)
-    straight, _ = CopyPaste(1.0, 0.0)(stream(1, 3), image, mask, box, False)
-    flipped, _ = CopyPaste(1.0, 0.0)(stream(1, 3), image, mask, box, True)
+    hard = PasteSettings(paste_p=1.0, soften_p=0.0)
+    straight, flipped = (
+        copy_paste(hard, stream(1, 3), image, mask, box, flip)[0] for flip in (False, True)
+    )
     assert np.array_equal(flipped, straight[:, ::-1]) and not np.array_equal(flipped, straight)

@@ -62,13 +62,6 @@ def test_area_is_opencvs(picture, w, h, size):
     assert np.array_equal(mirrored, out[:, ::-1])
 
 
-def test_area_never_leaves_the_image(picture):
-    out = np.empty((32, 32, 3), np.uint8)
-    for part in ((-1, 0, 40, 40), (0, 270, 40, 40), (370, 0, 40, 40), (0, 0, 31, 40)):
-        with pytest.raises(ValueError, match="cannot be reduced"):
-            area(picture, *part, False, out)
-
-
 @pytest.mark.parametrize(("w", "h"), [(40, 40), (20, 20), (60, 25), (25, 60)])
 def test_a_crop_is_opencvs_whether_it_grows_or_shrinks(picture, w, h):
     box = Box(7, 11, w, h, 400, 300)
@@ -111,7 +104,7 @@ def test_kept_is_the_masks_mass_in_the_box():
     for i in range(50):
         box = random_box(stream(VIEW, 0, 0, i), 320, 480, (0.01, 1.0))
         plain = fine[box.y : box.y + box.h, box.x : box.x + box.w].sum() / fine.sum()
-        assert kept(cv2.integral(mask), box) == pytest.approx(plain, abs=1e-9)
+        assert kept(mask, box) == pytest.approx(plain, abs=1e-9)
 
 
 def test_ten_tries_then_the_best():

@@ -46,14 +46,14 @@ def test_one_process_that_fails_ends_the_job_with_its_error(images, truth_cache,
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(Path.cwd())!r})
 from train import distributed, loop
-from train.__main__ import main
+from train.command import parse
 before = loop.learning_rate
 def failing(config, step, steps_per_epoch):
     if step == 2 and distributed.rank() == 1:
         raise RuntimeError("the second process has had enough")
     return before(config, step, steps_per_epoch)
 loop.learning_rate = failing
-main()
+loop.train(parse(sys.argv[1:]))
 """)
     settings = config(images, truth_cache, tmp_path / "run")
     began = time.monotonic()

@@ -3,7 +3,9 @@ torch.compile."""
 
 import os
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,27 +15,19 @@ from tests.train.runs import config, losses
 from train.checkpoint import newest
 from train.feed import Feed
 from train.loop import train
-from train.parameters import PARAMETERS, PASTED
+from train.parameters import COVERAGE, PARAMETERS, PASTED
 from train.workers import Loader, LoaderError
 
 CPU = torch.device("cpu")
 
 
-def raw(number: int, negative: bool = False) -> dict:
-    batch = {
-        "views": torch.full((2, 3, 8, 8, 3), number, dtype=torch.uint8),
-        "parameters": torch.zeros(2, 3, PARAMETERS),
+def raw(number: int, pictures: int = 2) -> dict:
+    return {
+        "views": torch.full((pictures, 3, 8, 8, 3), number, dtype=torch.uint8),
+        "parameters": torch.zeros(pictures, 3, PARAMETERS),
         "index": torch.full((3,), number),
         "replaced": 0,
     }
-    batch["parameters"][..., PASTED] = number
-    if negative:
-        batch |= {
-            "negative": batch["views"][0],
-            "negative_parameters": batch["parameters"][0],
-            "counts": torch.tensor([True, False, True]),
-        }
-    return batch
 
 
 def test_a_cpu_takes_batches_as_they_come():
@@ -47,6 +41,23 @@ def test_a_cpu_takes_batches_as_they_come():
         assert batch.negative is None
     assert made.next() is None
     assert made.read_waited() > 0 and made.read_waited() == 0
+
+
+def test_tensors_of_another_stream_outlive_their_step(monkeypatch):
+    """As on a GPU: the step's stream waits for the copy's, and every tensor is recorded on it."""
+    events, here = [], SimpleNamespace(wait_stream=lambda stream: events.append(stream))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    recorded = lambda tensor, stream: events.append((tensor, stream))  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "record_stream", recorded, raising=False)
+    feed = Feed((raw(i, pictures=3) for i in range(2)), CPU)
+    feed.stream = "the copy's"
+    batch = feed.next()
+    assert events[0] == "the copy's" and all(stream is here for _, stream in events[1:])
+    tensors = [*batch.pictures, batch.index, batch.counts]
+    assert [id(tensor) for tensor, _ in events[1:]] == [id(tensor) for tensor in tensors]
+    feed.ahead()
+    assert feed.pending is not None and feed.next() is not None and feed.next() is None
 
 
 class Failing(Dataset):
@@ -75,11 +86,14 @@ def test_a_worker_that_dies_costs_a_restart_and_the_second_time_an_error(tmp_pat
         list(Loader(Failing(tmp_path, 9), order, workers=1))
 
 
-def test_what_is_shown_of_a_batch():
-    views, pasted = Feed([raw(1)], CPU).next().preview()
-    assert len(views) == 2 and pasted.tolist() == [[1] * 3] * 2
-    views, pasted = Feed([raw(0, True)], CPU).next().preview()
-    assert len(views) == 3 and pasted.tolist() == [[0] * 3, [0] * 3, [1, 0, 1]]
+def test_swaps_negative_is_no_view():
+    with_negative = raw(0, pictures=3)
+    with_negative["parameters"][0, 1:, [PASTED, COVERAGE]] = 0.5
+    with_negative["parameters"][2, [0, 2], PASTED] = 1
+    batch = Feed([with_negative], CPU).next()
+    assert len(batch.views) == 2 and batch.counts.tolist() == [True, False, True]
+    assert batch.negative is batch.pictures[2]
+    assert batch.pasting() == pytest.approx({"pasted": 1 / 6, "coverage": 1})
 
 
 @pytest.mark.parametrize("method", ["moco", "simclr", "byol", "instdisc"])

@@ -1,7 +1,6 @@
 """The loop: fixed losses of every method, exact resume, and one clear line on bad input."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -174,6 +173,7 @@ def test_every_method_stopped_and_continued_is_bit_identical(
     assert all(key in stopped["model"] for key in STATE[name])
     with pytest.raises(UsageError, match=r"another configuration \(seed: 0 -> 1; lr: .* -> 0.5\)"):
         train(method_config(name, images, truth_cache, out, lr=0.5, seed=1))
+    assert [p.name[-4:-3] for p in checkpoint.steps(out)] == ["5", "7"]
     if name != "moco_v2":  # that one goes on from where it was stopped
         newest = checkpoint.steps(out)[-1]
         newest.write_bytes(newest.read_bytes()[:-500])
@@ -191,31 +191,11 @@ def test_a_finished_run_has_nothing_to_do(images, truth_cache, finished, capsys)
     assert checkpoint.steps(finished)[-1].stat().st_mtime_ns == before
 
 
-def test_masks_change_the_run(images, finished, tmp_path):
-    train(config(images, "none", tmp_path / "run", epochs=1))
-    assert losses(tmp_path / "run")[0] != losses(finished)[0]
-
-
 def test_another_configuration_is_refused_with_what_differs(images, truth_cache, finished):
     with pytest.raises(UsageError, match=r"\(temperature: 0.2 -> 0.5; batch: 16 -> 8\)"):
         train(config(images, truth_cache, finished, temperature=0.5, batch=8))
     with pytest.raises(UsageError, match=r"masks: [0-9a-f]{32} -> none"):
         train(config(images, "none", finished))
-
-
-def test_the_last_checkpoints_are_kept_and_a_damaged_newest_one_is_passed_over(
-    images, truth_cache, finished, tmp_path, capsys
-):
-    out = tmp_path / "run"
-    train(config(images, truth_cache, out, keep=2), stop_at=17)
-    kept = checkpoint.steps(out)
-    assert [p.name for p in kept] == ["step-000000015.pt", "step-000000017.pt"]
-    kept[1].write_bytes(kept[1].read_bytes()[:1000])
-    assert train(config(images, truth_cache, out)) is True
-    said = capsys.readouterr()
-    assert "step-000000017.pt: not a checkpoint that can be loaded" in said.err
-    assert "at step 15 of 20" in said.out
-    assert losses(out) == losses(finished)
 
 
 def test_damaged_checkpoints_alone_are_one_clear_line(images, truth_cache, tmp_path):
@@ -283,32 +263,12 @@ def test_excluded_images_are_left_out(images, tmp_path):
         train(config(images, "none", tmp_path / "other", **excluded))
 
 
-def test_checkpoints_never_run_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'pwned'}",)
-
-    torch.save({"model": Evil()}, tmp_path / "step-000000001.pt")
-    with pytest.raises(UsageError, match="holds a Python object"):
-        checkpoint.load(tmp_path / "step-000000001.pt")
-    assert not (tmp_path / "pwned").exists()
-
-
 def test_a_cache_with_more_images_than_the_run_is_fine(images, truth_cache, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "class1").symlink_to(images / "train" / "class1")
     out = tmp_path / "run"
     train(config(tmp_path, truth_cache, out, epochs=1, paste_p=1.0))
     assert all(line["pasted"] == 1 for line in log(out))
-
-
-def test_a_cache_that_lacks_images(images, truth_cache, tmp_path):
-    (tmp_path / "train").mkdir()
-    content = (images / "train" / "class0" / "000.png").read_bytes()
-    for i in range(20):
-        (tmp_path / "train" / f"{i:02d}.png").write_bytes(content)
-    with pytest.raises(UsageError, match=r"20 of the run's 20 images \(first: 00.png, .*04.png\)"):
-        train(config(tmp_path, truth_cache, tmp_path / "run"))
 
 
 def test_a_run_from_before_a_setting_existed_goes_on(images, truth_cache, tmp_path):

@@ -10,7 +10,7 @@ from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.train.runs import config
 from train.loop import train
-from train.masks import Masks, ellipse_like, make_masks
+from train.masks import Masks, ellipse_like, make_masks, shuffled_rows
 
 
 class Held:
@@ -66,6 +66,7 @@ def test_controls(images, truth_cache, tmp_path):
     )
     assert np.array_equal(plain[3], truth[3]) and np.array_equal(ellipse[3], ellipse_like(plain[3]))
     assert sorted(shuffled.rows) == sorted(rows) and (shuffled.rows != rows).all()
+    assert np.array_equal(shuffled.rows, shuffled_rows(rows, seed=0))
     build(str(images / "train"), str(tmp_path / "estimated"), Recipe("centre", (), 32))
     with pytest.raises(
         UsageError, match=r"--control truth: .* holds masks estimated by centre, not true ones"

@@ -3,23 +3,28 @@ losses that are not finite, two trainings in one folder."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from data.cache.reader import Cache
 from data.cli import UsageError
+from tests.conftest import scene
 from tests.train.runs import TORCHRUN, command_line, config, log, losses, wait_for_steps
 from train import checkpoint
 from train.dataset import open_training_set
 from train.log import Log
 from train.loop import train
+from train.run import begin
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -59,6 +64,38 @@ def test_a_signal_to_every_process_of_the_job_saves(images, truth_cache, tmp_pat
     if number == signal.SIGTERM:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0 and f"continuing {out} at step {step} of 200" in done.stdout
+
+
+def reached(pid: int, moment: str) -> bool:
+    """Whether a process has its handlers and imports, or has begun to start its workers."""
+    if moment == "workers":
+        return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
+    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [("imports", signal.SIGTERM), ("imports", signal.SIGINT), ("workers", signal.SIGUSR1)],
+)
+def test_a_signal_before_the_first_step(images, truth_cache, tmp_path, moment, number):
+    process = start(command_line(config(images, truth_cache, tmp_path / "run", workers=2)))
+    deadline = time.monotonic() + 60
+    while not reached(process.pid, moment) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else 0), errors
+    assert "stopped" in said and "; the same command" in said and "Traceback" not in errors
+
+
+def test_a_signal_to_a_launcher_that_has_started_nothing():
+    process = start([sys.executable, "-m", "train.launch", "--standalone", "-m", "train"])
+    while not reached(process.pid, "imports"):
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and errors == "stopped before the first process was started\n"
 
 
 @pytest.mark.parametrize("launcher", [TORCHRUN, [sys.executable, "-m", "train.launch"]])
@@ -200,6 +237,26 @@ def test_masks_that_cannot_be_pasted_are_counted_and_refused(
     with pytest.raises(UsageError, match=r"none of the 80 images can be pasted: 80 have no mask"):
         train(settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_instdiscs_bank_learns_what_was_really_read(tmp_path):
+    """A broken image's neighbour takes its place, under its own number."""
+    (tmp_path / "train").mkdir()
+    for i in range(16):
+        cv2.imwrite(str(tmp_path / "train" / f"{i:02d}.png"), scene(i)[0])
+    (tmp_path / "train" / "05.png").write_bytes(b"broken")
+    method = {"method": "instdisc", "negatives": 8, "splits": 1, "lr": 0.001}
+    settings = config(tmp_path, "none", tmp_path / "run", epochs=1, **method)
+    before = begin(settings, 16, torch.device("cpu")).method.bank
+    train(settings)
+    moved = (checkpoint.newest(tmp_path / "run")["model"]["bank"] != before).any(1)
+    assert moved.tolist() == [i != 5 for i in range(16)]
+    assert log(tmp_path / "run")[-1]["replaced"] == 1
+
+
+def test_too_little_memory_is_one_line(images, tmp_path):
+    with pytest.raises(UsageError, match=r"too little memory \(.*allocate"):
+        train(config(images, "none", tmp_path / "run", queue=10**9))
 
 
 def test_damaged_lines_of_the_log_are_left_out(tmp_path):

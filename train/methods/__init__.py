@@ -14,10 +14,9 @@ many views of an image it takes, 1 or 2. The module's contract:
   move here, alike on every process: what they take from a batch is gathered first
   (train/distributed.py).
 - `encoder`: the network, with its head as `fc`, whose backbone is the result of the run.
+- `slow`: its slow copy, where the method has one; it begins equal to `encoder`, with --init too.
 - Whatever has requires_grad is trained.
 """
-
-from __future__ import annotations
 
 from train.config import MethodSettings
 from train.methods import byol, instdisc, moco, simclr

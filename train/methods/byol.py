@@ -7,21 +7,19 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from train.config import Config, Count, MethodSettings, Range, Share
+from train.config import Config, MethodSettings, Share, Width
 from train.distributed import gather, rank
-from train.methods.heads import byol_head
+from train.methods.base import Maybe, Result, follow, mlp
 from train.network import backbone_of
 
 
-def regression_loss(
-    prediction: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def regression_loss(prediction: Tensor, target: Tensor) -> Result:
     """2 - 2 cos between predictions and targets (Grill et al., equation 2), in 0..4.
 
     Args:
@@ -50,12 +48,8 @@ class Settings(MethodSettings):
     )
 
     method: Literal["byol"] = "byol"
-    dim: Count = 128
-    """Dimensions of projection and prediction."""
-    hidden: Annotated[int, Range(0)] = 0
+    hidden: Width = 0
     """Width of the heads' hidden layers; 0 takes the backbone's number of features."""
-    head_norm: bool = False
-    """BatchNorm in projector and predictor, as published."""
     momentum: Share = 0.999
     """BYOL: momentum of the target at first (tau), rising to 1 by half a cosine."""
 
@@ -79,22 +73,27 @@ class BYOL(nn.Module):
         self.encoder = network
         features, dim, norm = network.fc.in_features, settings.dim, settings.head_norm
         hidden = settings.hidden or features
-        self.encoder.fc = byol_head(features, hidden, dim, norm)
-        self.predictor = byol_head(dim, hidden, dim, norm)
+        self.encoder.fc = mlp(features, hidden, dim, norm, last_bias=False)
+        self.predictor = mlp(dim, hidden, dim, norm, last_bias=False)
         self.target = copy.deepcopy(self.encoder)
         self.target.requires_grad_(False)
 
+    @property
+    def slow(self) -> nn.Module:
+        return self.target
+
     def forward(
         self,
-        views: Sequence[torch.Tensor],
+        views: Sequence[Tensor],
         step: int,
-        index: torch.Tensor | None = None,
-        negative: torch.Tensor | None = None,
-        counts: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        index: Maybe = None,
+        negative: Maybe = None,
+        counts: Maybe = None,
+    ) -> Result:
         """See train/methods/__init__.py; the loss is the sum over both roles of the views.
         `negative` is not used."""
-        self._move_target(step)
+        if step:  # the paper's update after the step before; at step 0 both are still equal
+            follow(self.target, self.encoder, 1 - self.tau(step - 1))
         with torch.no_grad():
             targets = [self.target(view) for view in views]
         predictions = [self.predictor(self.encoder(view)) for view in views]
@@ -105,11 +104,3 @@ class BYOL(nn.Module):
     def tau(self, step: int) -> float:
         """Momentum of the target after step 0, 1, ... (Grill et al., section 3.3)."""
         return 1 - (1 - self.momentum) * (math.cos(math.pi * step / self.steps) + 1) / 2
-
-    @torch.no_grad()
-    def _move_target(self, step: int) -> None:
-        """The update that the paper makes after the optimiser's step, made before the next one; at
-        step 0 both are still equal."""
-        if step:
-            target, online = list(self.target.parameters()), list(self.encoder.parameters())
-            torch._foreach_lerp_(target, online, 1 - self.tau(step - 1))

@@ -10,18 +10,16 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from train.config import Config, Count, Positive, Share
+from train.config import Config, Count, Share
 from train.distributed import gather, local_part, world
-from train.methods.heads import HeadSettings
+from train.methods.base import HeadSettings, Maybe, Result
 from train.network import backbone_of
 from train.streams import NOISE, stream
 
 
-def nce(
-    logits: torch.Tensor, log_z: torch.Tensor, images: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def nce(logits: Tensor, log_z: Tensor, images: int) -> Result:
     """Noise-contrastive estimation against uniform noise (Wu et al., equations 5 to 7).
 
     With P = exp(logit) / Z and noise of density 1 / N, h = P / (P + m / N) is the probability that
@@ -51,10 +49,6 @@ class Settings(HeadSettings):
     NO_SWAP: ClassVar[str] = "takes its negatives from the memory bank alone"
 
     method: Literal["instdisc"] = "instdisc"
-    dim: Count = 128
-    """Dimensions of the embedding."""
-    temperature: Positive = 0.2
-    """Softmax temperature (T)."""
     negatives: Count = 4096
     """InstDisc: noise samples drawn from the memory bank for each image (m of NCE)."""
     bank_momentum: Share = 0.5
@@ -81,18 +75,18 @@ class InstDisc(nn.Module):
         super().__init__()
         self.settings, self.seed = settings, seed
         self.encoder = network
-        self.encoder.fc = settings.projection(network.fc.in_features, settings.dim)
+        self.encoder.fc = settings.projection(network.fc.in_features)
         self.register_buffer("bank", F.normalize(torch.randn(images, settings.dim), dim=1))
         self.register_buffer("log_z", torch.zeros(()))
 
     def forward(
         self,
-        views: Sequence[torch.Tensor],
+        views: Sequence[Tensor],
         step: int,
-        index: torch.Tensor,
-        negative: torch.Tensor | None = None,
-        counts: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        index: Tensor,
+        negative: Maybe = None,
+        counts: Maybe = None,
+    ) -> Result:
         """See train/methods/__init__.py; moves the bank's entries of this batch. `negative` is not
         used."""
         query = F.normalize(self.encoder(views[0]), dim=1)
@@ -107,7 +101,7 @@ class InstDisc(nn.Module):
         self._remember(query.detach(), index)
         return loss, accuracy
 
-    def noise(self, step: int, index: torch.Tensor) -> torch.Tensor:
+    def noise(self, step: int, index: Tensor) -> Tensor:
         """(B, m) entries for this process's images: its rows of those drawn for the global
         batch."""
         size = world() * len(index), self.settings.negatives
@@ -115,14 +109,14 @@ class InstDisc(nn.Module):
         return local_part(torch.from_numpy(drawn)).to(index.device, non_blocking=True)
 
     @torch.no_grad()
-    def _estimate_z(self, logits: torch.Tensor) -> None:
+    def _estimate_z(self, logits: Tensor) -> None:
         """Z is N times the mean of exp(logit) over the first global batch, and stays (the paper's
         equation 8)."""
         total = gather(logits.logsumexp((0, 1)).reshape(1)).logsumexp(0)
         self.log_z.copy_(total + math.log(len(self.bank) / (world() * logits.numel())))
 
     @torch.no_grad()
-    def _remember(self, query: torch.Tensor, index: torch.Tensor) -> None:
+    def _remember(self, query: Tensor, index: Tensor) -> None:
         query, index = gather(query), gather(index)
         moved = torch.lerp(query, self.bank[index], self.settings.bank_momentum)
         self.bank[index] = F.normalize(moved, dim=1)

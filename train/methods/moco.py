@@ -10,25 +10,24 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from train.config import Config, Count, Positive, Share
+from train.config import Config, Count, Share
 from train.distributed import gather, local_part, rank, world
-from train.methods.heads import HeadSettings
-from train.methods.negatives import own_negative
+from train.methods.base import HeadSettings, Maybe, Result, classify, follow, own_negative
 from train.network import backbone_of
 from train.streams import SHUFFLE, stream
 
 
 def info_nce(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    queue: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
     temperature: float,
     batch_negatives: bool = False,
-    negative: torch.Tensor | None = None,
-    counts: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    negative: Maybe = None,
+    counts: Maybe = None,
+) -> Result:
     """InfoNCE over one positive and the queue's negatives (He et al., equation 1).
 
     Args:
@@ -49,8 +48,7 @@ def info_nce(
         positive = (query * key).sum(1, keepdim=True)
         target = query.new_zeros(len(query), dtype=torch.long)
     extra = [] if negative is None else [own_negative(query, negative, counts)]
-    logits = torch.cat([positive, query @ queue, *extra], 1) / temperature
-    return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
+    return classify(torch.cat([positive, query @ queue, *extra], 1) / temperature, target)
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,6 @@ class Settings(HeadSettings):
     """MoCo v1 and v2."""
 
     method: Literal["moco"] = "moco"
-    dim: Count = 128
-    """Dimensions of the contrastive embedding."""
-    temperature: Positive = 0.2
-    """Softmax temperature (T)."""
     momentum: Share = 0.999
     """MoCo: momentum of the key encoder (m)."""
     queue: Count = 65536
@@ -89,7 +83,7 @@ class MoCo(nn.Module):
         super().__init__()
         self.settings, self.seed = settings, seed
         self.query = network
-        self.query.fc = settings.projection(network.fc.in_features, settings.dim)
+        self.query.fc = settings.projection(network.fc.in_features)
         self.key = copy.deepcopy(self.query)
         self.key.requires_grad_(False)
         queue = torch.randn(settings.dim, settings.queue)
@@ -100,43 +94,37 @@ class MoCo(nn.Module):
     def encoder(self) -> nn.Module:
         return self.query
 
+    @property
+    def slow(self) -> nn.Module:
+        return self.key
+
     def forward(
         self,
-        views: Sequence[torch.Tensor],
+        views: Sequence[Tensor],
         step: int,
-        index: torch.Tensor | None = None,
-        negative: torch.Tensor | None = None,
-        counts: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        index: Maybe = None,
+        negative: Maybe = None,
+        counts: Maybe = None,
+    ) -> Result:
         """See train/methods/__init__.py; moves the key encoder and the queue, which takes no extra
         negatives."""
-        first, second = views
-        self._move_key_encoder()
+        follow(self.key, self.query, 1 - self.settings.momentum)
         if negative is not None:
             negative = self.keys(negative, step, 2)
-        if self.settings.symmetric:
-            loss_a, accuracy_a, key_a = self._one_way(first, second, step, 0, negative, counts)
-            loss_b, accuracy_b, key_b = self._one_way(second, first, step, 1, negative, counts)
-            self.enqueue(torch.cat([gather(key_a), gather(key_b)]))
-            return (loss_a + loss_b) / 2, (accuracy_a + accuracy_b) / 2
-        loss, accuracy, key = self._one_way(first, second, step, 0, negative, counts)
-        self.enqueue(gather(key))
-        return loss, accuracy
+        pairs = [views, views[::-1]] if self.settings.symmetric else [views]
+        results, keys = [], []
+        for way, (first, second) in enumerate(pairs):
+            query = F.normalize(self.query(first), dim=1)
+            keys.append(self.keys(second, step, way))
+            results.append(self._loss(query, keys[-1], negative, counts))
+        self.enqueue(torch.cat([gather(key) for key in keys]))
+        losses, accuracies = zip(*results, strict=True)
+        return sum(losses) / len(pairs), sum(accuracies) / len(pairs)
 
-    def _one_way(
-        self,
-        query_view: torch.Tensor,
-        key_view: torch.Tensor,
-        step: int,
-        way: int,
-        negative: torch.Tensor | None,
-        counts: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        query = F.normalize(self.query(query_view), dim=1)
-        key = self.keys(key_view, step, way)
+    def _loss(self, query: Tensor, key: Tensor, negative: Maybe, counts: Maybe) -> Result:
         # a logit of 1 / T in bfloat16 would be 3 % off
         with torch.autocast(query.device.type, enabled=False):
-            loss, accuracy = info_nce(
+            return info_nce(
                 query.float(),
                 key.float(),
                 self.queue.clone(),
@@ -145,10 +133,9 @@ class MoCo(nn.Module):
                 negative,
                 counts,
             )
-        return loss, accuracy, key
 
     @torch.no_grad()
-    def keys(self, view: torch.Tensor, step: int, way: int) -> torch.Tensor:
+    def keys(self, view: Tensor, step: int, way: int) -> Tensor:
         """Keys of a batch, computed in a shuffled order: a key must not share its BatchNorm split
         with its query.
 
@@ -163,13 +150,7 @@ class MoCo(nn.Module):
         return local_part(keys)
 
     @torch.no_grad()
-    def _move_key_encoder(self) -> None:
-        torch._foreach_lerp_(
-            list(self.key.parameters()), list(self.query.parameters()), 1 - self.settings.momentum
-        )
-
-    @torch.no_grad()
-    def enqueue(self, keys: torch.Tensor) -> None:
+    def enqueue(self, keys: Tensor) -> None:
         """Put the newest keys, of all processes in order, over the oldest; the queue's length need
         not divide by the batch."""
         length = self.queue.shape[1]

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from train.config import Config, Count, MethodSettings, Positive, Range
+from train.config import Config, MethodSettings, Positive, Width
 from train.distributed import gather_with_gradient, rank
-from train.methods.heads import simclr_head
-from train.methods.negatives import own_negative
+from train.methods.base import Maybe, Result, classify, mlp, own_negative
 from train.network import backbone_of
 
 
 def nt_xent(
-    embedding: torch.Tensor,
-    temperature: float,
-    negative: torch.Tensor | None = None,
-    counts: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    embedding: Tensor, temperature: float, negative: Maybe = None, counts: Maybe = None
+) -> Result:
     """The normalised temperature-scaled cross entropy (Chen et al., equation 1): every view against
     all 2N - 1 others.
 
@@ -46,8 +42,23 @@ def nt_xent(
         twice = None if counts is None else counts.repeat_interleave(2)
         own = own_negative(embedding, negative.repeat_interleave(2, 0), twice)
         logits = torch.cat([logits, own / temperature], 1)
-    target = itself ^ 1  # a view's partner is its neighbour
-    return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
+    return classify(logits, itself ^ 1)  # a view's partner is its neighbour
+
+
+def projection(features: int, hidden: int, dim: int, norm: bool) -> nn.Sequential:
+    """Two layers with BatchNorm after each, the last without a shift, as in SimCLR's published
+    code; `norm` False has neither, and biases instead."""
+    if not norm:
+        return mlp(features, hidden, dim, False)
+    last = nn.BatchNorm1d(dim)
+    last.bias.requires_grad_(False)  # it stays 0
+    return nn.Sequential(
+        nn.Linear(features, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, dim, bias=False),
+        last,
+    )
 
 
 @dataclass(frozen=True)
@@ -55,14 +66,10 @@ class Settings(MethodSettings):
     """SimCLR."""
 
     method: Literal["simclr"] = "simclr"
-    dim: Count = 128
-    """Dimensions of the contrastive embedding."""
     temperature: Positive = 0.2
     """Softmax temperature (T)."""
-    hidden: Annotated[int, Range(0)] = 0
+    hidden: Width = 0
     """Width of the head's hidden layer; 0 takes the backbone's number of features."""
-    head_norm: bool = False
-    """BatchNorm in the head, as published."""
 
     def make(self, config: Config, images: int) -> SimCLR:
         """The method of a configuration."""
@@ -85,16 +92,16 @@ class SimCLR(nn.Module):
         self.temperature, self.encoder = settings.temperature, network
         features = network.fc.in_features
         hidden = settings.hidden or features
-        network.fc = simclr_head(features, hidden, settings.dim, settings.head_norm)
+        network.fc = projection(features, hidden, settings.dim, settings.head_norm)
 
     def forward(
         self,
-        views: Sequence[torch.Tensor],
+        views: Sequence[Tensor],
         step: int,
-        index: torch.Tensor | None = None,
-        negative: torch.Tensor | None = None,
-        counts: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        index: Maybe = None,
+        negative: Maybe = None,
+        counts: Maybe = None,
+    ) -> Result:
         """See train/methods/__init__.py. The extra negatives are encoded with the views, with
         gradients."""
         both = interleave([*views] if negative is None else [*views, negative])
@@ -107,17 +114,8 @@ class SimCLR(nn.Module):
             return nt_xent(parts[:, :2].flatten(0, 1), self.temperature, parts[:, 2], counts)
 
 
-def interleave(views: Sequence[torch.Tensor]) -> torch.Tensor:
+def interleave(views: Sequence[Tensor]) -> Tensor:
     """V batches of (B, C, s, s) as one of (V * B, C, s, s), channels last, an image's views side by
     side."""
-    count, (batch, *shape) = len(views), views[0].shape
-    both = torch.empty(
-        count * batch,
-        *shape,
-        device=views[0].device,
-        dtype=views[0].dtype,
-        memory_format=torch.channels_last,
-    )
-    for i, view in enumerate(views):
-        both[i::count] = view
-    return both
+    both = torch.stack([*views], 1).flatten(0, 1)
+    return both.contiguous(memory_format=torch.channels_last)
