@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.cli import UsageError
-from data.tensors import misfit
+from data.tensors import fitting
 from train import checkpoint, distributed
 from train.batch_norm import spread_batch_norm
 from train.config import Config
@@ -135,12 +135,13 @@ def take_weights(weights: Weights, method: nn.Module) -> str:
     encoder = method.encoder
     own = encoder.state_dict()
     heads = {key: value for key, value in own.items() if key.startswith("fc.")}
-    head = {key: value for key, value in heads.items() if key.endswith("num_batches_tracked")}
-    head |= {f"fc.{key}": value for key, value in weights.fc.items()}
-    fits = not misfit(head, heads)
-    taken = weights.state | (head if fits else {})
+    try:
+        head = fitting({f"fc.{key}": value for key, value in weights.fc.items()}, heads, "head")
+    except UsageError:
+        head = {}
+    taken = weights.state | head
     encoder.load_state_dict(own | taken)
     if slow := getattr(method, "slow", None):
         slow.load_state_dict(encoder.state_dict())
-    said = "its projection head too" if fits else "the projection head begins anew"
+    said = "its projection head too" if head else "the projection head begins anew"
     return f"--init {weights.origin}: {len(taken)} of {len(own)} tensors taken, {said}"
