@@ -26,8 +26,8 @@ class Arguments:
     """Masks of the queries: a cache, or a folder of grey PNGs (default: DATA/masks where there is
     one)."""
     bank_masks: str | None = None
-    """Masks of the bank, for the wrong neighbours (default: DATA/masks where there is one, else
-    they are left out)."""
+    """Masks of the bank, for the wrong neighbours (default: DATA/masks where it has some, else they
+    are left out)."""
     queries: str | None = None
     """Folder of the queries below DATA (default: val, or original for the embedded data)."""
     bank: str = "train"
@@ -85,5 +85,9 @@ class Arguments:
                 "give --masks CACHE: the masks of the queries, made by `python -m preprocess "
                 f"{images} CACHE`"
             )
+        # masks of the queries alone have a folder of that name
+        only = os.path.isdir(os.path.join(folder, queries))
+        if only and not os.path.isdir(os.path.join(folder, self.bank)):
+            default = None
         bank_masks = default if self.bank_masks is None else self.bank_masks
         return replace(self, queries=queries, masks=masks, bank_masks=bank_masks)

@@ -88,7 +88,7 @@ def diagnose(study: Study, encoder: Encoder, stage: str) -> tuple[dict, Pictures
 
     crops = Parts(queries, encoder.size)
     masks = crops.crops_of_masks()
-    maps = heat_maps(crops, arguments.workers, encoder, stage, scores)
+    maps = heat_maps(crops, encoder, stage, scores)
     numbers = {
         kind: {name: percent(heatmap_statistics(values, masks)) for name, values in methods.items()}
         for kind, methods in maps.items()
@@ -111,11 +111,7 @@ def diagnose(study: Study, encoder: Encoder, stage: str) -> tuple[dict, Pictures
 
 
 def heat_maps(
-    crops: Parts,
-    workers: int,
-    encoder: Encoder,
-    stage: str,
-    scores: Callable[[slice], dict[str, Score]],
+    crops: Parts, encoder: Encoder, stage: str, scores: Callable[[slice], dict[str, Score]]
 ) -> dict[str, dict[str, np.ndarray]]:
     """decision -> method -> (M, s, s) of all queries.
 
@@ -123,7 +119,7 @@ def heat_maps(
         scores: of the decisions on a part of the queries.
     """
     parts: dict[str, list[dict[str, np.ndarray]]] = defaultdict(list)
-    loader = batches(crops, workers, encoder.device, BATCH)
+    loader = batches(crops, encoder.workers, encoder.device, BATCH)
     for i, batch in enumerate(tqdm(loader, desc="heat maps", unit="batch", leave=False)):
         for kind, score in scores(slice(i * BATCH, (i + 1) * BATCH)).items():
             parts[kind].append(heat(encoder, batch, score, stage))

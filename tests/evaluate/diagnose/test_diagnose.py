@@ -324,6 +324,14 @@ def test_bad_input_is_one_line(embedded, change, message):
         diagnosis.evaluate(Arguments(**options))
 
 
+def test_masks_of_the_queries_alone_leave_the_neighbours_out(tmp_path):
+    (tmp_path / "masks/val").mkdir(parents=True)
+    arguments = Arguments(("run",), str(tmp_path)).resolve(embedded=False)
+    assert arguments.masks == str(tmp_path / "masks") and arguments.bank_masks is None
+    (tmp_path / "masks/train").mkdir()
+    assert Arguments(("run",), str(tmp_path)).resolve(embedded=False).bank_masks == arguments.masks
+
+
 def test_a_small_last_stage_is_passed_over(tmp_path):
     torch.save(backbone("resnet10", "imagenet", 8).state_dict(), tmp_path / "x.pth")
     encoder = load_encoder(Common(weights=str(tmp_path / "x.pth"), size=32, device="cpu"))
