@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 
 from data.cli import UsageError
 from experiments.__main__ import main
+from experiments.masks import round_trip
 from experiments.rows import BASE, DILO, TABLES, base_of, choose, method_flags, row, rows_of
 from experiments.runner import Study, unpack
 from experiments.table import by_seed, cell, gather, markdown, significant, why_not
@@ -126,6 +127,12 @@ def test_numbers_of_another_machine_count_as_run(tmp_path, monkeypatch):
         known.write_text(broken)
         with pytest.raises(UsageError, match="not the numbers of a table"):
             unpack(tmp_path / "known", here)
+
+
+def test_a_finer_mask_loses_less():
+    fine = np.random.default_rng(0).random((100, 140), np.float32)
+    lost = [np.abs(round_trip(fine, side) - fine).mean() for side in (8, 32, 512)]
+    assert lost[0] > lost[1] > lost[2] and round_trip(fine, 32).shape == fine.shape
 
 
 def test_a_table_is_shown_though_it_cannot_be_written(tmp_path):
