@@ -8,7 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -192,7 +192,7 @@ class Run:
             written = self._write(plan.work, report)
             with writer.finishing(self.folder):
                 outcome = self._finish(plan, written, report)
-            report.end(outcome)
+            report.event("end", **asdict(outcome), complete=outcome.complete)
         return outcome
 
     def _files(self, existing: list[Existing], own: dict[int, str]) -> list[str]:
@@ -299,7 +299,7 @@ class Rescue:
 
     def __call__(self, images: Images, death: Exception) -> Rows:
         if death is not self.death:
-            self.report.event("worker died", error=type(death).__name__, first=_name(images))
+            self.report.event("worker died", error=type(death).__name__, first=images.name(0))
         self.death = death
         return self._compute(images)
 
@@ -307,12 +307,8 @@ class Rescue:
         with contextlib.suppress(WorkerDied):
             return alone(batches.work_of(self.recipe), images)
         if len(images) == 1:
-            self.report.event("crashed", path=_name(images))
+            self.report.event("crashed", path=images.name(0))
             return crashed_row(images, self.recipe)
         middle = len(images) // 2
         halves = [self._compute(images.take(part)) for part in (slice(middle), slice(middle, None))]
         return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
-
-
-def _name(images: Images) -> str:
-    return images.paths[0].decode(errors="backslashreplace")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -100,6 +100,3 @@ class Report:
         failed = sum(self.statuses.values()) - self.statuses.get("ok", 0)
         self.bar.set_postfix(failed=failed, refresh=False)
         self.bar.update(len(status))
-
-    def end(self, outcome: Outcome) -> None:
-        self.event("end", **asdict(outcome), complete=outcome.complete)

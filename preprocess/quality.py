@@ -26,14 +26,11 @@ def quality(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         entropy: mean binary entropy of the mask as a probability, in bits, 0..1: how undecided the
             map is.
     """
-    levels = cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    area = levels.astype(np.float32) / 255
-    pixels = (
-        cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        .reshape(-1, 3)
-        .astype(np.float32)
+    levels, small = (
+        cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for picture in (mask, image)
     )
-    alpha = area.reshape(-1)
+    area = levels.astype(np.float32) / 255
+    pixels, alpha = small.reshape(-1, 3).astype(np.float32), area.reshape(-1)
     inside = float(alpha.sum())
     outside = SIDE * SIDE - inside
     contrast = 0.0

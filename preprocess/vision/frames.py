@@ -34,11 +34,11 @@ def inner_box(image: np.ndarray, frame: bool = True) -> Box:
     reach = round(MAX_WIDTH * max(height, width))
     widths = np.zeros(4, np.int64)
     if frame and min(height, width) >= 4 * reach and reach >= 2:  # else too narrow to tell
-        top, bottom, left, right = _margin_widths(image)
-        if max(top, bottom, left, right) > reach:
-            return slice(top, height - bottom), slice(left, width - right)
-        widths = _frame_widths(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), reach)
-    top, bottom, left, right = np.where(widths == 0, widths.max(), widths).tolist()
+        widths = np.array(_margin_widths(image))
+        if widths.max() <= reach:
+            widths = _frame_widths(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), reach)
+            widths[widths == 0] = widths.max()
+    top, bottom, left, right = widths.tolist()
     return slice(top, height - bottom), slice(left, width - right)
 
 

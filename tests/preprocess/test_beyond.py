@@ -32,14 +32,8 @@ def test_parts_in_any_order_are_one_run(images, whole, tmp_path, order):
 def test_parts_at_the_same_time_and_more_parts_than_shards(images, whole, tmp_path):
     folder = tmp_path / "cache"
     assert run(images / "train", folder, part=(8, 9)).lacking == 4  # the first has nothing to do
-    jobs = [
-        subprocess.Popen(
-            [*command(images / "train", folder), "--workers", "0", "--part", f"{part}/9"],
-            cwd=TREE,
-            stderr=subprocess.DEVNULL,
-        )
-        for part in (9, 1, 2, 3)
-    ]
+    start = [*command(images / "train", folder), "--workers", "0", "--part"]
+    jobs = [subprocess.Popen([*start, f"{part}/9"], cwd=TREE) for part in (9, 1, 2, 3)]
     assert [job.wait(120) for job in jobs] == [0] * 4
     for part in (4, 5, 6, 7, 8):
         assert run(images / "train", folder, part=(part, 9)).complete == (part > 3)
@@ -214,20 +208,15 @@ def test_the_documented_job_array(images, whole, tmp_path, tools):
     (tmp_path / "job.sh").write_text(script)
     for task in ("1", "2"):
         log = cache / f"log.part-{task}-of-2.jsonl"
-        environment = tools | {
-            "SLURM_CPUS_PER_TASK": "1",
-            "SLURM_ARRAY_TASK_ID": task,
-            "SLURM_ARRAY_TASK_COUNT": "2",
-        }
-        start = {"env": environment, "start_new_session": True, "stderr": subprocess.PIPE}
-        stopped = subprocess.Popen(["bash", tmp_path / "job.sh"], text=True, **start)
+        slurm = {"SLURM_CPUS_PER_TASK": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+        environment = tools | slurm | {"SLURM_ARRAY_TASK_ID": task}
+        start = {"env": environment, "start_new_session": True, "text": True}
+        job = ["bash", tmp_path / "job.sh"]
+        stopped = subprocess.Popen(job, stderr=subprocess.PIPE, **start)
         wait_for(log.exists, stopped)
         os.killpg(stopped.pid, signal.SIGTERM)  # as --signal=TERM and scancel do
         assert "Traceback" not in stopped.communicate(timeout=60)[1]
-        done = subprocess.run(
-            ["bash", tmp_path / "job.sh"], capture_output=True, **start | {"stderr": None}
-        )
-        assert done.returncode == 0
+        assert subprocess.run(job, capture_output=True, **start).returncode == 0
     assert content(cache) == content(whole)
 
 
@@ -246,17 +235,10 @@ def test_the_documented_dask_cluster(images, whole, tmp_path, tools):
     ):
         assert name in script
         script = script.replace(name, value)
-    with open(tmp_path / "said.txt", "w") as said:
-        job = subprocess.Popen(
-            ["bash", "-c", script],
-            cwd=TREE,
-            env=tools,
-            start_new_session=True,
-            stdout=said,
-            stderr=said,
-        )
-        try:
-            assert job.wait(90) == 0, (tmp_path / "said.txt").read_text()
-        finally:
-            os.killpg(job.pid, signal.SIGKILL)
+    start = {"cwd": TREE, "env": tools, "start_new_session": True}
+    job = subprocess.Popen(["bash", "-c", f"{{ {script}\n}} > {tmp_path}/said.txt 2>&1"], **start)
+    try:
+        assert job.wait(90) == 0, (tmp_path / "said.txt").read_text()
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)
     assert content(tmp_path / "cache") == content(whole)

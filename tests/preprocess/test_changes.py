@@ -134,21 +134,6 @@ def test_stopped_at_any_step_there_is_one_whole_cache(root, cache, tmp_path, mon
     assert_as_made_at_once(root, cache, tmp_path)
 
 
-def test_images_added_before_the_cache_was_finished(root, tmp_path, monkeypatch):
-    cache, real, calls = tmp_path / "cache", writer.write_shard, []
-
-    def third_fails(*arguments):
-        calls.append(arguments)
-        return stop() if len(calls) == 3 else real(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writer, "write_shard", third_fails)
-        run(root, cache)
-    picture(root, "class0/000b.png", 8)
-    assert done(root, cache) == (41, 40)
-    assert_as_made_at_once(root, cache, tmp_path)
-
-
 def test_a_list_makes_another_selection_from_the_same_rows(root, cache, tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\n".join(open_images(root).paths[10:50].tolist()))
     assert done(root, cache, listed=str(tmp_path / "list.txt")) == (0, 40)

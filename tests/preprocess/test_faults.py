@@ -52,14 +52,8 @@ def copies(images: Path, root: Path, count: int) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(images, whole, tmp_path, number):
     folder = tmp_path / "cache"
-    process = subprocess.Popen(
-        command(images / "train", folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=TREE,
-        start_new_session=True,
-    )
+    start = {"text": True, "cwd": TREE, "start_new_session": True}
+    process = subprocess.Popen(command(images / "train", folder), stderr=subprocess.PIPE, **start)
     wait_for(lambda: (folder / "log.jsonl").exists(), process)
     os.killpg(process.pid, number)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)

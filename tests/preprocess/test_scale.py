@@ -1,31 +1,17 @@
 """Size: bounded memory, a quick re-run, the benchmark's report."""
 
-import json
 import time
 
 import pytest
 
 from benchmarks.scale import (
-    Arguments,
     listing_memory,
     make_images,
     masks,
-    measure,
     read_speed,
-    table,
 )
 from benchmarks.sparse import sparse_cache
 from data.cache.reader import Cache
-
-
-@pytest.mark.slow
-def test_the_benchmark_reports_every_column(tmp_path):
-    results = measure(Arguments(out=str(tmp_path / "bench"), counts=(100, 200), sample="nowhere"))
-    json.dumps(results)
-    assert [row["images"] for row in results["rows"]] == [100, 200]
-    for row in results["rows"]:
-        assert row["driver_mb"] > 20 and row["worker_mb"] > 20 and row["reads"] > 1000
-    assert not (tmp_path / "bench" / "scale").exists() and "| 200 |" in table(results)
 
 
 @pytest.mark.slow

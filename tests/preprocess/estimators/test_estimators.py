@@ -93,20 +93,16 @@ def test_refinement_of_odd_images(kind):
         check(load("centre", refine=kind), rng.integers(0, 256, (*shape, 3), np.uint8))
 
 
-def test_grabcut_refinement_finds_the_object():
-    y, x = np.mgrid[:120, :160]
-    disc = (y - 54) ** 2 + (x - 64) ** 2 < 26.4**2
-    soft = cv2.GaussianBlur(disc.astype(np.float32), (0, 0), 6)
-    better = resize(refine.grabcut(picture(), soft), 160, 120)
-    assert np.abs(better - disc).mean() < 0.2 * np.abs(soft - disc).mean()
-    flat, prior = np.full((60, 80, 3), 90, np.uint8), np.full((60, 80), 0.3, np.float32)
-    assert np.array_equal(refine.grabcut(flat, prior), prior)
-
-
-def test_guided_refinement_sharpens_at_the_images_edge_and_nowhere_else():
+def test_refinements_bring_a_blurred_map_to_the_images_edges():
     y, x = np.mgrid[:120, :160]
     radius = np.hypot(y - 54, x - 64)
-    soft = cv2.GaussianBlur((radius < 26.4).astype(np.float32), (0, 0), 4)
+    disc = (radius < 26.4).astype(np.float32)
+    soft = cv2.GaussianBlur(disc, (0, 0), 6)
+    cut = resize(refine.grabcut(picture(), soft), 160, 120)
+    assert np.abs(cut - disc).mean() < 0.2 * np.abs(soft - disc).mean()
+    flat, prior = np.full((60, 80, 3), 90, np.uint8), np.full((60, 80), 0.3, np.float32)
+    assert np.array_equal(refine.grabcut(flat, prior), prior)
+    soft = cv2.GaussianBlur(disc, (0, 0), 4)
     better = resize(refine.guided(picture(), soft), 160, 120)
     inner, outer = (radius < 26) & (radius > 24), (radius > 27) & (radius < 29)
     contrast = soft[inner].mean() - soft[outer].mean()

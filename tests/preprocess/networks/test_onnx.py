@@ -19,17 +19,10 @@ from preprocess.estimators.onnx import KNOWN
 from tests.preprocess.networks.conftest import in_batch
 from tests.preprocess.runs import TREE, content, inline, one_line
 
-SETTINGS = {
-    "side": 16,
-    "mean": (0.5, 0.4, 0.3),
-    "std": (1.0, 0.5, 0.25),
-    "scale": "255",
-    "activation": "none",
-    "stretch": "no",
-}
-OPTIONS = (
-    "--net-side 16 --mean .5 .4 .3 --std 1 .5 .25 --scale 255 --activation sigmoid --stretch no"
-)
+SETTINGS = {"side": 16, "mean": (0.5, 0.4, 0.3), "std": (1.0, 0.5, 0.25)}
+SETTINGS |= {"scale": "255", "activation": "sigmoid", "stretch": "no"}
+OPTIONS = "--net-side 16 --mean .5 .4 .3 --std 1 .5 .25 --scale 255 --activation sigmoid --stretch "
+OPTIONS += "no"
 WEIGHTS = np.array([0.7, -0.4, 0.9], np.float32)
 
 
@@ -40,13 +33,10 @@ def write(path, batch="n", side=16, channels=1, kind=TensorProto.FLOAT, nodes=No
         weights = weights.astype(np.float16)
     nodes = nodes or [helper.make_node("Conv", ["x", "w"], ["y"])]
     shape = output or [batch, channels, side, side]
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("x", kind, [batch, 3, side, side])],
-        [helper.make_tensor_value_info("y", kind, shape)],
-        [numpy_helper.from_array(weights, "w")],
-    )
+    inputs = [helper.make_tensor_value_info("x", kind, [batch, 3, side, side])]
+    outputs = [helper.make_tensor_value_info("y", kind, shape)]
+    initial = [numpy_helper.from_array(weights, "w")]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, initial)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
     return str(path)
@@ -96,9 +86,9 @@ def test_the_command_makes_a_cache_whose_identity_holds_the_settings(folder, tmp
     assert result.returncode == 0, result.stderr
     assert "a fixed batch of 1: images go through it one at a time" in result.stdout
     identity = json.loads((tmp_path / "c" / "cache.json").read_text())["identity"]
-    lists = {"mean": [0.5, 0.4, 0.3], "std": [1.0, 0.5, 0.25], "activation": "sigmoid"}
+    lists = {"mean": [0.5, 0.4, 0.3], "std": [1.0, 0.5, 0.25]}
     assert identity["parameters"] == SETTINGS | lists
-    network = estimators.load("onnx", weights=file, **SETTINGS | {"activation": "sigmoid"})
+    network = estimators.load("onnx", weights=file, **SETTINGS)
     assert identity["weights"] == network.weights
     expected = np.stack([np.rint(network(image) * 255) for image in pictures()])
     cache = Cache(tmp_path / "c")

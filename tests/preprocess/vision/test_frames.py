@@ -60,19 +60,9 @@ def catalogue(top=0, bottom=0, left=0, right=0, colour=255):
     return np.repeat(grey.astype(np.uint8)[..., None], 3, 2), np.pad(disc, margins)
 
 
-@pytest.mark.parametrize(
-    "margins",
-    [
-        {"top": 50, "bottom": 50, "left": 65, "right": 65},
-        {"top": 40, "bottom": 60},
-        {"left": 90, "right": 30, "colour": 0},
-        {"top": 60, "left": 60},
-        {"top": 50, "bottom": 50, "left": 65, "colour": 200},
-    ],
-)
 @pytest.mark.parametrize("name", ["rbd", "mbd", "fusion"])
-def test_the_object_of_a_picture_with_wide_margins_is_within_the_picture(margins, name):
-    image, disc = catalogue(**margins)
+def test_the_object_of_a_picture_with_wide_margins_is_within_the_picture(name):
+    image, disc = catalogue(top=50, left=65, colour=200)
     saliency = load(name)(image) > 0.5
     assert (saliency & disc).sum() / (saliency | disc).sum() > 0.6
 

@@ -61,11 +61,3 @@ def test_regions_of_two_halves():
     assert (parts.sides.any(0) <= parts.border).all()
     painted = parts.paint(dark.astype(float))
     assert painted.shape == (120, 160) and painted[:, :80].all() and not painted[:, 80:].any()
-
-
-@pytest.mark.parametrize("side", [64, 128, 400, 700])
-def test_the_number_of_superpixels_does_not_depend_on_the_size(side):
-    y, x = np.mgrid[:side, :side]
-    image = np.stack([x * 255 // side, y * 255 // side, (x + y) % 256], 2).astype(np.uint8)
-    parts = graph.regions(image)
-    assert max(parts.shape) == min(side, 256) and 170 <= len(parts.size) <= 230
