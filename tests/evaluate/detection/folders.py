@@ -56,12 +56,13 @@ def coco_folder(shared: Path, root: Path, train: int) -> Path:
     return root
 
 
-def signal_at(patch: pytest.MonkeyPatch, number: int, step: int) -> None:
-    """This process gets a signal when an image is read for step `step`, 0 being the first."""
+def signal_at(patch: pytest.MonkeyPatch, number: int, step: int, training: bool = True) -> None:
+    """This process gets a signal when an image is read for step `step`, 0 being the first, of the
+    training or of the test."""
     original, sent = Views.view, []
 
     def view(self: Views, at: int, row: int) -> View:
-        if at == step and not sent:
+        if (at, self.training) == (step, training) and not sent:
             sent.append(number)
             os.kill(os.getpid(), number)
         return original(self, at, row)
