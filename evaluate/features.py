@@ -53,7 +53,7 @@ class Encoder:
     def dimensions(self) -> int:
         """Of the features."""
         with torch.inference_mode():
-            return self.model.eval()(torch.zeros(1, 3, 64, 64, device=self.device)).shape[1]
+            return self.model(torch.zeros(1, 3, 64, 64, device=self.device)).shape[1]
 
 
 def load_encoder(arguments: Common, seed: int = 0) -> Encoder:
@@ -155,16 +155,14 @@ def _fill(encoder: Encoder, images: Labelled, batch: int, file: Path | None = No
     """The features of all images, in memory or in `file`."""
     out, done = _allocate((len(images), encoder.dimensions), file), 0
     loader = batches(images, encoder.workers, encoder.device, batch)
-    name = f"features {os.path.basename(images.root)}"
-    with tqdm(total=len(images), desc=name, unit="img", leave=False) as bar:
-        for part in features.features(encoder.model, loader, encoder.device):
-            stored = out[done : done + len(part)]
-            stored[:] = part
-            if not np.isfinite(stored).all():
-                fits = "are not finite" if out.dtype == np.float32 else "do not fit float16"
-                raise UsageError(f"{images.root}: features up to {np.abs(part).max():.3g} {fits}")
-            done += len(part)
-            bar.update(len(part))
+    bar = tqdm(loader, f"features {os.path.basename(images.root)}", leave=False, unit="batch")
+    for part in features.features(encoder.model, bar, encoder.device):
+        stored = out[done : done + len(part)]
+        stored[:] = part
+        if not np.isfinite(stored).all():
+            fits = "are not finite" if out.dtype == np.float32 else "do not fit float16"
+            raise UsageError(f"{images.root}: features up to {np.abs(part).max():.3g} {fits}")
+        done += len(part)
     return out
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from data.cli import describe as describe_error
 from data.cli import note
 from data.io import write_text
-from evaluate.common import Common, aligned, describe
+from evaluate.common import Common, aligned, beside, describe
 from evaluate.diagnose import heat, splits
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.figure import sheet
@@ -92,7 +92,7 @@ def draw(arguments: Arguments, result: dict, pictures: dict[str, Pictures]) -> l
     that is not possible: the run may be another user's); their files."""
     files = []
     if arguments.examples:
-        files.append(sheet(pictures).write(arguments.result_file().with_suffix(".png"), dpi=110))
+        files.append(sheet(pictures).write(beside(arguments.result_file(), ".png"), dpi=110))
     about = {key: result[key] for key in ("evaluation", "data", "protocol")}
     for run in filter(os.path.isdir, result["runs"]):
         own = {**about, "run": run, **result["runs"][run]}
