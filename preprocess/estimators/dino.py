@@ -40,13 +40,9 @@ class DINO(Squashed):
         "the links in the READMEs of github.com/facebookresearch/dino (backbone only) and "
         ".../dinov2 (without registers), or timm's model.safetensors; no checksum is published",
     )
+    ignored = ("mask_token", "head.")
     side: int = 336
     tau: float = 0.2
-
-    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        from preprocess.networks import vit
-
-        return vit.without_head(state)
 
     def build(self, state: dict | None = None) -> nn.Module:
         """A vision transformer of the size that the file's shapes say; S/16 without one."""

@@ -31,6 +31,7 @@ class Architecture:
         name: the key in preprocess.estimators.NETWORKS.
         version: raised whenever the maps change.
         source: the files of weights to look for, and where they come from.
+        ignored: beginnings of keys in files that the network does without.
         runner: module:function of (architecture, path, device, precision), which gives what runs
             it, (B, ...) prepared images to (B, ...) float32 outputs, and its file's SHA-256.
     """
@@ -38,6 +39,7 @@ class Architecture:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     source: ClassVar[Source]
+    ignored: ClassVar[tuple[str, ...]] = ()
     runner: ClassVar[str] = "preprocess.networks.inference:load_module"
 
     @property
@@ -58,10 +60,6 @@ class Architecture:
             from process to process.
         """
         raise NotImplementedError
-
-    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A file's state with the keys of the network."""
-        return state
 
     def build(self, state: dict[str, Tensor] | None = None) -> nn.Module:
         """The network, whose state_dict() the file must match key for key and shape for shape.

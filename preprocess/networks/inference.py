@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +12,29 @@ from torch import nn
 from data.cli import UsageError
 from data.io import sha256
 from data.tensors import fitting, load_tensors, state_of
-from preprocess.networks.base import Architecture
+from preprocess.networks.base import Architecture, Run
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class Module:
-    """A PyTorch module, in evaluation mode, on a device ("cuda:1")."""
-
-    architecture: Architecture
-    module: nn.Module
-    device: torch.device
-    precision: str
-
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        lower = self.precision != "fp32"
-        autocast = torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=lower)
-        try:
-            with torch.inference_mode(), _reproducible(self.device), autocast:
-                x = torch.from_numpy(batch).to(self.device)
-                return self.architecture.run(self.module, x).float().cpu().numpy()
-        except RuntimeError as error:
-            full = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-            if full:
-                raise MemoryError(str(error).splitlines()[0]) from error
-            raise
+def forward(
+    architecture: Architecture,
+    module: nn.Module,
+    device: torch.device,
+    precision: torch.dtype,
+    batch: np.ndarray,
+) -> np.ndarray:
+    """Prepared images through a module in evaluation mode on a device. MemoryError where it has not
+    the memory."""
+    autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
+    try:
+        with torch.inference_mode(), _reproducible(device), autocast:
+            x = torch.from_numpy(batch).to(device)
+            return architecture.run(module, x).float().cpu().numpy()
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise MemoryError(str(error).splitlines()[0]) from error
+        raise
 
 
 @contextmanager
@@ -59,8 +56,8 @@ def _reproducible(device: torch.device) -> Iterator[None]:
 
 def load_module(
     architecture: Architecture, path: Path, device: str, precision: str
-) -> tuple[Module, str]:
-    """The module with its weights, and its file's SHA-256.
+) -> tuple[Run, str]:
+    """`forward` of the module with its weights, and its file's SHA-256.
 
     Raises:
         UsageError: a file that cannot be read or does not fit, no such device or precision.
@@ -68,7 +65,8 @@ def load_module(
     if precision not in PRECISIONS:
         raise UsageError(f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
     content, digest = load_tensors(path), sha256(path)
-    state = architecture.convert(state_of(content, path))
+    names = architecture.ignored
+    state = {k: v for k, v in state_of(content, path).items() if not k.startswith(names)}
     try:
         module = architecture.build(state)
         what = f"no weights of {architecture.name}"
@@ -79,4 +77,5 @@ def load_module(
         module = module.eval().requires_grad_(False).to(device)
     except (RuntimeError, AssertionError) as error:  # torch's, where there is no such device
         raise UsageError(f"--device {device}: {' '.join(str(error).split())[:200]}") from error
-    return Module(architecture, module, torch.device(device), precision), digest
+    run = partial(forward, architecture, module, torch.device(device), PRECISIONS[precision])
+    return run, digest

@@ -67,8 +67,3 @@ def keys(network: VisionTransformer, x: Tensor) -> Tensor:
     finally:
         hook.remove()
     return outputs[0].chunk(3, -1)[1][:, network.num_prefix_tokens :]
-
-
-def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file without the mask token and the head, which inference does not use."""
-    return {k: v for k, v in state.items() if k != "mask_token" and not k.startswith("head.")}
