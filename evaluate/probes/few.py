@@ -168,7 +168,6 @@ def _labelled_rows(arguments: Arguments, train: Labelled, seed: int) -> dict[str
         sets[name] = balanced(train.labels, len(train.classes), share / 100, seed)
         if distributed.rank() == 0:
             file = arguments.kept_file(seed, _part(name), ".txt")
-            file.parent.mkdir(parents=True, exist_ok=True)
             paths = train.paths[sets[name]].tolist()
             write_text(file, "".join(os.fsdecode(path) + "\n" for path in paths))
     return sets

@@ -94,14 +94,14 @@ class RandomCrops(Dataset):
         """(B, s, s, 3) uint8 and (B,) int64 labels."""
         size = self.images.size
         crops = np.empty((len(items), size, size, 3), np.uint8)
-        rows = [int(self.rows[place]) for _, place in items]
-        for i, ((epoch, _), row) in enumerate(zip(items, rows, strict=True)):
+        rows = self.rows[[place for _, place in items]]
+        for out, (epoch, _), row in zip(crops, items, rows.tolist(), strict=True):
             image = self.images.read(row)
             rng = stream(VIEW, self.seed, epoch, row)
             flip = rng.random() < 0.5
             crop = resize_crop(image, random_box(rng, image.shape[1], image.shape[0], CROP), size)
-            crops[i] = cv2.flip(crop, 1) if flip else crop
-        return torch.from_numpy(crops), torch.from_numpy(self.images.labels[rows].astype(np.int64))
+            out[:] = cv2.flip(crop, 1) if flip else crop
+        return torch.from_numpy(crops), torch.from_numpy(self.images.labels[rows])
 
 
 @dataclass(frozen=True)
