@@ -56,25 +56,24 @@ def ending(message: str) -> Iterator[None]:
     """Within it, SIGTERM and SIGUSR1 print `message` and end the process with 0, without a
     traceback; a `Stopping` inside takes the signals over as long as it lasts."""
 
-    def end(*_: object) -> None:
-        for number in numbers:
-            signal.signal(number, _ignore)
-        print(message, file=sys.stderr)
-        raise SystemExit(0)
-
     numbers = (signal.SIGTERM, signal.SIGUSR1)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [signal.signal(number, end) for number in numbers]
+
+    def end(*_: object) -> None:
+        for number in numbers:  # one more does no harm
+            signal.signal(number, _ignore)
+        print(message, file=sys.stderr)
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
-    except SystemExit:  # the process is ending: one more signal does no harm
-        before = [_ignore] * len(numbers)
-        raise
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        for number, handler in before.items():
+            if signal.getsignal(number) is end:
+                signal.signal(number, handler)
 
 
 def _ignore(*_: object) -> None:

@@ -131,5 +131,5 @@ def failures(paths: np.ndarray, status: np.ndarray) -> list[tuple[str, int]]:
 
 def status_counts(status: np.ndarray) -> dict[str, int]:
     """{status name: number of images}, every name of STATUS that occurs."""
-    counts = {name: int((status == code).sum()) for name, code in STATUS.items()}
-    return {name: count for name, count in counts.items() if count}
+    counts = np.bincount(status, minlength=len(STATUS)).tolist()
+    return {name: count for name, count in zip(STATUS, counts, strict=False) if count}

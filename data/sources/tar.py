@@ -88,10 +88,8 @@ class Scan:
         paths = self.paths.images(root)
         spans = np.array(self.spans, "<i8").reshape(-1, 3)
         self._resolve(paths, spans)
-        order = np.argsort(paths, kind="stable")
-        paths = paths[order]
-        last = np.append(paths[1:] != paths[:-1], True)
-        return paths[last], spans[order][last]
+        unique, last = np.unique(paths[::-1], return_index=True)
+        return unique, spans[::-1][last]
 
     def _resolve(self, paths: np.ndarray, spans: np.ndarray) -> None:
         """Give links inside the archive the place of what they point to."""

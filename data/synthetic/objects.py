@@ -158,8 +158,8 @@ def draw_object(name: str, rng: Generator, size: int) -> tuple[np.ndarray, np.nd
     centre = size / 2 + rng.uniform(-1, 1, 2) * slack
     yy, xx = np.mgrid[:size, :size].astype(np.float32) + 0.5
     dx, dy = xx - centre[0], yy - centre[1]
-    u = (dx * cos + dy * sin) / (radius * stretch)
-    v = (dy * cos - dx * sin) / (radius / stretch)
+    along, across = dx * cos + dy * sin, dy * cos - dx * sin
+    u, v = along / (radius * stretch), across / (radius / stretch)
     bend = rng.uniform(0, 0.07, 2)
     u, v = (
         u + bend[0] * np.sin(2.2 * v + rng.uniform(0, 6.28)),
@@ -170,7 +170,7 @@ def draw_object(name: str, rng: Generator, size: int) -> tuple[np.ndarray, np.nd
     mask = np.clip(0.5 - edge / slope, 0, 1).astype(np.float32)
     period = size / 64 * rng.uniform(8, 11)
     shift = rng.uniform(0, 1, 2)
-    x, y = (dx * cos + dy * sin) / period + shift[0], (dy * cos - dx * sin) / period + shift[1]
+    x, y = along / period + shift[0], across / period + shift[1]
     tone = PATTERNS[pattern](Place(x, y, u, v, edge), rng)[..., None].astype(np.float32)
     dark, light = colour(rng, 15, 90), colour(rng, 165, 240)
     if rng.uniform() < 0.5:  # either polarity, so that bright or dark on its own says nothing

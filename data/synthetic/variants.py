@@ -41,8 +41,8 @@ def box(foreground: np.ndarray) -> tuple[int, int, int, int]:
     """
     if not foreground.any():
         raise ValueError("no pixel of it is foreground")
-    rows, columns = np.flatnonzero(foreground.any(1)), np.flatnonzero(foreground.any(0))
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+    left, top, width, height = cv2.boundingRect(foreground.astype(np.uint8))
+    return top, left, top + height, left + width
 
 
 def tiled(image: np.ndarray, around: tuple[int, int, int, int]) -> np.ndarray:
