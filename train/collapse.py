@@ -1,15 +1,13 @@
 """Gauges of collapse that need no labels: how many dimensions the embeddings of a batch fill."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from train.distributed import gather
 
 
-def rankme(embeddings: torch.Tensor) -> float:
+def rankme(embeddings: Tensor) -> float:
     """The effective rank: exp of the entropy of the singular values (Garrido et al., ICML 2023).
 
     Args:
@@ -23,14 +21,14 @@ def rankme(embeddings: torch.Tensor) -> float:
     return (-(shares * shares.log()).sum()).exp().item()
 
 
-def deviation(embeddings: torch.Tensor) -> float:
+def deviation(embeddings: Tensor) -> float:
     """The mean over dimensions of the standard deviation of unit-length embeddings: 0 where all are
     alike, about 1 / sqrt(D) where they fill the sphere."""
     return F.normalize(embeddings.float(), dim=1).std(0).mean().item()
 
 
 @torch.no_grad()
-def gauges(encoder: nn.Module, views: torch.Tensor) -> dict[str, float]:
+def gauges(encoder: nn.Module, views: Tensor) -> dict[str, float]:
     """Both, of the views of all processes; leaves the encoder as it was."""
     training = encoder.training
     encoder.eval()

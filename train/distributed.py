@@ -100,14 +100,9 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-@torch.no_grad()
 def mean(value: Tensor) -> Tensor:
     """The mean of a scalar over processes, float32 on the CPU."""
-    value = value.detach().float().cpu()
-    if world() > 1:
-        dist.all_reduce(value)
-        value /= world()
-    return value
+    return total(value.detach().float().cpu()) / world()
 
 
 @torch.no_grad()

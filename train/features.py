@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 from data.sources import labelled
@@ -33,7 +33,7 @@ class Labelled(labelled.Labelled, Dataset):
             name = os.path.join(self.root, os.fsdecode(self.paths[i]))
             raise BadImage(f"{name}: {error}; remove or repair that image") from None
 
-    def __getitems__(self, rows: list[int]) -> torch.Tensor:
+    def __getitems__(self, rows: list[int]) -> Tensor:
         """(B, s, s, 3) uint8: a batch in one piece, which a worker hands over without another
         copy."""
         batch = np.empty((len(rows), self.size, self.size, 3), np.uint8)
@@ -66,20 +66,20 @@ def batches(
     return Loader(images, order, workers, device.type == "cuda")
 
 
-def to_input(crops: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_input(crops: Tensor, device: torch.device) -> Tensor:
     """(B, s, s, 3) uint8 to (B, 3, s, s) float32 on `device`, normalised, channels last; in place,
     so in one buffer."""
     return normalise(to_float(crops.to(device, non_blocking=True)))
 
 
-def forward(model: nn.Module, crops: torch.Tensor, device: torch.device) -> torch.Tensor:
+def forward(model: nn.Module, crops: Tensor, device: torch.device) -> Tensor:
     """(B, D) float32 features of (B, s, s, 3) uint8 on the model's device, in bf16 on a GPU."""
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         return model(to_input(crops, device)).float()
 
 
 def features(
-    model: nn.Module, loader: Iterable[torch.Tensor], device: torch.device
+    model: nn.Module, loader: Iterable[Tensor], device: torch.device
 ) -> Iterator[np.ndarray]:
     """The features of all of a loader's images in order, (n, D) float32 of up to FLUSH batches at
     a time."""

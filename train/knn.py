@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from train.config import Config
@@ -25,7 +25,7 @@ def nearest(
     device: str | torch.device = "cpu",
     rows: int = BANK,
     at_once: int = QUERIES,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The k rows of the bank with the largest cosine to each query, largest first.
 
     A block of the bank and of the queries at a time, so that ImageNet fits in 8 GB.
@@ -59,8 +59,8 @@ def nearest(
 
 
 def vote(
-    cosine: torch.Tensor,
-    row: torch.Tensor,
+    cosine: Tensor,
+    row: Tensor,
     labels: np.ndarray,
     k: int,
     temperature: float,

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from data.stopping import SIGNALS
 
+received: list[int] = []
+
 
 def main() -> None:
     for number in SIGNALS:
@@ -20,11 +22,14 @@ def main() -> None:
     from torch.distributed import run  # takes seconds, in which a signal may come
 
     run.main(["--signals-to-handle", "SIGHUP", *sys.argv[1:]])
+    if signal.SIGINT in received:
+        raise SystemExit(130)
 
 
 def forward(number: int, _: object) -> None:
     """Send every training process SIGTERM: it saves and ends, and so torchrun does; before there is
     one, end at once."""
+    received.append(number)
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     for child in children:
         os.kill(int(child), signal.SIGTERM)

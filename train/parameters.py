@@ -1,7 +1,5 @@
 """The parameters of a view's colours: the columns that hold them, and the law they are drawn by."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from train.config import ViewSettings
@@ -37,15 +35,12 @@ def draw_colours(
             without jitter, SIGMA 0 without blur.
     """
     drawn = dict(zip(DRAWS, rng.random(len(DRAWS)).tolist(), strict=True))
-    strengths = settings.jitter
-    for column, name, strength in (
-        (BRIGHTNESS, "brightness", strengths[0]),
-        (CONTRAST, "contrast", strengths[1]),
-        (SATURATION, "saturation", strengths[2]),
-    ):
+    *strengths, hue = settings.jitter
+    factors = {BRIGHTNESS: "brightness", CONTRAST: "contrast", SATURATION: "saturation"}
+    for (column, name), strength in zip(factors.items(), strengths, strict=True):
         low = max(0.0, 1 - strength)
         row[column] = low + (1 + strength - low) * drawn[name]
-    row[HUE] = strengths[3] * (2 * drawn["hue"] - 1)
+    row[HUE] = hue * (2 * drawn["hue"] - 1)
     jitters = drawn["whether_jitter"] < settings.jitter_p
     row[ORDER] = int(drawn["order"] * ORDERS) if jitters else -1
     row[GREY] = drawn["whether_grey"] < settings.grey_p

@@ -1,6 +1,7 @@
 """A run's state: begun or continued, saved, and never with a number that is not finite."""
 
 import sys
+import warnings
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,8 @@ def begin(config: Config, images: int, device: torch.device) -> Run:
         devices = [device] if device.type == "cuda" else None
         # memories are gathered and so are equal everywhere; broadcasting a 33 MB queue every step
         # would be waste
-        run.model = DistributedDataParallel(method, devices, broadcast_buffers=False)
+        with warnings.catch_warnings(action="ignore"):  # the argument's successor is not there yet
+            run.model = DistributedDataParallel(method, devices, broadcast_buffers=False)
     return run
 
 

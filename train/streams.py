@@ -5,8 +5,6 @@ workers, and resuming in the middle of an epoch needs two integers. Pasting has 
 two runs that differ only in DiLo see the same crops and colours.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data.cli import UsageError
+from data.cli import UsageError, note
 from data.tensors import SHOWN, fitting, is_plain, load_tensors
 from train import checkpoint
 from train.network import backbone
@@ -159,8 +158,7 @@ def load_weights(path: str | os.PathLike, stem: str | None = None) -> Weights:
 
 
 def load_run_weights(folder: str | os.PathLike) -> Weights:
-    """The backbone of a finished run of `python -m train`, and its head where a checkpoint still
-    has it."""
+    """The backbone of a finished run of `python -m train`, and its head."""
     config, state = checkpoint.load_run(folder)
     weights = Weights(
         config["network"],
@@ -177,22 +175,13 @@ def load_run_weights(folder: str | os.PathLike) -> Weights:
 
 
 def run_head(folder: Path) -> State:
-    """The projection head of a run, from its own file or, of an older run, its newest full
-    checkpoint; empty where none was kept or can be read, which is said."""
+    """The projection head of a run; empty where it cannot be read, which is said."""
     try:
-        file = folder / checkpoint.HEAD
-        if file.exists():
-            return {k.removeprefix("fc."): v for k, v in checkpoint.load(file).items()}
-        content = checkpoint.newest(folder) or {}
-    except UsageError:
-        print(
-            f"note: {folder}: no checkpoint can be loaded, so that its head is missing; "
-            "the backbone is evaluated",
-            file=sys.stderr,
-        )
+        head = checkpoint.load(folder / checkpoint.HEAD)
+    except UsageError as error:
+        note(f"{error}; its head is missing, the backbone is evaluated")
         return {}
-    parts = [part for part in _encoders(content) if part[2]]
-    return min(parts, key=lambda part: _rank(part[0]))[2] if parts else {}
+    return {key.removeprefix("fc."): value for key, value in head.items()}
 
 
 def make_head(fc: State) -> nn.Module:

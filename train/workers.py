@@ -1,8 +1,6 @@
 """What every loader of training and evaluation shares: how workers start, what they hand over, and
 how much shared memory that takes."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
@@ -11,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data import stopping
@@ -50,7 +49,7 @@ def identity_collate(batch: Batch) -> Batch:
 
 
 def _share(value: object) -> None:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         value.share_memory_()
     elif isinstance(value, dict):
         _share(list(value.values()))

@@ -1,14 +1,13 @@
 """The command line, presets, settings that do not fit together, and learning rates."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from data.cli import UsageError
+from data.cli import UsageError, run
 from tests.train.runs import config
+from train.__main__ import main
 from train.command import parse
 from train.config import Optimiser, flag, flat
 from train.loop import train
@@ -115,11 +114,14 @@ def test_every_absurd_number_is_refused(method):
         (["--masks", ".", "--out", "x", "--batch", "16"], "no mask cache here"),
     ],
 )
-def test_command_line_errors_are_one_line_and_exit_code_2(images, tmp_path, arguments, message):
-    command = [sys.executable, "-m", "train", str(images / "train"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    errors = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
+def test_command_line_errors_are_one_line_and_exit_code_2(
+    images, arguments, message, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.argv", ["train", str(images / "train"), *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and message in error
 
 
 def rates(**settings) -> list[float]:

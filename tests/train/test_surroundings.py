@@ -278,15 +278,3 @@ def test_a_program_folder_and_a_home_that_cannot_be_written(images, tmp_path, mo
     done = mounted(command, f"mount --bind {root} {root}", f"mount -o remount,ro,bind {root}")
     assert done.returncode == 0, done.stderr
     assert any(tmp_path.glob(f"dilo-kernels-{os.getuid()}/**/*.nbi"))
-
-
-def test_a_run_whose_checkpoints_are_gone_keeps_its_head(images, truth_cache, tmp_path):
-    from train.weights import load_run_weights
-
-    out = tmp_path / "run"
-    train(config(images, truth_cache, out, epochs=1))
-    whole = load_run_weights(out)
-    shutil.rmtree(out / "checkpoints")
-    alone = load_run_weights(out)
-    assert alone.fc.keys() == whole.fc.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
-    assert all(torch.equal(value, alone.fc[name]) for name, value in whole.fc.items())

@@ -2,7 +2,6 @@
 
 import functools
 import operator
-import tarfile
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from data.sources.images import ImageError, Images, decode, open_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from train.dataset import TrainingSet
-from train.features import Labelled
 from train.loader import Order, Pairs
 from train.masks import Masks
 from train.parameters import COVERAGE, PARAMETERS, PASTED
@@ -103,22 +101,6 @@ def test_a_stream_is_numpys_philox_with_this_key(draw):
     key = [seed << 32 | epoch, index << 12 | view << 8 | purpose]
     expected = np.random.Generator(np.random.Philox(key=key)).integers(0, 2**63, 9)
     assert (stream(*draw).integers(0, 2**63, 9) == expected).all()
-
-
-def test_views_and_probes_are_the_same_from_a_tar_and_a_list(images, truth_cache, tmp_path):
-    packed = tmp_path / "train.tar"
-    with tarfile.open(packed, "w") as tar:
-        tar.add(images / "train", ".")
-    (tmp_path / "list.txt").write_bytes(b"\n".join(open_images(packed).paths.tolist()))
-    cache = Cache(truth_cache)
-    batches = []
-    for listed in ((images / "train",), (packed,), (packed, str(tmp_path / "list.txt"))):
-        data = pairs(open_images(*listed), cache, paste_p=1.0)
-        batches.append(data.__getitems__([(0, 3), (1, 77), (0, 41)])["views"])
-    assert torch.equal(batches[0], batches[1]) and torch.equal(batches[0], batches[2])
-    folder, tar = Labelled(str(images / "train"), 32), Labelled(str(tmp_path / "train"), 32)
-    assert tar.classes == folder.classes and np.array_equal(tar.labels, folder.labels)
-    assert np.array_equal(tar[5], folder[5])
 
 
 def test_a_row_has_a_mask_exactly_where_the_trainer_has_an_image(shared, tmp_path):
