@@ -59,6 +59,7 @@ class Feed:
     a step runs.
 
     Attributes:
+        waited: seconds so far without data.
         replaced: images so far that stand in for one that cannot be decoded.
         error: why there are no more batches; empty where there are.
     """
@@ -82,11 +83,6 @@ class Feed:
                 # or its memory could be given away while the step still reads it
                 tensor.record_stream(here)
         return batch
-
-    def read_waited(self) -> float:
-        """Seconds without data since the last reading."""
-        seconds, self.waited = self.waited, 0.0
-        return seconds
 
     def ahead(self) -> None:
         """Begin with the batch after; called when a step's work has been handed to the GPU. Nothing

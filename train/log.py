@@ -50,15 +50,16 @@ class Clock:
     """
 
     def __init__(self, batch: int):
-        self.batch, self.steps, self.start = batch, 0, time.perf_counter()
+        self.batch, self.steps, self.waited, self.start = batch, 0, 0.0, time.perf_counter()
 
     def read(self, waited: float) -> dict[str, float]:
-        """Numbers of the steps since; `waited` seconds of them went by without data."""
+        """Numbers of the steps since; `waited` seconds of all so far went by without data."""
         now = time.perf_counter()
         seconds = now - self.start
         speed = self.batch * self.steps / seconds
-        self.steps, self.start = 0, now
-        return {"images_per_second": speed, "waiting": min(1.0, waited / seconds)}
+        waiting = min(1.0, (waited - self.waited) / seconds)
+        self.steps, self.waited, self.start = 0, waited, now
+        return {"images_per_second": speed, "waiting": waiting}
 
     @contextmanager
     def paused(self) -> Iterator[None]:

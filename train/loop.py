@@ -156,7 +156,7 @@ def _train(
                     "loss": distributed.mean(loss).item(),
                     "accuracy": distributed.mean(accuracy).item(),
                     "lr": rate,
-                    **clock.read(feed.read_waited()),
+                    **clock.read(feed.waited),
                     **batch.pasting(),
                     "replaced": distributed.total(torch.tensor(feed.replaced)).item(),
                 }

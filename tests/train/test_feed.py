@@ -40,7 +40,7 @@ def test_a_cpu_takes_batches_as_they_come():
         assert len(batch.views) == 2 and batch.views[0].shape == (3, 3, 8, 8)
         assert batch.negative is None
     assert made.next() is None
-    assert made.read_waited() > 0 and made.read_waited() == 0
+    assert made.waited > 0
 
 
 def test_tensors_of_another_stream_outlive_their_step(monkeypatch):
