@@ -19,9 +19,15 @@ received: list[int] = []
 def main() -> None:
     for number in SIGNALS:
         signal.signal(number, forward)
-    from torch.distributed import run  # takes seconds, in which a signal may come
+    # takes seconds, in which a signal may come
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    run.main(["--signals-to-handle", "SIGHUP", *sys.argv[1:]])
+    try:
+        run.main(["--signals-to-handle", "SIGHUP", *sys.argv[1:]])
+    except ChildFailedError as error:  # that process has said why
+        _, failure = error.get_first_failure()
+        raise SystemExit(max(1, failure.exitcode)) from None
     if signal.SIGINT in received:
         raise SystemExit(130)
 

@@ -98,6 +98,14 @@ def test_a_signal_to_a_launcher_that_has_started_nothing():
     assert process.returncode == 0 and errors == "stopped before the first process was started\n"
 
 
+def test_a_launcher_ends_with_the_code_of_a_process_that_failed():
+    program = ["-m", "train.launch", "--standalone", "-m", "data", "list", "/nowhere"]
+    process = start([sys.executable, *program])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in errors
+    assert "error: /nowhere: no such folder of images" in errors
+
+
 @pytest.mark.parametrize("launcher", [TORCHRUN, [sys.executable, "-m", "train.launch"]])
 def test_a_signal_to_every_process_under_torchrun_saves(images, truth_cache, tmp_path, launcher):
     """torchrun itself ends with an error whatever its processes do; train.launch does not."""
