@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -177,7 +178,7 @@ class PasteSettings:
     the same coverage; truth is ordinary pasting, refused unless the cache is one of true masks
     (made with --estimator files)."""
 
-    @property
+    @cached_property
     def pasted_views(self) -> tuple[int, ...]:
         """The views that may be pasted, 0 the query and 1 the key: --paste-views, auto resolved."""
         auto = "key" if self.background == "swap" else "both"

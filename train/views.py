@@ -90,7 +90,8 @@ class Views:
         )
         if pasted is not out:
             out[...] = pasted
-        row[[PASTED, COVERAGE]] = coverage is not None, coverage or 0.0
+        row[PASTED] = coverage is not None
+        row[COVERAGE] = coverage or 0.0
         return background
 
     def _negative(
