@@ -22,6 +22,7 @@ from data.sources.images import open_images
 from data.sources.pack import Settings
 from data.sources.pack import pack as make_pack
 from data.stopping import ending
+from data.synthetic.challenge import Options
 from data.synthetic.challenge import make as make_challenge
 from data.synthetic.dataset import Scenes
 from data.synthetic.dataset import make as make_dataset
@@ -182,24 +183,21 @@ def challenge(
     images: ImagesPath,
     cache: CachePath,
     out: OutPath,
-    limit: int | None = None,
-    seed: int = 0,
+    options: tyro.conf.OmitArgPrefixes[Options] = Options(),  # noqa: B008 - it is frozen
     workers: int = CPUS,
 ) -> None:
     """Make a set like the Backgrounds Challenge's (ImageNet-9) from labelled images and their
-    masks: eight variants of every image, as OUT/VARIANT/val/CLASS/NAME.JPEG, for
-    `python -m evaluate in9 --data OUT --train DIR`.
+    masks: variants of every image, as OUT/VARIANT/val/CLASS/NAME.JPEG, for
+    `python -m evaluate in9 --data OUT --train DIR`, or of training images below train/.
 
     Args:
-        images: Folder or tar of validation images, CLASS/image.
+        images: Folder or tar of labelled images, CLASS/image.
         cache: Cache of their masks, made by `python -m preprocess IMAGES CACHE`.
         out: Folder to make; the same command continues an interrupted one.
-        limit: Images a class at most, evenly spaced (default: all).
-        seed: Seed of the draws of backgrounds.
         workers: Processes (default: the CPUs this process may use); the files do not depend on it.
     """
     with ending(STOPPED):
-        record = make_challenge(images, cache, out, limit=limit, seed=seed, workers=workers)
+        record = make_challenge(images, cache, out, options, workers)
     print(
         f"{out}: {sum(record['counts'].values())} images of {len(record['classes'])} classes in "
         f"{len(record['variants'])} variants; {record['left_out']} left out for their masks"

@@ -6,7 +6,7 @@ Numbers of another machine's run have no weights; they are left as they are.
 
 from pathlib import Path
 
-from data.synthetic.challenge import make
+from data.synthetic.challenge import Options, make
 from evaluate.backgrounds import in9
 from evaluate.diagnose import command as diagnosis
 from evaluate.diagnose.arguments import Arguments
@@ -28,7 +28,7 @@ def challenge(study: Study) -> None:
         return
     source, cache = study.originals / "val", study.out / f"masks-{MASKS}-val"
     make_masks(source, cache, MASKS, SIDE)
-    make(source, cache, study.out / "challenge", limit=IMAGES)
+    make(source, cache, study.out / "challenge", Options(limit=IMAGES, bias=0.5))
     paths = {"data": str(study.out / "challenge"), "train": str(study.images / "train")}
     for file, result in runs.items():
         arguments = in9.Arguments(run=str(file.parent), **paths, workers=study.workers)

@@ -28,10 +28,17 @@ E2_COLUMNS = (
     "knn",
     *(f"backgrounds biased {split}" for split in SPLITS),
     *(f"challenge {variant}" for variant in (*CHALLENGE, "only_bg_b", "only_bg_t", "bg_gap")),
+    "challenge biased",
+    "challenge worst_group",
     "diagnosis pointing",
     "diagnosis same_background",
 )
-HEADINGS = {"knn": "kNN", "bg_gap": "gap", "same_background": "same background"}
+HEADINGS = {
+    "knn": "kNN",
+    "bg_gap": "gap",
+    "same_background": "same background",
+    "worst_group": "worst group",
+}
 NOTES = {
     "\\*": f"\\* differs from the row without DiLo on the same seeds (paired t test, p < {LEVEL})",
     " (": f"in brackets: does not count, the baseline's kNN is not {GATE:.0f} points above the "

@@ -1,22 +1,24 @@
 """A set like the Backgrounds Challenge's, from any labelled images and their mask cache (`python -m
 data challenge`).
 
-    from data.synthetic.challenge import make
-    make("imagenette/val", "caches/imagenette-val", "runs/challenge", limit=50)
+    from data.synthetic.challenge import Options, make
+    make("imagenette/val", "caches/imagenette-val", "runs/challenge", Options(limit=50))
     # then: python -m evaluate in9 --run RUN --data runs/challenge --train imagenette/train
 
 The official layout, VARIANT/val/CLASS/NAME, with the images' own classes: `evaluate in9` reads it
 with a probe on training images of the same classes. Its numbers compare with each other, never with
-ImageNet-9's.
+ImageNet-9's. Of training images, the variants that ImageNet-9 has for training. list.tsv names
+every picture's source and donor.
 """
 
+import csv
 import io
 import os
 import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -24,18 +26,50 @@ from data.cache.reader import Cache
 from data.cli import UsageError
 from data.sources.images import ImageError, Images, class_names, decode, open_images
 from data.synthetic.output import Output, write_file, write_jpeg
-from data.synthetic.variants import MIXED, VARIANTS, binary, box, compose, tiled
+from data.synthetic.variants import BIASED, MIXED, VARIANTS, binary, box, compose, tiled
 
 NAME, VERSION = "dilo-challenge", 1  # raise the version whenever a picture changes
 SMALLEST, WIDEST = 0.02, 0.8  # of the image: least foreground, largest box around it
+VARIANTS_OF = {"val": VARIANTS, "train": ("original", "mixed_same", "mixed_rand", "only_fg")}
+HEADER = ("file", "source", "donor", "donor_class", "coverage")
 
-# a row, and {variant of MIXED: row of the image that gives the background}
+# a row, and {variant with another background: row of the image that gives it}
 Job = tuple[int, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a set holds."""
+
+    limit: int | None = None
+    """Images a class at most, evenly spaced (default: all)."""
+    seed: int = 0
+    """Seed of the draws of backgrounds; they depend on nothing else than it, the image's path and
+    the images used."""
+    split: Literal["val", "train"] = "val"
+    """val: every variant, for testing; train: original, mixed_same, mixed_rand and only_fg, for
+    pretraining or probes."""
+    bias: float | None = None
+    """Also the variant `biased`: the background is of the image's own class with this probability,
+    0..1, else of another class (Waterbirds' construction, Sagawa et al., ICLR 2020): 0.95 to train
+    on, 0.5 to test on."""
+
+    def __post_init__(self):
+        if self.limit is not None and self.limit < 1:
+            raise UsageError("--limit must be at least 1")
+        if self.bias is not None and not 0 <= self.bias <= 1:
+            raise UsageError(f"--bias {self.bias}: must be in 0..1")
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the folders."""
+        return [*VARIANTS_OF[self.split], *([] if self.bias is None else [BIASED])]
 
 
 class Record(TypedDict):
     """What challenge.json holds: `counts` by class, `masks` the cache's identity, `backgrounds`
-    {path: {variant of MIXED: path of the image whose background it is}}."""
+    {path: {variant: path of the image whose background it is}}; `split` and `bias` where they are
+    not the default."""
 
     name: str
     version: int
@@ -47,15 +81,15 @@ class Record(TypedDict):
     masks: str
     variants: list[str]
     backgrounds: dict[str, dict[str, str]]
+    split: NotRequired[str]
+    bias: NotRequired[float]
 
 
 def make(
     images: str | os.PathLike,
     cache: str | os.PathLike,
     out: str | os.PathLike,
-    *,
-    limit: int | None = None,
-    seed: int = 0,
+    options: Options = Options(),
     workers: int = 1,
 ) -> Record:
     """Write the set under `out`; what is there of it already is kept, so the same call continues.
@@ -63,9 +97,6 @@ def make(
     Args:
         images: CLASS/image, a folder or tar.
         cache: masks of these images.
-        limit: images a class at most, evenly spaced; None takes all.
-        seed: of the draws of backgrounds; they depend on nothing else than it, the image's path and
-            the images used.
         workers: processes; the files do not depend on them.
 
     An image is used where its mask is usable, covers at least SMALLEST of it, and lies in a box of
@@ -76,32 +107,39 @@ def make(
             two classes, an image that cannot be decoded, or `out` holds something else.
     """
     source = Source(open_images(images), Cache(cache))
-    usable, left_out = source.usable()
-    groups = _groups(source.images, usable, limit)
-    jobs = _draw(source.images.paths, groups, seed)
+    coverage = source.coverage()
+    groups = _groups(source.images, np.array(list(coverage), int), options.limit)
+    jobs = _draw(source.images.paths, groups, options)
     name = source.images.name
     record: Record = {
         "name": NAME,
         "version": VERSION,
         "classes": list(groups),
-        "left_out": left_out,
-        "seed": seed,
-        "limit": limit,
+        "left_out": len(source.images) - len(coverage),
+        "seed": options.seed,
+        "limit": options.limit,
         "counts": {label: len(rows) for label, rows in groups.items()},
         "masks": source.masks.description["identity_hash"],
-        "variants": list(VARIANTS),
+        "variants": options.variants,
         "backgrounds": {
             name(row): {variant: name(other) for variant, other in others.items()}
             for row, others in jobs
         },
     }
+    if options.split != "val":
+        record["split"] = options.split
+    if options.bias is not None:
+        record["bias"] = options.bias
     output = Output(out, "challenge.json", record)
     if output.before not in (None, record):
         raise UsageError(
             f"{out}: holds a challenge set of other images, masks or options; give a new folder"
         )
     if not output.finished:
-        output.write(partial(_write_block, source, output.folder), jobs, workers)
+        output.write(partial(_write_block, source, output.folder, options), jobs, workers)
+    listing = output.folder / "list.tsv"
+    if not listing.exists():
+        write_file(listing, _listing(source.images, jobs, options, coverage))
     return record
 
 
@@ -112,16 +150,16 @@ class Source:
     images: Images
     masks: Cache
 
-    def usable(self) -> tuple[np.ndarray, int]:
-        """(N,) rows of images that can be used, and how many others there are."""
-        masks, rows, kept = self.masks, self.masks.require(self.images.paths), []
+    def coverage(self) -> dict[int, float]:
+        """Row of each image that can be used -> share of it that its foreground covers, 0..1."""
+        masks, rows, usable = self.masks, self.masks.require(self.images.paths), {}
         for i, row in enumerate(rows.tolist()):
             foreground = binary(masks.mask(row), masks.side, masks.side)
             if masks.status[row] == 0 and foreground.mean() >= SMALLEST:
                 top, left, bottom, right = box(foreground)
                 if (bottom - top) * (right - left) <= WIDEST * masks.side**2:
-                    kept.append(i)
-        return np.array(kept, int), len(rows) - len(kept)
+                    usable[i] = float(foreground.mean())
+        return usable
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """An image, its foreground, and its background with the foreground's box tiled: (H, W, 3)
@@ -138,8 +176,6 @@ class Source:
 
 def _groups(images: Images, usable: np.ndarray, limit: int | None) -> dict[str, np.ndarray]:
     """{class: rows of its images that are used}."""
-    if limit is not None and limit < 1:
-        raise UsageError("--limit must be at least 1")
     stems = {os.path.splitext(path)[0] for path in images.paths.tolist()}
     if len(stems) < len(images):
         raise UsageError(
@@ -161,31 +197,56 @@ def _groups(images: Images, usable: np.ndarray, limit: int | None) -> dict[str, 
     return groups
 
 
-def _draw(paths: np.ndarray, groups: dict[str, np.ndarray], seed: int) -> list[Job]:
-    """Every image's job: backgrounds of its own class, of any class, and of the next."""
+def _draw(paths: np.ndarray, groups: dict[str, np.ndarray], options: Options) -> list[Job]:
+    """Every image's job: backgrounds of its own class, of any class, of the next, and biased."""
     classes = list(groups.values())
     everything = np.concatenate(classes)
     jobs = []
     for own, following in zip(classes, [*classes[1:], classes[0]], strict=True):
         for row in own.tolist():
-            rng = np.random.default_rng([seed, zlib.crc32(paths[row])])
+            rng = np.random.default_rng([options.seed, zlib.crc32(paths[row])])
             same = own[own != row] if len(own) > 1 else own
             pools = dict(zip(MIXED, (same, everything[everything != row], following), strict=True))
-            jobs.append((row, {kind: int(rng.choice(pool)) for kind, pool in pools.items()}))
+            if options.bias is not None:  # the last to draw, so that the others' draws stay
+                pools[BIASED] = same
+            others = {}
+            for kind, pool in pools.items():
+                if kind == BIASED and rng.random() >= options.bias:
+                    pool = np.setdiff1d(everything, own)
+                others[kind] = int(rng.choice(pool))
+            jobs.append((row, {k: v for k, v in others.items() if k in options.variants}))
     return jobs
 
 
-def _write_block(source: Source, out: Path, jobs: list[Job]) -> int:
+def _listing(
+    images: Images, jobs: list[Job], options: Options, coverage: dict[int, float]
+) -> bytes:
+    """list.tsv: for every picture its file, source, donor of the background ("" for none), the
+    donor's class, and the share of the source that its foreground covers."""
+    text = io.StringIO()
+    writer = csv.writer(text, "excel-tab", lineterminator="\n")
+    writer.writerow(HEADER)
+    for row, others in jobs:
+        source = images.name(row)
+        for variant in options.variants:
+            donor = images.name(others[variant]) if variant in others else ""
+            file = f"{variant}/{options.split}/{Path(source).with_suffix('.JPEG')}"
+            writer.writerow((file, source, donor, donor.split("/")[0], f"{coverage[row]:.4f}"))
+    return os.fsencode(text.getvalue())
+
+
+def _write_block(source: Source, out: Path, options: Options, jobs: list[Job]) -> int:
+    split = options.split
     for row, others in jobs:
         path = Path(source.images.name(row))
-        last = (out / "fg_mask" / "val" / path).with_suffix(".npy")
+        last = (out / "fg_mask" / split / path).with_suffix(".npy")
         if last.exists():  # written after the pictures: they are there
             continue
         image, foreground, background = source.read(row)
         backgrounds = {name: source.read(other)[2] for name, other in others.items()}
-        backgrounds["only_bg_t"] = background
-        for name, picture in compose(image, foreground, backgrounds).items():
-            write_jpeg((out / name / "val" / path).with_suffix(".JPEG"), picture)
+        pictures = compose(image, foreground, backgrounds | {"only_bg_t": background})
+        for name in options.variants:
+            write_jpeg((out / name / split / path).with_suffix(".JPEG"), pictures[name])
         content = io.BytesIO()
         np.save(content, foreground)
         write_file(last, content.getvalue())

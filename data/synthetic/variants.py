@@ -7,6 +7,7 @@ import numpy as np
 from data.resize import resize
 
 MIXED = ("mixed_same", "mixed_rand", "mixed_next")
+BIASED = "biased"  # of a set that has it: a background that goes with the class, mostly
 VARIANTS = ("original", *MIXED, "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 SPECK = 0.1  # of the largest part's area: smaller parts do not belong to the object
 
@@ -82,10 +83,10 @@ def compose(
         image: (H, W, 3) uint8.
         foreground: (H, W) bool, not empty, its box not the whole image.
         backgrounds: only_bg_t pictures (see tiled), (h, w, 3) uint8 of any size, squashed to the
-            image's: for each of MIXED another image's, and under "only_bg_t" its own.
+            image's: under "only_bg_t" its own, and for each of MIXED and BIASED another image's.
 
     Returns:
-        {name of VARIANTS: (H, W, 3) uint8}.
+        {variant: (H, W, 3) uint8}.
     """
     inside, around = foreground[..., None], box(foreground)
     black = image.copy()
@@ -98,5 +99,5 @@ def compose(
     }
     for name, other in backgrounds.items():
         other = resize(other, image.shape[1], image.shape[0])
-        pictures[name] = np.where(inside, image, other) if name in MIXED else other
+        pictures[name] = other if name == "only_bg_t" else np.where(inside, image, other)
     return pictures

@@ -9,8 +9,10 @@ DIR is the official download: VARIANT/val/CLASS/image, with the nine classes 00_
 1000-way head's classes are mapped to the nine by in_to_in9.json (of
 github.com/MadryLab/backgrounds_challenge; in DIR or --mapping): 370 of them; the other 630 count
 as wrong. A set made by `python -m data challenge` is read too, with its own classes and a probe on
---train images of these. BG-Gap is mixed_same - mixed_rand; read it beside the accuracy on original,
-for a weak network has a small gap too. Nothing is drawn: seeds repeat over networks.
+--train images of these; its `biased` variant has two groups of each class, with a background of the
+own class and of another, and the accuracy of the worst is reported. BG-Gap is mixed_same -
+mixed_rand; read it beside the accuracy on original, for a weak network has a small gap too. Nothing
+is drawn: seeds repeat over networks.
 """
 
 import contextlib
@@ -30,7 +32,7 @@ from torch import nn
 
 from data.cli import UsageError
 from data.sources.labelled import whole_image
-from data.synthetic.variants import VARIANTS
+from data.synthetic.variants import BIASED, VARIANTS
 from data.tensors import fitting, load_tensors
 from evaluate.backgrounds.challenge import challenge
 from evaluate.common import Common, aligned, describe, repeat
@@ -127,6 +129,24 @@ def own_classes(data: str | os.PathLike) -> list[str] | None:
     raise UsageError(f"{file}: not what `python -m data challenge` writes; make the set again")
 
 
+def own_background(data: str | os.PathLike, images: Labelled) -> np.ndarray:
+    """(N,) bool: whether the background of an image of `biased` is of the image's own class.
+
+    Raises:
+        UsageError: challenge.json does not name its donor.
+    """
+    file = Path(data, "challenge.json")
+    try:
+        backgrounds = json.loads(file.read_bytes())["backgrounds"]
+        donors = {os.path.splitext(path)[0]: other[BIASED] for path, other in backgrounds.items()}
+        stems = [os.path.splitext(os.fsdecode(path))[0] for path in images.paths.tolist()]
+        return np.array([donors[stem].split("/")[0] == stem.split("/")[0] for stem in stems])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{file}: does not say whose backgrounds those in {BIASED}/ are; make the set again"
+        ) from None
+
+
 def images_of(folder: str, size: int, classes: list[str] | None = None) -> Labelled:
     """Whole images of the nine classes, or of `classes`. UsageError where the folders are
     others."""
@@ -146,7 +166,8 @@ def evaluate(arguments: Arguments) -> dict:
 
     Returns:
         the protocol's parameters, `accuracy`: {"head" and/or "probe": {variant: percent, "bg_gap",
-        "challenge"}}, `per_class`: {...: {variant: {class: percent}}}, `published`: other models'
+        "worst_group", "challenge"}}, `per_class`: {...: {variant: {class: percent}}}, with the
+        classes' two groups as "own_background" and "other_background", `published`: other models'
         rows, with their sources; means over the seeds' networks, since nothing is drawn here: see
         evaluate.common.repeat.
     """
@@ -156,7 +177,8 @@ def evaluate(arguments: Arguments) -> dict:
 def _measure(arguments: Arguments, seed: int) -> dict:
     encoder = load_encoder(arguments, seed)
     data = arguments.data
-    present = [v for v in VARIANTS if os.path.isdir(os.path.join(data, v, "val"))]
+    names = (*VARIANTS, BIASED)
+    present = [v for v in names if os.path.isdir(os.path.join(data, v, "val"))]
     if not {"mixed_same", "mixed_rand"} <= set(present):
         raise UsageError(
             f"{data}: needs at least mixed_same/val and mixed_rand/val, as the official download "
@@ -174,6 +196,13 @@ def _measure(arguments: Arguments, seed: int) -> dict:
             right = decide(features) == images.labels
             accuracy[kind][variant] = 100 * float(right.mean())
             per_class[kind][variant] = accuracy_by_class(right, images.labels, images.classes)
+            if variant == BIASED:
+                own, worst = own_background(data, images), []
+                for group, rows in (("own_background", own), ("other_background", ~own)):
+                    by_class = accuracy_by_class(right[rows], images.labels[rows], images.classes)
+                    per_class[kind][group] = by_class
+                    worst += by_class.values()
+                accuracy[kind]["worst_group"] = min(worst)
     for kind, values in accuracy.items():
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         if arguments.challenge:
@@ -245,7 +274,7 @@ def lines(result: dict) -> list[str]:
         rows[f"± {kind}, {result['protocol']['seeds']} seeds"] = values
     for row in result["published"]:
         rows[row["model"] + " (second-hand)" * ("second-hand" in row["source"])] = row
-    columns = (*VARIANTS, "bg_gap", "challenge")
+    columns = (*VARIANTS, "bg_gap", BIASED, "worst_group", "challenge")
     table = {
         f"  {name}": {c: f"{values[c]:.1f}" for c in columns if c in values}
         for name, values in rows.items()

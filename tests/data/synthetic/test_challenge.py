@@ -1,6 +1,7 @@
 """The set like the Backgrounds Challenge's: pictures against plain compositions, layout,
 continuing, bad input."""
 
+import csv
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 
 from data.cache.reader import Cache
 from data.cli import UsageError
-from data.synthetic.challenge import make
+from data.synthetic.challenge import Options, make
 from data.synthetic.variants import MIXED, VARIANTS, binary, box, compose, tiled
 from evaluate.backgrounds import in9
 
@@ -70,7 +71,7 @@ def test_variants_are_put_together_pixel_by_pixel():
 @pytest.fixture(scope="module")
 def made(images, truth_cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("challenge") / "set"
-    return out, make(images / "train", truth_cache, out, limit=6)
+    return out, make(images / "train", truth_cache, out, Options(limit=6))
 
 
 def test_the_set_on_disk_is_the_official_layout(made, images, truth_cache):
@@ -102,8 +103,8 @@ def test_an_interrupted_set_is_continued_to_the_same_bytes(made, images, truth_c
     again = tmp_path / "x"
     files = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
     for workers in (2, 1):
-        made_again = make(images / "train", truth_cache, again, limit=6, workers=workers)
-        assert made_again == record and len(files) == 12 * 9 + 1
+        made_again = make(images / "train", truth_cache, again, Options(limit=6), workers)
+        assert made_again == record and len(files) == 12 * 9 + 2
         assert all((again / f).read_bytes() == (out / f).read_bytes() for f in files)
         for file in files:  # as a kill would leave it
             if "class1" in str(file):
@@ -114,9 +115,9 @@ def test_an_interrupted_set_is_continued_to_the_same_bytes(made, images, truth_c
 def test_other_options_or_files_are_refused(made, images, truth_cache, tmp_path):
     train, alone = images / "train", tmp_path / "alone"
     with pytest.raises(UsageError, match="other images, masks or options"):
-        make(train, truth_cache, made[0], limit=5)
+        make(train, truth_cache, made[0], Options(limit=5))
     with pytest.raises(UsageError, match="--limit"):
-        make(train, truth_cache, tmp_path / "y", limit=0)
+        make(train, truth_cache, tmp_path / "y", Options(limit=0))
     (tmp_path / "notes.txt").write_text("not ours")
     with pytest.raises(UsageError, match="holds other files"):
         make(train, truth_cache, tmp_path)
@@ -125,7 +126,7 @@ def test_other_options_or_files_are_refused(made, images, truth_cache, tmp_path)
         make(alone, truth_cache, tmp_path / "y")
 
 
-def test_in9_reads_it_with_a_probe(made, images, tmp_path):
+def test_in9_reads_it_with_a_probe(made, images, truth_cache, tmp_path):
     import torch
 
     from train.network import backbone
@@ -141,6 +142,18 @@ def test_in9_reads_it_with_a_probe(made, images, tmp_path):
     assert set(accuracy) == {*VARIANTS, "bg_gap", "challenge"} and result["published"] == []
     assert accuracy["original"] > 70  # its pictures are among the probe's training images
     assert accuracy["challenge"] <= min(accuracy["original"], 100)
+    biased = tmp_path / "biased"
+    record = make(images / "train", truth_cache, biased, Options(limit=12, bias=0.5))
+    result = in9.evaluate(in9.Arguments(data=str(biased), train=str(images / "train"), **options))
+    groups, counts = result["per_class"]["probe"], {True: 0, False: 0}
+    for path, sources in record["backgrounds"].items():
+        counts[sources["biased"].split("/")[0] == path.split("/")[0]] += 1
+    both = [*groups["own_background"].values(), *groups["other_background"].values()]
+    accuracy = result["accuracy"]["probe"]
+    assert accuracy["worst_group"] == min(both) <= accuracy["biased"] and min(counts.values()) > 0
+    (biased / "challenge.json").write_text(json.dumps(record | {"backgrounds": {}}))
+    with pytest.raises(UsageError, match="whose backgrounds"):
+        in9.evaluate(in9.Arguments(data=str(biased), train=str(images / "train"), **options))
     with pytest.raises(UsageError, match="needs --train DIR"):
         in9.evaluate(in9.Arguments(data=str(out), **options))
     broken = tmp_path / "broken"
@@ -150,3 +163,33 @@ def test_in9_reads_it_with_a_probe(made, images, tmp_path):
         (broken / "challenge.json").write_text(content)
         with pytest.raises(UsageError, match="not what `python -m data challenge` writes"):
             in9.evaluate(in9.Arguments(data=str(broken), train=str(images / "train"), **options))
+
+
+def test_training_variants_and_backgrounds_that_go_with_the_class(images, truth_cache, tmp_path):
+    train, out, test = images / "train", tmp_path / "train", tmp_path / "test"
+    with pytest.raises(UsageError, match=r"--bias 2: must be in 0\.\.1"):
+        Options(bias=2)
+    make(train, truth_cache, out, Options(split="train", bias=0.9))
+    variants = ("original", "mixed_same", "mixed_rand", "only_fg", "biased")
+    assert {p.name for p in out.iterdir() if p.is_dir()} == {*variants, "fg_mask"}
+    with (out / "list.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    assert {row["file"] for row in rows} == {
+        str(p.relative_to(out)) for v in variants for p in out.glob(f"{v}/train/*/*.JPEG")
+    }
+    own = {variant: [] for variant in variants}
+    for row in rows:
+        variant, _, label, _ = row["file"].split("/")
+        assert row["source"].split("/")[0] == label and row["donor"] != row["source"]
+        assert bool(row["donor"]) == (variant in ("mixed_same", "mixed_rand", "biased"))
+        assert row["donor_class"] == row["donor"].split("/")[0] and 0 < float(row["coverage"]) < 1
+        own[variant].append(row["donor_class"] == label)
+    assert all(own["mixed_same"]) and 0.3 < np.mean(own["mixed_rand"]) < 0.7
+    assert 0.8 < np.mean(own["biased"]) < 1 and len(own["biased"]) == 80
+
+    record = make(train, truth_cache, test, Options(bias=0.5))
+    plain, biased = make(train, truth_cache, tmp_path / "plain"), record["backgrounds"]
+    for path, kinds in plain["backgrounds"].items():
+        assert biased[path].items() >= kinds.items()
+    pictures = {p.stem: cv2.imread(str(p)) for p in (test / "biased" / "val").glob("*/*.JPEG")}
+    assert len(pictures) == 80
