@@ -7,6 +7,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+# two test processes share the processors: threads that wait for each other cost minutes
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# isort: split
 import cv2
 import numpy as np
 import pytest

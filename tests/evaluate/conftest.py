@@ -14,15 +14,6 @@ from train.loop import train
 from train.network import backbone
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other cost minutes where the processors are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def trained(images: Path, truth_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a run of one epoch, with a projection head."""
