@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from data import stopping
+
 ADVICE = {
     errno.ENOSPC: "free some space, and the same command continues",
     errno.EDQUOT: "the quota is used up: free some space, and the same command continues",
@@ -28,7 +30,7 @@ class UsageError(ValueError):
 
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and exit: with what it returns (None is 0), with 2 and one line on bad input or a
-    failing disk, with 130 on Ctrl-C."""
+    failing disk, with 130 on Ctrl-C. A SIGTERM after that changes nothing."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # a terminal that cannot show a name
             stream.reconfigure(errors="backslashreplace")
@@ -45,6 +47,8 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         code = 130
+    finally:
+        stopping.ignore()
     sys.exit(code)
 
 

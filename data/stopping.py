@@ -5,6 +5,7 @@ before a requeue, Ctrl-C sends SIGINT to the whole process group. In each case t
 alone answers, and workers end when it does.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -62,8 +63,7 @@ def ending(message: str) -> Iterator[None]:
         return
 
     def end(*_: object) -> None:
-        for number in numbers:  # one more does no harm
-            signal.signal(number, _ignore)
+        ignore()
         print(message, file=sys.stderr)
         raise SystemExit(0)
 
@@ -76,7 +76,17 @@ def ending(message: str) -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _ignore(*_: object) -> None:
+def ignore() -> None:
+    """From now on SIGTERM and SIGUSR1 do nothing: the process is ending, with its exit code
+    decided."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _nothing)
+            # the interpreter drops Python's handlers before its own end
+            atexit.register(signal.signal, number, signal.SIG_IGN)
+
+
+def _nothing(*_: object) -> None:
     """As SIG_IGN, which the programs that this process starts would inherit."""
 
 

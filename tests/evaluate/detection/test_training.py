@@ -209,7 +209,7 @@ def test_a_signal_to_one_or_all_saves_and_the_same_command_continues(
     data, weights, tmp_path, processes, send
 ):
     out, file = tmp_path / "x.json", tmp_path / "x-seed0.pt"
-    options = (data / "voc", weights, out, "--workers", "2")
+    options = (data / "voc", weights, out, "--workers", "2", "--iterations", "400")
     process = start(*options, processes=processes)
     while not file.exists() and process.poll() is None:
         time.sleep(0.1)
@@ -221,7 +221,7 @@ def test_a_signal_to_one_or_all_saves_and_the_same_command_continues(
     assert process.returncode == 0 and "Traceback" not in errors, errors
     assert printed.count("the same command continues") == 1 and not out.exists()
     step = torch.load(file, weights_only=True)["step"]
-    assert 5 <= step < 40 and f"stopped at step {step} of 40" in printed
+    assert 5 <= step < 400 and f"stopped at step {step} of 400" in printed
     if processes == 1:
         printed, errors = start(*options).communicate(timeout=300)
         assert out.exists() and "VOC 2007's AP" in printed, errors
