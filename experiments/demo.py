@@ -156,7 +156,7 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _train_all(args: Arguments, out: Path, images: str) -> None:
-    epochs = args.epochs or configure(args.preset, images="", out="").epochs
+    epochs = args.epochs or configure(args.preset, images="", out="").optimiser.epochs
     options = ("--preset", args.preset, "--seed", str(args.seed), "--epochs", str(epochs))
     jobs = {}
     for name, masks in RUNS.items():
