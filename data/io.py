@@ -30,6 +30,7 @@ SYSTEM = frozenset(
     b"@eaDir @Recycle #recycle #snapshot ~snapshot $RECYCLE.BIN __MACOSX lost+found".split()
 )
 LARGEST_JSON = 1 << 26  # bytes that are read
+LINKED = "a link out of its folder is not read; copy the files themselves (`cp -rL`)"
 UNSUPPORTED_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -94,12 +95,13 @@ def sync(path: str | os.PathLike) -> None:
 
 def remove_temporary(folder: str | os.PathLike) -> None:
     """Remove what dead processes left under temporary names in a folder that the caller has
-    locked. What others of this machine write there, as an evaluation beside a training does,
-    stays."""
+    locked and does not write yet. What others of this machine write there, as an evaluation beside
+    a training does, stays."""
     for file in Path(folder).glob("*.tmp"):
         owner, _, process = file.stem.rpartition(".")
         here = owner.endswith(f".{socket.gethostname()}")
-        if not here or not os.path.exists(f"/proc/{process}"):
+        alive = process != str(os.getpid()) and os.path.exists(f"/proc/{process}")
+        if not here or not alive:  # a container gives the same few numbers again
             with contextlib.suppress(OSError):
                 file.unlink()
 
@@ -180,18 +182,18 @@ def is_own(path: str | os.PathLike) -> bool:
     return inside and path.is_file()
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike, largest: int = LARGEST_JSON) -> Any:
     """What a JSON file that may come from elsewhere holds.
 
     Raises:
-        ValueError: not JSON, larger than LARGEST_JSON, or a link that leads out of its folder.
+        ValueError: not JSON, longer than `largest` bytes, or a link that leads out of its folder.
         FileNotFoundError, NotADirectoryError: there is none.
     """
     with open(path, "rb", opener=without_waiting) as file:
         if not is_own(path):
             raise ValueError(f"{path}: no file of this folder")
         try:
-            return json.loads(file.read(LARGEST_JSON))
+            return json.loads(file.read(largest))
         except RecursionError as error:
             raise ValueError("nested too deep") from error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from data.cache.shard import NAME, SCHEMA, CacheError, shard_number
-from data.io import read_json, write_text
+from data.io import LINKED, is_own, read_json, write_text
 
 LARGEST_SIDE = 1 << 14
 
@@ -57,6 +57,8 @@ def load_description(folder: Path) -> Description:
         raise CacheError(_absent(folder)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         sound = False
+    if not sound and not is_own(file):
+        raise DamagedDescription(f"{file}: {LINKED}")
     if not sound:
         raise DamagedDescription(
             f"{file}: damaged (it does not match its identity's hash, or its own numbers); delete "

@@ -21,7 +21,7 @@ import numpy as np
 
 from data.cli import UsageError
 from data.columns import open_columns, own_dataset
-from data.io import read_json
+from data.io import LINKED, is_own, read_json
 from data.sources.base import MISSING, Spanned
 from data.sources.listing import all_inside
 
@@ -80,7 +80,8 @@ def describe(folder: str | os.PathLike) -> Description:
             f"IMAGES {folder}`"
         ) from None
     except (ValueError, KeyError, TypeError, ZeroDivisionError):
-        raise PackError(f"{file}: damaged; delete it, and {REPAIR}") from None
+        advice = f"damaged; delete it, and {REPAIR}" if is_own(file) else LINKED
+        raise PackError(f"{file}: {advice}") from None
     if description["schema"] != SCHEMA:
         raise PackError(
             f"{file}: schema {description['schema']}, this version reads {SCHEMA}: pack again"

@@ -203,6 +203,7 @@ def _draw(paths: np.ndarray, groups: dict[str, np.ndarray], options: Options) ->
     everything = np.concatenate(classes)
     jobs = []
     for own, following in zip(classes, [*classes[1:], classes[0]], strict=True):
+        foreign = own if options.bias is None else np.setdiff1d(everything, own)
         for row in own.tolist():
             rng = np.random.default_rng([options.seed, zlib.crc32(paths[row])])
             same = own[own != row] if len(own) > 1 else own
@@ -212,7 +213,7 @@ def _draw(paths: np.ndarray, groups: dict[str, np.ndarray], options: Options) ->
             others = {}
             for kind, pool in pools.items():
                 if kind == BIASED and rng.random() >= options.bias:
-                    pool = np.setdiff1d(everything, own)
+                    pool = foreign
                 others[kind] = int(rng.choice(pool))
             jobs.append((row, {k: v for k, v in others.items() if k in options.variants}))
     return jobs

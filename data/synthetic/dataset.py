@@ -8,6 +8,7 @@ their own kind, on a random kind, alone, and the background alone.
 import os
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TypedDict
 
@@ -42,7 +43,9 @@ KINDS = [
 ]
 OWN_KIND = dict(zip(CLASSES, KINDS, strict=True))
 NUMBER = "[0-9]" * 5
-OWN = (f"*/*_*/{NUMBER}.jpg", f"masks/*/*_*/{NUMBER}.png")  # its pictures
+FOLDERS = [f"{split}/{name}" for split, name in product(SPLITS, CLASSES)]
+PICTURES = [f"{folder}/{NUMBER}.jpg" for folder in FOLDERS]
+MASKS = [f"masks/{folder}/{NUMBER}.png" for folder in FOLDERS]
 
 
 def _rng(seed: int, *key: int) -> Generator:
@@ -151,7 +154,6 @@ def make(
     scenes: Scenes | None = None,
     *,
     workers: int = 1,
-    progress: bool = True,
 ) -> Record:
     """Write the data set under `out`, or return at once where it is already there.
 
@@ -161,7 +163,8 @@ def make(
     size, bias and their index only, never on the workers or the counts.
 
     Raises:
-        UsageError: `out` is a file or holds files that this function did not write.
+        UsageError: `out` is a file, or holds files and no such data set. Of a data set with other
+            parameters the pictures are replaced; files of other names stay.
         OSError: a file cannot be written.
     """
     if workers < 1:
@@ -182,7 +185,7 @@ def make(
     output = Output(out, "dataset.json", record)
     if not output.finished:
         jobs = [(part, index) for part, count in parts.items() for index in range(count)]
-        output.write(partial(_write_block, output.folder, scenes), jobs, workers, OWN)
+        output.write(partial(_write_block, output.folder, scenes), jobs, workers, PICTURES + MASKS)
     return record
 
 

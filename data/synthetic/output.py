@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import entries, read_json, write_bytes, write_text
+from data.io import LARGEST_JSON, entries, read_json, write_bytes, write_text
 from data.parallel import bounded_map
 
 
@@ -33,6 +33,7 @@ class Output:
 
     def __init__(self, folder: str | os.PathLike, file: str, record: Mapping):
         self.folder, self.record = Path(folder), record
+        self.text = json.dumps(record, indent=1) + "\n"
         self.file = self.folder / file
         self.unfinished = self.folder / f"{file}.tmp"
         self.before = self._read(self.unfinished) or self._read(self.file)
@@ -45,7 +46,7 @@ class Output:
 
     def _read(self, file: Path) -> dict | None:
         try:
-            record = read_json(file)
+            record = read_json(file, max(LARGEST_JSON, 2 * len(self.text)))
             return record if record["name"] == self.record["name"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -56,16 +57,19 @@ class Output:
         """Run a function of a block of jobs over all of them; it returns the block's length.
 
         Args:
-            own: patterns of the set's files; those of another set are removed first.
+            own: patterns of files that are removed first: of another set, or half-written.
+
+        Raises:
+            UsageError: one of them lies in a folder that is a link out of the set's.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.unfinished, json.dumps(self.record, indent=1) + "\n")
+        write_text(self.unfinished, self.text)
         self.file.unlink(missing_ok=True)
-        patterns = ["*/**/*.tmp"]  # of a process that was killed
-        if self.before != self.record:
-            patterns += own
-        for pattern in patterns:
-            for file in self.folder.glob(pattern):
+        root = self.folder.resolve()
+        for pattern in own:
+            for file in [*root.glob(pattern), *root.glob(f"{pattern}.*.tmp")]:
+                if not file.parent.resolve().is_relative_to(root):
+                    raise UsageError(f"{file.parent}: a link out of {root}; remove it")
                 file.unlink()
         blocks = [jobs[i : i + BLOCK] for i in range(0, len(jobs), BLOCK)]
         counts = bounded_map(function, blocks, workers if workers > 1 else 0)

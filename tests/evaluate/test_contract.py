@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from data.cli import UsageError
-from data.io import atomic, remove_temporary
+from data.io import remove_temporary
 from evaluate import __main__ as evaluations
 from evaluate.backgrounds import variants
 from evaluate.common import Common, command, reserved
@@ -154,10 +154,12 @@ def test_a_training_leaves_what_an_evaluation_beside_it_writes(tmp_path):
     ended.wait()
     dead = tmp_path / f"linear-seed0.pt.{socket.gethostname()}.{ended.pid}.tmp"
     dead.write_bytes(b"half")
-    with atomic(tmp_path / "knn.json") as temporary:
-        temporary.write_text("{}")
-        remove_temporary(tmp_path)  # as a training does at its start
-    assert (tmp_path / "knn.json").read_text() == "{}" and not dead.exists()
+    reused = tmp_path / f"knn.json.{socket.gethostname()}.{os.getpid()}.tmp"
+    alive = tmp_path / f"knn.json.{socket.gethostname()}.{os.getppid()}.tmp"
+    reused.write_bytes(b"half")
+    alive.write_bytes(b"half")
+    remove_temporary(tmp_path)  # as a training does at its start
+    assert list(tmp_path.iterdir()) == [alive]
 
 
 def test_weights_of_one_name_have_a_folder_each(moco, tmp_path, monkeypatch):

@@ -176,7 +176,7 @@ def elsewhere(file) -> None:
         ("pack.json", lambda f: f.write_text("[" * 10**5), "damaged; delete it"),
         ("pack.json", lambda f: f.write_text(json.dumps(EMPTY)), "damaged"),
         ("pack.json", lambda f: f.write_text(json.dumps(LARGE)), "not belong"),
-        ("pack.json", elsewhere, "damaged"),
+        ("pack.json", elsewhere, "cp -rL"),
         ("images-00000.h5", elsewhere, "no file of this folder"),
         ("images-00000.h5", lambda f: f.unlink(), "is missing: run the same"),
         ("images-00000.h5", lambda f: os.truncate(f, 9000), "is damaged or cut short"),

@@ -115,8 +115,22 @@ def test_up_to_date_returns_at_once_and_other_parameters_replace_it(tmp_path):
     victim.write_bytes(b"changed")
     make(tmp_path)
     assert victim.read_bytes() == b"changed"  # the record matches, so nothing is written
+    others = [tmp_path / "train" / "my_own" / "00000.jpg", tmp_path / "notes" / "x.tmp"]
+    for other in others:
+        other.parent.mkdir()
+        other.write_bytes(b"precious")
     make(tmp_path, replace(SMALL, train=10))
-    assert len(list((tmp_path / "train").glob("*/*.jpg"))) == 10
+    assert len(list((tmp_path / "train").glob("*/*.jpg"))) == 11 and all(map(Path.exists, others))
+    # killed while it removed the pictures of another set
+    (tmp_path / "dataset.json").rename(tmp_path / "dataset.json.tmp")
+    victim.with_name("00099.jpg").write_bytes(b"stale")
+    make(tmp_path, replace(SMALL, train=10))
+    assert len(list((tmp_path / "train").glob("*/*.jpg"))) == 11
+    folder = victim.parent.rename(tmp_path.with_name(f"{tmp_path.name}-elsewhere"))
+    victim.parent.symlink_to(folder)
+    with pytest.raises(UsageError, match="a link out of"):
+        make(tmp_path)
+    assert list(folder.iterdir())
 
 
 def test_a_kill_leaves_it_unfinished_and_the_same_call_finishes_it(made, tmp_path):
