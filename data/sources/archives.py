@@ -16,7 +16,7 @@ import numpy as np
 
 from data.cli import note
 from data.columns import open_columns, own_dataset, to_bytes
-from data.io import entries, write_bytes
+from data.io import is_system, write_bytes
 from data.sources.base import MISSING, Spanned
 from data.sources.listing import all_inside
 from data.sources.tar import Scan
@@ -42,8 +42,10 @@ class Archive(Spanned):
 
 def class_tars(folder: str) -> list[str]:
     """The tars in a folder, whose members are one class each: n01440764.tar."""
-    tars = [file for file in entries(folder) if file.suffix == ".tar" and file.is_file()]
-    return [file.name for file in tars]
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.endswith(".tar")]
+    names = sorted(name for name in names if not is_system(name))
+    return [name for name in names if os.path.isfile(os.path.join(folder, name))]
 
 
 def open_archive(root: str) -> Archive:

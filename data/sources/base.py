@@ -126,12 +126,14 @@ class Spanned(Images):
             raise ImageError("too_large", f"{self.name(row)}: {length} bytes")
         file = self.file(row)
         try:
-            if file not in self._open:
+            source = self._open.get(file)
+            if source is None:
+                source = open(file, "rb", buffering=0)  # noqa: SIM115 - kept open
                 if len(self._open) >= OPEN_FILES:
-                    self._open.clear()
-                self._open[file] = open(file, "rb", buffering=0)  # noqa: SIM115 - kept open
+                    self._open.pop(next(iter(self._open)), None)  # closed when nobody reads it
+                self._open[file] = source
             # no shared position: safe in threads and after a fork
-            content = os.pread(self._open[file].fileno(), length, place)
+            content = os.pread(source.fileno(), length, place)
         except (OSError, ValueError) as error:
             raise ImageError("missing", f"{self.name(row)}: {error}") from error
         if len(content) < length:

@@ -75,18 +75,25 @@ def list_folder(root: str) -> np.ndarray:
     """
     gathered = Paths()
     top = os.fsencode(root)
+    above: dict[bytes, list[bytes]] = {top: []}  # real paths of the folders above each
     for folder, folders, files in os.walk(top, onerror=_raise, followlinks=True):
-        real = os.path.realpath(folder) + b"/"
+        real = [*above.pop(folder), os.path.realpath(folder) + b"/"]
         below = folder.removeprefix(top).lstrip(b"/")
-        targets = {name: os.path.realpath(os.path.join(folder, name)) + b"/" for name in folders}
-        # a link back to one of its own parents would never end
-        folders[:] = [n for n in folders if not is_system(n) and not real.startswith(targets[n])]
+        folders[:] = [n for n in folders if not is_system(n)]
+        folders[:] = [n for n in folders if not _is_cycle(os.path.join(folder, n), real)]
+        above |= {os.path.join(folder, name): real for name in folders}
         for name in files:
             if not is_system(name):
                 gathered.add_image(os.path.join(below, name))
     paths = gathered.images(root)
     paths.sort()
     return paths
+
+
+def _is_cycle(folder: bytes, above: list[bytes]) -> bool:
+    """Whether a folder leads back to one above it, which would never end."""
+    target = os.path.realpath(folder) + b"/"
+    return any(real.startswith(target) for real in above)
 
 
 def _raise(error: OSError) -> None:

@@ -24,6 +24,7 @@ def test_list_is_sorted_by_bytes_at_any_depth_and_follows_links(tmp_path):
     fill(tmp_path / "elsewhere", "linked.pgm")
     os.symlink(tmp_path / "elsewhere", root / "c")
     os.symlink(root, root / "loop")  # must not be walked for ever
+    os.symlink(root, tmp_path / "elsewhere" / "back")
     expected = ["Z.bmp", "a/deep/er/y.png", "a/ünï code.webp", "b/x.JPEG", "c/linked.pgm", "t.TIFF"]
     assert [p.decode() for p in list_images(root).tolist()] == sorted(expected, key=str.encode)
 
