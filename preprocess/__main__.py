@@ -21,6 +21,7 @@ import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 
+import contextlib
 import os
 import signal
 import sys
@@ -217,7 +218,8 @@ def _summary(args: Arguments, outcome: Outcome) -> None:
         lists = os.path.join(args.cache, FAILURES) if outcome.complete else "the finished cache"
         print(f"failed: {failures}; {lists} names them")
     if args.maps and outcome.complete and "no_map" in outcome.statuses:
-        _print_refusals(args)
+        with contextlib.suppress(UsageError, OSError):  # the images are no longer there
+            _print_refusals(args)
     if outcome.empty:
         print(f"{outcome.empty} masks are empty: they show no foreground, and are never pasted")
     if outcome.complete and outcome.statuses.get("ok", 0) <= outcome.empty:
@@ -233,7 +235,7 @@ def _print_refusals(args: Arguments) -> None:
     cache = Cache(args.cache)
     paths = cache.paths[cache.status == STATUS["no_map"]]
     first = "" if len(paths) <= REFUSALS else f" of the first {REFUSALS}"
-    images = open_images(args.images).choose(paths[:REFUSALS])
+    images = open_images(args.images, args.list).choose(paths[:REFUSALS])
     for reason, number in refusals(args.maps, images).most_common():
         print(f"no_map{first}: {number} {reason}")
 
@@ -277,6 +279,8 @@ def _recipe(args: Arguments) -> Recipe:
         loaded = load(recipe)  # an error is shown before anything is written
     except ValueError as error:
         raise UsageError(str(error)) from error
+    except MemoryError as error:
+        raise UsageError(f"{recipe.weights}: too little memory for one image ({error})") from error
     if loaded.single:
         print(f"note: {recipe.weights} has a fixed batch of 1: images go through it one at a time")
     return recipe

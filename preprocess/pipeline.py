@@ -62,8 +62,10 @@ def build(
         OSError: no space, a read-only folder; what is finished stays, and nothing half-written has
             a final name.
     """
+    began = time.perf_counter()
     images, recipe = open_images(os.path.abspath(root), listed), recipe.absolute()
-    run = Run(Source(images, recipe.keys(images), recipe, shard_size), Path(folder), **options)
+    source = Source(images, recipe.keys(images), recipe, shard_size)
+    run = Run(source, Path(folder), began=began, **options)
     _require_maps(run.source)
     run.check_folder()  # before a lock's file is put into it
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +177,8 @@ class Run:
         existing = existing_shards(self.folder, self.identity, current, damaged)
         plan = Plan(self.folder, self.source, existing, numbers, self.digest)
         finished = before and not plan.work and self._files(existing, plan.kept) == current
-        if finished and read_index(self.folder, before) is not None:
+        # a repair writes CHECKSUMS, failures.tsv and the index again
+        if finished and not self.repair and read_index(self.folder, before) is not None:
             return self._outcome(before["statuses"])
         with Report(self.folder, self.part, plan.rows) as report:
             report.event(

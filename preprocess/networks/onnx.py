@@ -49,9 +49,9 @@ class Session:
         try:
             maps = self.session.run([output], {name: x})[0]
         except Exception as error:  # onnxruntime has a class for each of its codes
-            text = _short(error)
-            full = "alloc" in text.lower() or "memory" in text.lower()
-            raise (MemoryError if full else RuntimeError)(text) from error
+            whole = str(error).lower()
+            full = "alloc" in whole or "memory" in whole
+            raise (MemoryError if full else RuntimeError)(_short(error)) from error
         if maps.ndim == 4 and maps.shape[1] == 1:
             maps = maps[:, 0]
         if maps.ndim != 3 or len(maps) != len(x) or min(maps.shape[1:]) < 2:
@@ -72,6 +72,7 @@ def load(network: Any, path: Path, device: str, precision: str) -> tuple[Session
     Raises:
         UsageError: no onnxruntime or no such device; a file that cannot be loaded, or is no
             saliency network for images of that side.
+        MemoryError: too little for one image.
     """
     if precision != "fp32":
         raise UsageError(f"--precision {precision}: onnx computes in fp32")
@@ -91,7 +92,7 @@ def load(network: Any, path: Path, device: str, precision: str) -> tuple[Session
     runner = Session(session, network.tensor, path, count == 1)
     try:
         runner(np.zeros((1, side, side, 3), np.uint8))  # only a run tells the output's shape
-    except (RuntimeError, MemoryError) as error:
+    except RuntimeError as error:
         raise UsageError(f"{path}: fails on an image of {side} x {side} px ({error})") from error
     return runner, sha256(path)
 

@@ -209,6 +209,9 @@ def test_50_flipped_bits_are_all_found_and_repaired(images, whole, cache, tmp_pa
     assert content(cache) == content(whole)
     log = [json.loads(line) for line in (cache / "log.jsonl").read_text().splitlines()]
     assert set(log[-5]["damaged"]) == {file.name, cut.name, lost.name}
+    (cache / "CHECKSUMS").unlink()
+    assert run(images / "train", cache, repair=True).computed == 0
+    assert content(cache) == content(whole)
 
 
 def test_a_damaged_index_or_description_is_noticed(images, whole, cache):
