@@ -173,7 +173,7 @@ def table(result: dict) -> str:
         both = name in speeds and other in speeds
         return f"{speeds[name] / (factor * speeds[other]):.0%}" if both else "not run"
 
-    rows = [
+    cells = [
         ("images/s of a plain supervised step, compiled", shown(SUPERVISED), ""),
         ("images/s of the trainer's step", shown("step"), ""),
         ("the same with `swap`'s extra negative", shown("step, swap"), ""),
@@ -193,6 +193,7 @@ def table(result: dict) -> str:
         ("share of the time that the trainer waited for images", shown("waiting", "{:.0%}"), ""),
         ("memory of the GPU", shown("memory_gb", "{:.1f} GB"), ""),
     ]
+    rows = map(" | ".join, cells)
     return (
         f"{markdown(MEASURED, rows)}\n\nMoCo v2, ResNet-50 at 224 px, batch {result['batch']}, "
         f"bfloat16, the trainer {'' if result['compile'] else 'not '}compiled, background "

@@ -161,7 +161,7 @@ def make_step(
 
 def seconds(step: Step, device: torch.device, repeats: int) -> float:
     """Seconds of a step: on a CPU the median of CPU seconds; on a GPU the mean of wall seconds of
-    steps that are queued without waiting, as the trainer queues them."""
+    steps that are queued without waiting; the trainer stays at most two ahead."""
     if device.type == "cpu":
         took = [timed(step, number)[0] for number in range(repeats + 1)]
         return statistics.median(took[1:])

@@ -80,7 +80,7 @@ class Common:
 
     def check(self) -> None:
         """UsageError where options are missing or do not fit together."""
-        if (self.run is None) == (self.weights is None):
+        if bool(self.run) == bool(self.weights):
             raise UsageError("give either --run RUN or --weights FILE")
         if not self.data:
             raise UsageError("give --data DIR, the folder of the data set")

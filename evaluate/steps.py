@@ -16,6 +16,7 @@ import json
 import operator
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,9 +202,14 @@ class Training:
             write_tensors(self.file, state)
 
 
-def spread(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged over processes, where there are several."""
+def spread(model: nn.Module, device: torch.device, buffers: bool = True) -> nn.Module:
+    """The model with gradients averaged over processes, where there are several.
+
+    Args:
+        buffers: the first process's are sent to the others at every step; frozen ones need not be.
+    """
     if distributed.world() == 1:
         return model
     ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
-    return DistributedDataParallel(model, ids)
+    with warnings.catch_warnings(action="ignore"):  # the argument's successor is not there yet
+        return DistributedDataParallel(model, ids, broadcast_buffers=buffers)

@@ -100,7 +100,7 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
     changed = {key for key in identity if before.get(key) != identity[key]}
     if changed == {"lr"} and identity["lr"] < before["lr"] and (folder / DIVERGED).exists():
         lowered = [*content.get("lowered", []), {"from": before["lr"], "to": identity["lr"]}]
-        content = {"identity": identity, "config": config, "lowered": lowered}
+        content = {"identity": before | identity, "config": config, "lowered": lowered}
         write_text(file, json.dumps(content, indent=2) + "\n")
         (folder / DIVERGED).unlink()
     elif changed:

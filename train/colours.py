@@ -86,7 +86,8 @@ def _finish(red, green, blue, solarise, norm, out):
 
 @njit("void(float32[:, ::1], int64, float32)", **OPTIONS)
 def _blur(planes, side, sigma):
-    """Gaussian blur of (3, side * side) planes in place, mirrored outside."""
+    """Gaussian blur of (3, side * side) planes in place, mirrored outside; unlike
+    train/photometric.py's, a kernel wider than the picture is cut at side - 1 pixels."""
     reach = min(int(np.ceil(REACH * sigma)), side - 1)
     weight = np.empty(reach + 1, np.float32)
     for t in range(reach + 1):

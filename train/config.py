@@ -23,7 +23,7 @@ from typing import (
 
 import tyro
 
-from data.cli import UsageError
+from data.cli import UsageError, note
 from data.io import sha256
 
 if TYPE_CHECKING:  # torch takes seconds to import; benchmarks and notebooks only need the settings
@@ -351,6 +351,9 @@ class Config(Generic[Method]):
             for name, value in flat(self).items()
             if name not in outside
         }
+        if self.init and not init_file(self.init).is_file():
+            note(f"--init {self.init}: no such file, so not compared with what the run began from")
+            return settings
         return settings | {"init": sha256(init_file(self.init)) if self.init else "none"}
 
 

@@ -2,6 +2,8 @@
 all of it is local."""
 
 import os
+import warnings
+from multiprocessing.pool import ThreadPool
 
 import torch
 import torch.distributed as dist
@@ -9,6 +11,9 @@ import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
 from data.cli import UsageError
+
+# torch's deprecation of those names recommends a private module
+warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.", FutureWarning)
 
 
 def start(device: str) -> torch.device:
@@ -36,7 +41,10 @@ def start(device: str) -> torch.device:
     if not dist.is_initialized():
         # flags of a few bytes go by gloo, so that whether a process was stopped is known without
         # waiting for the GPU
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        # in a thread: the main one hears signals while the others are waited for
+        with ThreadPool(1) as pool:
+            pool.apply(dist.init_process_group, (backend,))
     return chosen
 
 

@@ -3,6 +3,7 @@ them."""
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -101,7 +102,7 @@ class Feed:
         if raw is None:
             return None
         self.replaced += raw["replaced"]
-        with torch.cuda.stream(self.stream):  # None, on a CPU, is no stream
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
             return self._to_device(raw)
 
     def _to_device(self, raw: RawBatch) -> Batch:

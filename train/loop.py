@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.stopping import Stopping
+from data.stopping import Stopping, ending
 from train import checkpoint, distributed
 from train.batch_norm import average_statistics
 from train.collapse import gauges
@@ -35,6 +35,7 @@ from train.run import FiniteLosses, begin, init_weights
 
 # why the loop ends early, beside the numbers of signals; of several processes' the largest counts
 STOP_AT, LOADER_FAILED, NOT_FINITE = 1, 1000, 1001
+UNBEGUN = "before its first step; the same command begins"
 
 
 def train(config: Config, stop: Stopping | None = None, stop_at: int | None = None) -> bool:
@@ -52,13 +53,17 @@ def train(config: Config, stop: Stopping | None = None, stop_at: int | None = No
     """
     config.check()
     with nullcontext(stop) if stop else Stopping(signal.SIGUSR1) as stop:
-        device = distributed.start(config.runtime.device)
+        with ending(f"stopped {UNBEGUN}"):  # another process may never come
+            device = distributed.start(config.runtime.device)
         try:
             return _start(config, device, stop, stop_at)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+            text = str(error)
+            of_memory = "out of memory" in text or "allocate memory" in text
+            if not (of_memory or isinstance(error, MemoryError)):
                 raise
-            why = str(error).strip().splitlines()[-1]
+            lines = [line.strip() for line in text.splitlines() if "memory" in line]
+            why = lines[0] if lines else text or "MemoryError"
             raise UsageError(
                 f"too little memory ({why}): --batch, --size and the method's sizes decide"
             ) from None
@@ -76,7 +81,7 @@ def _start(config: Config, device: torch.device, stop: Stopping, stop_at: int | 
     if batch % world:
         raise UsageError(f"--batch {batch} does not divide among {world} processes")
     data = open_training_set(config)
-    if config.init:
+    if config.init and not (out / checkpoint.CONFIG).exists():
         init_weights(config)  # another backbone's are refused before there is a folder
     _prepare_folder(out, config, config.identity() | data.identity())
     if (out / checkpoint.BACKBONE).exists():
@@ -85,9 +90,7 @@ def _start(config: Config, device: torch.device, stop: Stopping, stop_at: int | 
     if config.runtime.replay:
         print(replay(config, data, device))
         return False
-    _end_where(
-        distributed.any_rank(stop.received), "before its first step; the same command begins"
-    )
+    _end_where(distributed.any_rank(stop.received), UNBEGUN)
     with checkpoint.held(out) if distributed.rank() == 0 else nullcontext():
         return _train(config, data, device, stop, stop_at)
 

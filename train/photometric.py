@@ -114,7 +114,8 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with each image's own sigma (pixels), as two products with (s, s) matrices.
+    """Gaussian blur with each image's own sigma (pixels), as two products with (s, s) matrices;
+    train/colours.py cuts the kernel at s - 1 pixels.
 
     Args:
         images: (B, 3, s, s); outside the image it is mirrored, as torchvision does.

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from train.weights import Weights, load_weights
 
 class FiniteLosses:
     """Notices a loss that is not finite: on a CPU at its step, on a GPU two steps later, so that
-    the host never waits for it, or at once with `wait`.
+    the host never waits for the last two steps, or at once with `wait`.
 
     Attributes:
         step: the first step of such a loss on this process; 0 as long as there was none.
@@ -31,17 +31,24 @@ class FiniteLosses:
 
     def __init__(self, device: torch.device):
         self.lag = 2 if device.type == "cuda" else 0
-        self.waiting: deque[tuple[int, Tensor]] = deque()
+        self.waiting: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
         self.step = 0
 
     def add(self, step: int, loss: Tensor) -> None:
         """Take the loss of a step, a scalar on the device."""
-        self.waiting.append((step, loss.detach().isfinite()))
+        is_finite, copied = loss.detach().isfinite(), None
+        if self.lag:  # to read it on the device would wait for all that is queued there
+            flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+            is_finite, copied = flag.copy_(is_finite, non_blocking=True), torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(loss.device))
+        self.waiting.append((step, is_finite, copied))
 
     def failed(self, wait: bool = False) -> bool:
         """Whether there was one."""
         while len(self.waiting) > (0 if wait else self.lag):
-            step, is_finite = self.waiting.popleft()
+            step, is_finite, copied = self.waiting.popleft()
+            if copied is not None:
+                copied.synchronize()
             if not self.step and not is_finite.item():
                 self.step = step
         return self.step > 0
@@ -85,8 +92,9 @@ class Run:
             checkpoint.save_step(out, content, self.config.runtime.keep)
 
     def _diverged(self, step: int) -> dict:
-        """What is needed to see the batch of a step again: JSON-able."""
-        indices = [index for _, index in next(iter(make_order(self.config, self.images, step - 1)))]
+        """What is needed to see the batch of a step, of all processes, again: JSON-able."""
+        order = replace(make_order(self.config, self.images, step - 1), rank=0, world=1)
+        indices = [index for _, index in next(iter(order))]
         rate, seed = self.config.optimiser.lr, self.config.seed
         return {"step": step, "lr": rate, "seed": seed, "indices": indices}
 

@@ -32,6 +32,8 @@ def read_coco(file: Path, folder: Path, name: str, outlines: bool = False) -> An
     Raises:
         UsageError: what from_coco says, with the file's name.
     """
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file of annotations")
     if file.stat().st_size > LARGEST:
         raise UsageError(f"{file}: over {LARGEST >> 30} GiB; no file of annotations is that large")
     try:

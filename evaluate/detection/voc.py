@@ -73,6 +73,8 @@ def _read(root: Path, folders: tuple[str, ...], split: str) -> dict[str, list[di
     for folder in folders:
         base = root / folder
         file = base / "ImageSets" / "Main" / f"{split}.txt"
+        if not file.is_file():
+            raise UsageError(f"{file}: no such list of images")
         lines = [
             line.strip() for line in file.read_text("utf-8-sig", "surrogateescape").split("\n")
         ]

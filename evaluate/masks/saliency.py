@@ -99,7 +99,7 @@ def evaluate(arguments: Arguments) -> dict:
         where none is drawn).
 
     Raises:
-        UsageError: a folder or estimator that does not fit, or no image that can be scored.
+        UsageError: a folder or estimator that does not fit, or most images cannot be scored.
     """
     arguments.check()
     paths = _paths(arguments)
@@ -222,9 +222,9 @@ def _score_all(
             left_out[row].append(os.fsdecode(path))
         else:
             rows[path] = row
-    if not rows:
-        reasons = "; ".join(_reasons(left_out))
-        raise UsageError(f"{arguments.images}: no image can be scored: {reasons}")
+    if 2 * len(rows) < len(paths):
+        count, reasons = f"only {len(rows)} of {len(paths)} images", "; ".join(_reasons(left_out))
+        raise UsageError(f"{arguments.images}: {count} can be scored: {reasons}")
     return rows, left_out
 
 

@@ -202,14 +202,14 @@ def _train(model: Classifier, training: Training, schedule: Schedule, crops: Ran
     order = Order(len(crops.rows), schedule, training.step)
     if schedule.finetune and distributed.world() > 1:
         model.backbone = spread_batch_norm(model.backbone, 1, model.device)
-    spread_model = spread(model, model.device)
+    spread_model = spread(model, model.device, schedule.finetune)
     model.train(schedule.finetune)
 
     def loss_of(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
         images, labels = batch
         whole = min(schedule.batch, order.count - step % order.steps * schedule.batch)
         logits = spread_model(images)
-        loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+        loss = F.cross_entropy(logits, labels.to(logits.device, non_blocking=True), reduction="sum")
         # the mean over processes is then the mean over the global batch, however it is cut
         return loss * (distributed.world() / whole)
 

@@ -16,6 +16,7 @@ from evaluate.probes.sgd import Order, Schedule
 from train.streams import WEIGHTS, stream
 
 HELD_OUT = 0.1  # share of every class's training images that choose the rate
+BLOCK = 8192  # rows that are in memory at a time, with their scores
 
 
 def fit_all(
@@ -82,17 +83,25 @@ def sweep(
         number.
     """
 
-    def right(layers: list[nn.Linear], values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return np.stack([hits(project(layer, values, device), labels) for layer in layers])
+    def right(
+        layers: list[nn.Linear], values: np.ndarray, labels: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        parts = []
+        for first in range(0, len(rows), BLOCK):
+            some = rows[first : first + BLOCK]
+            x, y = values[some], labels[some]
+            parts.append(np.stack([hits(project(layer, x, device), y) for layer in layers]))
+        return np.concatenate(parts, axis=1)
 
     held = hold_out(features.labels, schedule.seed)
     held_out = np.zeros(len(rates))
     if held.any():
         layers = fit_all(features, rates, schedule, device, np.flatnonzero(~held))
-        on_held = right(layers, features.train[held], features.labels[held])
+        on_held = right(layers, features.train, features.labels, np.flatnonzero(held))
         held_out = 100 * on_held[:, :, 0].mean(1)
     best = int(held_out.argmax())
-    tested = right(fit_all(features, rates, schedule, device), features.val, features.truth)
+    layers = fit_all(features, rates, schedule, device)
+    tested = right(layers, features.val, features.truth, np.arange(len(features.val)))
     names = [f"{rate:g}" for rate in rates]
     return {
         **accuracies(tested[best], features.truth, features.classes),

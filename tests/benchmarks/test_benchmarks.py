@@ -204,5 +204,6 @@ def test_speed_on_a_gpu_runs_small_on_a_cpu(bench, images, tmp_path):
     assert set(result["images_per_s"]) == {*steps, "waiting", "memory_gb"}
     assert all(value > 0 for name, value in result["images_per_s"].items() if name in steps)
     assert said.count("not run") == 3
+    assert "\n| the trainer's step, `--compile` | not run |  |\n" in said
     result, said = bench(gpu, *options, "--seconds", 0, "--only", "step", gpu.TRAINER)
     assert len(result["images_per_s"]) < 2 and "trainer: not run" in said

@@ -115,6 +115,7 @@ def test_the_result_is_on_disk_before_it_is_printed(printed, trained, data, tmp_
         (["knn", "--run", "{}", "--data", "d"], "no run here"),
         (["knn", "--run", "{}/absent", "--data", "d"], "no run here"),
         (["knn", "--weights", "{}/absent.pth", "--data", "d"], "no such file of weights"),
+        (["knn", "--run", "", "--data", "d"], "give either --run RUN or --weights FILE"),
         (["knn", "--data", "d"], "give either --run RUN or --weights FILE"),
         (["knn", "--run", "RUN", "--data", "d", "--device", "mps"], "--device mps: "),
         (["knn", "--run", "RUN", "--data", "d", "--seeds", "0"], "--seeds 0"),

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from data.cli import UsageError
 from evaluate.backgrounds.variants import SPLITS
 from experiments import jobs
-from experiments.demo import ROWS, table
+from experiments.demo import ROWS, Arguments, demo, table
+from train.presets import configure
 
 
 def results_of(seed: int) -> dict:
@@ -38,6 +39,17 @@ def test_the_last_line_of_a_failed_command_is_repeated(tmp_path):
         pytest.raises(UsageError, match=r"nothing.*\(exit code 2; the whole"),
     ):
         jobs.side_by_side({tmp_path / "log": command}, bar)
+
+
+def test_epochs_are_the_presets_unless_given(tmp_path, monkeypatch):
+    jobs_by_log = {}
+    monkeypatch.setattr("experiments.demo.call", lambda *_: None)
+    monkeypatch.setattr("experiments.demo.side_by_side", lambda jobs, *_: jobs_by_log.update(jobs))
+    with pytest.raises(FileNotFoundError):  # nothing was evaluated
+        demo(Arguments(out=str(tmp_path)))
+    preset = configure("simclr_demo", images="", out="")
+    command = jobs_by_log[tmp_path / "logs" / "train-baseline.txt"]
+    assert command[command.index("--epochs") + 1] == str(preset.optimiser.epochs)
 
 
 @pytest.mark.slow

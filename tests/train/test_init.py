@@ -79,6 +79,8 @@ def test_the_weights_are_part_of_the_run(theirs, images, tmp_path, capsys):
     assert losses(out)[0] != losses(tmp_path / "plain")[0]
     with pytest.raises(UsageError, match=r"\(init: none -> [0-9a-f]{64}\)"):
         train(config(images, "none", tmp_path / "plain", init=str(tmp_path / "moved"), epochs=1))
+    (tmp_path / "moved").unlink()
+    assert train(config(images, "none", out, init=str(tmp_path / "moved"), epochs=1)) is True
     # a finished run is a beginning too
     again = config(images, "none", tmp_path / "again", init=str(out))
     assert train(again, stop_at=1) is False and "head too" in capsys.readouterr().out
