@@ -343,7 +343,7 @@ class Config(Generic[Method]):
 
     def identity(self) -> dict[str, Any]:
         """The settings that must not change when a run is continued, and the digest of the weights
-        that it began from: JSON-able, flat."""
+        that it began from, where they are still there: JSON-able, flat."""
         outside = {"images", "out", "masks", "listed", "exclude", "preset", "textures", "init"}
         outside |= flat(self.runtime).keys() | flat(self.knn).keys()
         settings = {
