@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from typing import Self
+from typing import NoReturn, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # a process a core and a thread a process is the fastest way through many images
@@ -55,17 +55,22 @@ class Stopping:
 @contextmanager
 def ending(message: str) -> Iterator[None]:
     """Within it, SIGTERM and SIGUSR1 print `message` and end the process with 0, without a
-    traceback; a `Stopping` inside takes the signals over as long as it lasts."""
+    traceback; a `Stopping` inside takes the signals over as long as it lasts. SIGINT is a
+    KeyboardInterrupt, as ever."""
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    numbers = [signal.SIGTERM, signal.SIGUSR1]
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
 
-    def end(*_: object) -> None:
+    def end(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            leave(KeyboardInterrupt())
         ignore()
         print(message, file=sys.stderr)
-        raise SystemExit(0)
+        leave(SystemExit(0))
 
     before = {number: signal.signal(number, end) for number in numbers}
     try:
@@ -74,6 +79,24 @@ def ending(message: str) -> Iterator[None]:
         for number, handler in before.items():
             if signal.getsignal(number) is end:
                 signal.signal(number, handler)
+
+
+def leave(error: BaseException) -> NoReturn:
+    """Raise an error in a signal's handler; again, a moment later, where the handler ran within a
+    callback (a weak reference's, a finaliser), which drops errors."""
+
+    def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_value is error:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    def again(*_: object) -> NoReturn:
+        raise error
+
+    sys.unraisablehook = dropped
+    signal.signal(signal.SIGALRM, again)
+    raise error
 
 
 def ignore() -> None:

@@ -35,7 +35,7 @@ from data.cache.shard import STATUS
 from data.cli import UsageError, run
 from data.io import sha256
 from data.sources.images import MAX_PIXELS, open_images
-from data.stopping import SIGNALS
+from data.stopping import SIGNALS, leave
 from preprocess import estimators
 from preprocess.estimators.files import refusals
 from preprocess.networks.weights import find, unpublished
@@ -172,7 +172,7 @@ def main() -> None:
 def _stop(number: int, _: object) -> None:
     for other in SIGNALS:  # a second one would only break the cleaning up
         signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
+    leave(KeyboardInterrupt(number))
 
 
 def _heading(args: Arguments, recipe: Recipe) -> str:

@@ -4,11 +4,14 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
+import time
+import weakref
 
 import pytest
 
-from data.stopping import Stopping, shielded, start_worker
+from data.stopping import Stopping, ending, shielded, start_worker
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -31,6 +34,28 @@ def test_a_second_one_kills():
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Referred:
+    """What a weak reference can be to."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_callback_ends_all_the_same(number, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    before = {n: signal.getsignal(n) for n in (number, signal.SIGUSR1, signal.SIGALRM)}
+    referred = Referred()
+    reference = weakref.ref(referred, lambda _: os.kill(os.getpid(), number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises((SystemExit, KeyboardInterrupt)), ending("stopped"):
+            del referred  # an error in its callback is printed and dropped
+            assert reference() is None
+            time.sleep(30)
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_in_another_thread_it_does_nothing():
