@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from data.stopping import SIGNALS
+from data.stopping import SIGNALS, leave
 
 received: list[int] = []
 
@@ -23,6 +23,8 @@ def main() -> None:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    if received:  # an import caught the exit
+        raise SystemExit(code(received[0]))
     try:
         run.main(["--signals-to-handle", "SIGHUP", *sys.argv[1:]])
     except ChildFailedError as error:  # that process has said why
@@ -41,7 +43,12 @@ def forward(number: int, _: object) -> None:
         os.kill(int(child), signal.SIGTERM)
     if not children:
         print("stopped before the first process was started", file=sys.stderr)
-        raise SystemExit(130 if number == signal.SIGINT else 0)
+        leave(SystemExit(code(number)))
+
+
+def code(number: int) -> int:
+    """The exit code after a signal."""
+    return 130 if number == signal.SIGINT else 0
 
 
 if __name__ == "__main__":

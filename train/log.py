@@ -5,7 +5,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -33,6 +33,8 @@ class Log:
             self.file.write(json.dumps({"step": step, **values}) + "\n")
         except OSError as error:
             error.filename = str(self.path)
+            with suppress(OSError):  # or its end tries once more, and complains
+                self.file.close()
             raise
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
