@@ -57,9 +57,9 @@ def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(images, whole, tmp_
     wait_for(lambda: (folder / "log.jsonl").exists(), process)
     os.killpg(process.pid, number)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)
-    if process.returncode == 0:
+    if "stopped" not in errors and process.returncode == 0:
         pytest.skip("it was done before the signal came")
-    assert process.returncode == 128 + number
+    assert process.returncode == (130 if number == signal.SIGINT else 0)
     assert "the same command continues" in errors and "Traceback" not in errors, errors
     assert not list(folder.rglob("*.tmp"))
     assert_whole_shards(folder, whole)

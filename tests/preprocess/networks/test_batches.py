@@ -199,7 +199,7 @@ def test_stopped_while_the_driver_computes_it_continues_to_the_same_bytes(images
     wait_for(lambda: list(folder.glob("shard-*.h5")), process)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in errors
+    assert process.returncode == 0 and "Traceback" not in errors
     assert "the same command continues" in errors
     assert 0 < len(list(folder.glob("shard-*.h5"))) < 20 and not list(folder.glob("*.tmp"))
     assert subprocess.run(command, capture_output=True, env=environment).returncode == 0
