@@ -169,28 +169,25 @@ METHODS = {
 }
 HUMAN_TAUGHT = row("u2netp")  # with its authors' weights
 
+MAIN = {
+    "none": BASE,
+    "rbd": DILO,
+    "fusion": row("fusion"),
+    "shuffled": row("rbd", control="shuffled"),
+    "ellipse": row("rbd", control="ellipse"),
+}
+
 # in each, what decides most comes first
 TABLES = {
     "e1": {
-        "none": BASE,
-        "rbd": DILO,
-        "fusion": row("fusion"),
-        "shuffled": row("rbd", control="shuffled"),
-        "ellipse": row("rbd", control="ellipse"),
+        **MAIN,
         "truth": row("truth"),
         "u2netp, human-taught": HUMAN_TAUGHT,
         "gs": row("gs"),
         "mc": row("mc"),
         "spectral": row("spectral"),
     },
-    "e2": {
-        "none": BASE,
-        "rbd": DILO,
-        "fusion": row("fusion"),
-        "shuffled": row("rbd", control="shuffled"),
-        "ellipse": row("rbd", control="ellipse"),
-        "u2netp, human-taught": HUMAN_TAUGHT,
-    },
+    "e2": {**MAIN, "u2netp, human-taught": HUMAN_TAUGHT},
     "e3": {
         "none": BASE,
         "grey": row("fusion"),

@@ -165,8 +165,8 @@ def main() -> None:
             "the same command continues",
             file=sys.stderr,
         )
-        asked = stop.args and stop.args[0] != signal.SIGINT  # by a job manager
-        raise SystemExit(0 if asked else 130) from None
+        terminated = stop.args and stop.args[0] != signal.SIGINT  # by a job manager
+        raise SystemExit(0 if terminated else 130) from None
     _summary(args, outcome)
 
 
