@@ -6,9 +6,10 @@
 One run measures all, in at most six minutes: what cannot begin in time is "not run". The baseline
 is a supervised step of the same network (cross entropy, the same batch, channels last, bfloat16,
 fused SGD, torch.compile) on random tensors; a MoCo step costs 4/3 of it, so 3/4 of its images a
-second are all that a MoCo step can reach. Then the trainer's own step on random tensors, with and
-without torch.compile and BatchNorm's groups; and the trainer as it is (decode, crop, paste, copy,
-colours, step). What the loader cannot hide is the difference of the last two.
+second are all that a MoCo step can reach. Then the trainer's own step on random tensors, with what
+its time goes into; with torch.compile, with CUDA graphs, without BatchNorm's groups; and the
+trainer as it is (decode, crop, paste, copy, colours, step). What the loader cannot hide is the
+difference of the trainer and its step.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from torch.profiler import ProfilerActivity
 
 from benchmarks.publish import MEASURED, PAGE, about, markdown, publish
 from benchmarks.train_parts import Step, moco_step, seconds, supervised_step
@@ -44,7 +46,10 @@ STEPS = {
     "step, swap": {"background": "swap"},
     "step, compiled": {"compile": True},
     "step, compiled, one group": {"compile": True, "splits": 1},
+    "step, CUDA graphs": {"compile": True},
 }
+MODES = {"step, CUDA graphs": "reduce-overhead"}  # of torch.compile
+PROFILED, LARGEST = 5, 8  # steps, and operations that are named
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def main() -> int:
         raise UsageError("no GPU that torch can use here: this benchmark needs one")
     if not Path(args.images).is_dir():
         raise UsageError(f"{args.images}: no such folder; --images names one with photographs")
+    speeds, profile = measure(args)
     result = {
         **about(),
         "gpu": torch.cuda.get_device_name() if args.device == "cuda" else "no GPU",
@@ -95,16 +101,24 @@ def main() -> int:
         "cpus": os.cpu_count(),
         "background": args.background,
         "compile": args.compile,
-        "images_per_s": measure(args),
+        "images_per_s": speeds,
+        "profile": profile,
     }
     publish(result, table(result), args.json, args.readme, "bench-gpu")
     return 0
 
 
-def measure(args: Arguments) -> dict[str, float]:
-    """Images a second by name, of what was begun in time; of the trainer `waiting` and `memory_gb`
-    too."""
-    began, speeds = time.monotonic(), {}
+Shares = dict[str, float]
+
+
+def measure(args: Arguments) -> tuple[dict[str, float], Shares]:
+    """What was begun in time.
+
+    Returns:
+        images a second by name; of the trainer `waiting` and `memory_gb` too; and what the time of
+        the step that is not compiled goes into, see `shares`.
+    """
+    began, speeds, profile = time.monotonic(), {}, {}
     device = choose_device(args.device)
     config = configure(images="", out="", batch=args.batch, network=args.network, size=args.size)
     for name in args.only:
@@ -113,17 +127,36 @@ def measure(args: Arguments) -> dict[str, float]:
         elif name == TRAINER:
             speeds |= trainer(args, config)
         else:
-            took = seconds(step_of(name, config, device), device, max(1, args.steps // 4))
-            speeds[name] = args.batch / took
+            step = step_of(name, config, device)
+            speeds[name] = args.batch / seconds(step, device, max(1, args.steps // 4))
+            if name == "step":
+                profile = shares(step, device)
             torch.compiler.reset()
-    return speeds
+    return speeds, profile
+
+
+def shares(step: Step, device: torch.device) -> Shares:
+    """Share of a step's time by operation, in 0..1, the largest first: on a GPU of its kernels'."""
+    kinds = (ProfilerActivity.CUDA,) if device.type == "cuda" else ()
+    with torch.profiler.profile(activities=(ProfilerActivity.CPU, *kinds)) as profiler:
+        for number in range(PROFILED):
+            step(number)
+    times = {
+        event.key: event.self_device_time_total if kinds else event.self_cpu_time_total
+        for event in profiler.key_averages()
+        if event.key.startswith("aten::") or "Optimizer" in event.key
+    }
+    total = max(sum(times.values()), 1e-9)
+    largest = sorted(times, key=times.get, reverse=True)[:LARGEST]
+    return {name.removeprefix("aten::"): times[name] / total for name in largest}
 
 
 def step_of(name: str, config: Config, device: torch.device) -> Step:
     """A step on random tensors."""
     if name == SUPERVISED:
         return supervised_step(config, device)
-    return moco_step(change(config, masks="cache", **STEPS[name]), device)
+    changed = change(config, masks="cache", **STEPS[name])
+    return moco_step(changed, device, MODES.get(name, "default"))
 
 
 def repeat(source: Path, to: Path, count: int) -> None:
@@ -179,6 +212,7 @@ def table(result: dict) -> str:
         ("the same with `swap`'s extra negative", shown("step, swap"), ""),
         ("the trainer's step, `--compile`", shown("step, compiled"), ""),
         ("the same, BatchNorm in one group", shown("step, compiled, one group"), ""),
+        ("the trainer's step, `--compile` with CUDA graphs", shown("step, CUDA graphs"), ""),
         (
             "the step, `--compile`, against 3/4 of the supervised one",
             share("step, compiled", SUPERVISED, 0.75),
@@ -194,11 +228,13 @@ def table(result: dict) -> str:
         ("memory of the GPU", shown("memory_gb", "{:.1f} GB"), ""),
     ]
     rows = map(" | ".join, cells)
+    largest = ", ".join(f"{name} {share:.0%}" for name, share in result["profile"].items())
+    profile = f" The step's time goes into: {largest or 'not run'}."
     return (
         f"{markdown(MEASURED, rows)}\n\nMoCo v2, ResNet-50 at 224 px, batch {result['batch']}, "
         f"bfloat16, the trainer {'' if result['compile'] else 'not '}compiled, background "
         f"`{result['background']}`, {result['workers']} workers on {result['cpus']} CPUs, "
-        f"{result['gpu']}, torch {result['torch']}, {result['date']}."
+        f"{result['gpu']}, torch {result['torch']}, {result['date']}.{profile}"
     )
 
 

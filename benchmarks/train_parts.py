@@ -105,14 +105,14 @@ def baseline(transform: Callable, contents: list[bytes]) -> None:
 Step = Callable[[int], None]  # of a global step
 
 
-def moco_step(config: Config, device: torch.device) -> Step:
+def moco_step(config: Config, device: torch.device, mode: str = "default") -> Step:
     """A step of a configuration on random tensors, as the trainer makes it, with swap's negative
-    where that is the background."""
+    where that is the background; `mode` is torch.compile's."""
     torch.manual_seed(0)
     method = config.method.make(config, 1000).to(device, memory_format=torch.channels_last).train()
     spread_batch_norm(method, config.network.splits, device)
     if config.runtime.compile:
-        compile_networks(method)
+        compile_networks(method, mode)
     first, second, negative = random_images(config, device, 3)
     if config.paste.background != "swap":
         negative = None
@@ -152,6 +152,7 @@ def make_step(
     number: int,
 ) -> None:
     """The part of a step that every network has."""
+    torch.compiler.cudagraph_mark_step_begin()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         value = loss(number)
     optimizer.zero_grad(set_to_none=True)

@@ -118,7 +118,8 @@ def backbone_of(settings: Network) -> nn.Module:
     return backbone(settings.network, settings.stem, settings.width, settings.splits)
 
 
-def compile_networks(method: nn.Module) -> None:
-    """Compile a method's backbones with torch.compile, in place; its state's names stay."""
+def compile_networks(method: nn.Module, mode: str = "default") -> None:
+    """Compile a method's backbones with torch.compile, in place; its state's names stay. `mode` is
+    torch.compile's."""
     for network in (m for m in method.children() if hasattr(m, "fc")):
-        network.compile()
+        network.compile(mode=mode)
