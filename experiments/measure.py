@@ -4,15 +4,13 @@ backgrounds."""
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evaluate.backgrounds import variants
 from evaluate.common import Common
 from evaluate.features import extract, load_encoder
 from evaluate.probes.linear import fit_probe
 from experiments.rows import Data
 from train.features import Labelled
-from train.knn import nearest, vote
+from train.knn import accuracies
 
 K = 200  # the field's usual kNN
 TEMPERATURE = 0.07
@@ -34,19 +32,10 @@ def measure(
     train = Labelled(str(images / "train"), encoder.size)
     val = Labelled(str(test), encoder.size, train.classes)
     bank, queries = (extract(encoder, part) for part in (train, val))
-    classes = len(train.classes)
-    numbers = {"knn": knn(bank, train.labels, queries, val.labels, classes)}
+    pair, classes = ((bank, train.labels), (queries, val.labels)), len(train.classes)
+    numbers = {"knn": 100 * accuracies(*pair, (K,), TEMPERATURE, classes)[0]}
     if data.source:
         probe = fit_probe(bank, train.labels, classes)
         return numbers | {"linear": probe.accuracy(queries, val.labels)}
     backgrounds = variants.evaluate(variants.Arguments(data=str(images), **options))["accuracy"]
     return numbers | {"linear": backgrounds["biased"]["original"], "backgrounds": backgrounds}
-
-
-def knn(
-    bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, truth: np.ndarray, classes: int
-) -> float:
-    """Top-1 in percent of the K nearest neighbours' weighted vote, see evaluate.probes.knn."""
-    k = min(K, len(bank))
-    predicted = vote(*nearest(bank, queries, k), labels, k, TEMPERATURE, classes)
-    return 100 * float((predicted == truth).mean())

@@ -2,7 +2,7 @@
 while a run is under way."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +16,8 @@ from train.distributed import gather, rank, world
 from train.features import Labelled, batches, features
 
 BANK, QUERIES = 32768, 2048  # rows of a block
+
+Points = tuple[np.ndarray, np.ndarray]  # (N, D) features and (N,) labels
 
 
 def nearest(
@@ -80,6 +82,20 @@ def vote(
     return votes.argmax(1).numpy()
 
 
+def accuracies(
+    bank: Points,
+    queries: Points,
+    k: Sequence[int],
+    temperature: float,
+    classes: int,
+    device: str | torch.device = "cpu",
+) -> list[float]:
+    """Top-1 in 0..1 of the vote of the nearest, for each number of neighbours."""
+    near = nearest(bank[0], queries[0], max(k), device)
+    votes = [vote(*near, bank[1], count, temperature, classes) for count in k]
+    return [float((predicted == queries[1]).mean()) for predicted in votes]
+
+
 class OnlineKnn:
     """kNN top-1 of the encoder's backbone on held-out labelled images, every process taking its
     share of them.
@@ -100,17 +116,11 @@ class OnlineKnn:
             UsageError: an image that cannot be decoded.
         """
         with backbone_alone(encoder):
-            bank, labels = self._features(encoder, self.bank, device)
-            queries, truth = self._features(encoder, self.queries, device)
-        settings = self.config.knn
-        near = nearest(bank, queries, settings.knn_k, device)
-        classes = len(self.bank.classes)
-        predicted = vote(*near, labels, settings.knn_k, settings.knn_temperature, classes)
-        return float((predicted == truth).mean())
+            parts = [self._features(encoder, x, device) for x in (self.bank, self.queries)]
+        k, temperature = (self.config.knn.knn_k,), self.config.knn.knn_temperature
+        return accuracies(*parts, k, temperature, len(self.bank.classes), device)[0]
 
-    def _features(
-        self, encoder: nn.Module, images: Labelled, device: torch.device
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _features(self, encoder: nn.Module, images: Labelled, device: torch.device) -> Points:
         count, batch = min(self.config.knn.knn_limit, len(images)), self.config.optimiser.batch
         rows = np.linspace(0, len(images) - 1, count).round().astype(int)
         # every process takes the same number, or gathering would wait for ever

@@ -18,7 +18,7 @@ from typing import ClassVar
 from data.cli import UsageError
 from evaluate.common import Common, describe, percent, repeat
 from evaluate.features import load_encoder, project, sizes, train_and_val
-from train.knn import nearest, vote
+from train.knn import accuracies
 
 NO_HEAD = (
     "none: no projection head in the file or the run's checkpoint, so only backbone features are "
@@ -63,12 +63,11 @@ def _measure(arguments: Arguments, seed: int) -> dict:
         bank, queries = (project(encoder.head, x, encoder.device) for x in (data.train, data.val))
         kinds["head "] = (bank, queries)
         head_features = f"projection head, {bank.shape[1]} dimensions"
-    accuracy, options = {}, (arguments.temperature, len(data.classes))
+    accuracy, options = {}, (arguments.temperature, len(data.classes), encoder.device)
     for kind, (bank, queries) in kinds.items():
-        neighbours = nearest(bank, queries, max(arguments.k), encoder.device)
-        for k in arguments.k:
-            predicted = vote(*neighbours, data.labels, k, *options)
-            accuracy[f"{kind}{k}"] = 100 * float((predicted == data.truth).mean())
+        pair = (bank, data.labels), (queries, data.truth)
+        top = accuracies(*pair, arguments.k, *options)
+        accuracy |= {f"{kind}{k}": 100 * a for k, a in zip(arguments.k, top, strict=True)}
     bank = len(data.train)
     k_used = {"k_used": [min(k, bank) for k in arguments.k]} if max(arguments.k) > bank else {}
     protocol = {
