@@ -103,16 +103,14 @@ class Common:
 
     def with_seed(self, seed: int) -> Self:
         """The same with the run or the weights of a seed."""
-        run, weights = (
-            name and name.replace("{seed}", str(seed)) for name in (self.run, self.weights)
-        )
+        names = (self.run, self.weights)
+        run, weights = (name and name.replace("{seed}", str(seed)) for name in names)
         return replace(self, run=run, weights=weights)
 
     def sources(self) -> list[Path]:
         """The seeds' files of weights."""
-        name = os.path.join(self.run, "backbone.pt") if self.run else self.weights
-        seeds = range(self.seeds if "{seed}" in name else 1)
-        return [Path(name.replace("{seed}", str(seed))) for seed in seeds]
+        each = map(self.with_seed, range(self.seeds))
+        return [Path(part.weights or os.path.join(part.run, "backbone.pt")) for part in each]
 
     def result(self, protocol: dict, **values) -> dict:
         """What the JSON of every evaluation of a network begins with."""
@@ -243,7 +241,6 @@ def publish(module: ModuleType, arguments: object, result: dict) -> list[str]:
     if not hasattr(arguments, "result_file"):
         return []
     file = arguments.result_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
     made_with = {"arguments": arguments.identity()} if isinstance(arguments, Common) else {}
     write_text(file, json.dumps(result | made_with, indent=2) + "\n")
     figures = module.draw(arguments, result, pictures) if hasattr(module, "draw") else []

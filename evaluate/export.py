@@ -32,6 +32,14 @@ DETECTRON2 = {
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
 }
+# torchvision's names -> detectron2's
+NAMES = {
+    r"^(conv1|bn1)\.": r"stem.\1.",
+    r"^layer(\d)\.": lambda m: f"res{int(m[1]) + 1}.",
+    r"\bbn(\d)\.": r"conv\1.norm.",
+    r"downsample\.0\.": "shortcut.",
+    r"downsample\.1\.": "shortcut.norm.",
+}
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,9 @@ def detectron2_state(weights: Weights) -> State:
     state = {}
     for key, value in weights.state.items():
         if not key.endswith("num_batches_tracked"):
-            key = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)
-            key = re.sub(r"^layer(\d)\.", lambda m: f"res{int(m[1]) + 1}.", key)
-            key = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", key)
-            key = key.replace("downsample.0.", "shortcut.")
-            state[key.replace("downsample.1.", "shortcut.norm.")] = value
+            for pattern, name in NAMES.items():
+                key = re.sub(pattern, name, key)
+            state[key] = value
     return state
 
 

@@ -6,7 +6,7 @@ not finite ends the training at its step (two steps later on a GPU), and nothing
     training = Training(model, optimizer, file, identity, "classifier")
     training.restore()
     if not training.finished:
-        training.run(batches_from(training.step), loss_of, Plan(...))
+        training.run(batches_from(training.step), loss_of, rates, steps, save_every, name)
         training.save(finished=True)
 
 Used by evaluate/probes/sgd.py and evaluate/detection/training.py.
@@ -38,23 +38,6 @@ from train.workers import LoaderError
 ANEW = "delete it to begin anew"
 SHOWN = 20  # steps between two losses on the bar
 NOT_FINITE = 1 << 10  # a process's flag, beside the numbers of signals
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a training runs.
-
-    Attributes:
-        steps: all of them, those that are done included.
-        save_every: steps between two saves; the last step is saved too.
-        rates: step -> the learning rate of each of the optimizer's groups.
-        name: of the progress bar.
-    """
-
-    steps: int
-    save_every: int
-    rates: Callable[[int], Sequence[float]]
-    name: str
 
 
 @dataclass
@@ -118,31 +101,44 @@ class Training:
         self.step = self.saved = operator.index(step)
 
     def run(
-        self, batches: Iterable, loss_of: Callable[[object, int], torch.Tensor], plan: Plan
+        self,
+        batches: Iterable,
+        loss_of: Callable[[object, int], torch.Tensor],
+        rates: Callable[[int], Sequence[float]],
+        steps: int,
+        save_every: int,
+        name: str,
     ) -> None:
-        """Train from the step that is reached to the plan's last, and save that.
+        """Train from the step that is reached to the last, and save that.
 
         Args:
             batches: from that step on.
             loss_of: (batch, step) -> this process's loss; the mean over processes is minimised.
+            rates: step -> the learning rate of each of the optimizer's groups.
+            steps: all of them, those that are done included.
+            save_every: steps between two saves; the last step is saved too.
+            name: of the progress bar.
 
         Raises:
             UsageError: a loss that is not finite, or workers that fail again and again.
             SystemExit: stopped by a signal, and saved; code 0, or 130 on Ctrl-C.
         """
         options = {"leave": False, "disable": distributed.rank() > 0, "initial": self.step}
-        bar = tqdm(desc=plan.name, total=plan.steps, unit="step", **options)
+        bar = tqdm(desc=name, total=steps, unit="step", **options)
         with Stopping(signal.SIGUSR1) as stop, bar:
             for batch in self._saved_on_failure(batches):
-                loss = self._update(batch, loss_of, plan)
+                for group, rate in zip(self.optimizer.param_groups, rates(self.step), strict=True):
+                    group["lr"] = rate
+                loss = loss_of(batch, self.step)
+                self._update(loss)
                 bar.update()
                 # at every step: torchrun kills what has not ended 30 s after its SIGTERM
                 flag = NOT_FINITE if self.losses.failed() else stop.received
                 flag = distributed.any_rank(flag)
-                if flag or self.step % plan.save_every == 0 or self.step == plan.steps:
+                if flag or self.step % save_every == 0 or self.step == steps:
                     self.save()
-                if flag and self.step < plan.steps:
-                    self._stop(flag, plan)
+                if flag and self.step < steps:
+                    self._stop(flag, steps)
                 if self.step % SHOWN == 0:
                     mean = distributed.mean(loss).item()
                     bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
@@ -155,19 +151,12 @@ class Training:
                 self.save()
             raise
 
-    def _update(
-        self, batch: object, loss_of: Callable[[object, int], torch.Tensor], plan: Plan
-    ) -> torch.Tensor:
-        rates = plan.rates(self.step)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        loss = loss_of(batch, self.step)
+    def _update(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.step += 1
         self.losses.add(self.step, loss)
-        return loss
 
     def _check_finite(self) -> None:
         """UsageError, in every process, where a loss or a weight is not finite in one of them."""
@@ -180,10 +169,10 @@ class Training:
             advice = f"{self.file} keeps step {self.saved}; {advice} and give another --json"
         raise UsageError(f"{self.file.stem}: the loss is not finite at step {bad}; {advice}")
 
-    def _stop(self, received: int, plan: Plan) -> None:
+    def _stop(self, received: int, steps: int) -> None:
         if distributed.rank() == 0:
             print(
-                f"stopped at step {self.step} of {plan.steps} and saved to {self.file}; "
+                f"stopped at step {self.step} of {steps} and saved to {self.file}; "
                 "the same command continues"
             )
         raise SystemExit(130 if received == signal.SIGINT else 0)

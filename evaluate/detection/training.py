@@ -20,7 +20,7 @@ from data.cli import UsageError
 from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.schedules import Runtime, Schedule
 from evaluate.detection.views import GroupedBatches, View, Views
-from evaluate.steps import Plan, Training, spread
+from evaluate.steps import Training, spread
 from train import distributed
 from train.batch_norm import spread_batch_norm
 from train.features import batches
@@ -98,9 +98,8 @@ def _train(
     def rates(step: int) -> list[float]:
         return [schedule.lr * schedule.factor(step)] * 2
 
-    last = schedule.iterations
-    plan = Plan(last, runtime.save_every, rates, f"detector, seed {schedule.seed}")
-    training.run(loader(training.step, last), loss_of, plan)
+    last, name = schedule.iterations, f"detector, seed {schedule.seed}"
+    training.run(loader(training.step, last), loss_of, rates, last, runtime.save_every, name)
     _precise_bn(_norms(model), loader(last, last + schedule.precise_bn), loss_of, last)
 
 

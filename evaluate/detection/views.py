@@ -6,12 +6,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from faster_coco_eval.core import mask
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -29,23 +30,20 @@ from train.streams import ORDER, VIEW, stream
 View = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
+@dataclass(frozen=True)
 class Views(Dataset):
     """Views of annotated images; items are (step, row): scale and flip come from (seed, step, row)
     alone.
 
-    Args:
+    Attributes:
         training: random scale and flip; otherwise schedule.test_scale, and no objects.
         outlines: with masks.
     """
 
-    def __init__(
-        self, images: AnnotatedImages, schedule: Schedule, training: bool, outlines: bool = False
-    ):
-        self.images = images
-        self.schedule = schedule
-        self.training = training
-        self.outlines = outlines
-        self.labels = {c["id"]: i for i, c in enumerate(images.truth["categories"], 1)}
+    images: AnnotatedImages
+    schedule: Schedule
+    training: bool
+    outlines: bool = False
 
     def __getitems__(self, items: list[tuple[int, int]]) -> list[View]:
         return [self.view(*item) for item in items]
@@ -88,9 +86,10 @@ class Views(Dataset):
         """Boxes in the image's own pixels, and masks at the size that it will have."""
         objects, original = self.images.objects[row], self.images.size(row)
         boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32)
+        ids = [category["id"] for category in self.images.truth["categories"]]
         target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=original),
-            "labels": torch.tensor([self.labels[a["category_id"]] for a in objects]),
+            "labels": torch.tensor([1 + ids.index(a["category_id"]) for a in objects]),
         }
         if self.outlines:
             masks = [_mask(a["segmentation"], original, size) for a in objects]
@@ -110,17 +109,16 @@ def _mask(outline: list | dict, original: tuple[int, int], size: tuple[int, int]
     return mask.decode(mask.segmToRle(polygons, width, height))
 
 
-class GroupedBatches(Sampler):
+@dataclass(frozen=True)
+class GroupedBatches:
     """Each step's (step, row)s of this process, from step `start` on: batches of wide images or of
     upright ones, in an order that depends on (seed, epoch) alone, however many processes: each
     takes its part of every batch."""
 
-    def __init__(self, images: AnnotatedImages, schedule: Schedule, steps: int, start: int = 0):
-        self.rows = images.learnable()
-        self.wide = [image["width"] > image["height"] for image in images.truth["images"]]
-        self.schedule = schedule
-        self.steps = steps
-        self.start = start
+    images: AnnotatedImages
+    schedule: Schedule
+    steps: int
+    start: int = 0
 
     def __len__(self) -> int:
         return self.steps - self.start
@@ -133,11 +131,12 @@ class GroupedBatches(Sampler):
 
     def _groups(self) -> Iterator[list[int]]:
         """Rows of one batch after the other, without end."""
-        waiting: tuple[list[int], list[int]] = [], []
+        rows, waiting = self.images.learnable(), ([], [])
         for epoch in itertools.count():
-            order = stream(ORDER, self.schedule.seed, epoch).permutation(len(self.rows))
-            for row in self.rows[order].tolist():
-                group = waiting[self.wide[row]]
+            order = stream(ORDER, self.schedule.seed, epoch).permutation(len(rows))
+            for row in rows[order].tolist():
+                height, width = self.images.size(row)
+                group = waiting[width > height]
                 group.append(row)
                 if len(group) == self.schedule.batch:
                     yield list(group)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data.cli import UsageError
 from evaluate.features import Encoder, accuracies
-from evaluate.steps import Plan, Training, spread
+from evaluate.steps import Training, spread
 from train import distributed
 from train.batch_norm import spread_batch_norm
 from train.crop import random_box, resize_crop
@@ -219,8 +219,8 @@ def _train(model: Classifier, training: Training, schedule: Schedule, crops: Ran
         return [rate * factor for rate in (schedule.lr, schedule.backbone_lr)[: len(groups)]]
 
     name = f"{'fine-tuning' if schedule.finetune else 'linear'}, seed {schedule.seed}"
-    plan = Plan(order.steps * schedule.epochs, order.steps, rates, name)
-    training.run(batches(crops, model.workers, model.device, order=order), loss_of, plan)
+    loader, steps = batches(crops, model.workers, model.device, order=order), order.steps
+    training.run(loader, loss_of, rates, steps * schedule.epochs, steps, name)
 
 
 def evaluate(model: Classifier, images: Labelled) -> dict:

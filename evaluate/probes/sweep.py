@@ -16,7 +16,6 @@ from evaluate.probes.sgd import Order, Schedule
 from train.streams import WEIGHTS, stream
 
 HELD_OUT = 0.1  # share of every class's training images that choose the rate
-BLOCK = 8192  # rows that are in memory at a time, with their scores
 
 
 def fit_all(
@@ -24,12 +23,12 @@ def fit_all(
     rates: tuple[float, ...],
     schedule: Schedule,
     device: torch.device,
-    rows: np.ndarray | None = None,
+    rows: np.ndarray,
 ) -> list[nn.Linear]:
     """One classifier a rate by SGD with `schedule`, all on the same batches.
 
     Args:
-        rows: of the training features to train on, or all.
+        rows: of the training features to train on.
 
     Returns:
         their layers on `device`; not finite where a rate diverged.
@@ -38,7 +37,6 @@ def fit_all(
     classes = len(features.classes)
     layers = [schedule.layer(train.shape[1], classes).to(device) for _ in rates]
     optimizer = schedule.optimizer(*layers)
-    rows = np.arange(len(train)) if rows is None else rows
     order = Order(len(rows), schedule)
     name = f"sweep, {len(rates)} rates"
     for step, items in enumerate(tqdm(order, desc=name, unit="step", leave=False)):
@@ -83,25 +81,18 @@ def sweep(
         number.
     """
 
-    def right(
-        layers: list[nn.Linear], values: np.ndarray, labels: np.ndarray, rows: np.ndarray
-    ) -> np.ndarray:
-        parts = []
-        for first in range(0, len(rows), BLOCK):
-            some = rows[first : first + BLOCK]
-            x, y = values[some], labels[some]
-            parts.append(np.stack([hits(project(layer, x, device), y) for layer in layers]))
-        return np.concatenate(parts, axis=1)
+    def right(rows: np.ndarray, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Of the classifiers that are trained on some rows: hits on values with these labels."""
+        layers = fit_all(features, rates, schedule, device, rows)
+        return np.stack([hits(project(layer, values, device), labels) for layer in layers])
 
     held = hold_out(features.labels, schedule.seed)
     held_out = np.zeros(len(rates))
     if held.any():
-        layers = fit_all(features, rates, schedule, device, np.flatnonzero(~held))
-        on_held = right(layers, features.train, features.labels, np.flatnonzero(held))
+        on_held = right(np.flatnonzero(~held), features.train[held], features.labels[held])
         held_out = 100 * on_held[:, :, 0].mean(1)
     best = int(held_out.argmax())
-    layers = fit_all(features, rates, schedule, device)
-    tested = right(layers, features.val, features.truth, np.arange(len(features.val)))
+    tested = right(np.arange(len(held)), features.val, features.truth)
     names = [f"{rate:g}" for rate in rates]
     return {
         **accuracies(tested[best], features.truth, features.classes),

@@ -1,4 +1,4 @@
-"""A tiny finished run, a file of weights with a head, and a data set, for every evaluation."""
+"""A tiny finished run, a file of weights with a head, and data sets, for every evaluation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from evaluate.backgrounds.variants import SPLITS
+from tests.evaluate.folders import pictures
 from tests.train.runs import config
 from train.loop import train
 from train.network import backbone
@@ -32,6 +33,13 @@ def data(images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Pictures of one colour each (a crop changes nothing), in three classes that overlap."""
+    classes = {"a": (60, 120, 120), "b": (120, 60, 120), "c": (120, 120, 60)}
+    return pictures(tmp_path_factory.mktemp("colours"), classes, (20, 7), 45, 0)
+
+
+@pytest.fixture(scope="session")
 def moco(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A narrow network (--stem small_stride2) with a projection head, in MoCo's keys."""
     torch.manual_seed(0)
@@ -41,3 +49,9 @@ def moco(tmp_path_factory: pytest.TempPathFactory) -> str:
     state = {f"module.encoder_q.{k}": v for k, v in model.state_dict().items()}
     torch.save({"state_dict": state}, file)
     return str(file)
+
+
+@pytest.fixture(scope="session")
+def network(moco: str) -> dict[str, str]:
+    """That network's options."""
+    return {"weights": moco, "stem": "small_stride2", "device": "cpu"}

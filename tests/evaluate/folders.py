@@ -1,70 +1,113 @@
-"""The small real data sets of the team in the official folder layouts, by links; and a signal in
-the middle of a training."""
+"""Small data sets in official layouts, command lines, and a signal in the middle of a training."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from evaluate.detection.views import View, Views
+# a detector's training and test in seconds
+TINY = "--batch 2 --scales 48 64 --test-scale 64 --regions 16 --precise-bn 2 --lr 0.002"
+TINY += " --device cpu --save-every 5"
+OBJECT = """<object><name>{name}</name>{difficult}
+<bndbox><xmin>{x}</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox>
+<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin></bndbox></part></object>"""
+XML = "<annotation><size><width>{width}</width><height>40</height></size>{objects}</annotation>"
 
 
-def voc_folder(shared: Path, root: Path, train: int, test: int) -> Path:
-    """ROOT in VOC's layout: the first `train` raccoon images to learn from and the next `test`
-    ones."""
-    source = shared / "raccoon_voc"
-    names = sorted(
-        (p.stem for p in (source / "annotations").glob("*.xml")), key=lambda n: int(n.split("-")[1])
-    )
-    (root / "ImageSets" / "Main").mkdir(parents=True)
-    (root / "JPEGImages").symlink_to(source / "images")
-    (root / "Annotations").symlink_to(source / "annotations")
-    for split, chosen in (("trainval", names[:train]), ("test", names[train : train + test])):
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{n}\n" for n in chosen))
+def command_line(name: str, *options: object, processes: int = 1) -> list[str]:
+    """`python -m evaluate NAME OPTIONS`, as several processes under train.launch."""
+    launch = ["-m", "train.launch", "--standalone", "--nproc-per-node", str(processes)]
+    launch *= processes > 1
+    return [sys.executable, *launch, "-m", "evaluate", name, *map(str, options)]
+
+
+def pictures(
+    root: Path, colours: dict[str, tuple], counts: tuple[int, int], spread: float, noise: float
+) -> str:
+    """ROOT/{train,val}/CLASS: so many pictures a class, each of one colour, drawn near its class's,
+    with noise."""
+    rng = np.random.default_rng(0)
+    for folder, count in zip(("train", "val"), counts, strict=True):
+        for name, centre in colours.items():
+            (root / folder / name).mkdir(parents=True)
+            for i in range(count):
+                image = rng.normal(rng.normal(centre, spread), noise, (20, 24, 3))
+                image = np.clip(image, 0, 255).astype(np.uint8)
+                cv2.imwrite(str(root / folder / name / f"{name}_{i:02d}.png"), image)
+    return str(root)
+
+
+def xml(*objects: dict, width: object = 50) -> str:
+    """VOC's annotation of objects named cup; by default one, whose box begins at x = 1."""
+    common = {"name": "cup", "difficult": "<difficult>0</difficult>", "x": 1}
+    texts = [OBJECT.format(**common | changes) for changes in objects or ({},)]
+    return XML.format(objects="".join(texts), width=width)
+
+
+def own_voc(root: Path, text: str | bytes = "", line: bytes = b"img 0\n") -> Path:
+    """A set of one's own in VOC's layout: one image, 50x40, named "img 0", in both lists."""
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / part).mkdir(parents=True)
+    for split in ("trainval", "test"):
+        (root / "ImageSets/Main" / f"{split}.txt").write_bytes(line)
+    cv2.imwrite(str(root / "JPEGImages/img 0.jpg"), np.zeros((40, 50, 3), np.uint8))
+    content = text if isinstance(text, bytes) else (text or xml()).encode()
+    (root / "Annotations/img 0.xml").write_bytes(content)
     return root
 
 
-def xml_boxes(file: Path) -> list[list[int]]:
-    """[xmin, ymin, xmax, ymax] of each object, read by text search."""
-    numbers = re.findall(r"<(xmin|ymin|xmax|ymax)>(\d+)<", file.read_text())
-    values = [int(value) for _, value in numbers]
-    return [values[i : i + 4] for i in range(0, len(values), 4)]
-
-
-def coco_folder(shared: Path, root: Path, train: int) -> Path:
-    """ROOT in COCO's layout: the first `train` images of coco_json_mini as train2017, the others as
-    val2017."""
-    source = shared / "coco_json_mini" / "data"
-    found = json.loads((source / "trainval.json").read_text())
-    (root / "annotations").mkdir(parents=True)
-    for split, images in (
-        ("train2017", found["images"][:train]),
-        ("val2017", found["images"][train:]),
-    ):
-        (root / split).symlink_to(source / "images")
-        chosen = {image["id"] for image in images}
-        part = {
-            "images": images,
-            "categories": found["categories"],
-            "annotations": [a for a in found["annotations"] if a["image_id"] in chosen],
-        }
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(part))
+def squares(root: Path) -> Path:
+    """ROOT in COCO's layout: eleven black images with two bright rectangles each, some upright and
+    some wide, both for training and for the test; every second outline is of run lengths."""
+    images, objects, rng = [], [], np.random.default_rng(0)
+    (root / "train2017").mkdir(parents=True)
+    (root / "val2017").symlink_to(root / "train2017")
+    (root / "annotations").mkdir()
+    for i in range(11):
+        height, width = (60, 90) if i % 3 else (90, 60)
+        image = np.zeros((height, width, 3), np.uint8)
+        for j in range(2):
+            x, y = 30 * j + int(rng.integers(0, 5)), int(rng.integers(0, 20))
+            w, h = 20, int(rng.integers(15, 40))
+            image[y : y + h, x : x + w, j] = 255
+            outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            if j:
+                outline = {"size": [height, width], "counts": run_lengths(image[..., j] // 255)}
+            a = {"id": len(objects) + 1, "image_id": i + 5, "category_id": 3 + j, "area": w * h}
+            objects.append(a | {"iscrowd": 0, "bbox": [x, y, w, h], "segmentation": outline})
+        cv2.imwrite(str(root / "train2017" / f"{i}.png"), image[..., ::-1])
+        images.append({"id": i + 5, "width": width, "height": height, "file_name": f"{i}.png"})
+    categories = [{"id": 3, "name": "a"}, {"id": 4, "name": "b"}]
+    content = {"images": images, "annotations": objects, "categories": categories}
+    for split in ("train2017", "val2017"):
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root
 
 
-def signal_at(patch: pytest.MonkeyPatch, number: int, step: int, training: bool = True) -> None:
-    """This process gets a signal when an image is read for step `step`, 0 being the first, of the
-    training or of the test."""
-    original, sent = Views.view, []
+def run_lengths(pixels: np.ndarray) -> list[int]:
+    """COCO's plain counts of an (H, W) mask of 0 and 1."""
+    flat = np.concatenate([[0], pixels.T.ravel(), [2]])
+    return np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
 
-    def view(self: Views, at: int, row: int) -> View:
-        if (at, self.training) == (step, training) and not sent:
+
+def signal_when(
+    patch: pytest.MonkeyPatch, owner: type, name: str, number: int, when: Callable[..., bool]
+) -> None:
+    """This process gets a signal at the first call of a method whose arguments `when` is true
+    of."""
+    original, sent = getattr(owner, name), []
+
+    def method(*arguments: object) -> object:
+        if not sent and when(*arguments):
             sent.append(number)
             os.kill(os.getpid(), number)
-        return original(self, at, row)
+        return original(*arguments)
 
-    patch.setattr(Views, "view", view)
+    patch.setattr(owner, name, method)

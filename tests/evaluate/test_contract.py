@@ -1,4 +1,5 @@
-"""What holds for every evaluation as a command: seeds, its one JSON, up to date or not, signals."""
+"""What holds for every evaluation as a command: seeds, its one JSON, up to date or not, signals,
+disks that take nothing, names that are not UTF-8."""
 
 import json
 import os
@@ -16,55 +17,33 @@ import pytest
 import torch
 
 from data.cli import UsageError
-from data.io import remove_temporary
+from data.io import lock, remove_temporary
 from evaluate import __main__ as evaluations
+from evaluate import report
 from evaluate.backgrounds import variants
-from evaluate.common import Common, command, reserved
-from evaluate.features import extract, load_encoder
+from evaluate.common import command, reserved
+from evaluate.detection import command as detection
+from evaluate.diagnose import command as diagnose
+from evaluate.masks import saliency
 from evaluate.probes import knn, linear
+from tests.evaluate.folders import TINY, command_line, own_voc
 from train.checkpoint import CHECKPOINTS
-from train.features import Labelled
 
-EVALUATE = [sys.executable, "-m", "evaluate"]
-STEM = ["--stem", "small_stride2"]
-
-
-def test_evaluations_give_numbers_with_their_protocol(trained, data):
-    result = knn.evaluate(knn.Arguments(trained, data, k=(20, 1)))
-    assert result["accuracy"]["1"] == result["accuracy"]["head 1"] == 100  # every query is banked
-    assert result["protocol"]["k"] == [20, 1] and result["protocol"]["train_images"] == 80
-    result = linear.evaluate(linear.Arguments(trained, data, protocol="optimum"))
-    assert result["accuracy"]["top-1"] > 60
-    accuracy = variants.evaluate(variants.Arguments(trained, data))["accuracy"]
-    assert list(accuracy["biased"]) == list(accuracy["unbiased"]) == [*variants.SPLITS, "gap"]
-    assert accuracy["biased"]["gap"] == 0  # the splits are the same folder here
-
-
-def test_an_untrained_network_is_the_one_that_training_began_with(trained, data):
-    images = Labelled(data + "/val", 32)
-    features = extract(load_encoder(Common(trained)), images)
-    random = load_encoder(Common(trained, untrained=True))
-    untrained = extract(random, images)
-    assert features.shape == untrained.shape == (80, 32) and images.classes == ["class0", "class1"]
-    assert np.bincount(images.labels).tolist() == [40, 40]
-    assert not np.allclose(features, untrained)
-    again = extract(random, images, batch=7)
-    assert np.allclose(untrained, again, atol=1e-5)
+MODULES = {"report": report, "saliency": saliency, "diagnose": diagnose, "detection": detection}
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
 def test_seeds_repeat_over_runs(trained, data, tmp_path):
     """Against the single evaluations; a second run's convolutions are redrawn."""
     for seed in range(2):
         shutil.copytree(trained, tmp_path / f"run-s{seed}")
-    state = torch.load(tmp_path / "run-s1" / "backbone.pt", weights_only=True)
-    noise = torch.Generator().manual_seed(0)
+    file, noise = tmp_path / "run-s1" / "backbone.pt", torch.Generator().manual_seed(0)
+    state = torch.load(file, weights_only=True)
     for key in [key for key in state if key.endswith("conv1.weight")]:
         state[key] = torch.randn(state[key].shape, generator=noise)
-    torch.save(state, tmp_path / "run-s1" / "backbone.pt")
-    each = [
-        knn.evaluate(knn.Arguments(f"{tmp_path}/run-s{seed}", data, k=(20,)))["accuracy"]["20"]
-        for seed in range(2)
-    ]
+    torch.save(state, file)
+    runs = [knn.Arguments(f"{tmp_path}/run-s{seed}", data, k=(20,)) for seed in range(2)]
+    each = [knn.evaluate(run)["accuracy"]["20"] for run in runs]
     arguments = knn.Arguments(f"{tmp_path}/run-s{{seed}}", data, k=(20,), seeds=2)
     assert arguments.result_file() == tmp_path / "run-s0-1" / "knn.json"
     both = knn.evaluate(arguments)
@@ -80,49 +59,42 @@ def test_seeds_repeat_over_first_weights_or_say_that_nothing_changes(trained, da
     assert fresh["per_seed"][0] == first["accuracy"]
     assert fresh["protocol"]["seeds_over"] == "first weights"
     assert len({values["biased"]["original"] for values in fresh["per_seed"]}) > 1
-    same = knn.evaluate(knn.Arguments(trained, data, k=(20,), seeds=3))
+    same = knn.evaluate(knn.Arguments(trained, data, k=(1,), seeds=3))
     assert set(same["deviation"].values()) == {0}
     assert same["protocol"]["seeds_over"] == "nothing that a seed changes"
-    with pytest.raises(UsageError, match="--seeds 0"):
-        command("knn", knn, ["--run", trained, "--data", data, "--seeds", "0"])
+    assert same["accuracy"]["1"] == same["accuracy"]["head 1"] == 100  # every query is banked
 
 
-@pytest.mark.parametrize("printed", ["to nobody", "one line"])
-def test_the_result_is_on_disk_before_it_is_printed(printed, trained, data, tmp_path):
-    """Into a pipe that is closed, into `head -1`; on a terminal without the letters of the name."""
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_result_is_on_disk_before_it_is_printed(closed, trained, data, tmp_path):
+    """Also into a pipe that is closed; on a terminal without the letters of the name."""
     file = tmp_path / "é\udcff.json"
-    arguments = [*EVALUATE, "knn", "--run", trained, "--data", data, "--json", os.fsencode(file)]
+    line = command_line("knn", "--run", trained, "--data", data, "--json", file)
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ascii_only
-    )
-    if printed == "to nobody":
+    process = subprocess.Popen(line, env=ascii_only, **PIPES)
+    if closed:
         process.stdout.close()
-    out = process.stdout.readline() if printed == "one line" else b""
-    errors = process.stderr.read()
-    out += b"" if process.stdout.closed else process.stdout.read()
-    assert process.wait() == (2 if printed == "to nobody" else 0), errors
+    out, errors = process.communicate()
+    assert process.returncode == (2 if closed else 0), errors
     assert json.loads(file.read_text())["evaluation"] == "knn"
-    assert (b"results are on disk" in errors) == (printed == "to nobody")
-    if printed != "to nobody":
-        assert b"k=200  top-1" in out and b"(the bank has 80)" in out and b"temperature 0.07" in out
+    assert ("results are on disk" in errors) == closed
+    shown = ("k=200  top-1", "(the bank has 80)", "temperature 0.07")
+    assert closed or all(text in out for text in shown)
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["nope"], "no evaluation 'nope'"),
-        (["knn", "--run", "{}", "--data", "d"], "no run here"),
-        (["knn", "--run", "{}/absent", "--data", "d"], "no run here"),
-        (["knn", "--weights", "{}/absent.pth", "--data", "d"], "no such file of weights"),
-        (["knn", "--run", "", "--data", "d"], "give either --run RUN or --weights FILE"),
-        (["knn", "--data", "d"], "give either --run RUN or --weights FILE"),
-        (["knn", "--run", "RUN", "--data", "d", "--device", "mps"], "--device mps: "),
-        (["knn", "--run", "RUN", "--data", "d", "--seeds", "0"], "--seeds 0"),
+        ("nope", "no evaluation 'nope'"),
+        ("knn --run {} --data d", "no run here"),
+        ("knn --weights {}/absent.pth --data d", "no such file of weights"),
+        ("knn --run= --data d", "give either --run RUN or --weights FILE"),
+        ("knn --run RUN --data d --device mps", "--device mps: "),
+        ("knn --run RUN --data d --seeds 0", "--seeds 0"),
     ],
 )
 def test_what_is_wrong_leaves_nothing(argv, message, trained, tmp_path, monkeypatch):
-    places = [part.replace("RUN", trained).format(tmp_path) for part in argv]
+    places = argv.replace("RUN", trained).format(tmp_path).split()
     monkeypatch.setattr(sys, "argv", ["evaluate", *places])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=message):
@@ -134,33 +106,24 @@ def test_two_evaluations_do_not_write_one_file(trained, data, tmp_path):
     """Nor x and x.json at once, which have the same files beside them."""
     options = ["--run", trained, "--data", data, "--json", str(tmp_path / "a.json")]
     for name in ("a.json", "a"):
-        arguments = knn.Arguments(trained, data, json_file=str(tmp_path / name))
         busy = pytest.raises(UsageError, match=r"a\.json: another evaluation is writing it")
-        with reserved(arguments), busy:
+        with reserved(knn.Arguments(trained, data, json_file=str(tmp_path / name))), busy:
             command("knn", knn, options)
     command("knn", knn, options)  # what the first one held is free again
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]  # and no lock stays
-
-
-def test_what_is_kept_is_named_after_the_whole_result():
-    names = [
-        linear.Arguments("r", "d", json_file=f"a/{name}").kept_file(0).name
-        for name in ("x.json", "x.out")
-    ]
-    assert names == ["x-seed0.pt", "x.out-seed0.pt"]
+    kept = linear.Arguments("r", "d", json_file="x.out").kept_file(0)
+    assert kept.name == "x.out-seed0.pt"
 
 
 def test_a_training_leaves_what_an_evaluation_beside_it_writes(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    dead = tmp_path / f"linear-seed0.pt.{socket.gethostname()}.{ended.pid}.tmp"
-    dead.write_bytes(b"half")
-    reused = tmp_path / f"knn.json.{socket.gethostname()}.{os.getpid()}.tmp"
-    alive = tmp_path / f"knn.json.{socket.gethostname()}.{os.getppid()}.tmp"
-    reused.write_bytes(b"half")
-    alive.write_bytes(b"half")
+    writers = (ended.pid, os.getpid(), os.getppid())
+    files = [tmp_path / f"x.json.{socket.gethostname()}.{writer}.tmp" for writer in writers]
+    for file in files:
+        file.write_bytes(b"half")
     remove_temporary(tmp_path)  # as a training does at its start
-    assert list(tmp_path.iterdir()) == [alive]
+    assert list(tmp_path.iterdir()) == files[2:]
 
 
 def test_weights_of_one_name_have_a_folder_each(moco, tmp_path, monkeypatch):
@@ -182,25 +145,22 @@ def test_a_current_result_is_left(trained, data, tmp_path, capsys):
     accented = tmp_path / "données"
     shutil.copytree(data, accented, symlinks=True)
 
-    def once(*more: str, folder: str = f"{accented}") -> bool:
-        """Whether the evaluation was computed."""
+    def computed(*more: str, folder: str = f"{accented}") -> bool:
         options = ["--run", str(tmp_path / "run"), "--data", folder, "--unless-current", *more]
         command("knn", knn, options)
         return "up to date" not in capsys.readouterr().out
 
-    assert once() and not once()
+    assert computed() and not computed()
     decomposed = unicodedata.normalize("NFD", f"{accented}/")
-    assert not once(folder=decomposed) and not once("--workers", "1", "--device", "cpu")
-    assert once("--k", "5") and not once("--k", "5") and once(folder=data)
+    assert not computed("--workers", "1", "--device", "cpu", folder=decomposed)
+    assert computed("--k", "5") and not computed("--k", "5") and computed(folder=data)
     os.utime(tmp_path / "run" / "backbone.pt")
-    assert once(folder=data)
+    assert computed(folder=data)
     (tmp_path / "run" / "knn.json").write_text("{")
-    assert once(folder=data)
+    assert computed(folder=data)
 
 
-def test_a_run_with_damaged_checkpoints_is_evaluated_by_its_backbone(
-    trained, data, tmp_path, capsys
-):
+def test_damaged_checkpoints_leave_the_backbone(trained, data, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     for file in [*(folder / CHECKPOINTS).glob("*.pt"), folder / "head.pt"]:
@@ -213,31 +173,34 @@ def test_a_run_with_damaged_checkpoints_is_evaluated_by_its_backbone(
     command("knn", knn, ["--run", str(folder), "--data", data])
 
 
+SLOW = pytest.mark.slow
+TRAININGS = {
+    "linear": "--epochs 2000 --lr 0.1 --batch 8",
+    "few": "--modes finetune --percent 50 --finetune-epochs 2000 --batch 8",
+    "detection": f"--iterations 2000 {TINY}",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "number", "to"),
     [
         ("linear", signal.SIGTERM, "group"),
         ("few", signal.SIGUSR1, "group"),
         ("few", signal.SIGTERM, "one"),
-        pytest.param("linear", signal.SIGTERM, "launch", marks=pytest.mark.slow),
-        pytest.param("few", signal.SIGTERM, "launch", marks=pytest.mark.slow),
+        pytest.param("detection", signal.SIGTERM, "group", marks=SLOW),
+        pytest.param("detection", signal.SIGTERM, "launch, one", marks=SLOW),
+        *(pytest.param(name, signal.SIGTERM, "launch", marks=SLOW) for name in TRAININGS),
     ],
 )
 def test_a_signal_saves(name, number, to, moco, data, tmp_path):
     """To every process, as `srun --signal` and `scancel` send it, to the main one, and with two
     processes under train.launch; a second one does no harm."""
-    options = ["--weights", moco, *STEM, "--data", data, "--json", str(tmp_path / "x.json")]
-    few = ["--modes", "finetune", "--percent", "50", "--finetune-epochs", "2000"]
-    options += few if name == "few" else ["--epochs", "2000", "--lr", "0.1"]
-    launch = ["-m", "train.launch", "--standalone", "--nproc-per-node", "2"] * (to == "launch")
-    process = subprocess.Popen(
-        [sys.executable, *launch, *EVALUATE[1:], name, *options, "--workers", "2", "--batch", "8"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    send = os.kill if to == "one" else os.killpg
+    images = own_voc(tmp_path / "voc") if name == "detection" else data
+    options = ["--weights", moco, "--stem", "small_stride2", "--data", images, "--workers", 2]
+    options += [*TRAININGS[name].split(), "--json", tmp_path / "x.json"]
+    line = command_line(name, *options, processes=1 + ("launch" in to))
+    process = subprocess.Popen(line, start_new_session=True, **PIPES)
+    send = os.kill if "one" in to else os.killpg
     while not list(tmp_path.glob("x*-seed0.pt")):  # the first epoch is saved
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -246,7 +209,81 @@ def test_a_signal_saves(name, number, to, moco, data, tmp_path):
     if process.poll() is None:
         send(process.pid, number)
     out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0 and "the same command continues" in out, errors
-    assert "Traceback" not in errors and not (tmp_path / "x.json").exists()
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+    assert out.count("the same command continues") == 1 and not (tmp_path / "x.json").exists()
     (file,) = tmp_path.glob("x*-seed0.pt")
-    assert "optimizer" in torch.load(file, weights_only=True)
+    state = torch.load(file, weights_only=True)
+    assert f"stopped at step {state['step']} of " in out and "optimizer" in state
+
+
+@pytest.fixture(scope="module")
+def inputs(images, moco, tmp_path_factory) -> dict[str, list[str]]:
+    """Options of each command, without the output's."""
+    root = tmp_path_factory.mktemp("inputs")
+    for name in ("train", "val"):
+        os.symlink(images / "train", root / name)
+    knn = {"evaluation": "knn", "accuracy": {"20": 1.5}}
+    (root / "knn.json").write_text(json.dumps(knn))
+    masks = images / "masks"
+    options = {
+        "report": f"{root}/knn.json --out",
+        "saliency": f"--images {root}/train --truth {masks} --estimator centre --limit 2 "
+        "--examples 1 --workers 0 --json",
+        "diagnose": f"--runs {moco} --data {root} --masks {masks} --limit 4 --examples 1 --json",
+        "detection": f"--weights {moco} --stem small_stride2 --data {own_voc(root / 'voc')} {TINY} "
+        "--iterations 9 --json",
+    }
+    return {name: text.split() for name, text in options.items()}
+
+
+def isolated(script: str, *argv: str) -> subprocess.CompletedProcess:
+    """Run a shell script where what it mounts is gone afterwards."""
+    shell = ["unshare", "--mount", "sh", "-ec", script, "sh"]
+    return subprocess.run([*shell, *argv], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("report", "size=8k", "No space left on device"),
+        ("saliency", "size=8k", "No space left on device"),
+        ("report", "ro", "Read-only file system"),
+        pytest.param("detection", "size=64k", "No space left on device", marks=pytest.mark.slow),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_one_line(inputs, tmp_path, name, options, said):
+    if not shutil.which("unshare") or isolated(f"mount -t tmpfs none {tmp_path}").returncode:
+        pytest.skip("mounting needs unshare and its rights")
+    fill = f"dd if=/dev/zero of={tmp_path}/fill bs=1k 2>/dev/null || true"
+    script = f'mount -t tmpfs -o {options} none {tmp_path}; {fill}; exec "$@"'
+    done = isolated(script, *command_line(name, *inputs[name], tmp_path / "out.x"))
+    error = done.stderr.split("\r")[-1].strip().splitlines()[-1]
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert error.startswith(f"error: {tmp_path}/") and said in error
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_an_output_that_another_process_writes(inputs, tmp_path, name):
+    busy = pytest.raises(UsageError, match=r"out\.x: another (process|evaluation) is writing it")
+    with lock(tmp_path / ".out.x.lock"), busy:
+        command(name, MODULES[name], [*inputs[name], str(tmp_path / "out.x")])
+
+
+def test_names_that_are_not_utf8_and_system_files(images, tmp_path):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/_caf\xe9 $x$"))
+    for folder, source in (("images", "train"), ("truth", "masks"), ("maps", "masks")):
+        content = (images / source / "class0" / "000.png").read_bytes()
+        for name in ("\udce9 1.png", "._\udce9 1.png", ".ipynb_checkpoints/\udce9 1.png"):
+            file = root / folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"system's" if name.startswith(".") else content)
+    places = {"--images": "images", "--truth": "truth", "--maps": "maps", "--json": "out.json"}
+    options = [part for flag, name in places.items() for part in (flag, root / name)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    line = command_line("saliency", *options)
+    done = subprocess.run(line, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((root / "out.json").read_text())
+    assert result["paths"] == ["\udce9 1.png"]
+    (entry,) = result["estimators"].values()
+    assert entry["mae"] == 0
