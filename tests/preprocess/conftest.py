@@ -23,9 +23,10 @@ def whole(images) -> Path:
 
 
 @pytest.fixture
-def cache(whole, tmp_path) -> Path:
-    """A copy of the whole cache."""
-    return Path(shutil.copytree(whole, tmp_path / "cache"))
+def cache(root, tmp_path) -> Path:
+    """A cache of `root`."""
+    run(root, tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")

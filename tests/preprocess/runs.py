@@ -2,44 +2,50 @@
 
 import contextlib
 import io
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
+
+import numpy as np
 
 from data import cli
 from data.cache.reader import Cache
 from data.stopping import SIGNALS
 from preprocess import __main__ as program
+from preprocess.estimators import Estimator
 from preprocess.pipeline import build
 from preprocess.progress import Outcome
 from preprocess.recipe import Recipe
 
 TREE = Path(__file__).parents[2]
-FAST = Recipe("spectral", (), 32)
+FAST = ["--estimator", "spectral", "--side", "32", "--shard-size", "20"]
 
 
 def run(root: Path, folder: Path, **options) -> Outcome:
-    return build(str(root), str(folder), FAST, **{"shard_size": 20, **options})
+    recipe = Recipe("spectral", (), 32)
+    return build(str(root), str(folder), recipe, **{"shard_size": 20, **options})
 
 
-def command(root: Path, folder: Path, *options: str) -> list[str]:
-    """The same as `run`, as a command line."""
-    settings = ["--estimator", "spectral", "--side", "32", "--shard-size", "20", "--workers", "1"]
-    return [sys.executable, "-m", "preprocess", str(root), str(folder), *settings, *options]
+def command(*arguments: str | Path) -> list[str]:
+    """The same as `run`, as a command line: IMAGES CACHE and more options."""
+    program = [sys.executable, "-m", "preprocess", *FAST, "--workers", "1"]
+    return [*program, *map(str, arguments)]
 
 
-def call(root: Path, folder: Path, *options: str, **more) -> subprocess.CompletedProcess:
-    made = command(root, folder, *options)
-    return subprocess.run(made, capture_output=True, text=True, cwd=TREE, **more)
+def call(*arguments: str | Path, **options) -> subprocess.CompletedProcess:
+    settings = {"capture_output": True, "text": True, "cwd": TREE, **options}
+    return subprocess.run(command(*arguments), **settings)
 
 
 def inline(*arguments: str | Path) -> subprocess.CompletedProcess:
     """`python -m preprocess` without workers, in this process."""
     output, errors = io.StringIO(), io.StringIO()
-    argv = ["preprocess", *map(str, arguments), "--workers", "0"]
+    argv = ["preprocess", *FAST, *map(str, arguments), "--workers", "0"]
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with (
         mock.patch.object(sys, "argv", argv),
@@ -84,6 +90,35 @@ def shard(folder: Path, number: int) -> Path:
     """The file of a shard that is there once."""
     (file,) = folder.glob(f"shard-{number:05d}-*.h5")
     return file
+
+
+def flip(file: Path, bit: int) -> None:
+    damaged = bytearray(file.read_bytes())
+    damaged[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(damaged)
+
+
+@dataclass(frozen=True)
+class Kills(Estimator):
+    """Kills its own process on 13x13 images, as the kernel's out-of-memory killer would, but for
+    where the file `flag`, which it makes, exists."""
+
+    flag: str
+
+    def working(self, image: np.ndarray) -> np.ndarray:
+        if image.shape[:2] == (13, 13) and not os.path.exists(self.flag):
+            with contextlib.suppress(OSError):
+                Path(self.flag).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((9, 9), np.float32)
+
+
+@dataclass(frozen=True)
+class Deadly(Recipe):
+    flag: str = ""
+
+    def load(self) -> Estimator:
+        return Kills(self.flag)
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:

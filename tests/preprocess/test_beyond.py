@@ -16,23 +16,22 @@ import pytest
 
 from data.cache.reader import Cache
 from tests.preprocess.networks.test_onnx import OPTIONS, write
-from tests.preprocess.runs import TREE, command, content, inline, masks, one_line, run, wait_for
-
-
-@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
-def test_parts_in_any_order_are_one_run(images, whole, tmp_path, order):
-    folder = tmp_path / "cache"
-    outcomes = [run(images / "train", folder, part=(part, 3)) for part in order]
-    assert [o.complete for o in outcomes] == [False, False, True]
-    assert sorted(o.computed for o in outcomes) == [20, 20, 40]
-    assert content(folder) == content(whole)
-    assert run(images / "train", folder, part=(2, 3)).computed == 0
+from tests.preprocess.runs import (
+    TREE,
+    command,
+    content,
+    inline,
+    masks,
+    one_line,
+    run,
+    wait_for,
+)
 
 
 def test_parts_at_the_same_time_and_more_parts_than_shards(images, whole, tmp_path):
     folder = tmp_path / "cache"
     assert run(images / "train", folder, part=(8, 9)).lacking == 4  # the first has nothing to do
-    start = [*command(images / "train", folder), "--workers", "0", "--part"]
+    start = command(images / "train", folder, "--workers", "0", "--part")
     jobs = [subprocess.Popen([*start, f"{part}/9"], cwd=TREE) for part in (9, 1, 2, 3)]
     assert [job.wait(120) for job in jobs] == [0] * 4
     for part in (4, 5, 6, 7, 8):
@@ -40,28 +39,19 @@ def test_parts_at_the_same_time_and_more_parts_than_shards(images, whole, tmp_pa
     assert content(folder) == content(whole)
 
 
-def test_parts_bring_a_changed_input_up_to_date_together(root, tmp_path):
-    folder = tmp_path / "cache"
-    run(root, folder)
+def test_parts_bring_a_changed_input_up_to_date_together(root, cache, tmp_path):
     shutil.copy(root / "class0" / "000.png", root / "class0" / "000b.png")
-    before = Cache(folder)
-    first = run(root, folder, part=(2, 2))
+    before = Cache(cache)
+    first = run(root, cache, part=(2, 2))
     assert (first.computed, first.lacking) == (0, 3)
-    assert len(Cache(folder)) == 80  # the old one until the last part
-    last = run(root, folder, part=(1, 2))
-    assert last.complete and len(Cache(folder)) == 81 and first.copied + last.copied == 80
+    assert len(Cache(cache)) == 80  # the old one until the last part
+    for name in ("001.png", "003.png"):  # the other part sees other images
+        (root / "class1" / name).unlink()
+    assert not run(root, cache, part=(1, 2)).complete
+    assert run(root, cache, part=(2, 2)).complete and len(Cache(cache)) == 79
     assert before.mask(70).any()
     run(root, tmp_path / "again")
-    assert masks(folder) == masks(tmp_path / "again")
-
-
-def test_parts_that_saw_different_images_do_not_finish(root, tmp_path):
-    folder = tmp_path / "cache"
-    run(root, folder, part=(1, 2))
-    (root / "class0" / "000.png").unlink()
-    assert not run(root, folder, part=(2, 2)).complete
-    outcome = run(root, folder, part=(1, 2))
-    assert outcome.complete and len(Cache(folder)) == 79
+    assert masks(cache) == masks(tmp_path / "again")
 
 
 @contextmanager
@@ -94,13 +84,15 @@ def scheduler(folder):
 
 def on_cluster(root: Path, folder: Path, address: str) -> subprocess.Popen:
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": TREE}
-    return subprocess.Popen([*command(root, folder), "--dask", address], **options)
+    return subprocess.Popen(command(root, folder, "--dask", address), **options)
 
 
 def test_dask_with_a_worker_killed_in_the_middle_makes_the_same_bytes(images, tmp_path):
+    """Also of a network, whose file every worker reads."""
     root = tmp_path / "many"
     for copy in range(15):
         shutil.copytree(images / "train", root / f"{copy:02d}")
+    network = "--estimator", "onnx", "--weights", write(tmp_path / "tiny.onnx"), *OPTIONS
     with scheduler(tmp_path) as (address, worker):
         workers = [worker(), worker()]
         process = on_cluster(root, tmp_path / "cache", address)
@@ -108,110 +100,80 @@ def test_dask_with_a_worker_killed_in_the_middle_makes_the_same_bytes(images, tm
         in_time = process.poll() is None
         os.killpg(workers[0].pid, signal.SIGKILL)
         output, errors = process.communicate(timeout=120)
+        for folder, more in (("onnx", ()), ("onnx-dask", ("--dask", address))):
+            done = inline(images / "train", tmp_path / folder, *network, *more)
+            assert done.returncode == 0, done.stderr
     assert process.returncode == 0, errors
     assert in_time and "1200 of 1200 masks computed" in output
     run(root, tmp_path / "alone")
-    assert content(tmp_path / "cache") == content(tmp_path / "alone")
-
-
-CODE = [TREE / "data", TREE / "preprocess"]
-
-
-def test_networks_through_dask_make_the_same_bytes(images, weights, tmp_path):
-    """PyTorch's and ONNX's: the file is read by every worker."""
-    for path in sorted((images / "train" / "class0").iterdir())[:5]:
-        (tmp_path / "few").mkdir(exist_ok=True)
-        shutil.copy(path, tmp_path / "few")
-    tiny = "--estimator", "onnx", "--weights", write(tmp_path / "tiny.onnx"), *OPTIONS.split()
-    large = "--estimator", "u2netp", "--weights", weights, "--batch", "2"
-    with scheduler(tmp_path) as (address, worker):
-        worker()
-        for name, options in (("onnx", tiny), ("u2netp", large)):
-            for folder, more in ((f"{name}-here", ()), (f"{name}-there", ("--dask", address))):
-                done = inline(tmp_path / "few", tmp_path / folder, *options, *more)
-                assert done.returncode == 0, done.stderr
-            there = content(tmp_path / f"{name}-there")
-            assert there == content(tmp_path / f"{name}-here")
+    for here, there in (("alone", "cache"), ("onnx", "onnx-dask")):
+        assert content(tmp_path / here) == content(tmp_path / there)
 
 
 @pytest.mark.parametrize(
-    ("hidden", "copied", "message"),
+    ("hidden", "message"),
     [
-        (CODE, False, "cannot run this project's code (ModuleNotFoundError"),
-        (CODE, True, "runs another version of this project"),
-        (["train"], False, "does not see"),
-        (None, False, "the scheduler has no workers"),
+        ((TREE / "data",), "cannot run this project's code (ModuleNotFoundError"),
+        (("train",), "does not see"),
+        (None, "the scheduler has no workers"),
     ],
 )
-def test_a_cluster_that_cannot_do_the_work_is_one_line_in_time(
-    images, tmp_path, hidden, copied, message
-):
-    """A worker that does not see the project, or has another version in its folder, or does not
-    see the images."""
-    place, began = tmp_path / "place", time.monotonic()
-    place.mkdir()
-    if copied:
-        for room in ("data", "preprocess"):
-            shutil.copytree(TREE / room, place / room)
-        (place / "data" / "cli.py").open("a").write("# another version\n")
+def test_a_cluster_that_cannot_do_the_work_is_one_line_in_time(images, tmp_path, hidden, message):
+    """A worker that does not see the project, or the images."""
+    began = time.monotonic()
     with scheduler(tmp_path) as (address, worker):
-        if hidden is not None:
-            places = " ".join(f'"{images / path}"' for path in hidden)
-            script = f'for p in {places}; do mount -t tmpfs tmpfs "$p" || exit; done; exec "$@"'
+        for path in hidden or ():
+            script = f'mount -t tmpfs tmpfs "{images / path}" && exec "$@"'
             shell = ["unshare", "--mount", "sh", "-c", script, "sh"]
             if subprocess.run([*shell, "true"], capture_output=True).returncode:
                 pytest.skip("no mount can be made here")
-            worker(*shell, cwd=place)
+            worker(*shell, cwd=tmp_path)
         process = on_cluster(images / "train", tmp_path / "cache", address)
         errors = process.communicate(timeout=60)[1]
     done = subprocess.CompletedProcess([], process.returncode, "", errors)
     assert message in one_line(done) and time.monotonic() - began < 40
 
 
-def documented(heading: str, first: str) -> str:
-    """The code block of docs/masks.md that begins with a line, as it stands there."""
+def documented(heading: str, first: str, names: dict[str, str | Path]) -> str:
+    """The code block of docs/masks.md that begins with a line, as it stands there but for names."""
     text = (TREE / "docs" / "masks.md").read_text().split(heading)[1]
-    return next(b for b in re.findall(r"```\w*\n(.*?)```", text, re.S) if b.startswith(first))
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.S)
+    script = next(block for block in blocks if block.startswith(first))
+    for name, value in names.items():
+        assert name in script
+        script = script.replace(name, str(value))
+    return script
 
 
 @pytest.fixture
 def tools(tmp_path) -> dict[str, str]:
     """Environment for the documented scripts: `srun` starts a process group of its own, `make`
     takes this Python, `dask` is the one of this .venv."""
-    bin = tmp_path / "bin"
-    bin.mkdir()
     options = f"READY= PY={sys.executable} SIDE=32 ESTIMATOR=spectral SHARD=20"
     skip = 'while case "$1" in -c) shift;; --*) true;; *) false;; esac; do shift; done'
-    programs = {
-        "srun": f'{skip}\nexec "$@"',
-        "make": f'exec {shutil.which("make")} "$@" {options}',
-    }
-    for name, script in programs.items():
-        (bin / name).write_text(f"#!/bin/sh\n{script}\n")
-        (bin / name).chmod(0o755)
-    path = f"{bin}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    make = f'exec {shutil.which("make")} "$@" {options}'
+    for name, script in (("srun", f'{skip}\nexec "$@"'), ("make", make)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     outer = ("PYTHONPATH", "ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
     inherited = {name: value for name, value in os.environ.items() if name not in outer}
     return inherited | {"PATH": path}
 
 
 def test_the_documented_job_array(images, whole, tmp_path, tools):
-    script = documented("## A cluster", "#!/bin/bash")
-    images_path, cache = images / "train", tmp_path / "cache"
-    for name, value in (
-        ("/data/ILSVRC2012_img_train.tar", images_path),
-        ("/project/caches/imagenet-rbd", cache),
-        ("/project/dilo", TREE),
-    ):
-        assert name in script
-        script = script.replace(name, str(value))
-    (tmp_path / "job.sh").write_text(script)
+    cache = tmp_path / "cache"
+    names = {
+        "/data/ILSVRC2012_img_train.tar": images / "train",
+        "/project/caches/imagenet-rbd": cache,
+        "/project/dilo": TREE,
+    }
+    job = ["bash", "-c", documented("## A cluster", "#!/bin/bash", names)]
     for task in ("1", "2"):
         log = cache / f"log.part-{task}-of-2.jsonl"
         slurm = {"SLURM_CPUS_PER_TASK": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
         environment = tools | slurm | {"SLURM_ARRAY_TASK_ID": task}
         start = {"env": environment, "start_new_session": True, "text": True}
-        job = ["bash", tmp_path / "job.sh"]
         stopped = subprocess.Popen(job, stderr=subprocess.PIPE, **start)
         wait_for(log.exists, stopped)
         os.killpg(stopped.pid, signal.SIGTERM)  # as --signal=TERM and scancel do
@@ -225,16 +187,14 @@ def test_the_documented_dask_cluster(images, whole, tmp_path, tools):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = documented("With a Dask cluster", "dask scheduler")
-    for name, value in (
-        ("8786", port),
-        ("NODE", "127.0.0.1"),
-        ("--nworkers 1 ", "--nworkers 1 & "),
-        ("IMAGES=...", f"IMAGES={images / 'train'}"),
-        ("CACHE=...", f"CACHE={tmp_path / 'cache'}"),
-    ):
-        assert name in script
-        script = script.replace(name, value)
+    names = {
+        "8786": port,
+        "NODE": "127.0.0.1",
+        "--nworkers 1 ": "--nworkers 1 & ",
+        "IMAGES=...": f"IMAGES={images / 'train'}",
+        "CACHE=...": f"CACHE={tmp_path / 'cache'}",
+    }
+    script = documented("With a Dask cluster", "dask scheduler", names)
     start = {"cwd": TREE, "env": tools, "start_new_session": True}
     job = subprocess.Popen(["bash", "-c", f"{{ {script}\n}} > {tmp_path}/said.txt 2>&1"], **start)
     try:

@@ -6,9 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -21,183 +19,134 @@ from data.cache.verify import LOCK
 from data.checksums import problems
 from data.io import lock
 from preprocess import writer
-from tests.preprocess.runs import (
-    TREE,
-    call,
-    command,
-    content,
-    data,
-    inline,
-    one_line,
-    run,
-    shard,
-    wait_for,
-)
+from preprocess.pipeline import build
+from tests.preprocess import runs
+from tests.preprocess.runs import call, command, content, data, inline, one_line, run, shard
 
-QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": TREE}
+START = {"stderr": subprocess.PIPE, "text": True, "cwd": runs.TREE, "start_new_session": True}
 
 
 def assert_whole_shards(folder: Path, whole: Path) -> None:
-    """Whatever has a final name is whole, and nothing has another."""
+    """Whatever has a final name is whole."""
     for file in folder.glob("shard-*.h5"):
         assert file.read_bytes() == (whole / file.name).read_bytes()
 
 
-def copies(images: Path, root: Path, count: int) -> Path:
-    for copy in range(count):
-        shutil.copytree(images / "train", root / f"{copy:02d}")
-    return root
+@pytest.fixture
+def many(images, tmp_path) -> Path:
+    """960 images."""
+    for copy in range(12):
+        shutil.copytree(images / "train", tmp_path / "many" / f"{copy:02d}")
+    return tmp_path / "many"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(images, whole, tmp_path, number):
     folder = tmp_path / "cache"
-    start = {"text": True, "cwd": TREE, "start_new_session": True}
-    process = subprocess.Popen(command(images / "train", folder), stderr=subprocess.PIPE, **start)
-    wait_for(lambda: (folder / "log.jsonl").exists(), process)
+    process = subprocess.Popen(command(images / "train", folder), **START)
+    runs.wait_for(lambda: (folder / "log.jsonl").exists(), process)
     os.killpg(process.pid, number)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)
     if "stopped" not in errors and process.returncode == 0:
         pytest.skip("it was done before the signal came")
     assert process.returncode == (130 if number == signal.SIGINT else 0)
     assert "the same command continues" in errors and "Traceback" not in errors, errors
-    assert not list(folder.rglob("*.tmp"))
     assert_whole_shards(folder, whole)
+    assert not list(folder.rglob("*.tmp"))
     assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["event"] == "stopped"
     assert call(images / "train", folder).returncode == 0
     assert content(folder) == content(whole)
 
 
 @pytest.mark.slow
-def test_sigkill_at_20_random_moments(images, tmp_path):
-    """Each run is killed at a random moment of its whole length and continued, at least 20 times,
-    until it is whole."""
-    root = copies(images, tmp_path / "many", 12)
-    expected, folder = tmp_path / "expected", tmp_path / "cache"
-    start = time.monotonic()
-    assert call(root, expected).returncode == 0
-    seconds = time.monotonic() - start
-    rng, kills = np.random.default_rng(0), 0
-    while kills < 20:
-        process = subprocess.Popen(command(root, folder), start_new_session=True, **QUIET)
-        time.sleep(rng.uniform(0.3 * seconds, seconds))
-        if process.poll() is None:
-            kills += 1
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert_whole_shards(folder, expected)
+def test_sigkill_at_20_random_moments(many, tmp_path):
+    """Each run is killed at a random moment of its whole length, and continued."""
+    folder, expected, began = tmp_path / "cache", tmp_path / "expected", time.monotonic()
+    assert call(many, expected).returncode == 0
+    seconds = time.monotonic() - began
+    for moment in np.random.default_rng(0).uniform(0.3, 1, 20):
         if (folder / "cache.json").exists():
-            assert len(Cache(folder)) == 960
-            shutil.rmtree(folder)  # whole too soon: the other kills are for another run
-    assert call(root, folder).returncode == 0
+            shutil.rmtree(folder)
+        process = subprocess.Popen(command(many, folder), **START)
+        time.sleep(moment * seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert_whole_shards(folder, expected)
+    assert call(many, folder).returncode == 0
     assert content(folder) == content(expected)
 
 
-@pytest.fixture
-def deadly(tmp_path) -> Path:
-    root = tmp_path / "images"
-    root.mkdir()
+@pytest.mark.parametrize("always", [True, False])
+def test_images_that_kill_their_worker_are_found_and_the_rest_goes_on(tmp_path, capsys, always):
+    images = tmp_path / "images"
+    images.mkdir()
     for i in range(66):
         side = 13 if i == 65 else 16
-        pixels = np.random.default_rng(i).integers(0, 255, (side, side, 3), np.uint8)
-        cv2.imwrite(str(root / f"{i:03d}.png"), pixels)
-    return root
-
-
-def run_deadly(*arguments: Path) -> str:
-    """What it prints as errors."""
-    command = [sys.executable, "-m", "tests.preprocess.deadly", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=TREE)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
-def test_images_that_kill_their_worker_are_found_and_the_rest_goes_on(deadly, tmp_path):
-    errors = run_deadly(deadly, tmp_path / "cache")
-    assert "a worker died" in errors
-    assert errors.count("crashed: ") == 1 and "crashed: 065.png" in errors
-    cache = Cache(tmp_path / "cache")
-    assert cache.status.tolist() == [0] * 65 + [STATUS["crashed"]]
-    assert cache.column("digest").any(1).all()
-    assert [cache.mask(i).any() for i in range(66)] == [True] * 65 + [False]
-    failures = (tmp_path / "cache" / "failures.tsv").read_text()
-    assert failures == "crashed\t065.png\n"
-
-
-def test_a_worker_killed_once_changes_no_byte(deadly, tmp_path):
-    errors = run_deadly(deadly, tmp_path / "cache", tmp_path / "flag")
-    assert "a worker died" in errors and "crashed" not in errors
-    run_deadly(deadly, tmp_path / "again", tmp_path / "flag")
+        cv2.imwrite(str(images / f"{i:03d}.png"), np.full((side, side, 3), i, np.uint8))
+    recipe = runs.Deadly("centre", flag=str(tmp_path / ("none/flag" if always else "flag")))
+    for name in ("cache", "again"):
+        build(str(images), str(tmp_path / name), recipe, shard_size=150, workers=2)
+        said = capsys.readouterr().err
+        assert ("a worker died" in said) == (always or name == "cache")
+        assert said.count("crashed: 065.png") == always
     assert content(tmp_path / "cache") == content(tmp_path / "again")
+    cache = Cache(tmp_path / "cache")
+    assert cache.status.tolist() == [0] * 65 + [STATUS["crashed"] if always else 0]
+    assert cache.column("digest").any(1).all()
+    assert [cache.mask(i).any() for i in (0, 64, 65)] == [True, True, not always]
 
 
-def test_workers_end_when_their_driver_is_killed(images, tmp_path):
-    root = copies(images, tmp_path / "many", 10)
-    process = subprocess.Popen(command(root, tmp_path / "cache"), **QUIET)
-    wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
+def test_workers_end_when_their_driver_is_killed(many, tmp_path):
+    process = subprocess.Popen(command(many, tmp_path / "cache"), **START)
+    runs.wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
     tasks = Path(f"/proc/{process.pid}/task").iterdir()
-    children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    children = [Path("/proc") / c for t in tasks for c in (t / "children").read_text().split()]
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20
-    while any(_runs(pid) for pid in children) and time.monotonic() < deadline:
+    while any(map(alive, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert children and not any(_runs(pid) for pid in children)
+    assert children and not any(map(alive, children))
 
 
-def _runs(pid: int) -> bool:
+def alive(process: Path) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return bool((process / "cmdline").read_text())  # a zombie has none
     except OSError:
         return False
 
 
-@contextmanager
-def mounted(place: Path, *options: str):
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", *options, "tmpfs", str(place)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+def test_a_full_and_a_read_only_disk(images, whole, tmp_path):
+    small, folder = tmp_path / "small", tmp_path / "small" / "cache"
+    small.mkdir()
+
+    def mount(options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(small)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if not mount("ro,size=140k"):  # room for one shard
+        pytest.skip("a small file system cannot be mounted here")
     try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def test_no_space_left(images, whole, tmp_path):
-    with mounted(tmp_path / "small", "-o", "size=140k") as small:  # room for one shard
-        folder = small / "cache"
+        assert "Read-only file system" in one_line(inline(images / "train", folder))
+        assert mount("remount,rw,size=140k")
         error = one_line(call(images / "train", folder))
         assert "No space left on device" in error and "the same command continues" in error
-        assert not list(folder.rglob("*.tmp"))
         assert_whole_shards(folder, whole)
-        subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
+        assert not list(folder.rglob("*.tmp")) and mount("remount,size=8m")
         assert call(images / "train", folder).returncode == 0
         assert content(folder) == content(whole)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
-def test_read_only_disks(images, whole, tmp_path):
-    with mounted(tmp_path / "fixed", "-o", "size=8m") as fixed:
-        shutil.copytree(whole, fixed / "cache")
-        (fixed / "cache" / "index.h5").unlink()
-        subprocess.run(["mount", "-o", "remount,ro", str(fixed)], check=True)
-        assert np.array_equal(Cache(fixed / "cache").mask(79), Cache(whole).mask(79))
-        arguments = command(images / "train", fixed / "new")[3:-2]
-        assert "Read-only file system" in one_line(inline(*arguments))
-
-
-def test_50_flipped_bits_are_all_found_and_repaired(images, whole, cache, tmp_path):
-    rng = np.random.default_rng(0)
-    file, files = shard(cache, 1), Cache(cache).files
-    sound = file.read_bytes()
-    for place in [0, 9, 700, *rng.integers(0, len(sound), 47).tolist()]:
-        damaged = bytearray(sound)
-        damaged[place] ^= 1 << int(rng.integers(8))
-        file.write_bytes(damaged)
-        wrong = [name for name, text in problems(cache, files) if text]
-        assert wrong == [file.name], place
-    cut, lost = shard(cache, 3), shard(cache, 2)
+def test_damage_of_every_kind_is_found_and_repaired(images, whole, tmp_path):
+    cache = Path(shutil.copytree(whole, tmp_path / "cache"))
+    flipped, lost, cut = (shard(cache, number) for number in (1, 2, 3))
+    sound, files = flipped.read_bytes(), Cache(cache).files
+    for bit in [0, 77, 5600, *np.random.default_rng(0).integers(0, 8 * len(sound), 17).tolist()]:
+        flipped.write_bytes(sound)
+        runs.flip(flipped, bit)
+        assert [name for name, text in problems(cache, files) if text] == [flipped.name], bit
     cut.write_bytes(cut.read_bytes()[:3000])
     lost.unlink()
     shutil.copytree(cache, tmp_path / "copy")
@@ -208,43 +157,22 @@ def test_50_flipped_bits_are_all_found_and_repaired(images, whole, cache, tmp_pa
     assert run(images / "train", cache, repair=True).computed == 60  # exactly these three
     assert content(cache) == content(whole)
     log = [json.loads(line) for line in (cache / "log.jsonl").read_text().splitlines()]
-    assert set(log[-5]["damaged"]) == {file.name, cut.name, lost.name}
+    assert set(log[-5]["damaged"]) == {flipped.name, cut.name, lost.name}
     (cache / "CHECKSUMS").unlink()
-    assert run(images / "train", cache, repair=True).computed == 0
-    assert content(cache) == content(whole)
-
-
-def test_a_damaged_index_or_description_is_noticed(images, whole, cache):
-    index = bytearray((cache / "index.h5").read_bytes())
-    rng = np.random.default_rng(1)
-    expected = Cache(whole)
-    for place in rng.integers(0, len(index), 50).tolist():
-        flipped = index.copy()
-        flipped[place] ^= 1 << int(rng.integers(8))
-        (cache / "index.h5").write_bytes(flipped)
-        reader = Cache(cache)  # rebuilt where the flip matters
-        assert np.array_equal(reader.paths, expected.paths)
-        assert np.array_equal(reader.mask(33), expected.mask(33))
-    file = cache / "cache.json"
-    file.write_text(file.read_text().replace("spectral", "spectrum"))
-    arguments = command(images / "train", cache)[3:-2]
-    assert "cache.json: damaged" in one_line(inline(*arguments))
-    assert inline(*arguments, "--repair").returncode == 0
+    description = cache / "cache.json"
+    description.write_text(description.read_text().replace("spectral", "spectrum"))
+    assert "cache.json: damaged" in one_line(inline(images / "train", cache))
+    assert inline(images / "train", cache, "--repair").returncode == 0
     assert content(cache) == content(whole)
 
 
 def test_a_second_process_is_refused(images, whole, tmp_path):
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    arguments = command(images / "train", folder)[3:-2]
-    with lock(folder / LOCK):
-        busy = "another process is writing this cache"
-        assert busy in one_line(inline(*arguments))
-        assert busy in one_line(inline(*arguments, "--part", "1/2"))
-    with writer.writing(folder, (1, 2)):
-        error = one_line(inline(*arguments, "--part", "1/2"))
-        assert "another process is computing part 1/2" in error
+    arguments, part = (images / "train", tmp_path / "cache"), ("--part", "1/2")
+    (tmp_path / "cache").mkdir()
+    with writer.writing(tmp_path / "cache", (1, 2)):
+        assert "another process is computing part 1/2" in one_line(inline(*arguments, *part))
     assert inline(*arguments).returncode == 0
-    assert content(folder) == content(whole)
-    with lock(folder / LOCK):
-        assert busy in one_line(data("clean", folder))
+    with lock(tmp_path / "cache" / LOCK):
+        for refused in (inline(*arguments), inline(*arguments, *part), data("clean", arguments[1])):
+            assert "another process is writing this cache" in one_line(refused)
+    assert content(tmp_path / "cache") == content(whole)
