@@ -1,9 +1,8 @@
-"""What the notebooks look at: 40 images, their caches, and two runs of one epoch with their
+"""What the notebooks look at: images, their caches, and two runs of one epoch with their
 results."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -23,26 +22,15 @@ def notebook_inputs(
     from train.loop import train
 
     out = tmp_path_factory.mktemp("notebooks")
-    tree = out / "data" / "train"
-    for path in sorted((images / "train").rglob("*.png"))[::2]:
-        place = tree / path.relative_to(images / "train")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(path, place)
-    os.symlink(tree, out / "data" / "val")
-    for name in ("rbd", "centre"):
-        build(str(tree), str(out / name), Recipe(name, (), 32))
-    for name, masks in (("baseline", "none"), ("dilo", out / "rbd")):
-        train(config(out / "data", masks, out / name, epochs=1))
-    for name in ("baseline", "dilo"):
-        command("knn", knn, ["--run", f"{out / name}", "--data", f"{out / 'data'}", "--k", "5"])
-    return {
-        "IMAGES": str(tree),
-        "CACHE": str(out / "rbd"),
-        "CACHES": f"{out / 'rbd'}:{out / 'centre'}",
-        "TRUTH": str(truth_cache),
-        "OUT": str(out / "caches"),
-        "EXCLUDE": str(out / "exclude.txt"),
-        "DATA": str(out / "data"),
-        "MASKS": str(images / "masks"),
-        "RUNS": f"{out / 'baseline'}:{out / 'dilo'}",
-    }
+    tree, cache, data = images / "train", out / "rbd", out / "data"
+    build(str(tree), str(cache), Recipe("rbd", (), 32))
+    data.mkdir()
+    for split in ("train", "val"):
+        (data / split).symlink_to(tree)
+    for name, masks in (("baseline", "none"), ("dilo", cache)):
+        train(config(images, masks, out / name, epochs=1))
+        command("knn", knn, ["--run", str(out / name), "--data", str(data), "--k", "5"])
+    places = {"IMAGES": tree, "CACHE": cache, "CACHES": f"{cache}:{truth_cache}", "DATA": data}
+    places |= {"TRUTH": truth_cache, "OUT": out / "caches", "EXCLUDE": out / "exclude.txt"}
+    places |= {"MASKS": images / "masks", "RUNS": f"{out / 'baseline'}:{out / 'dilo'}"}
+    return {key: str(value) for key, value in places.items()}

@@ -1,22 +1,28 @@
 """Every notebook runs in a kernel of its own on tiny inputs, shows its figures, and is stored
-without outputs."""
+without outputs; what stands above a picture, and which picture it is."""
 
 import json
 import os
 import sys
+import tarfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
 from data.cache.reader import Cache
-from data.sources.images import open_images
+from data.sources.images import ImageError, open_images
+from evaluate.masks.examples import read
+from evaluate.style import COLOURS
+from notebooks import augmentation_grid, comparison
 from notebooks.__main__ import FOLDER, execute
+from notebooks.results import bars
 from notebooks.suspicious import suspicious, union, write_exclusions
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.conftest import BARE, read_only
-
-ROOT = FOLDER.parent
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
@@ -26,8 +32,7 @@ def test_stored_without_outputs_and_runs_from_top_to_bottom(path, notebook_input
     assert all(len(cell["source"]) <= 20 for cell in cells)  # heavy lines live in the packages
     for key, value in notebook_inputs.items():
         monkeypatch.setenv(key, value)
-    notebook = execute(path, timeout=120)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = [cell for cell in execute(path, timeout=120).cells if cell.cell_type == "code"]
     shown = [output for cell in cells for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in shown) >= 2
     assert not any("Traceback" in output.get("text", "") for output in shown)
@@ -38,7 +43,7 @@ def test_notebooks_write_where_they_are_told(notebook_inputs, tmp_path):
     """The project cannot be written, there is no home, and the terminal is ASCII."""
     inputs = {key: notebook_inputs[key] for key in ("IMAGES", "CACHE")}
     options = ("--only", "mask_quality", "--out", str(tmp_path / "é"))
-    done = read_only(ROOT, sys.executable, "-m", "notebooks", *options, **BARE, **inputs)
+    done = read_only(FOLDER.parent, sys.executable, "-m", "notebooks", *options, **BARE, **inputs)
     assert done.returncode == 0, done.stderr
     written = {file.name for file in (tmp_path / "é").iterdir()}
     assert written == {"mask_quality.html", "exclude.txt"}
@@ -46,14 +51,46 @@ def test_notebooks_write_where_they_are_told(notebook_inputs, tmp_path):
 
 def test_suspicious_masks_become_a_list_that_train_takes(images, tmp_path):
     """Also where a name is not UTF-8."""
-    for i, path in enumerate(sorted((images / "train").rglob("*.png"))[:12]):
-        name = b"class/\xe9\xff.png" if i == 0 else f"class/{i:02d}.png".encode()
-        place = os.path.join(os.fsencode(tmp_path / "tree"), name)
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.symlink(path, place)
+    tree = os.fsencode(tmp_path / "tree")
+    os.mkdir(tree)
+    for name in (b"\xe9\xff.png", b"1.png", b"2.png"):
+        os.symlink(images / "train/class0/000.png", os.path.join(tree, name))
     build(str(tmp_path / "tree"), str(tmp_path / "cache"), Recipe("centre", (), 32))
     cache = Cache(tmp_path / "cache")
     rows = union(suspicious(cache, everything=0.0).values())
-    file = write_exclusions(cache, rows[:-1], tmp_path / "new" / "exclude.txt")
-    assert len(rows) == 12 and Path(file).read_bytes().count(b"\n") == 11
-    assert len(open_images(tmp_path / "tree").without(str(file))) == 1
+    file = write_exclusions(cache, rows[1:], tmp_path / "new" / "exclude.txt")
+    assert len(rows) == 3 and Path(file).read_bytes() == b"2.png\n\xe9\xff.png\n"
+    assert open_images(tmp_path / "tree").without(str(file)).paths.tolist() == [b"1.png"]
+
+
+def test_the_first_line_names_the_columns(images, truth_cache):
+    cache = Cache(truth_cache)
+    caches = {"rbd": cache, "mr": cache}
+    figure = comparison.side_by_side(caches, images / "train", cache.paths[:2])
+    assert [a.get_title() for a in figure.axes] == ["image", "rbd", "mr", "", "", ""]
+    config = augmentation_grid.settings(str(images / "train"), str(truth_cache))
+    figure = augmentation_grid.grid({"a": config, "b": config}, 0, 1)
+    assert [a.get_title() for a in figure.axes] == ["image", "", "", ""]
+    difference, overlap = comparison.agreements(caches, cache.paths[:5])
+    assert np.array_equal(difference, np.zeros((2, 2))) and np.array_equal(overlap, np.ones((2, 2)))
+
+
+def test_bars_have_a_colour_and_a_name_for_each_run():
+    figure = bars({"knn top-1": {"a": 50.0, "b": 60.0}}, "", "probes")
+    colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
+    assert colours == [to_rgba(colour) for colour in COLOURS[:2]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    empty = bars({}, "", "probes")
+    assert [text.get_text() for text in empty.axes[0].texts] == ["not measured yet"]
+
+
+def test_an_image_that_an_archive_lacks_is_not_replaced_by_another(images, truth_cache, tmp_path):
+    cache, some = Cache(truth_cache), tmp_path / "some.tar"
+    with tarfile.open(some, "w") as archive:
+        for path in map(os.fsdecode, cache.paths[1:3]):
+            archive.add(images / "train" / path, path)
+    expected = cv2.imread(str(images / "train" / cache.paths[2].decode()))[..., ::-1]
+    assert np.array_equal(read(cache, some, 2), expected)
+    for row in (0, 3):
+        with pytest.raises(ImageError, match="is not in"):
+            read(cache, some, row)

@@ -10,15 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.spatial.distance import cdist
+from scipy.stats import mannwhitneyu
 from torch import nn
 
 from data.cli import UsageError
-from data.synthetic.dataset import Scenes, background_kinds, draw, make
+from data.synthetic.dataset import Scenes, make
 from evaluate.common import Common, command
 from evaluate.diagnose import command as diagnosis
 from evaluate.diagnose import heat, neighbours
 from evaluate.diagnose.arguments import Arguments
-from evaluate.diagnose.figure import over
 from evaluate.diagnose.localisation import chance, heatmap_statistics, percent
 from evaluate.diagnose.parts import Parts, Split, find_masks
 from evaluate.features import Encoder, load_encoder
@@ -91,124 +92,84 @@ def test_maps_lie_where_the_decision_comes_from(seen):
 def test_the_votes_score_is_the_log_of_the_vote(seen):
     encoder, crops, *_ = seen
     features = forward(encoder.model, crops[:3], encoder.device).double()
-    bank = np.random.default_rng(1).normal(size=(9, 3))
-    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
-    kinds, rows = np.array([0, 1, 2] * 3), np.array([[0, 1, 3], [8, 6, 0], [4, 5, 1]])
-    tensors = (torch.from_numpy(values) for values in (bank, kinds, rows))
-    scores = heat.knn_score(*tensors, torch.tensor([0, 0, 1]), 0.5)(features)
-    for i, decided in enumerate((0, 0, 1)):
-        x = features[i].numpy() / np.linalg.norm(features[i].numpy())
-        vote = sum(np.exp(x @ bank[r] / 0.5) for r in rows[i] if kinds[r] == decided)
-        assert float(scores[i]) == pytest.approx(np.log(vote))
+    bank = F.normalize(torch.from_numpy(np.random.default_rng(1).normal(size=(9, 3))))
+    kinds, rows = torch.tensor([0, 1, 2] * 3), torch.tensor([[0, 1, 3], [8, 6, 0], [4, 5, 1]])
+    decided = torch.tensor([0, 0, 1])
+    scores = heat.knn_score(bank, kinds, rows, decided, 0.5)(features)
+    for x, near, kind, score in zip(F.normalize(features), rows, decided, scores, strict=True):
+        vote = sum(torch.exp(x @ bank[row] / 0.5) for row in near if kinds[row] == kind)
+        assert float(score) == pytest.approx(float(vote.log()))
 
 
 def test_numbers_of_a_map_by_hand():
-    mask = np.zeros((1, 4, 4), np.uint8)
-    mask[0, :2, :2] = 255
-    maps = np.zeros((1, 4, 4))
+    mask = np.zeros((2, 4, 4), np.uint8)
+    mask[:, :2, :2] = 255
+    maps = np.zeros((2, 4, 4))
     maps[0, 0, 0], maps[0, 0, 1], maps[0, 3, 3] = 4, 1, 3
-    statistics = heatmap_statistics(maps, mask)
     # above half of 4 are (0, 0) and (3, 3); the four largest are those, (0, 1) and (0, 2)
     expected = {"share": 5 / 8, "pointing": 1, "iou": 1 / 5, "iou_area": 2 / 6}
+    statistics = heatmap_statistics(maps, mask)
     assert {name: values[0] for name, values in statistics.items()} == expected
-    empty = percent(heatmap_statistics(np.stack([maps[0], 0 * maps[0]]), np.repeat(mask, 2, 0)))
-    assert empty["without_map"] == 1 and empty["share"] == 62.5
+    numbers = percent(statistics)
+    assert numbers["without_map"] == 1 and numbers["share"] == 62.5
     assert chance(mask) == {"share": 25, "pointing": 25, "centre": 0}
 
 
-def test_neighbours_against_plain_loops():
+def test_neighbours_against_scipy_and_by_hand():
     rng = np.random.default_rng(0)
-    spaces = [(rng.normal(size=(60, side)), rng.normal(size=(30, side))) for side in (5, 4)]
-    chosen = rng.integers(0, 60, 30)
-
-    def cosine(a, b):
-        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-
-    def rank(bank, query, row):
-        own = cosine(bank[row], query)
-        return sum(cosine(bank[r], query) > own for r in range(60) if r != row) / 60
-
-    expected = [[rank(b, q[i], chosen[i]) for i in range(30)] for b, q in spaces]
-    ranks = [neighbours.ranks(b, q, chosen) for b, q in spaces]
-    assert np.allclose(ranks, expected)
-    split = neighbours.split(*ranks)
-    assert split["same_background"] == pytest.approx(100 * sum(r < 0.05 for r in expected[0]) / 30)
-    assert split["same_object"] == pytest.approx(100 * sum(r < 0.05 for r in expected[1]) / 30)
-    better = sum((a < b) + (a == b) / 2 for a, b in zip(*expected, strict=True))
-    assert split["background_rather"] == pytest.approx(100 * better / 30)
-
-    kinds, own = np.array(["a", "b", "c"] * 20), rng.choice(["a", "b", "c"], 30)
-    classes, of = rng.integers(0, 4, 30), rng.integers(0, 4, 60)
-    shares = neighbours.share_of_kind(own, classes, kinds, of)
-    for share, kind, label in zip(shares, own, classes, strict=True):
-        assert share == np.mean([kinds[r] == kind for r in range(60) if of[r] != label])
-    same = kinds[chosen] == own
-    known = neighbours.known(same, shares, ranks[0])
-    hits, misses = np.array(expected[0])[same], np.array(expected[0])[~same]
-    pairs = [(a < b) + (a == b) / 2 for a in hits for b in misses]
-    assert known["known_same_background"] == pytest.approx(100 * np.mean(same))
-    assert known["known_chance"] == pytest.approx(100 * np.mean(shares))
-    assert known["estimate_auc"] == pytest.approx(np.mean(pairs))
-
-
-def test_the_kinds_of_the_embedded_datas_backgrounds():
-    """The same scene at two biases shows the same picture exactly where the kinds are the same."""
-    for part, name in (("train", "train"), ("test", "original")):
-        for index in range(20):
-            kinds = [background_kinds(part, index, bias=bias)[name] for bias in (0.3, 1.0)]
-            pictures = [draw(part, index, bias=bias)[name][0] for bias in (0.3, 1.0)]
-            assert np.array_equal(*pictures) == (kinds[0] == kinds[1]), (part, index)
+    bank, queries = rng.normal(size=(60, 5)), rng.normal(size=(30, 5))
+    chosen, distances = rng.integers(0, 60, 30), cdist(queries, bank, "cosine")
+    ranks = neighbours.ranks(bank, queries, chosen)
+    assert np.allclose(ranks, (distances < distances[np.arange(30), chosen][:, None]).mean(1))
+    split = neighbours.split(np.array([0, 0.04, 0.2, 0.5]), np.array([0.1, 0.04, 0.3, 0.1]))
+    expected = {"same_background": 50, "same_object": 25, "background_rather": 62.5}
+    assert split == pytest.approx(expected | {"background_rank": 12, "object_rank": 10})
+    bank_kinds, bank_labels = np.array(["a", "a", "b"]), np.array([0, 1, 1])
+    shares = neighbours.share_of_kind(["a", "b"], [0, 1], bank_kinds, bank_labels)
+    assert shares.tolist() == [0.5, 0]
+    same = np.arange(30) % 3 == 0
+    auc = mannwhitneyu(ranks[~same], ranks[same]).statistic / (10 * 20)
+    expected = {"known_same_background": 100 / 3, "known_chance": 25, "estimate_auc": auc}
+    assert neighbours.known(same, np.full(30, 0.25), ranks) == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory):
-    """The embedded data, small, and two networks with random weights."""
+    """The embedded data, small, and two random networks, which see it at 32 and at 224 px."""
     root = tmp_path_factory.mktemp("diagnose")
-    make(root / "data", Scenes(train=300, probe=10, test=80, size=32))
-    files = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        files.append(str(root / f"network{seed}.pth"))
-        torch.save(backbone("resnet10", "small_stride2", 8).state_dict(), files[-1])
-    return root, files
+    make(root / "data", Scenes(train=120, probe=10, test=40, size=32))
+    files = [str(root / f"{stem}.pth") for stem in ("small_stride2", "imagenet")]
+    for file in files:
+        torch.save(backbone("resnet10", Path(file).stem, 4).state_dict(), file)
+    return str(root / "data"), files
 
 
-def test_two_networks_on_the_embedded_data(embedded, capsys):
-    root, files = embedded
-    out = root / "out" / "d.json"
-    options = ["--json", str(out), "--k", "5", "--examples", "2"]
-    command("diagnose", diagnosis, ["--runs", *files, "--data", str(root / "data"), *options])
+def test_two_networks_on_the_embedded_data(embedded, tmp_path, capsys):
+    data, files = embedded
+    out = tmp_path / "new" / "d.json"
+    options = ["--json", str(out), "--k", "5", "--examples", "2", "--limit", "40"]
+    command("diagnose", diagnosis, ["--runs", *files, "--data", data, *options])
     result = json.loads(out.read_text())
     printed = capsys.readouterr().out
-    assert "background_rather" in printed and "\nchance " in printed
-    assert list(result["runs"]) == files and "pictures" not in result
-    assert out.with_suffix(".png").stat().st_size > 5000
-    assert result["protocol"]["queries"] == "original" and result["protocol"]["query_images"] == 80
+    assert "background_rather" in printed and f"\nchance, {files[0]} " in printed
+    assert out.with_suffix(".png").stat().st_size > 5000 and "pictures" not in result
+    assert result["protocol"]["queries"] == "original" and result["protocol"]["query_images"] == 40
     for values in result["runs"].values():
         numbers, split = values["accuracy"], values["neighbours"]
-        assert {"share", "pointing", "iou", "same_background", "knn", "linear"} <= set(numbers)
-        assert 0 < numbers["share"] < 100 and split["nearest_wrong"] > 20
+        assert {"pointing", "iou", "same_background", "knn", "linear"} <= set(numbers)
+        assert 0 < numbers["share"] < 100 and split["nearest_wrong"] > 10
         # 90 % of a class are on its own kind
         assert split["known_chance"] == pytest.approx(2.2, abs=1.5)
         assert 0 <= split["known_same_background"] <= 100
         assert (split["estimate_auc"] is None) == (split["known_same_background"] in (0, 100))
-        assert values["chance"] == result["chance"]
+    small, large = (values["chance"] for values in result["runs"].values())
+    assert small != large and "chance" not in result  # each of its own size
+    assert [at.split()[-2] for at in result["protocol"]["maps_at"].values()] == ["32", "224"]
 
 
-def test_every_run_has_the_chance_of_its_own_size(tmp_path, embedded):
-    root, (small, _) = embedded
-    large = str(tmp_path / "large.pth")  # 224 px, since its first layer is 7x7
-    torch.save(backbone("resnet10", "imagenet", 4).state_dict(), large)
-    alone, both = (
-        diagnosis.evaluate(Arguments(runs, str(root / "data"), limit=20, examples=0))
-        for runs in ((small,), (small, large))
-    )
-    assert both["runs"][small]["chance"] == alone["chance"] != both["runs"][large]["chance"]
-    assert "chance" not in both and f"\nchance, {small} " in "\n".join(diagnosis.lines(both))
-    assert [at.split()[-2] for at in both["protocol"]["maps_at"].values()] == ["32", "224"]
-
-
-def test_a_run_has_its_own_numbers_unless_its_folder_takes_none(trained, data, images, tmp_path):
+def test_a_run_has_its_own_numbers_unless_its_folder_takes_none(
+    trained, data, images, tmp_path, capsys
+):
     out, masks = tmp_path / "d.json", str(images / "masks")
     options = ["--data", data, "--masks", masks, "--bank-masks", masks, "--limit", "4"]
     argv = ["--runs", trained, *options, "--examples", "0", "--json", str(out)]
@@ -217,79 +178,38 @@ def test_a_run_has_its_own_numbers_unless_its_folder_takes_none(trained, data, i
     result, numbers = json.loads(out.read_text()), json.loads(own.read_text())
     assert numbers["run"] == trained and numbers["evaluation"] == "diagnose"
     assert result["runs"][trained].items() <= numbers.items()
+    assert result["chance"] == numbers["chance"] and "\nchance " in capsys.readouterr().out
     own.unlink()
-    out.unlink()
     own.mkdir()  # nothing can be written there
     command("diagnose", diagnosis, argv)
     own.rmdir()
     assert json.loads(out.read_text()) == result
 
 
-def test_backgrounds_are_judged_by_features_that_know_textures(embedded):
-    """The estimate against what is known: pictures without their object, described by their
-    spectrum."""
-    root, _ = embedded
-    images = Labelled(str(root / "data" / "train"), 32)
-    rows = np.arange(0, 300, 2)
-    masks = find_masks(str(root / "data" / "masks"), images, rows)
-    parts = Parts(Split(images, rows, masks), 32, "background")
-    grey = np.stack([part.mean(2) for part in parts])
-    grey -= grey.mean((1, 2), keepdims=True)
-    spectrum = np.log1p(np.abs(np.fft.rfft2(grey))).reshape(len(rows), -1)
-    spectrum -= spectrum.mean(0)
-    index = [int(path.split(b"/")[1].split(b".")[0]) for path in images.paths[rows].tolist()]
-    kinds = np.array([background_kinds("train", i)["train"] for i in index])
-    queries, bank = np.arange(0, len(rows), 2), np.arange(1, len(rows), 2)
-    pairs = np.meshgrid(queries, np.arange(len(bank)))  # every pair
-    queries, chosen = (part.ravel() for part in pairs)
-    ranks = neighbours.ranks(spectrum[bank], spectrum[queries], chosen)
-    same = kinds[queries] == kinds[bank][chosen]
-    known = neighbours.known(same, np.ones(len(same)), ranks)
-    assert known["estimate_auc"] > 0.57  # 0.5: the pictures' kinds would be unknown
-
-
-def test_masks_are_found_in_caches_and_folders_alike(images, truth_cache):
-    labelled, rows = Labelled(str(images / "train"), 24), np.arange(80)
-    from_cache = find_masks(str(truth_cache), labelled, rows)
-    from_files = find_masks(str(images / "masks"), labelled, rows)
-    assert len(from_cache) == 80
-    for cached, mask in zip(from_cache, from_files, strict=True):
-        small = cv2.resize(mask, (32, 32), interpolation=cv2.INTER_AREA)
-        assert np.abs(small.astype(int) - cached).mean() < 12
-    with pytest.raises(UsageError, match="no such mask cache"):
-        find_masks(str(images / "nothing"), labelled, rows)
-
-
-def test_masks_of_other_tools_and_missing_ones(tmp_path):
-    """0 and 1, a palette, alpha, 16 bits, and a mask of the picture as its EXIF tag displays it."""
+def test_a_mask_of_the_displayed_picture_and_a_missing_one(tmp_path):
     truth = np.zeros((40, 60), np.uint8)
     truth[10:30, 20:50] = 255
-    palette = Image.fromarray(truth // 255, "P")
-    palette.putpalette([0, 0, 0, 128, 0, 0])
-    cut_out = np.dstack([np.full((40, 60, 3), 90, np.uint8), truth])
-    masks = [truth // 255, palette, cut_out, truth.astype(np.uint16) * 257, np.rot90(truth, -1)]
     for folder in ("val/a", "masks/a"):
         (tmp_path / folder).mkdir(parents=True)
-    for i in range(6):
-        picture = Image.new("RGB", (60, 40))
-        exif = picture.getexif()
-        exif[0x0112] = 6 if i == 4 else 1
-        picture.save(tmp_path / f"val/a/{i}.jpg", exif=exif)
-    for i, mask in enumerate(masks):
-        image = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
-        image.save(tmp_path / f"masks/a/{i}.png")
-    found = find_masks(str(tmp_path / "masks"), Labelled(str(tmp_path / "val"), 24), np.arange(6))
-    assert all(np.array_equal(mask, truth) for mask in found[:5]) and found[5] is None
+    picture = Image.new("RGB", (60, 40))
+    picture.getexif()[0x0112] = 6
+    for name in ("0.jpg", "1.jpg"):
+        picture.save(tmp_path / "val/a" / name, exif=picture.getexif())
+    Image.fromarray(np.rot90(truth, -1)).save(tmp_path / "masks/a/0.png")
+    found = find_masks(str(tmp_path / "masks"), Labelled(str(tmp_path / "val"), 24), np.arange(2))
+    assert np.array_equal(found[0], truth) and found[1] is None
 
 
-def test_parts_of_an_image(images):
-    labelled = Labelled(str(images / "train"), 48)
-    masks = find_masks(str(images / "masks"), labelled, np.arange(4))
-    for i, mask in enumerate(masks):
+def test_masks_of_caches_and_folders_and_the_parts_of_an_image(images, truth_cache):
+    labelled, rows = Labelled(str(images / "train"), 48), np.arange(4)
+    cached = find_masks(str(truth_cache), labelled, rows)
+    split = Split(labelled, rows, find_masks(str(images / "masks"), labelled, rows))
+    for i, mask in enumerate(split.masks):
+        small = cv2.resize(mask, (32, 32), interpolation=cv2.INTER_AREA)
+        assert np.array_equal(small, cached[i])
         image = labelled.read(i)
         object_, background = (
-            Parts(Split(labelled, np.arange(4), masks), 48, cut)[i].astype(int)
-            for cut in ("object", "background")
+            Parts(split, 48, cut)[i].astype(int) for cut in ("object", "background")
         )
         inside, far = mask > 0, cv2.dilate(mask, np.ones((9, 9))) == 0
         assert np.array_equal(object_[inside], image[inside])
@@ -299,29 +219,19 @@ def test_parts_of_an_image(images):
         assert np.abs(background[inside].mean(0) - image[far].mean(0)).max() < 15
 
 
-def test_a_colour_map_is_red_at_the_maximum():
-    level = np.zeros((5, 5))
-    level[2, 2] = 3
-    shown = over(np.full((5, 5, 3), 100, np.uint8), level)
-    assert shown[2, 2, 0] > shown[2, 2, 2] and shown[0, 0, 2] > shown[0, 0, 0]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"runs": ()}, "give --runs"),
-        ({"data": ""}, "--data"),
         ({"k": 0}, "--k"),
         ({"masks": "/nowhere"}, "no such mask cache"),
         ({"queries": "nope"}, "nope"),
-        ({"limit": 0}, "--limit"),
     ],
 )
 def test_bad_input_is_one_line(embedded, change, message):
-    root, files = embedded
-    options = {"runs": tuple(files[:1]), "data": str(root / "data"), "limit": 3, **change}
+    data, files = embedded
     with pytest.raises(UsageError, match=message):
-        diagnosis.evaluate(Arguments(**options))
+        diagnosis.evaluate(Arguments(**{"runs": files[:1], "data": data, "limit": 3, **change}))
 
 
 def test_masks_of_the_queries_alone_leave_the_neighbours_out(tmp_path):
@@ -332,8 +242,7 @@ def test_masks_of_the_queries_alone_leave_the_neighbours_out(tmp_path):
     assert Arguments(("run",), str(tmp_path)).resolve(embedded=False).bank_masks == arguments.masks
 
 
-def test_a_small_last_stage_is_passed_over(tmp_path):
-    torch.save(backbone("resnet10", "imagenet", 8).state_dict(), tmp_path / "x.pth")
-    encoder = load_encoder(Common(weights=str(tmp_path / "x.pth"), size=32, device="cpu"))
+def test_a_small_last_stage_is_passed_over(embedded):
+    encoder = load_encoder(Common(weights=embedded[1][1], size=32, device="cpu"))
     assert heat.stage_of(encoder) == ("layer2", 4)
     assert heat.stage_of(encoder, 1) == ("layer1", 8)

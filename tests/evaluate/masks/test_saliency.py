@@ -1,9 +1,7 @@
-"""`evaluate saliency`: numbers, table, figures and the one line on bad input; overlays."""
+"""`evaluate saliency`: numbers, table, figures, and the one line on bad input."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,28 +14,15 @@ from evaluate.masks import saliency
 from evaluate.masks.saliency import Arguments, evaluate
 from evaluate.published import ECSSD, saliency_check
 
-SHARED = Path(os.environ.get("DILO_SHARED", "../shared"), "data/ecssd")
-needs_ecssd = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"no ECSSD under DILO_SHARED ({SHARED})"
-)
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Six pictures of a disc with their true masks, 0001 to 0006, and the masks again as maps."""
+def folder(images, tmp_path_factory):
+    """Six scenes, 000 to 005, their true masks, and the masks again as maps."""
     root = tmp_path_factory.mktemp("saliency")
-    for name in ("images", "truth", "maps"):
+    for name, source in (("images", "train"), ("truth", "masks"), ("maps", "masks")):
         (root / name).mkdir()
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:90, :120]
-    for index in range(1, 7):
-        (top, left), radius = rng.uniform((35, 45), (55, 75)), rng.uniform(15, 22)
-        disc = (y - top) ** 2 + (x - left) ** 2 < radius**2
-        image = np.where(disc[..., None], (40, 60, 190), (150, 170, 160))
-        image = np.clip(image + rng.normal(0, 5, (90, 120, 3)), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(root / "images" / f"{index:04d}.jpg"), image)
-        for name in ("truth", "maps"):
-            cv2.imwrite(str(root / name / f"{index:04d}.png"), disc.astype(np.uint8) * 255)
+        for i in range(6):
+            shutil.copy(images / source / f"class{i % 2}" / f"{i:03d}.png", root / name)
     return root
 
 
@@ -58,64 +43,37 @@ def test_estimators_are_scored_and_drawn(folder, tmp_path, capsys):
     rbd, centre = result["estimators"]["rbd"], result["estimators"]["centre"]
     assert rbd["mae"] < 0.05 < centre["mae"] and rbd["ms"] > 0
     assert rbd["max_f_b"] > 0.95 > centre["max_f_b"]
-    assert rbd["weighted_f"] > 0.9 > centre["weighted_f"] and rbd["iou"] > 0.8 > centre["iou"]
     assert rbd["parameters"]["superpixels"] == 200
-    assert max(rbd["curves"]["f"]) == pytest.approx(rbd["max_f_a"], abs=1e-6)
-    assert rbd["curves"]["recall"][-1] == 1  # everything is found at threshold 0
     assert "| rbd | .0" in capsys.readouterr().out
 
 
-def test_maps_on_disk(folder):
-    maps = str(folder / "maps")
-    result = evaluate(arguments(folder, maps=maps))
-    entry = result["estimators"][maps]
-    assert entry["mae"] == 0 and entry["s"] == pytest.approx(1) and "ms" not in entry
-    assert entry["max_f_a"] == entry["max_f_b"] == entry["adaptive_f"] == pytest.approx(1)
-    assert saliency.lines(result)[0].startswith("| estimator | MAE | maxF(a) |")
-
-
-def other_tools(kind: str, mask: np.ndarray, image: np.ndarray) -> Image.Image:
-    """A true mask, (H, W) of 0 and 1, as another tool writes it."""
-    if kind == "0 and 1":
-        return Image.fromarray(mask)
-    if kind == "alpha":  # a cut-out
-        return Image.fromarray(np.dstack([image, 255 * mask]))
-    if kind == "16 bit":
-        return Image.fromarray(mask.astype(np.uint16) * 65535)
-    if kind == "turned":  # stored upside down, and EXIF says so
-        picture = Image.fromarray(255 * mask[::-1, ::-1])
-        picture.getexif()[0x0112] = 3
-        return picture
-    picture = Image.fromarray(15 * mask, "P")
-    picture.putpalette([0, 0, 0, *[128, 0, 64] * 255])
-    return picture
-
-
-@pytest.mark.parametrize("kind", ["0 and 1", "palette", "alpha", "16 bit", "turned"])
 @pytest.mark.parametrize("side", ["truth", "maps"])
-def test_true_masks_and_maps_of_other_tools(folder, tmp_path, kind, side):
+def test_maps_and_true_masks_of_other_tools(folder, tmp_path, side):
+    """Of 0 and 1, stored upside down, as EXIF says; the others plain."""
     for file in (folder / "truth").iterdir():
-        mask = np.array(Image.open(file)) // 255
-        picture = other_tools(kind, mask, np.array(Image.open(folder / f"images/{file.stem}.jpg")))
+        picture = Image.fromarray(np.array(Image.open(file))[::-1, ::-1] // 255)
+        picture.getexif()[0x0112] = 3
         picture.save(tmp_path / file.name, exif=picture.getexif())
     places = {"truth": str(folder / "truth"), "maps": str(folder / "maps"), side: str(tmp_path)}
     result = evaluate(arguments(folder, **places))
-    assert result["count"] == 6 and result["estimators"][places["maps"]]["mae"] == 0
+    entry = result["estimators"][places["maps"]]
+    assert result["count"] == 6 and entry["mae"] == 0 and entry["s"] == pytest.approx(1)
+    assert "ms" not in entry
+    assert saliency.lines(result)[0].startswith("| estimator | MAE | maxF(a) |")
 
 
 def test_bad_maps_are_counted_by_reason(folder, tmp_path):
     maps = tmp_path / "maps"
     shutil.copytree(folder / "maps", maps)
-    (maps / "0001.png").write_bytes((folder / "images" / "0001.jpg").read_bytes())  # a photograph
-    cv2.imwrite(str(maps / "0004.png"), np.zeros((5, 5), np.uint8))
-    cv2.imwrite(str(maps / "0005.png"), np.zeros((5, 7), np.uint8))
+    shutil.copy(folder / "images" / "000.png", maps)  # a photograph
+    for name, shape in (("003.png", (5, 5)), ("004.png", (5, 7))):
+        cv2.imwrite(str(maps / name), np.zeros(shape, np.uint8))
     result = evaluate(arguments(folder, maps=str(maps)))
     assert result["count"] == 3 and result["estimators"][str(maps)]["mae"] == 0
-    assert sorted(len(paths) for paths in result["left_out"].values()) == [1, 2]
-    line = "left out 2: map: of another size than its image (0004.jpg ...)"
-    assert line in saliency.lines(result)
-    (maps / "0002.png").write_bytes(b"")
-    (maps / "0003.png").unlink()
+    line = "left out 2: map: of another size than its image (003.png ...)"
+    assert line in saliency.lines(result) and len(result["left_out"]) == 2
+    (maps / "001.png").write_bytes(b"")
+    (maps / "002.png").unlink()
     with pytest.raises(UsageError, match=r"only 1 of 6 images .*: left out 1: map: a colour pict"):
         evaluate(arguments(folder, maps=str(maps)))
 
@@ -124,7 +82,7 @@ def test_halves_and_workers_agree(folder):
     halves = [
         evaluate(arguments(folder, estimator="ft", half=half))["paths"] for half in ("even", "odd")
     ]
-    assert halves == [[f"{i:04d}.jpg" for i in numbers] for numbers in ((2, 4, 6), (1, 3, 5))]
+    assert halves == [[f"{i:03d}.png" for i in numbers] for numbers in ((0, 2, 4), (1, 3, 5))]
     one, two = (
         evaluate(arguments(folder, estimator="ft", workers=n))["estimators"]["ft"] for n in (0, 2)
     )
@@ -148,8 +106,8 @@ def test_bad_input(folder, change, message):
 
 
 def test_published_scores_are_compared_on_all_of_ecssd_only():
-    wrong = {"mae": 0.03}
-    entry = {key: known["published"] + wrong.get(key, 0) for key, known in ECSSD["rbd"].items()}
+    entry = {key: known["published"] for key, known in ECSSD["rbd"].items()}
+    entry["mae"] += 0.03
     paths = [f"{i:04d}.jpg" for i in range(1, 1001)]
     result = {"paths": paths, "refine": "none", "estimators": {"rbd": entry, "x": {}}}
     agree = {row["metric"]: row["agrees"] for row in saliency_check(result)}
@@ -159,26 +117,7 @@ def test_published_scores_are_compared_on_all_of_ecssd_only():
 
 
 @pytest.mark.slow
-@needs_ecssd
-def test_scores_agree_with_published_ones_on_ecssd():
-    options = Arguments(
-        str(SHARED / "images"), str(SHARED / "masks"), examples=0, estimator="ft,mr,rbd"
-    )
-    rows = evaluate(options)["published"]
-    assert len(rows) == 8
-    assert not [row for row in rows if not row["agrees"]]
-
-
-@pytest.mark.slow
-@needs_ecssd
-def test_rbd_is_as_accurate_as_the_authors_on_ecssd():
-    places = str(SHARED / "images"), str(SHARED / "masks")
-    scores = evaluate(Arguments(*places, examples=0, estimator="rbd", limit=250))["estimators"][
-        "rbd"
-    ]
-    reference = {"mae": 0.1714, "max_f_a": 0.672, "max_f_b": 0.716, "mean_f": 0.562}
-    reference |= {"adaptive_f": 0.676, "s": 0.688, "mean_e": 0.654}
-    for name, value in reference.items():
-        loss = (scores[name] - value) * (1 if name == "mae" else -1)
-        # 0.015 on all 1,000 images (make bench-saliency); a quarter of them scatters more
-        assert loss < 0.03, name
+def test_scores_agree_with_published_ones_on_ecssd(shared):
+    places = {"images": str(shared / "ecssd/images"), "truth": str(shared / "ecssd/masks")}
+    rows = evaluate(Arguments(**places, examples=0, estimator="ft,mr,rbd"))["published"]
+    assert len(rows) == 8 and all(row["agrees"] for row in rows)
