@@ -168,7 +168,7 @@ records: $(READY)  ## seconds to results that anyone can repeat, what this machi
 bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and docs/benchmarks.md, 6 minutes
 	exec $(PY) -m benchmarks.gpu --images $(call q,DILO_SHARED)/data/imagenet_sample --workers $(WORKERS) $(ARGS)
 
-bench-train: $(READY)  ## speed of the trainer against torchvision's transforms: runs/bench/train.json and docs/benchmarks.md, 5 minutes
+bench-train: $(READY)  ## what copy-paste and colours cost the trainer, memory, packs: runs/bench/train.json and docs/benchmarks.md, 5 minutes
 	exec $(PY) -m benchmarks.train --data $(call q,DILO_SHARED)/data $(ARGS)
 
 notebooks: $(READY)  ## run every notebook on the demo's outputs, without a screen: runs/notebooks/*.html

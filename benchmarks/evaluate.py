@@ -29,9 +29,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks.processes import run_command
+from benchmarks.processes import run_command, timed
 from benchmarks.publish import PAGE, about, markdown, publish
-from benchmarks.timing import timed
 from data.cli import UsageError, run
 from train.distributed import choose_device
 from train.features import Labelled, batches, features, to_input

@@ -26,8 +26,8 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks import peer
+from benchmarks.processes import timed
 from benchmarks.publish import PAGE, about, markdown, publish
-from benchmarks.timing import timed
 from benchmarks.train_parts import colours, sources
 from data.cli import UsageError, describe, run
 from data.sources.images import decode, list_images

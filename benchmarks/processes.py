@@ -1,14 +1,23 @@
-"""Time and memory of a command and of all its processes."""
+"""Time of a call; time and memory of a command and of all its processes."""
 
 import contextlib
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.cli import UsageError
+
+
+def timed(function: Callable, *arguments: object) -> tuple[float, float]:
+    """Call a function: seconds of CPU time of this process (not of its workers), and by the
+    clock."""
+    cpu, clock = time.process_time(), time.perf_counter()
+    function(*arguments)
+    return time.process_time() - cpu, time.perf_counter() - clock
 
 
 @dataclass(frozen=True)

@@ -14,23 +14,18 @@ import os
 import resource
 import shutil
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tyro
 
-from benchmarks.processes import Usage, run_command
+from benchmarks.processes import Usage, run_command, timed
 from benchmarks.publish import PAGE, about, markdown, publish
 from benchmarks.sparse import sparse_cache
-from benchmarks.timing import timed
 from data.cache.reader import Cache
 from data.cli import run
-from data.resize import resize
-from data.sources.images import decode, list_images, open_images
-from preprocess.pipeline import build
-from preprocess.recipe import Recipe, compute_block
+from data.sources.images import list_images
 
 IMAGENET = 1_281_167
 SIDE = 128
@@ -90,26 +85,6 @@ def read_speed(cache: Cache, reads: int = 200_000) -> float:
     return reads / timed(read)[1]
 
 
-def overhead(root: Path, folder: Path) -> float:
-    """Milliseconds an image that are neither decoding nor the estimator: a run in one process, less
-    those two."""
-    images = open_images(root).take(slice(4096))
-    recipe = Recipe("centre", (), SIDE)
-    estimator = recipe.load()
-
-    def inner() -> None:
-        for i in range(len(images)):
-            resize(estimator.working(decode(images.read(i))), SIDE, SIDE)
-
-    compute_block(images.take(slice(64)), recipe)  # imports and first calls
-    listed = folder / "list.txt"
-    listed.write_bytes(b"\n".join(images.paths.tolist()))
-    cache = str(folder / "overhead")
-    _, alone = timed(inner)
-    _, whole = timed(partial(build, str(root), cache, recipe, listed=str(listed)))
-    return 1e3 * (whole - alone) / len(images)
-
-
 def two_workers(sample: Path, folder: Path, estimator: str) -> dict[str, float]:
     """Images a second of one and of two workers on real images: from what a longer run takes more
     than a shorter one, so that starting and ending do not count. `free_*` leave out the time that
@@ -147,7 +122,6 @@ def measure(args: Arguments) -> dict:
         "rows": rows,
         "side": SIDE,
         "shard_size": SHARD,
-        "overhead": {"overhead_ms": overhead(images, work)},
         "million": million(work),
         "listing_mb": listing_memory(),
         **about(),
@@ -255,11 +229,10 @@ def table(results: dict) -> str:
         f"{results['shard_size']:,} a shard, two workers ({results['machine']}). Fitted to "
         f"1,281,167 images: {line['bytes'] / 1e9:.1f} GB, a no-op re-run in "
         f"{line['again_seconds']:.0f} s, {line['driver_mb']:.0f} MB in the driver and "
-        f"{line['worker_mb']:.0f} MB in a worker. Engine overhead (neither decoding nor "
-        f"estimator): {results['overhead']['overhead_ms']:.2f} ms an image. Opening a cache of "
-        f"1,281,167 rows: {rows['open_seconds']:.2f} s; random reads over 3,000 shards at "
-        f"`ulimit -n 256`: {rows['reads_3000_shards']:,.0f} a second; listing 1,281,167 paths "
-        f"peaks at {results['listing_mb']:.0f} MB."
+        f"{line['worker_mb']:.0f} MB in a worker. Opening a cache of 1,281,167 rows: "
+        f"{rows['open_seconds']:.2f} s; random reads over 3,000 shards at `ulimit -n 256`: "
+        f"{rows['reads_3000_shards']:,.0f} a second; listing 1,281,167 paths peaks at "
+        f"{results['listing_mb']:.0f} MB."
     )
     hours = results["fit"]["hours"]
     if hours:

@@ -25,16 +25,12 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from benchmarks.processes import timed
 from benchmarks.publish import PAGE, markdown, publish
-from benchmarks.timing import timed
 from data.cli import UsageError, run
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
 from preprocess import estimators
-from preprocess.estimators.rbd import RBD
-from preprocess.vision.frames import inner_box
-from preprocess.vision.pixels import lab_planes, working_image
-from preprocess.vision.superpixels import slic
 
 TARGETS = {
     "rbd": 6,
@@ -94,32 +90,25 @@ def main() -> None:
 
 def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int) -> dict:
     """Milliseconds an image: {"count", "failed", "decode_ms", "estimators": {name: {"ms",
-    "ratio"}}, "stages": {stage: ms}}."""
+    "ratio"}}}."""
     cv2.setNumThreads(0)
     for function in functions.values():
         function(np.zeros((60, 80, 3), np.uint8))  # compiled before it is timed
-    totals, stages = [], []
+    fastest = []
     for content in tqdm(contents, desc="bench", unit="image", leave=False):
         with contextlib.suppress(ImageError):
-            decode(content)
-            totals.append(fastest([times(content, functions) for _ in range(repeats)]))
-            stages.append(fastest([rbd_stages(content) for _ in range(repeats)]))
-    if not totals:
+            seconds = [times(content, functions) for _ in range(repeats)]
+            fastest.append({name: min(row[name] for row in seconds) for name in seconds[0]})
+    if not fastest:
         raise UsageError("none of the images can be decoded")
-    means = {name: 1e3 * fmean(row[name] for row in totals) for name in totals[0]}
+    means = {name: 1e3 * fmean(row[name] for row in fastest) for name in fastest[0]}
     decoding = means.pop("decode")
     return {
-        "count": len(totals),
-        "failed": len(contents) - len(totals),
+        "count": len(fastest),
+        "failed": len(contents) - len(fastest),
         "decode_ms": decoding,
         "estimators": {name: {"ms": ms, "ratio": ms / decoding} for name, ms in means.items()},
-        "stages": {stage: 1e3 * fmean(row[stage] for row in stages) for stage in stages[0]},
     }
-
-
-def fastest(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The smallest of each value over several measurements."""
-    return {name: min(row[name] for row in rows) for name in rows[0]}
 
 
 def times(content: bytes, functions: dict[str, Callable]) -> dict[str, float]:
@@ -144,53 +133,21 @@ def untrained(name: str) -> estimators.Estimator:
 
 def row(content: bytes, function: Callable) -> np.ndarray:
     """A file's bytes to the (128, 128) uint8 row, as the batch stage does."""
-    return as_row(function(decode(content)))
-
-
-def as_row(saliency_map: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(resize(saliency_map, SIDE, SIDE), 0, 1) * 255).astype(np.uint8)
-
-
-def rbd_stages(content: bytes) -> dict[str, float]:
-    """CPU seconds of each stage of RBD, once."""
-    rbd, image = estimators.create("rbd"), decode(content)
-    small = working_image(image, 256)
-    parts = rbd.regions(image)
-    values = rbd.solve(parts)
-    stages = {
-        "decode": lambda: decode(content),
-        "resize": lambda: working_image(image, 256),
-        "frame": lambda: inner_box(small),
-        "superpixels": lambda: slic(lab_planes(small), iterations=rbd.iterations),
-        "graph": lambda: graph(rbd, image),
-        "solve": lambda: rbd.solve(parts),
-        "write": lambda: as_row(parts.paint(values)),
-    }
-    seconds = {name: timed(stage)[0] for name, stage in stages.items()}
-    before = seconds["resize"] + seconds["frame"] + seconds["superpixels"]
-    seconds["graph"] = max(0.0, seconds["graph"] - before)
-    return seconds
-
-
-def graph(rbd: RBD, image: np.ndarray) -> None:
-    """An image's regions with what is computed when it is first read."""
-    parts = rbd.regions(image)
-    _ = parts.colour, parts.space, parts.near
+    saliency_map = resize(function(decode(content)), SIDE, SIDE)
+    return np.rint(np.clip(saliency_map, 0, 1) * 255).astype(np.uint8)
 
 
 def table(result: dict) -> str:
-    """The result as Markdown: estimators by ratio, then RBD's stages."""
+    """The result as Markdown: estimators by ratio."""
     rows = []
     for name, entry in sorted(result["estimators"].items(), key=lambda item: item[1]["ms"]):
         target = f"≤ {TARGETS[name]}" if name in TARGETS else ""
         rows.append(f"`{name}` | {entry['ms']:.2f} | {entry['ratio']:.2f} | {target}")
     rows += [f"`{name}` | no weights here | |" for name in result["absent"]]
-    stages = ", ".join(f"{stage} {ms:.2f}" for stage, ms in result["stages"].items())
     return (
         f"{result['count']} images, one core; decoding alone (`cv2.imdecode`, full size) takes "
         f"{result['decode_ms']:.2f} ms.\n\n"
         + markdown("estimator | ms/image | × decoding | target", rows)
-        + f"\n\nRBD by stage, ms: {stages}."
     )
 
 

@@ -4,8 +4,9 @@ and packs.
     python -m benchmarks.train                         # `make bench-train`: all of it
     python -m benchmarks.train --parts loader packs    # `make bench-datapath`: files to views
 
-CPU time of one core, ours and the baseline in turn on the same images, the median of the
-repetitions: other work on the machine disturbs both alike. On a GPU: benchmarks/gpu.py.
+CPU time of one core, all in turn on the same images, the median of the repetitions: other work on
+the machine disturbs all alike. Beside other loaders: benchmarks/peers.py; on a GPU:
+benchmarks/gpu.py.
 """
 
 import data.one_thread  # noqa: F401 - before numpy is imported
@@ -30,7 +31,7 @@ TARGETS = {"grey": "≤ 8 %", "image": "≤ 40 %", "swap": "≤ 40 %"}  # of a p
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time the trainer's parts against torchvision's transforms and against a ResNet-50 step."""
+    """Time the trainer's parts, and against a ResNet-50 step."""
 
     data: str = "../shared/data"
     """Folder with imagenet_sample, dtd and imagenette_128."""
@@ -111,20 +112,11 @@ def table(result: dict) -> str:
 
 
 def loader_rows(loader: dict) -> list[str]:
-    """Pairs a second against torchvision's transforms, and the share of copy-paste."""
+    """Milliseconds of a pair, and the share of copy-paste."""
     cpu = {name: entry["cpu_ms"] for name, entry in loader.items()}
-    wall = {name: entry["wall_ms"] for name, entry in loader.items()}
-    grey, theirs = cpu["grey"], cpu["torchvision"]
-    ours = grey + cpu["photometric"]
-    wall_ratio = wall["torchvision"] / (wall["grey"] + wall["photometric"])
     rows = [
-        f"Pillow and torchvision, MoCo v2's transforms, no copy-paste, ms a pair | {theirs:.2f} | ",
         "ours with copy-paste (`grey`): loader + colours on the same CPU, ms a pair | "
-        f"{grey:.2f} + {cpu['photometric']:.2f} | ",
-        "pairs a second a core, ours with colours against torchvision's | "
-        f"{1e3 / ours:.0f} / {1e3 / theirs:.0f} = **{theirs / ours:.2f} ×** | ≥ 4 ×",
-        f"the same, our loader alone | {theirs / grey:.2f} × | ",
-        f"the same with colours, by wall time | {wall_ratio:.2f} × | ",
+        f"{cpu['grey']:.2f} + {cpu['photometric']:.2f} | "
     ]
     for name in parts.BACKGROUNDS:
         share = 100 * (cpu[name] - cpu["off"]) / cpu[name]

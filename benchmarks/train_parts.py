@@ -1,7 +1,5 @@
-"""What benchmarks/train.py times: the loader by background, torchvision's transforms, colours,
-steps, memory, packs."""
+"""What benchmarks/train.py times: the loader by background, colours, steps, memory, packs."""
 
-import io
 import multiprocessing
 import os
 import statistics
@@ -14,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from benchmarks.peer import moco_v2_transform
+from benchmarks.processes import timed
 from benchmarks.scale import make_images
-from benchmarks.timing import timed
 from data.cache.reader import Cache
 from data.sources.images import list_images, open_images
 from data.sources.pack import Settings, pack
@@ -58,8 +54,8 @@ def loader(
     root: str, folder: Path, limit: int, repeats: int, settings: dict
 ) -> dict[str, dict[str, float]]:
     """CPU and wall milliseconds a pair of each background, of `off` (the same views without
-    copy-paste), the baseline and the colours, interleaved; the median of the repetitions of every
-    chunk of images, summed.
+    copy-paste) and of the colours, interleaved; the median of the repetitions of every chunk of
+    images, summed.
 
     Args:
         settings: `textures`, a folder, and `size` of the views.
@@ -69,7 +65,6 @@ def loader(
     data = sources(root, masks, BACKGROUNDS, **settings)
     grey = data["grey"]
     data = {"off": replace(grey, data=replace(grey.data, masks=None)), **data}
-    transform = moco_v2_transform(settings["size"])
     count = min(limit, len(grey.data.images)) // CHUNK * CHUNK
     took = defaultdict(lambda: defaultdict(list))  # name -> first image of a chunk -> seconds
     for pairs in data.values():  # read once
@@ -79,27 +74,16 @@ def loader(
         for name, pairs in data.items():
             took[name][first].append(timed(pairs.__getitems__, items))
         took["photometric"][first].append(timed(colours, grey.__getitems__(items)))
-        contents = [grey.data.images.read(i) for _, i in items]
-        took["torchvision"][first].append(timed(baseline, transform, contents))
-    return {name: milliseconds(chunks.values(), count) for name, chunks in took.items()}
-
-
-def milliseconds(chunks: Iterable[list], count: int) -> dict[str, float]:
-    """Milliseconds an image, from every chunk's list of (CPU, wall) seconds."""
-    cpu, wall = 1e3 / count * sum(np.median(chunk, axis=0) for chunk in chunks)
-    return {"cpu_ms": float(cpu), "wall_ms": float(wall)}
+    numbers = {}
+    for name, chunks in took.items():
+        cpu, wall = 1e3 / count * sum(np.median(chunk, axis=0) for chunk in chunks.values())
+        numbers[name] = {"cpu_ms": float(cpu), "wall_ms": float(wall)}
+    return numbers
 
 
 def colours(batch: RawBatch) -> None:
     for view in zip(batch["views"], batch["parameters"], strict=True):
         photometric(*view, CPU)
-
-
-def baseline(transform: Callable, contents: list[bytes]) -> None:
-    for content in contents:
-        picture = Image.open(io.BytesIO(content)).convert("RGB")
-        transform(picture)
-        transform(picture)
 
 
 Step = Callable[[int], None]  # of a global step

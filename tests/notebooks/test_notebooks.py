@@ -10,19 +10,39 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
 
 from data.cache.reader import Cache
 from data.sources.images import ImageError, open_images
+from evaluate.common import command
 from evaluate.masks.examples import read
-from evaluate.style import COLOURS
-from notebooks import augmentation_grid, comparison
+from evaluate.probes import knn
+from notebooks import comparison
 from notebooks.__main__ import FOLDER, execute
-from notebooks.results import bars
 from notebooks.suspicious import suspicious, union, write_exclusions
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.conftest import BARE, read_only
+from tests.train.runs import config
+from train.loop import train
+
+
+@pytest.fixture(scope="module")
+def notebook_inputs(images, truth_cache, tmp_path_factory) -> dict[str, str]:
+    """The environment variables that the notebooks read: images, caches, and two runs of one
+    epoch with their results."""
+    out = tmp_path_factory.mktemp("notebooks")
+    tree, cache, data = images / "train", out / "rbd", out / "data"
+    build(str(tree), str(cache), Recipe("rbd", (), 32))
+    data.mkdir()
+    for split in ("train", "val"):
+        (data / split).symlink_to(tree)
+    for name, masks in (("baseline", "none"), ("dilo", cache)):
+        train(config(images, masks, out / name, epochs=1))
+        command("knn", knn, ["--run", str(out / name), "--data", str(data), "--k", "5"])
+    places = {"IMAGES": tree, "CACHE": cache, "CACHES": f"{cache}:{truth_cache}", "DATA": data}
+    places |= {"TRUTH": truth_cache, "OUT": out / "caches", "EXCLUDE": out / "exclude.txt"}
+    places |= {"MASKS": images / "masks", "RUNS": f"{out / 'baseline'}:{out / 'dilo'}"}
+    return {key: str(value) for key, value in places.items()}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
@@ -68,20 +88,8 @@ def test_the_first_line_names_the_columns(images, truth_cache):
     caches = {"rbd": cache, "mr": cache}
     figure = comparison.side_by_side(caches, images / "train", cache.paths[:2])
     assert [a.get_title() for a in figure.axes] == ["image", "rbd", "mr", "", "", ""]
-    config = augmentation_grid.settings(str(images / "train"), str(truth_cache))
-    figure = augmentation_grid.grid({"a": config, "b": config}, 0, 1)
-    assert [a.get_title() for a in figure.axes] == ["image", "", "", ""]
     difference, overlap = comparison.agreements(caches, cache.paths[:5])
     assert np.array_equal(difference, np.zeros((2, 2))) and np.array_equal(overlap, np.ones((2, 2)))
-
-
-def test_bars_have_a_colour_and_a_name_for_each_run():
-    figure = bars({"knn top-1": {"a": 50.0, "b": 60.0}}, "", "probes")
-    colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
-    assert colours == [to_rgba(colour) for colour in COLOURS[:2]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
-    empty = bars({}, "", "probes")
-    assert [text.get_text() for text in empty.axes[0].texts] == ["not measured yet"]
 
 
 def test_an_image_that_an_archive_lacks_is_not_replaced_by_another(images, truth_cache, tmp_path):

@@ -219,19 +219,14 @@ def test_masks_of_caches_and_folders_and_the_parts_of_an_image(images, truth_cac
         assert np.abs(background[inside].mean(0) - image[far].mean(0)).max() < 15
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"runs": ()}, "give --runs"),
-        ({"k": 0}, "--k"),
-        ({"masks": "/nowhere"}, "no such mask cache"),
-        ({"queries": "nope"}, "nope"),
-    ],
-)
-def test_bad_input_is_one_line(embedded, change, message):
+BAD = {"give --runs": {"runs": ()}, "--k": {"k": 0}, "no such mask": {"masks": "/nowhere"}}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_line(embedded, message):
     data, files = embedded
     with pytest.raises(UsageError, match=message):
-        diagnosis.evaluate(Arguments(**{"runs": files[:1], "data": data, "limit": 3, **change}))
+        diagnosis.evaluate(Arguments(**{"runs": files[:1], "data": data, **BAD[message]}))
 
 
 def test_masks_of_the_queries_alone_leave_the_neighbours_out(tmp_path):

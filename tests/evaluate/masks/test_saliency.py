@@ -1,7 +1,9 @@
-"""`evaluate saliency`: numbers, table, figures, and the one line on bad input."""
+"""The metrics against pysodmetrics' own numbers; `evaluate saliency`: numbers, table, figures, and
+the one line on bad input."""
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,8 +13,35 @@ from PIL import Image
 from data.cli import UsageError
 from evaluate.common import command
 from evaluate.masks import saliency
+from evaluate.masks.agreement import agreement
+from evaluate.masks.metrics import curves, nearest_foreground, score, summarise
 from evaluate.masks.saliency import Arguments, evaluate
 from evaluate.published import ECSSD, saliency_check
+
+FIXTURE = np.load(Path(__file__).parent / "fixtures" / "pysodmetrics.npz")
+MAPS = [(FIXTURE[f"map{i}"], FIXTURE[f"truth{i}"]) for i in range(14)]
+SETS = {f"scores{i}": [pair] for i, pair in enumerate(MAPS)} | {"together": MAPS}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_scores_are_the_references(name):
+    values = summarise([score(*pair) for pair in SETS[name]])
+    expected = dict(zip(FIXTURE["names"], FIXTURE[name], strict=True))
+    assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    shared = [score(*pair, nearest_foreground(pair[1])) for pair in SETS[name]]
+    assert summarise(shared) == values
+
+
+def test_curves_are_the_references():
+    drawn = curves([score(*pair) for pair in MAPS])
+    assert drawn.pop("threshold") == list(range(255, -1, -1))
+    assert np.allclose([drawn[name] for name in FIXTURE["curve_names"]], FIXTURE["curves"], 0, 1e-4)
+
+
+def test_agreement_by_hand():
+    mask, truth, empty = np.array([[255, 255, 0, 0], [255, 51, 0, 0], 4 * [0]], np.uint8)
+    found = agreement([(mask, truth), (empty, empty)])
+    assert found == pytest.approx({"mae": 0.1, "iou": 0.75})
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +118,15 @@ def test_halves_and_workers_agree(folder):
     assert one | {"ms": 0} == two | {"ms": 0}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"estimator": "rdb"}, "no estimator 'rdb'"),
-        ({"estimator": ""}, "either --estimator"),
-        ({"images": "/nowhere"}, "/nowhere"),
-        ({"truth": "/nowhere"}, "/nowhere: no such folder"),
-        ({"refine": "crf"}, "no refinement"),
-        ({"limit": 0}, "--limit"),
-    ],
-)
-def test_bad_input(folder, change, message):
+BAD = {"no estimator 'rdb'": {"estimator": "rdb"}, "either --estimator": {"estimator": ""}}
+BAD |= {"/nowhere: no such folder": {"truth": "/nowhere"}, "no refinement": {"refine": "crf"}}
+BAD |= {"/nowhere/img": {"images": "/nowhere/img"}, "--limit": {"limit": 0}}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input(folder, message):
     with pytest.raises(UsageError, match=message):
-        evaluate(arguments(folder, **{"estimator": "centre", **change}))
+        evaluate(arguments(folder, **{"estimator": "centre", **BAD[message]}))
 
 
 def test_published_scores_are_compared_on_all_of_ecssd_only():
