@@ -77,8 +77,6 @@ def test_extraction_beside_the_bare_network(bench, images, tmp_path, monkeypatch
     options = "--rounds 3 --batch 2 --queries 0 --imagenet"
     rows = bench(evaluate, options, folder, "--imagenette", folder)[0]["rows"]
     assert [row["count"] for row in rows] == [1, 80]
-    ratios = [bare / extracted for bare, extracted in rows[1]["seconds"]]
-    assert rows[1]["ratio"] == sorted(ratios)[1] and rows[1]["cpu_ratio"] > 0
     assert "| resnet10, 32 px | 1 of imagenet |" in page.read_text()
 
 
@@ -127,10 +125,6 @@ def test_speed_on_a_gpu_needs_one(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu", "--images", str(tmp_path)])
     with pytest.raises(UsageError, match="no GPU that torch can use"):
         gpu.main()
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
-    gpu.repeat(tmp_path, tmp_path / "to", 3)
-    names = sorted(p.name for p in (tmp_path / "to").iterdir())
-    assert names == ["000000.png", "000001.png", "000002.png"]
 
 
 def test_speed_on_a_gpu_runs_small_on_a_cpu(bench, images, tmp_path):

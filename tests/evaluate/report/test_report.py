@@ -145,9 +145,7 @@ def test_hostile_names_change_no_element_and_nothing_is_loaded(tmp_path):
     assert elements[0] == elements[1]
     assert HOSTILE in [bdi.text for bdi in found("bdi")] and found.img["width"] == "1200"
     assert found.table("Few labels: %") == {(HOSTILE, HOSTILE): ["5.00"]}
-    assert not found(
-        ["link", "iframe", "object", "embed", "base", "form", "audio", "video", "image"]
-    )
+    assert not found("link iframe object embed base form audio video image".split())
     for element in found(True):
         for key, value in element.attrs.items():
             assert not key.startswith("on") and "url(" not in str(value).replace("url(#", "")
@@ -206,7 +204,7 @@ def test_curves_are_the_logs_points(tmp_path):
     epochs, losses = np.array([0, 1, 2, 4.0]), np.array([3, 1, 2, 0.5])
     runs = write(tmp_path / "run"), write(tmp_path / "long")
     for run, repeats in zip(runs, (1, 500), strict=True):
-        points = zip(np.repeat(epochs, repeats), np.tile(losses, repeats), strict=True)
+        points = [*zip(epochs, losses, strict=True)] * repeats
         rows = [{"step": 1, "epoch": e, "loss": x, "bad": "x"} for e, x in points]
         (run / "log.jsonl").write_text("\n".join(map(json.dumps, [*rows, [1], 3])))
     found = shown(*runs)
