@@ -5,16 +5,13 @@ alone.
 
 One core, CPU time. Every image is decoded and estimated in turn `repeats` times and the fastest
 counts, so that other work on the machine disturbs all columns alike; the ratio is of the sums over
-all images. Networks are timed where their weights are found; with --untrained also without, for
-random weights take as long.
+all images. Networks are timed where their weights are found.
 """
 
 import data.one_thread  # noqa: F401 - before numpy is imported
 
 # isort: split
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
@@ -55,14 +52,12 @@ class Arguments:
     """File for the numbers."""
     estimator: str = "all"
     """Estimators, separated by commas."""
-    untrained: bool = False
-    """Give networks whose weights are not here random ones."""
     limit: int = 250
     """Images, spread evenly over the folder."""
     repeats: int = 3
     """Times each image is done; the fastest counts."""
     readme: str = PAGE
-    """Page whose bench block (with --untrained: bench-networks) is written, where it has one."""
+    """Page whose bench block is written, where it has one."""
 
 
 def main() -> None:
@@ -73,19 +68,14 @@ def main() -> None:
     try:
         paths = list_images(args.images)
         functions = {name: estimators.load(name).working for name in names if name not in absent}
-        if args.untrained:
-            absent = [name for name in absent if name != "onnx"]  # a file is its network
-            functions |= {f"{name} (random weights)": untrained(name).working for name in absent}
     except ValueError as error:
         raise UsageError(str(error)) from error
     count = min(args.limit, len(paths))
     chosen = paths[np.arange(count) * len(paths) // max(1, count)].tolist()
-    result = {"images": args.images, "repeats": args.repeats}
     contents = [read_bytes(args.images, path) for path in chosen]
-    result |= measure(contents, functions, args.repeats)
-    result["absent"] = [] if args.untrained else absent
-    block = "bench-networks" if args.untrained else "bench"
-    publish(result, table(result), args.json_file, args.readme, block)
+    about = {"images": args.images, "repeats": args.repeats, "absent": absent}
+    result = about | measure(contents, functions, args.repeats)
+    publish(result, table(result), args.json_file, args.readme, "bench")
 
 
 def measure(contents: list[bytes], functions: dict[str, Callable], repeats: int) -> dict:
@@ -117,18 +107,6 @@ def times(content: bytes, functions: dict[str, Callable]) -> dict[str, float]:
     decode(content)  # the network that ran last has emptied the processor's caches
     seconds = {"decode": timed(cv2.imdecode, raw, cv2.IMREAD_COLOR)[0]}
     return seconds | {name: timed(row, content, f)[0] for name, f in functions.items()}
-
-
-def untrained(name: str) -> estimators.Estimator:
-    """Network `name` with random weights."""
-    import torch
-
-    torch.manual_seed(0)
-    architecture = estimators.create(name)
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, architecture.source.files[0])
-        torch.save(architecture.build().state_dict(), file)
-        return estimators.load(name, weights=file)
 
 
 def row(content: bytes, function: Callable) -> np.ndarray:

@@ -128,12 +128,10 @@ def loader_rows(loader: dict) -> list[str]:
 
 
 def step_rows(loader: dict, step: dict) -> list[str]:
-    """What colours, copy-paste and swap's negative add to a ResNet-50 step."""
+    """What colours and copy-paste add to a ResNet-50 step."""
     cpu = {name: entry["cpu_ms"] for name, entry in loader.items()}
     whole = 1e3 * step["step_s"] / step["batch"] + cpu["photometric"]  # ms a pair
     rows = [
-        "`swap`: its negative's forward pass, share of a ResNet-50 step | "
-        f"{100 * (step['with_negative_s'] / step['step_s'] - 1):.0f} % more | ",
         f"colours' share of a MoCo v2 step (ResNet-50, CPU, batch {step['batch']}) | "
         f"{100 * cpu['photometric'] / whole:.2f} % | ≤ 4 %",
     ]

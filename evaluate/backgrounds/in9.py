@@ -115,35 +115,34 @@ def read_head(file: Path, encoder: Encoder) -> nn.Linear:
     return head.requires_grad_(False).to(encoder.device)
 
 
-def own_classes(data: str | os.PathLike) -> list[str] | None:
-    """The classes of a set made by `python -m data challenge`; None for the official nine."""
+def own_description(data: str) -> dict | None:
+    """challenge.json of a set made by `python -m data challenge`, with its "classes"; None for the
+    official nine."""
     file = Path(data, "challenge.json")
     if not file.exists():
         return None
     with contextlib.suppress(ValueError, KeyError, TypeError):
         content = json.loads(file.read_bytes())
-        classes = content["classes"]
-        named = all(isinstance(name, str) for name in classes)
-        if content["name"] == "dilo-challenge" and named and len(classes) > 1:
-            return list(classes)
+        named = all(isinstance(name, str) for name in content["classes"])
+        if content["name"] == "dilo-challenge" and named and len(content["classes"]) > 1:
+            return content
     raise UsageError(f"{file}: not what `python -m data challenge` writes; make the set again")
 
 
-def own_background(data: str | os.PathLike, images: Labelled) -> np.ndarray:
+def own_background(description: dict | None, images: Labelled) -> np.ndarray:
     """(N,) bool: whether the background of an image of `biased` is of the image's own class.
 
     Raises:
-        UsageError: challenge.json does not name its donor.
+        UsageError: the set's description does not name its donor.
     """
-    file = Path(data, "challenge.json")
     try:
-        backgrounds = json.loads(file.read_bytes())["backgrounds"]
+        backgrounds = description["backgrounds"]
         donors = {os.path.splitext(path)[0]: other[BIASED] for path, other in backgrounds.items()}
         stems = [os.path.splitext(os.fsdecode(path))[0] for path in images.paths.tolist()]
         return np.array([donors[stem].split("/")[0] == stem.split("/")[0] for stem in stems])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         raise UsageError(
-            f"{file}: does not say whose backgrounds those in {BIASED}/ are; make the set again"
+            f"{images.root}: no challenge.json says whose backgrounds these are; make the set again"
         ) from None
 
 
@@ -184,7 +183,8 @@ def _measure(arguments: Arguments, seed: int) -> dict:
             f"{data}: needs at least mixed_same/val and mixed_rand/val, as the official download "
             "has"
         )
-    classes = own_classes(data)
+    description = own_description(data)
+    classes = description and description["classes"]
     protocol = {"features": "backbone, pooled", "crop": f"whole image, {encoder.size} px"}
     deciders = _deciders(arguments, encoder, classes, protocol)
     accuracy, per_class = defaultdict(dict), defaultdict(dict)
@@ -197,7 +197,7 @@ def _measure(arguments: Arguments, seed: int) -> dict:
             accuracy[kind][variant] = 100 * float(right.mean())
             per_class[kind][variant] = accuracy_by_class(right, images.labels, images.classes)
             if variant == BIASED:
-                own, worst = own_background(data, images), []
+                own, worst = own_background(description, images), []
                 for group, rows in (("own_background", own), ("other_background", ~own)):
                     by_class = accuracy_by_class(right[rows], images.labels[rows], images.classes)
                     per_class[kind][group] = by_class

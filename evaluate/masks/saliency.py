@@ -234,7 +234,7 @@ def _score_image(arguments: Arguments, path: bytes) -> Row | str:
     except ImageError as error:
         return str(error)
     foreground = truth >= FOREGROUND
-    nearest = nearest_foreground(foreground) if foreground.any() else None
+    nearest = nearest_foreground(foreground)
     return [(score(saliency, foreground, nearest), ms) for saliency, ms in maps.values()]
 
 
