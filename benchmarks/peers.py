@@ -30,18 +30,15 @@ from benchmarks.processes import timed
 from benchmarks.publish import PAGE, about, markdown, publish
 from benchmarks.train_parts import colours, sources
 from data.cli import UsageError, describe, run
-from data.sources.images import decode, list_images
+from data.sources.images import list_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from train.loader import Pairs
 
-DECODED, PLAIN, COLOURED = "decoded images", "pairs", "pairs with colours, normalised"
+PLAIN, COLOURED = "pairs", "pairs with colours, normalised"
 PASTING = "copy-paste"
 # outputs, by whom, its name for peer.py ("" is ours, which comes first), target, what it leaves out
 ROWS = (
-    (DECODED, "ours (OpenCV)", "", "", ""),
-    (DECODED, "DALI", "DALI decoding", "", ""),
-    (DECODED, "Pillow", "torchvision decoding", "", ""),
     (PLAIN, "ours", "", "", ""),
     (PLAIN, "DALI, one decode and two crops of it", "DALI geometry", "≥ 1.9 ×", PASTING),
     (PLAIN, "DALI, two decodes of a region", "DALI regions", "≥ 1.9 ×", PASTING),
@@ -119,13 +116,9 @@ def measure(args: Arguments, count: int, folder: Path) -> list[dict]:
 
 def ours(pairs: Pairs, count: int) -> dict[str, float]:
     """{outputs: CPU milliseconds} of this project, of the first `count` images."""
-    seconds = dict.fromkeys((DECODED, PLAIN, COLOURED), 0.0)
+    seconds = dict.fromkeys((PLAIN, COLOURED), 0.0)
     for first in range(0, count, peer.BATCH):
-        rows = range(first, first + peer.BATCH)
-        items = [(0, row) for row in rows]
-        seconds[DECODED] += sum(
-            timed(lambda r: decode(pairs.data.images.read(r)), r)[0] for r in rows
-        )
+        items = [(0, row) for row in range(first, first + peer.BATCH)]
         geometry = timed(pairs.__getitems__, items)[0]
         seconds[PLAIN] += geometry
         seconds[COLOURED] += geometry + timed(colours, pairs.__getitems__(items))[0]
@@ -158,7 +151,7 @@ def table(result: dict) -> str:
         )
     return (
         markdown("outputs | by | CPU ms | of ours | target | leaves out", rows)
-        + "\n\nCPU milliseconds of one core, an image or a pair of views of "
+        + "\n\nCPU milliseconds of one core, a pair of views of "
         f"{result['size']} px; {result['images']} photographs of ImageNet, each way in turn, "
         f"medians of {result['repeats']} rounds; {result['date']}, {result['machine']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())

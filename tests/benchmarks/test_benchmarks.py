@@ -66,15 +66,14 @@ def test_saliency_beside_the_authors(bench, shared, tmp_path, monkeypatch):
     assert [loss[:2] for loss in saliency.worse({"gs": scores})] == [("gs", "mae"), ("gs", "s")]
 
 
-def test_extraction_beside_the_bare_network(bench, images, tmp_path, monkeypatch):
-    page, folder = tmp_path / "page.md", images / "train"
-    page.write_text("<!-- bench-evaluate:begin -->\n<!-- bench-evaluate:end -->")
+def test_extraction_beside_the_bare_network(bench, images, monkeypatch):
+    folder = images / "train"
     cases = (("resnet10", 32, "imagenet", 1), ("resnet10", 32, "imagenette", 99))
     monkeypatch.setattr(evaluate, "CASES", cases)
     options = "--rounds 3 --batch 2 --queries 0 --imagenet"
-    rows = bench(evaluate, options, folder, "--imagenette", folder)[0]["rows"]
-    assert [row["count"] for row in rows] == [1, 80]
-    assert "| resnet10, 32 px | 1 of imagenet |" in page.read_text()
+    result, said = bench(evaluate, options, folder, "--imagenette", folder)
+    assert [row["count"] for row in result["rows"]] == [1, 80]
+    assert "| resnet10, 32 px | 1 of imagenet |" in said
 
 
 def test_the_trainers_parts(bench, images, tmp_path):
