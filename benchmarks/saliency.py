@@ -19,7 +19,7 @@ import tyro
 from benchmarks.publish import PAGE, markdown, publish
 from data.cli import run
 from evaluate.masks.saliency import Arguments as Scoring
-from evaluate.masks.saliency import evaluate
+from evaluate.masks.saliency import cell, evaluate
 from preprocess import estimators
 
 NAMES = (
@@ -118,18 +118,14 @@ def table(result: dict) -> str:
     odd = {f"{name}, odd numbers": entry for name, entry in result["odd"].items()}
     rows = []
     for name, entry in (result["estimators"] | odd).items():
-        cells = [number(entry[metric], metric) for metric in TITLES]
+        cells = [cell(entry[metric], metric) for metric in TITLES]
         for i, (metric, value) in enumerate(zip(METRICS, AUTHORS.get(name, ()), strict=False)):
-            cells[i] += f" ({number(value, metric)})"
+            cells[i] += f" ({cell(value, metric)})"
         rows.append(f"{name} | {' | '.join(cells)} | {entry['ms']:.1f}")
     rows += [f"{name} | {ABSENT} |{' |' * (len(TITLES) - 1)}" for name in result["absent"]]
     text = markdown(f"estimator | {' | '.join(TITLES.values())} | ms", rows)
     about = f"ECSSD, {result['count']} images; in brackets the authors' own code on all 1,000."
     return f"{about}\n\n{text}"
-
-
-def number(value: float, metric: str) -> str:
-    return (f"{value:.4f}" if metric == "mae" else f"{value:.3f}").removeprefix("0")
 
 
 if __name__ == "__main__":

@@ -136,14 +136,18 @@ def lines(result: dict) -> list[str]:
     columns = [c for c in TITLES if c not in UNPRINTED and all(c in e for e in entries.values())]
     rows = [["estimator", *(TITLES[c] for c in columns)], ["---"] * (len(columns) + 1)]
     for name, entry in entries.items():
-        cells = [f"{entry[c]:.{DIGITS.get(c, 3)}f}".removeprefix("0") for c in columns]
-        rows.append([name, *cells])
+        rows.append([name, *(cell(entry[column], column) for column in columns)])
     text = [f"| {' | '.join(row)} |" for row in rows]
     for row in result["published"]:
         title, agrees = TITLES[row["metric"]], "" if row["agrees"] else ", which does not agree"
         numbers = f"{row['ours']:.3f}, published {row['published']:.3f} ({row['source']})"
         text.append(f"{row['estimator']}: {title} {numbers}{agrees}")
     return text + _reasons(result["left_out"])
+
+
+def cell(score: float, metric: str) -> str:
+    """A score as tables show it: .711, or .1709 of an error."""
+    return f"{score:.{DIGITS.get(metric, 3)}f}".removeprefix("0")
 
 
 def _reasons(left_out: dict[str, list[str]]) -> list[str]:
