@@ -56,15 +56,14 @@ class Cluster:
         try:
             self.client.wait_for_workers(1, timeout=CONTACT)
             self._probe(needs)
-        except TimeoutError:
+        except BaseException as error:
             self.close()
+            if not isinstance(error, TimeoutError):
+                raise
             raise UsageError(
                 f"{self.name}: the scheduler has no workers; start some with "
                 f"`dask worker {address} --nthreads 1` in the project's folder"
             ) from None
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def width(self) -> int:

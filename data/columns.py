@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import h5py
 import numpy as np
 
+from data.cli import UsageError
 from data.io import is_own
 
 ALIGNMENT = 4096  # a column begins at a page of its own
@@ -47,6 +49,19 @@ def open_columns(path: str | os.PathLike) -> Iterator[h5py.File]:
         if isinstance(error, OSError) and error.errno:
             raise type(error)(error.errno, os.strerror(error.errno), os.fspath(path)) from error
         raise ValueError(" ".join(str(error).split())[:120]) from error
+
+
+@contextmanager
+def open_sound(path: Path, error: type[UsageError], repair: str) -> Iterator[h5py.File]:
+    """As open_columns, with an `error` that names the file and says how to repair it where it is
+    missing or damaged."""
+    try:
+        with open_columns(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise error(f"{path} is missing: {repair}") from None
+    except ValueError as reason:
+        raise error(f"{path} is damaged or cut short ({reason}): {repair}") from reason
 
 
 def own_dataset(

@@ -1,5 +1,7 @@
 """The commands of `python -m data`, each a function of its arguments."""
 
+import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,13 +12,12 @@ import tyro
 from tqdm import tqdm
 
 from data.cache.description import load_description
-from data.cache.journal import runs
-from data.cache.reader import Cache
+from data.cache.reader import Cache, failures
 from data.cache.shard import QUALITY, REPAIR, STATUS_NAMES
-from data.cache.verify import old_shards, remove_old_shards
-from data.checksums import problems
+from data.cache.verify import BUSY, LOCK, old_shards
+from data.checksums import problems, read_checksums, write_checksums
 from data.cli import UsageError
-from data.io import write_bytes
+from data.io import is_own, lock, remove_temporary, write_bytes
 from data.sources import packed
 from data.sources.images import open_images
 from data.sources.pack import Settings
@@ -54,16 +55,16 @@ def info(cache: CachePath, failed: int = 20) -> None:
     if identity.get("weights"):
         print(f"weights   SHA-256 {identity['weights']}, computed on {identity['device']}")
     print(f"status    {counts}")
-    failures = masks.failed()
-    for path, status in failures[:failed]:
+    unusable = failures(masks.paths, masks.status)
+    for path, status in unusable[:failed]:
         print(f"  {STATUS_NAMES[status]:<10} {path}")
-    if len(failures) > failed:
-        print(f"  ... and {len(failures) - failed} more (--failed N shows more)")
+    if len(unusable) > failed:
+        print(f"  ... and {len(unusable) - failed} more (--failed N shows more)")
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     old = sum(file.stat().st_size for file in old_shards(folder))
     removable = f", {old / 1e6:.1f} of them in old shards (python -m data clean)" if old else ""
     print(f"bytes     {size / 1e6:.1f} MB in {folder}{removable}")
-    taken = runs(folder)
+    taken = _runs(folder)
     if taken["computed"]:
         many = "s" * (taken["runs"] != 1)
         print(
@@ -77,6 +78,26 @@ def info(cache: CachePath, failed: int = 20) -> None:
         for name in QUALITY:
             values = np.percentile(masks.column(f"quality/{name}")[usable], [5, 25, 50, 75, 95])
             print(f"  {name:<10}" + " " * 22 + "  ".join(f"{v:6.3f}" for v in values))
+
+
+def _runs(folder: Path) -> dict[str, float]:
+    """What all finished runs of the batch stage took together, by their log: one JSON object a
+    line, an "end" for each.
+
+    Returns:
+        runs, computed (images), copied (rows), seconds, and per_core: images a second and worker.
+    """
+    total = {"runs": 0, "computed": 0, "copied": 0, "seconds": 0.0}
+    core_seconds = 0.0
+    for file in filter(is_own, sorted(folder.glob("log*.jsonl"))):
+        for line in file.read_text(errors="replace").splitlines():
+            # a kill may have cut a line; other events have none of the numbers
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                event = json.loads(line)
+                if event["computed"] + event["copied"]:
+                    core_seconds += event["seconds"] * event["workers"]
+                    total = {name: n + event.get(name, 1) for name, n in total.items()}
+    return total | {"per_core": total["computed"] / max(core_seconds, 1e-9)}
 
 
 def verify(cache: CachePath) -> int:
@@ -108,8 +129,19 @@ def clean(cache: CachePath) -> None:
     Args:
         cache: Folder of the cache.
     """
-    count, size = remove_old_shards(Path(cache))
-    print(f"{count} old shards removed, {size / 1e6:.1f} MB")
+    folder = Path(cache)
+    load_description(folder)  # before a lock's file is put into a folder of something else
+    with lock(folder / LOCK, f"{folder}: {BUSY}"):
+        files = old_shards(folder)
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            file.unlink()
+        checksums = read_checksums(folder)
+        kept = {name: line for name, line in checksums.items() if (folder / name).exists()}
+        if kept != checksums:
+            write_checksums(folder, kept)
+        remove_temporary(folder)
+    print(f"{len(files)} old shards removed, {size / 1e6:.1f} MB")
 
 
 def list_images(images: ImagesPath, out: str | None = None) -> None:

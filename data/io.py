@@ -24,14 +24,14 @@ import numpy as np
 
 from data.cli import UsageError, note
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+# what file systems say that have no locks, or cannot bring a file to the disk
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 # what file systems and tools put beside data, besides hidden names
 SYSTEM = frozenset(
     b"@eaDir @Recycle #recycle #snapshot ~snapshot $RECYCLE.BIN __MACOSX lost+found".split()
 )
 LARGEST_JSON = 1 << 26  # bytes that are read
 LINKED = "a link out of its folder is not read; copy the files themselves (`cp -rL`)"
-UNSUPPORTED_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def sync(path: str | os.PathLike) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in UNSUPPORTED_SYNC:
+        if error.errno not in UNSUPPORTED:
             raise
     finally:
         os.close(descriptor)
@@ -137,7 +137,7 @@ def lock(
             os.close(descriptor)
             raise UsageError(busy or f"{path}: another process holds this lock") from None
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            if error.errno not in UNSUPPORTED:
                 os.close(descriptor)
                 raise
             _note_without_locks(os.path.dirname(path))

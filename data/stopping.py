@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import NoReturn, Self
@@ -23,23 +23,20 @@ THREADS = dict.fromkeys(
 
 
 class Stopping:
-    """Within it, SIGINT, SIGTERM and `more` signals are noted in `received` (0: none) instead of
-    killing; a second SIGINT kills, a second SIGTERM or SIGUSR1 does no harm. Outside of the main
-    thread, where Python hears no signals, nothing changes.
+    """Within it, the signals are noted in `received` (0: none) instead of killing; a second SIGINT
+    kills, a second SIGTERM or SIGUSR1 does no harm. Outside of the main thread, where Python hears
+    no signals, nothing changes.
 
         with Stopping() as stop:
             while more_to_do and not stop.received:
                 ...
     """
 
-    def __init__(self, *more: signal.Signals):
-        self.numbers = (signal.SIGINT, signal.SIGTERM, *more)
+    def __init__(self):
         self.received = 0
-        self.before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in self.numbers}
+        self.before = _handled_by(self._note)
         return self
 
     def __exit__(self, *_) -> None:
@@ -52,33 +49,44 @@ class Stopping:
             signal.signal(signal.SIGINT, self.before[signal.SIGINT])
 
 
-@contextmanager
-def ending(message: str) -> Iterator[None]:
-    """Within it, SIGTERM and SIGUSR1 print `message` and end the process with 0, without a
-    traceback; a `Stopping` inside takes the signals over as long as it lasts. SIGINT is a
-    KeyboardInterrupt, as ever."""
-
-    numbers = [signal.SIGTERM, signal.SIGUSR1]
+def _handled_by(handler: Callable[[int, object], None]) -> dict[int, object]:
+    """The handlers that it replaces; none outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        numbers.append(signal.SIGINT)
+        return {}
+    return {number: signal.signal(number, handler) for number in SIGNALS}
+
+
+@contextmanager
+def ending(message: str, forward: Callable[[int], bool] = lambda _: False) -> Iterator[None]:
+    """Within it, a signal ends the process without a traceback: the block is left, whose cleaning
+    up further signals do not break, `message` is printed, and the exit code is 0, or 130 for
+    SIGINT. A `Stopping` inside takes the signals over as long as it lasts.
+
+    Args:
+        forward: gets the signal first; true where it has handed it on, and the block goes on.
+    """
+    received: list[int] = []
 
     def end(number: int, _: object) -> None:
-        if number == signal.SIGINT:
-            leave(KeyboardInterrupt())
-        ignore()
-        print(message, file=sys.stderr)
-        leave(SystemExit(0))
+        if not forward(number):
+            ignore(SIGNALS)
+            received.append(number)
+            leave(_exit(number))
 
-    before = {number: signal.signal(number, end) for number in numbers}
+    before = _handled_by(end)
     try:
         yield
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) is end:
                 signal.signal(number, handler)
+        if received:  # also where the block, an import for instance, caught the exit
+            print(message, file=sys.stderr)
+            raise _exit(received[0])
+
+
+def _exit(number: int) -> SystemExit:
+    return SystemExit(130 if number == signal.SIGINT else 0)
 
 
 def leave(error: BaseException) -> NoReturn:
@@ -99,11 +107,11 @@ def leave(error: BaseException) -> NoReturn:
     raise error
 
 
-def ignore() -> None:
-    """From now on SIGTERM and SIGUSR1 do nothing: the process is ending, with its exit code
-    decided."""
+def ignore(numbers: Iterable[signal.Signals] = SIGNALS[1:]) -> None:
+    """From now on SIGTERM and SIGUSR1 (or `numbers`) do nothing: the process is ending, with its
+    exit code decided."""
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in numbers:
             signal.signal(number, _nothing)
             # the interpreter drops Python's handlers before its own end
             atexit.register(signal.signal, number, signal.SIG_IGN)

@@ -125,7 +125,7 @@ class Training:
         """
         options = {"leave": False, "disable": distributed.rank() > 0, "initial": self.step}
         bar = tqdm(desc=name, total=steps, unit="step", **options)
-        with Stopping(signal.SIGUSR1) as stop, bar:
+        with Stopping() as stop, bar:
             for batch in self._saved_on_failure(batches):
                 for group, rate in zip(self.optimizer.param_groups, rates(self.step), strict=True):
                     group["lr"] = rate

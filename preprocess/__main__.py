@@ -23,8 +23,6 @@ import data.one_thread  # noqa: F401 - before numpy is imported
 
 import contextlib
 import os
-import signal
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Literal
 
@@ -35,7 +33,7 @@ from data.cache.shard import STATUS
 from data.cli import UsageError, run
 from data.io import sha256
 from data.sources.images import MAX_PIXELS, open_images
-from data.stopping import SIGNALS, leave
+from data.stopping import ending
 from preprocess import estimators
 from preprocess.estimators.files import refusals
 from preprocess.networks.weights import find, unpublished
@@ -144,9 +142,11 @@ def main() -> None:
     part = _part(args.part)
     recipe = _recipe(args)
     print(_heading(args, recipe), flush=True)
-    for number in SIGNALS:
-        signal.signal(number, _stop)
-    try:
+    stopped = (
+        f"stopped: the shard in progress is dropped, finished ones are kept in {args.cache}; the "
+        "same command continues"
+    )
+    with ending(stopped):
         outcome = build(
             args.images,
             args.cache,
@@ -159,21 +159,7 @@ def main() -> None:
             repair=args.repair,
             digest=args.digest,
         )
-    except KeyboardInterrupt as stop:
-        print(
-            f"stopped: the shard in progress is dropped, finished ones are kept in {args.cache}; "
-            "the same command continues",
-            file=sys.stderr,
-        )
-        terminated = stop.args and stop.args[0] != signal.SIGINT  # by a job manager
-        raise SystemExit(0 if terminated else 130) from None
-    _summary(args, outcome)
-
-
-def _stop(number: int, _: object) -> None:
-    for other in SIGNALS:  # a second one would only break the cleaning up
-        signal.signal(other, signal.SIG_IGN)
-    leave(KeyboardInterrupt(number))
+        _summary(args, outcome)
 
 
 def _heading(args: Arguments, recipe: Recipe) -> str:

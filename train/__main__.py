@@ -6,7 +6,6 @@
 The same command continues a stopped run; Ctrl-C and SIGTERM save first.
 """
 
-import signal
 import sys
 
 from data.cli import run
@@ -14,7 +13,7 @@ from data.stopping import Stopping
 
 
 def main() -> None:
-    with Stopping(signal.SIGUSR1) as stop:  # Slurm's warning before a requeue
+    with Stopping() as stop:
         # torch takes seconds to import, in which a signal may come
         from train.command import parse
         from train.loop import train

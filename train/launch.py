@@ -11,44 +11,34 @@ import signal
 import sys
 from pathlib import Path
 
-from data.stopping import SIGNALS, leave
+from data.stopping import ending
 
 received: list[int] = []
 
 
 def main() -> None:
-    for number in SIGNALS:
-        signal.signal(number, forward)
-    # takes seconds, in which a signal may come
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    with ending("stopped before the first process was started", forward):
+        # takes seconds, in which a signal may come
+        from torch.distributed import run
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    if received:  # an import caught the exit
-        raise SystemExit(code(received[0]))
-    try:
-        run.main(["--signals-to-handle", "SIGHUP", *sys.argv[1:]])
-    except ChildFailedError as error:  # that process has said why
-        _, failure = error.get_first_failure()
-        raise SystemExit(max(1, failure.exitcode)) from None
+        try:
+            run.main(["--signals-to-handle", "SIGHUP", *sys.argv[1:]])
+        except ChildFailedError as error:  # that process has said why
+            _, failure = error.get_first_failure()
+            raise SystemExit(max(1, failure.exitcode)) from None
     if signal.SIGINT in received:
         raise SystemExit(130)
 
 
-def forward(number: int, _: object) -> None:
-    """Send every training process SIGTERM: it saves and ends, and so torchrun does; before there is
-    one, end at once."""
+def forward(number: int) -> bool:
+    """Send every training process SIGTERM: it saves and ends, and so torchrun does; False where
+    there is none."""
     received.append(number)
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     for child in children:
         os.kill(int(child), signal.SIGTERM)
-    if not children:
-        print("stopped before the first process was started", file=sys.stderr)
-        leave(SystemExit(code(number)))
-
-
-def code(number: int) -> int:
-    """The exit code after a signal."""
-    return 130 if number == signal.SIGINT else 0
+    return bool(children)
 
 
 if __name__ == "__main__":

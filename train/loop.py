@@ -52,7 +52,7 @@ def train(config: Config, stop: Stopping | None = None, stop_at: int | None = No
         SystemExit: a signal stopped the run, which is saved: 0, or 130 for SIGINT.
     """
     config.check()
-    with nullcontext(stop) if stop else Stopping(signal.SIGUSR1) as stop:
+    with nullcontext(stop) if stop else Stopping() as stop:
         with ending(f"stopped {UNBEGUN}"):  # another process may never come
             device = distributed.start(config.runtime.device)
         try:

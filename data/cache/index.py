@@ -38,13 +38,14 @@ def read_index(folder: Path, description: Description) -> Index | None:
     """index.h5's columns; None where it is missing, damaged or of other shards."""
     shapes = layout(description["images"], 0)
     shapes |= dict.fromkeys(("offset", "file_bytes"), ("<i8", (len(description["shards"]),)))
-    try:
-        with open_columns(folder / "index.h5") as file:
-            index = {name: own_dataset(file, name, *shapes[name])[...] for name in COLUMNS}
-            same = bool(file.attrs["checksum"] == _checksum(index, description))
-    except (OSError, ValueError):
-        return None
-    return index if same else None
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open_columns(folder / "index.h5") as file,
+    ):
+        index = {name: own_dataset(file, name, *shapes[name])[...] for name in COLUMNS}
+        if file.attrs["checksum"] == _checksum(index, description):
+            return index
+    return None
 
 
 def build_index(folder: Path, description: Description) -> Index:

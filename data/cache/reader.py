@@ -119,10 +119,6 @@ class Cache:
                 parts.append(shard[name][...])
         return np.concatenate(parts)
 
-    def failed(self) -> list[tuple[str, int]]:
-        """(path, status code) of every image that is not usable."""
-        return failures(self.paths, self.status)
-
 
 def failures(paths: np.ndarray, status: np.ndarray) -> list[tuple[str, int]]:
     """(path, status code) of every image whose status is not 0."""

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from data.cli import UsageError
-from data.columns import open_columns, own_dataset, own_width, to_bytes
+from data.columns import open_sound, own_dataset, own_width, to_bytes
 
 SCHEMA = 2
 STATUS = {
@@ -97,23 +97,14 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
         CacheError: missing, cut short, damaged, or not laid out as `layout` says; also where the
             block fails to read from it.
     """
-    try:
-        with open_columns(path) as file:
-            schema = file.attrs.get("schema")
-            if schema != SCHEMA:
-                raise ValueError(f"schema {schema}, this version reads {SCHEMA}")
-            _check_layout(file)
-            yield file
-    except FileNotFoundError:
-        raise CacheError(f"{path} is missing: {REPAIR}") from None
-    except (ValueError, AttributeError) as error:
-        raise CacheError(f"{path} is damaged or cut short ({error}): {REPAIR}") from error
-
-
-def _check_layout(file: h5py.File) -> None:
-    count, side, _ = own_dataset(file, "mask", "|u1", (None, None, None)).shape
-    for name, (dtype, shape) in layout(count, side).items():
-        own_dataset(file, name, dtype, shape)
+    with open_sound(path, CacheError, REPAIR) as file:
+        schema = file.attrs.get("schema")
+        if schema != SCHEMA:
+            raise ValueError(f"schema {schema}, this version reads {SCHEMA}")
+        count, side, _ = own_dataset(file, "mask", "|u1", (None, None, None)).shape
+        for name, (dtype, shape) in layout(count, side).items():
+            own_dataset(file, name, dtype, shape)
+        yield file
 
 
 def read_rows(path: Path) -> Rows:

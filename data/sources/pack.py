@@ -71,15 +71,6 @@ class Part:
     sources: np.ndarray
     file: Path
 
-    def is_in_file(self) -> bool:
-        """Whether the file is of these images, unchanged."""
-        try:
-            shard = read_shard(self.file)
-        except PackError:
-            return False
-        same = np.array_equal(shard.paths, self.images.paths)
-        return same and np.array_equal(shard.sources, self.sources)
-
 
 def smaller(content: bytes, side: int, quality: int) -> bytes:
     """An image file no larger than needed: its short side is `side` pixels at most.
@@ -107,7 +98,7 @@ def smaller(content: bytes, side: int, quality: int) -> bytes:
 def pack(
     root: str,
     folder: str,
-    settings: Settings | None = None,
+    settings: Settings = Settings(),
     *,
     workers: int = 1,
     listed: str | None = None,
@@ -125,7 +116,6 @@ def pack(
         UsageError: no images, a folder of something else, or a finished pack of other images.
         OSError: no space, a read-only folder; finished shards stay.
     """
-    settings = settings or Settings()
     if workers < 1:
         raise UsageError(f"--workers {workers}: needs at least 1")
     images, out = open_images(root, listed), Path(folder)
@@ -162,10 +152,11 @@ def _complete(
     images: Images, folder: Path, settings: Settings, workers: int, repair: bool
 ) -> Outcome:
     checksums, finished = read_checksums(folder), is_pack(folder)
-    if finished and describe(folder)["images"] != len(images):
+    count = describe(folder)["images"] if finished else len(images)
+    if count != len(images):
         raise UsageError(
-            f"{folder}: is a finished pack of {describe(folder)['images']} images, and there are "
-            f"{len(images)} now; choose another OUT, or delete it"
+            f"{folder}: is a finished pack of {count} images, and there are {len(images)} now; "
+            "choose another OUT, or delete it"
         )
     description = {"schema": SCHEMA} | asdict(settings)
     if not finished:
@@ -203,8 +194,11 @@ def _is_kept(part: Part, checksums: dict[str, str], finished: bool, repair: bool
         return False
     if repair and problem(file.parent, file.name, checksums):
         return False
-    if part.is_in_file():
-        return True
+    with contextlib.suppress(PackError):
+        shard = read_shard(file)
+        same = np.array_equal(shard.paths, part.images.paths)
+        if same and np.array_equal(shard.sources, part.sources):
+            return True
     if finished:
         raise UsageError(
             f"{file.parent}: is a finished pack, and images of {file.name} were changed since; "
@@ -231,7 +225,13 @@ def _shards(parts: list[Part], settings: Settings, workers: int) -> Iterator[tup
                 block = next(files)
                 contents += block
                 bar.update(len(block))
-            yield part, _shard(part, contents)
+            columns = {
+                "path": own_width(part.images.paths),
+                "offset": np.cumsum([0, *map(len, contents)]).astype("<i8"),
+                "source": part.sources.astype("<i8"),
+                "bytes": np.frombuffer(b"".join(contents), np.uint8),
+            }
+            yield part, to_bytes(columns)
 
 
 def _pack_block(images: Images, side: int, quality: int) -> list[bytes]:
@@ -244,16 +244,3 @@ def _pack_block(images: Images, side: int, quality: int) -> list[bytes]:
         except ImageError:
             contents.append(content if len(content) <= KEPT_BROKEN else b"")
     return contents
-
-
-def _shard(part: Part, contents: list[bytes]) -> bytes:
-    """A shard's file as bytes, see data/sources/packed.py."""
-    lengths = [len(content) for content in contents]
-    return to_bytes(
-        {
-            "path": own_width(part.images.paths),
-            "offset": np.cumsum([0, *lengths]).astype("<i8"),
-            "source": part.sources.astype("<i8"),
-            "bytes": np.frombuffer(b"".join(contents), np.uint8),
-        }
-    )

@@ -20,7 +20,7 @@ from typing import TypedDict
 import numpy as np
 
 from data.cli import UsageError
-from data.columns import open_columns, own_dataset
+from data.columns import open_sound, own_dataset
 from data.io import LINKED, is_own, read_json
 from data.sources.base import MISSING, Spanned
 from data.sources.listing import all_inside
@@ -104,20 +104,14 @@ def read_shard(file: Path) -> Shard:
     Raises:
         PackError: missing, damaged, or not of this schema.
     """
-    try:
-        with open_columns(file) as shard:
-            paths = own_dataset(shard, "path", "|S", (None,))[...]
-            offsets = own_dataset(shard, "offset", "<i8", (len(paths) + 1,))[...]
-            sources = own_dataset(shard, "source", "<i8", (len(paths), 2))[...]
-            content = own_dataset(shard, "bytes", "|u1", (offsets[-1],))
-            place = content.id.get_offset() or 0
+    with open_sound(file, PackError, REPAIR) as shard:
+        paths = own_dataset(shard, "path", "|S", (None,))[...]
+        offsets = own_dataset(shard, "offset", "<i8", (len(paths) + 1,))[...]
+        sources = own_dataset(shard, "source", "<i8", (len(paths), 2))[...]
+        content = own_dataset(shard, "bytes", "|u1", (offsets[-1],))
         if offsets[0] or (np.diff(offsets) < 0).any() or not all_inside(paths):
             raise ValueError("its columns do not fit together")
-    except FileNotFoundError:
-        raise PackError(f"{file} is missing: {REPAIR}") from None
-    except ValueError as error:
-        raise PackError(f"{file} is damaged or cut short ({error}): {REPAIR}") from error
-    return Shard(paths, offsets, sources, place)
+        return Shard(paths, offsets, sources, content.id.get_offset() or 0)
 
 
 class Packed(Spanned):

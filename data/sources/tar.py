@@ -5,7 +5,6 @@ import os
 import tarfile
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +18,6 @@ LARGEST_HEADER = 1 << 24  # a name or attributes may claim to be as long as they
 DEPTH = 3  # links followed inside an archive
 
 
-@dataclass
 class Scan:
     """Gathers the images of one or more tars.
 
@@ -28,9 +26,9 @@ class Scan:
         links: row of a link -> the path that it points to.
     """
 
-    paths: Paths = field(default_factory=Paths)
-    spans: array = field(default_factory=lambda: array("q"))
-    links: dict[int, bytes] = field(default_factory=dict)
+    def __init__(self):
+        self.paths, self.spans = Paths(), array("q")
+        self.links: dict[int, bytes] = {}
 
     def add(self, file: str, prefix: bytes = b"") -> None:
         """Add the images of a tar, `prefix` before their paths.

@@ -151,7 +151,7 @@ class Record(TypedDict):
 
 def make(
     out: str | os.PathLike,
-    scenes: Scenes | None = None,
+    scenes: Scenes = Scenes(),
     *,
     workers: int = 1,
 ) -> Record:
@@ -169,7 +169,6 @@ def make(
     """
     if workers < 1:
         raise UsageError(f"--workers {workers}: needs at least 1")
-    scenes = scenes or Scenes()
     parts = {"train": scenes.train, "probe": scenes.probe, "test": scenes.test}
     record: Record = {
         "name": NAME,

@@ -2,17 +2,16 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from data.__main__ import main
 from data.cli import run
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def data(monkeypatch, capsys) -> Command:
+def data(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """`python -m data ...`: exit code, what is printed, and the errors."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -23,3 +22,9 @@ def data(monkeypatch, capsys) -> Command:
         return exit_.value.code, *capsys.readouterr()
 
     return call
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder but for locks."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,94 +1,49 @@
-"""A signal while a step is under way: noted once, deadly twice, and nothing left behind."""
+"""Signals: noted once, deadly twice; a block that they end is left once."""
 
-import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
 import weakref
 
 import pytest
 
-from data.stopping import Stopping, ending, shielded, start_worker
+from data.stopping import SIGNALS, Stopping, ending
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_is_noted_and_the_handlers_come_back(number):
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    with pytest.raises(ValueError, match="diverged"), Stopping(signal.SIGUSR1) as stop:
-        assert stop.received == 0
+@pytest.fixture(autouse=True)
+def _handlers_come_back(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in the background
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_a_second_ctrl_c_kills(number):
+    before = [signal.getsignal(n) for n in SIGNALS]
+    with pytest.raises(KeyboardInterrupt), Stopping() as stop:
         os.kill(os.getpid(), number)
         assert stop.received == number
-        raise ValueError("diverged")
-    assert {n: signal.getsignal(n) for n in before} == before
-
-
-def test_a_second_one_kills():
-    # a job in the background is born with it ignored
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), Stopping():
+        for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
-class Referred:
-    """What a weak reference can be to."""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_within_a_callback_ends_all_the_same(number, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
-    before = {n: signal.getsignal(n) for n in (number, signal.SIGUSR1, signal.SIGALRM)}
-    referred = Referred()
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_block_once_also_from_within_a_callback(number, capsys):
+    referred, cleaned = Stopping(), []
     reference = weakref.ref(referred, lambda _: os.kill(os.getpid(), number))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises((SystemExit, KeyboardInterrupt)), ending("stopped"):
+    with pytest.raises(SystemExit) as end, ending("stopped"):
+        try:
             del referred  # an error in its callback is printed and dropped
             assert reference() is None
             time.sleep(30)
-    finally:
-        for n, handler in before.items():
-            signal.signal(n, handler)
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_in_another_thread_it_does_nothing():
-    seen = []
-
-    def loop():
-        with Stopping() as stop:
-            seen.append(stop.received)
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    thread.join()
-    assert seen == [0]
-
-
-def _wait(started) -> None:
-    start_worker()
-    started.set()
-    threading.Event().wait()
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_worker_ends_by_its_parents_signal_alone(method):
-    context = multiprocessing.get_context(method)
-    started = context.Event()
-    worker = context.Process(target=_wait, args=(started,), daemon=True)
-    with shielded():
-        worker.start()
-    assert started.wait(60)
-    for name in ("TERM", "INT", "USR1"):
-        subprocess.run(["bash", "-c", f"kill -{name} {worker.pid}"], check=True)
-    worker.join(1.5)
-    assert worker.is_alive()
-    worker.terminate()
-    worker.join(10)
-    assert worker.exitcode == 1
+        finally:
+            for second in SIGNALS:
+                os.kill(os.getpid(), second)
+            cleaned.append(True)
+    assert end.value.code == (130 if number == signal.SIGINT else 0)
+    assert cleaned and capsys.readouterr().err == "stopped\n"

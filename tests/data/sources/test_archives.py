@@ -1,100 +1,92 @@
-"""Images from a tar, a tar of tars and class tars: the folder's paths and bytes."""
+"""Tars and other layouts that people have: the images of the plain folder; an index; bad ones."""
 
 import io
 import os
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
 
 from data.cli import UsageError
-from data.sources.images import ImageError, open_images
+from data.sources.images import ImageError, decode, open_images
+from data.sources.labelled import Labelled
+from data.sources.pack import Settings, pack
 
 
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch) -> Path:
-    """Where indexes go that cannot lie beside their archive."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-def pack(file: Path, root: Path) -> Path:
-    with tarfile.open(file, "w") as tar:
-        tar.add(root, ".")
+def tar(root: Path, file: Path) -> Path:
+    with tarfile.open(file, "w") as archive:
+        archive.add(root, ".")
     return file
 
 
-def pack_of_tars(file: Path, root: Path) -> Path:
+def class_tars(root: Path, out: Path) -> Path:
+    out.mkdir()
+    for folder in root.iterdir():
+        tar(folder, out / f"{folder.name}.tar")
+    return out
+
+
+def tar_of_tars(root: Path, file: Path) -> Path:
     """As ILSVRC2012_img_train.tar: a tar a class."""
-    with tarfile.open(file, "w") as outer:
-        for folder in sorted(root.iterdir()):
-            content = io.BytesIO()
-            with tarfile.open(fileobj=content, mode="w") as inner:
-                for image in sorted(folder.iterdir()):
-                    inner.add(image, image.name)
-            member = tarfile.TarInfo(f"{folder.name}.tar")
-            member.size = len(content.getvalue())
-            outer.addfile(member, io.BytesIO(content.getvalue()))
-    return file
+    return tar(class_tars(root, file.with_name("tars")), file)
 
 
-@pytest.mark.parametrize("packer", [pack, pack_of_tars])
-def test_same_paths_bytes_and_lengths_as_the_folder(images, tmp_path, packer):
-    folder = open_images(images / "train")
-    packed = open_images(packer(tmp_path / "x.tar", images / "train"))
-    assert np.array_equal(packed.paths, folder.paths)
-    for i in (0, 17, 79):
-        assert packed.read(i) == folder.read(i)
-    assert np.array_equal(packed.stat()[:, 0], folder.stat()[:, 0])
-    part = pickle.loads(pickle.dumps(packed.take(slice(5, 9))))  # what a worker gets
-    assert [part.read(i) for i in range(4)] == [folder.read(i) for i in range(5, 9)]
-    assert len(pickle.dumps(packed.take(slice(64)))) < 10_000
+def converted(root: Path, out: Path) -> Path:
+    for picture in root.glob("*/*.png"):
+        file = (out / picture.relative_to(root)).with_suffix(".tif")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(file), cv2.imread(str(picture)))
+        (file.parent / "extra.gif").write_bytes(b"GIF89a")
+    return out
 
 
-def test_the_index_is_kept_and_made_again_when_the_archive_changes(images, tmp_path, elsewhere):
-    file = pack(tmp_path / "x.tar", images / "train")
-    open_images(file)
-    assert (tmp_path / "x.tar.index.h5").exists()
-    stat = file.stat()
-    file.write_bytes(bytes(stat.st_size))  # whoever scanned it again would find nothing
-    os.utime(file, ns=(0, stat.st_mtime_ns))
-    assert len(open_images(file)) == 80
-    pack(file, images / "train" / "class0")
-    assert len(open_images(file)) == 40
+def packed(root: Path, out: Path) -> Path:
+    pack(str(root), str(out), Settings(shard_size=40))
+    return out
 
 
-def test_the_index_goes_elsewhere_where_it_cannot_lie_beside_the_archive(
-    images, tmp_path, elsewhere, capfd
-):
-    file = pack(tmp_path / "x.tar", images / "train")
-    (tmp_path / "x.tar.index.h5").mkdir()  # stops root too, who may write anywhere
-    assert len(open_images(file)) == 80
-    (index,) = (elsewhere / "dilo").glob("x.tar-*.index.h5")
-    assert len(open_images(file)) == 80 and not capfd.readouterr().err
-    index.unlink()
-    index.mkdir()
-    assert len(open_images(file)) == 80
-    assert "x.tar: its index cannot be kept" in capfd.readouterr().err
-    assert {p.name for p in tmp_path.iterdir()} == {"x.tar", "x.tar.index.h5", "home"}
+LAYOUTS = {
+    "pack": packed,
+    "tar": tar,
+    "tar of tars": tar_of_tars,
+    "class tars": class_tars,
+    "tif": converted,
+}
 
 
-def test_a_folder_of_class_tars_is_the_folder_of_classes(images, tmp_path, elsewhere):
-    (tmp_path / "tars").mkdir()
-    for name in ("class0", "class1"):
-        pack(tmp_path / "tars" / f"{name}.tar", images / "train" / name)
-    folder = open_images(images / "train")
-    (tmp_path / "list.txt").write_text("class1/041.png\n")
-    for _ in range(2):  # scanned, then from the index
-        packed = open_images(tmp_path / "tars")
-        assert np.array_equal(packed.paths, folder.paths)
-        assert np.array_equal(packed.stat()[:, 0], folder.stat()[:, 0])
-        assert all(packed.read(i) == folder.read(i) for i in (0, 79))
-        chosen = open_images(tmp_path / "tars", str(tmp_path / "list.txt"))
-        assert chosen.read(0) == (images / "train" / "class1" / "041.png").read_bytes()
-    assert (tmp_path / "tars.index.h5").exists()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_holds_the_images_of_the_folder(images, data, tmp_path, layout):
+    root = LAYOUTS[layout](images / "train", tmp_path / "images")
+    code, printed, notes = data("list", root)
+    assert code == 0 and f"{root}: 80 images" in printed
+    assert ("left out 2 .gif" in notes) == (layout == "tif")
+    folder, found = open_images(images / "train"), open_images(root)  # tars: from their index
+    assert root.with_name("images.index.h5").exists() == ("tar" in layout)
+    if layout != "tif":
+        assert np.array_equal(found.paths, folder.paths)
+        assert np.array_equal(found.stat()[:, 0], folder.stat()[:, 0])
+    part = pickle.loads(pickle.dumps(found.take(slice(38, 43))))  # over a shard's end
+    assert len(pickle.dumps(part)) < 10_000
+    for i in range(5):
+        assert np.array_equal(decode(part.read(i)), decode(folder.read(38 + i)))
+    (tmp_path / "list.txt").write_text(part.name(4))
+    assert open_images(root, str(tmp_path / "list.txt")).read(0) == part.read(4)
+
+
+def test_the_labels_of_tiny_imagenets_val_are_in_its_annotations(images, tmp_path):
+    classes = Labelled(str(images / "train"), 32).classes
+    shutil.copytree(images / "train" / "class0", tmp_path / "images")
+    lines = [f"{i:03d}.png\tclass{i // 2 % 2}\t0\t0\t62\t62\n" for i in range(0, 80, 2)]
+    (tmp_path / "val_annotations.txt").write_text("".join(lines))
+    assert Labelled(str(tmp_path), 32, classes).labels.tolist() == [0, 1] * 20
+    (tmp_path / "val_annotations.txt").write_text(lines[0])
+    with pytest.raises(UsageError, match=r"val_annotations.txt: has no line for .*002.png"):
+        Labelled(str(tmp_path), 32, classes)
 
 
 @pytest.mark.parametrize(
@@ -103,41 +95,54 @@ def test_a_folder_of_class_tars_is_the_folder_of_classes(images, tmp_path, elsew
         ("path", lambda paths: np.append([b"../../x.png"], paths[1:])),
         ("path", lambda _: h5py.ExternalLink("y", "x")),
         ("span", lambda spans: np.add(spans, [0, 1 << 40, 0])),
-        ("span", lambda spans: spans[:3]),
     ],
 )
-def test_an_index_that_cannot_be_is_made_again(images, tmp_path, elsewhere, column, change):
-    file = pack(tmp_path / "x.tar", images / "train")
-    expected = open_images(file)
-    with h5py.File(tmp_path / "x.tar.index.h5", "r+") as index:
-        changed = change(index[column][...])
-        del index[column]
-        index[column] = changed
+def test_the_index_is_kept_elsewhere_too_and_made_again_where_it_cannot_be(
+    images, tmp_path, monkeypatch, column, change
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    file = tar(images / "train", tmp_path / "x.tar")
+    (tmp_path / "x.tar.index.h5").mkdir()  # stops root too, who may write anywhere
+    stat, expected = file.stat(), open_images(file)
+    (place,) = (tmp_path / "home" / "dilo").glob("x.tar-*.index.h5")
+    with h5py.File(place, "r+") as index:
+        index[column] = change(index.pop(column)[...])
+    open_images(file)
+    file.write_bytes(bytes(stat.st_size))  # whoever scanned it again would find nothing
+    os.utime(file, ns=(0, stat.st_mtime_ns))
     again = open_images(file)
     assert np.array_equal(again.paths, expected.paths)
     assert np.array_equal(again.stat(), expected.stat())
+    tar(images / "train" / "class0", file)
+    assert len(open_images(file)) == 40
 
 
-def member(name: str, content: bytes = b"x", **fields) -> tuple[tarfile.TarInfo, io.BytesIO]:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    for key, value in fields.items():
-        setattr(info, key, value)
-    return info, io.BytesIO(content)
+def archive(*members: tuple, mode: str = "w") -> bytes:
+    """A tar of (name, content), and of links (name, type, target)."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as written:
+        for name, content, *target in members:
+            info = tarfile.TarInfo(name)
+            if target:
+                info.type, info.linkname = content, *target
+            info.size = 0 if target else len(content)
+            written.addfile(info, io.BytesIO(content))
+    return file.getvalue()
 
 
-def test_links_repeated_names_and_odd_names_inside_a_tar(tmp_path, elsewhere):
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        tar.addfile(*member("./a/one.jpg", b"old"))
-        tar.addfile(*member("a/one.jpg", b"new"))  # the later counts
-        tar.addfile(*member("b/ünï code.jpg", b"two"))
-        tar.addfile(*member("b/hard.jpg", b"", type=tarfile.LNKTYPE, linkname="./a/one.jpg"))
-        tar.addfile(*member("b/soft.jpg", b"", type=tarfile.SYMTYPE, linkname="../b/ünï code.jpg"))
-        tar.addfile(*member("b/out.jpg", b"", type=tarfile.SYMTYPE, linkname="../../etc/passwd"))
-        tar.addfile(*member("b/" + "long" * 60 + ".jpg", b"three"))
-        tar.addfile(*member("b/notes.txt"))
-        tar.addfile(*member("b/._two.jpg"))  # what a Mac adds
-        tar.addfile(*member("__MACOSX/b/two.jpg"))
+def test_links_repeated_names_and_odd_names_inside_a_tar(tmp_path):
+    content = archive(
+        ("./a/one.jpg", b"old"),
+        ("a/one.jpg", b"new"),  # the later counts
+        ("b/ünï code.jpg", b"two"),
+        ("b/hard.jpg", tarfile.LNKTYPE, "./a/one.jpg"),
+        ("b/soft.jpg", tarfile.SYMTYPE, "../b/ünï code.jpg"),
+        ("b/out.jpg", tarfile.SYMTYPE, "../../etc/passwd"),
+        ("b/" + "long" * 60 + ".jpg", b"three"),
+        ("b/._two.jpg", b"x"),  # what a Mac adds
+        ("__MACOSX/b/two.jpg", b"x"),
+    )
+    (tmp_path / "x.tar").write_bytes(content)
     images = open_images(tmp_path / "x.tar")
     rows = {images.name(row): row for row in range(len(images))}
     with pytest.raises(ImageError) as error:
@@ -152,30 +157,30 @@ def test_links_repeated_names_and_odd_names_inside_a_tar(tmp_path, elsewhere):
     }
 
 
-def test_bad_archives_are_one_clear_line(images, tmp_path, elsewhere):
-    for name in ("../x.jpg", "/x.jpg", "a/../../x.jpg"):
-        with tarfile.open(tmp_path / "out.tar", "w") as tar:
-            tar.addfile(*member(name))
-        with pytest.raises(UsageError, match="would leave the folder"):
-            open_images(tmp_path / "out.tar")
-    whole = pack(tmp_path / "x.tar", images / "train").read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
-    with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
-        tar.add(images / "train", ".")
-    (tmp_path / "text.tar").write_text("nothing of the kind" * 100)
-    inner = tmp_path / "packed.tar"
-    for name, content in (("inner", inner.read_bytes()), ("short", whole[:9000]), ("no", b"")):
-        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:  # a class whose tar is none
-            tar.addfile(*member("n02.tar", whole))
-            tar.addfile(*member("n01.tar", content))
-            tar.addfile(*member("n03.tar", whole))
-    broken = bytearray(whole)
-    broken[whole.index(b"./class1/") + 200] ^= 1  # a bit of a header in the middle
-    (tmp_path / "bit.tar").write_bytes(broken)
-    for name in ("cut", "packed", "text", "inner", "short", "no", "bit"):
-        with pytest.raises(UsageError, match="not a plain tar, or cut short"):
-            open_images(tmp_path / f"{name}.tar")
-    with tarfile.open(tmp_path / "none.tar", "w") as tar:
-        tar.addfile(*member("notes.txt"))
-    with pytest.raises(UsageError, match="no images"):
-        open_images(tmp_path / "none.tar")
+WHOLE = archive(*((f"c{i}/{i:03d}.png", bytes(900)) for i in range(20)))
+BIT = bytearray(WHOLE)
+BIT[WHOLE.index(b"c9/") + 100] ^= 1  # of a header in the middle
+PACKED = archive(("a.jpg", b"x"), mode="w:gz")
+
+
+def class_tar(content: bytes) -> bytes:
+    return archive(("n02.tar", WHOLE), ("n01.tar", content), ("n03.tar", WHOLE))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (archive(("../x.jpg", b"x")), "would leave the folder"),
+        (archive(("/x.jpg", b"x")), "would leave the folder"),
+        (archive(("notes.txt", b"x")), "no images"),
+        (WHOLE[: len(WHOLE) // 2], "not a plain tar, or cut short"),
+        (bytes(BIT), "not a plain tar, or cut short"),
+        (PACKED, "not a plain tar, or cut short"),
+        (class_tar(WHOLE[:9000]), "not a plain tar, or cut short"),
+        (class_tar(b""), "not a plain tar, or cut short"),
+    ],
+)
+def test_a_bad_archive_is_one_clear_line(data, tmp_path, content, said):
+    (tmp_path / "x.tar").write_bytes(content)
+    code, _, error = data("list", tmp_path / "x.tar")
+    assert code == 2 and said in error and error.count("\n") == 1

@@ -1,163 +1,184 @@
-"""The embedded data set: deterministic, biased as asked, paired across splits, and noticed when
-incomplete."""
+"""The embedded data set and the set like the Backgrounds Challenge's: against plain compositions,
+deterministic, biased as asked, noticed when incomplete."""
 
+import csv
 import json
-import subprocess
-import sys
-import time
+import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from data.cli import UsageError
-from data.synthetic import dataset as synthetic
-from data.synthetic.backdrops import BACKGROUNDS, draw_background
-from data.synthetic.objects import AREA, CLASSES, draw_object
+from data.synthetic import challenge, dataset
+from data.synthetic.backdrops import BACKGROUNDS
+from data.synthetic.challenge import Options
+from data.synthetic.objects import CLASSES
+from data.synthetic.variants import VARIANTS, binary, box, tiled
+from tests.data.conftest import contents
 
-SMALL = synthetic.Scenes(train=30, probe=20, test=20, size=32)
-
-
-def make(out: Path, scenes: synthetic.Scenes = SMALL, workers: int = 1) -> synthetic.Record:
-    return synthetic.make(out, scenes, workers=workers)
-
-
-def _contents(root: Path) -> dict[str, bytes]:
-    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+SMALL = dataset.Scenes(train=30, probe=20, test=20, size=32)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    out = tmp_path_factory.mktemp("synthetic")
-    return out, make(out)
-
-
-def test_layout_and_record(made):
-    out, record = made
-    assert record == json.loads((out / "dataset.json").read_text())
-    assert (record["seed"], record["size"], record["bias"]) == (0, 32, 0.9)
-    for split in synthetic.SPLITS:
-        pictures = sorted((out / split).glob("*/*.jpg"))
-        masks = sorted((out / "masks" / split).glob("*/*.png"))
-        assert len(pictures) == record["counts"][split]
-        assert [p.parent.name + p.stem for p in pictures] == [m.parent.name + m.stem for m in masks]
-        assert {p.parent.name for p in pictures} == set(CLASSES)
-    mask = cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED)
-    assert mask.shape == (32, 32) and mask.dtype == np.uint8
-
-
-def test_files_depend_on_the_seed_not_on_workers_or_counts(made, tmp_path):
-    make(tmp_path, replace(SMALL, train=130), workers=2)
-    ours, theirs = _contents(made[0]), _contents(tmp_path)
-    del ours["dataset.json"]
-    assert all(theirs[name] == content for name, content in ours.items())
-    first, second = (synthetic.draw("train", 3, seed=seed, size=32)["train"][0] for seed in (0, 1))
+def test_files_depend_on_the_seed_not_on_workers_or_counts(tmp_path):
+    record = dataset.make(tmp_path / "x", SMALL)
+    dataset.make(tmp_path / "y", replace(SMALL, train=40), workers=2)
+    ours, theirs = contents(tmp_path / "x"), contents(tmp_path / "y")
+    assert json.loads(ours.pop("dataset.json")) == record and ours.items() <= theirs.items()
+    pictures = {name.removesuffix(".jpg") for name in ours if name.endswith(".jpg")}
+    masks = {name.removeprefix("masks/") for name in ours if name.endswith(".png")}
+    assert pictures == {name.removesuffix(".png") for name in masks}
+    assert len(pictures) == sum(record["counts"].values())
+    first, second = (dataset.draw("train", 3, seed=seed, size=32)["train"][0] for seed in (0, 1))
     assert (first != second).any()
 
 
-@pytest.mark.parametrize("bias", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("bias", [0.0, 0.9, 1.0])
 def test_correlation_is_the_bias(bias):
-    names = list(CLASSES)
-    kinds = [synthetic.background_kinds("train", i, bias=bias)["train"] for i in range(2000)]
-    own = [synthetic.OWN_KIND[names[i % 10]] == kind for i, kind in enumerate(kinds)]
-    assert abs(np.mean(own) - bias) < 0.04
-    assert sorted(synthetic.OWN_KIND.values()) == sorted(BACKGROUNDS)
+    kinds = [dataset.background_kinds("train", i, bias=bias)["train"] for i in range(2000)]
+    own = [dataset.OWN_KIND[CLASSES[i % 10]] == kind for i, kind in enumerate(kinds)]
+    assert abs(np.mean(own) - bias) < 0.04 and set(kinds) == set(BACKGROUNDS)
 
 
 @pytest.mark.parametrize("index", (0, 3, 7))
 def test_test_splits_are_paired_and_compose(index):
-    drawn = synthetic.draw("test", index).items()
+    drawn = dataset.draw("test", index).items()
     scene = {split: (image.astype(float), mask) for split, (image, mask) in drawn}
-    assert tuple(scene) == synthetic.TEST_SPLITS
     image, mask = scene["mixed_same"]
     for split in ("original", "mixed_rand", "only_fg"):
         assert (scene[split][1] == mask).all()
-        # Wholly inside the mask every split shows the same object; around it the backgrounds
-        # differ.
+        # wholly inside the mask every split shows the same object; around it the backgrounds differ
         assert (scene[split][0][mask == 255] == image[mask == 255]).all()
         assert np.abs(scene[split][0][mask == 0] - image[mask == 0]).mean() > 5
-    alpha = mask[..., None] / 255
-    composed = scene["only_fg"][0] + (1 - alpha) * scene["only_bg"][0]
+    composed = scene["only_fg"][0] + (1 - mask[..., None] / 255) * scene["only_bg"][0]
     assert np.abs(composed - image).max() <= 2  # rounded three times
     assert not scene["only_bg"][1].any() and not scene["only_fg"][0][mask == 0].any()
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_objects_have_the_size_and_the_frame_they_should(name):
-    masks = np.stack([draw_object(name, np.random.default_rng(k), 64)[1] for k in range(40)])
-    coverage = masks.mean((1, 2))
-    assert AREA[0] * 0.75 < coverage.min() and coverage.max() < AREA[1] * 1.25
-    border = np.concatenate([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], 1)
-    assert (border > 0.5).mean() < 0.1  # mostly inside the frame
-    assert ((masks > 0) & (masks < 1)).any((1, 2)).all()  # soft edges
-    centres = np.array([[w.mean() for w in np.nonzero(m > 0.5)] for m in masks])
-    assert (centres.std(0) > 3).all()  # placed anywhere
-
-
-@pytest.mark.parametrize("kind", BACKGROUNDS)
-def test_backgrounds_vary_and_keep_away_from_the_object(kind):
-    seeds = [*range(8), 0]
-    grey = np.full(3, 128.0)
-    images = [draw_background(kind, np.random.default_rng(k), 48, grey) for k in seeds]
-    for image in images:
-        assert image.shape == (48, 48, 3) and image.min() >= 0 and image.max() <= 255
-        assert image.mean(2).std() > 5
-    assert all(np.abs(images[0] - image).mean() > 10 for image in images[1:8])
-    assert (images[8] == images[0]).all()
+def test_pictures_are_those_of_this_version():
+    """Of every class and nearly every kind; VERSION is raised whenever one changes."""
+    contrast = [dataset.draw("train", i, bias=0.5)["train"][0].std() for i in range(24)]
+    expected = [54.5, 54.9, 44.9, 59.9, 48.8, 60.7, 44.6, 28.3, 42.9, 64.4, 56.8, 56.7]
+    expected += [48.6, 49.1, 42.1, 52.9, 47.8, 40.1, 51.1, 59.2, 63.4, 52.9, 40.7, 39.7]
+    assert contrast == pytest.approx(expected, abs=0.1)
 
 
 def test_up_to_date_returns_at_once_and_other_parameters_replace_it(tmp_path):
-    make(tmp_path)
+    dataset.make(tmp_path, SMALL)
     victim = next((tmp_path / "train").glob("*/*.jpg"))
     victim.write_bytes(b"changed")
-    make(tmp_path)
+    dataset.make(tmp_path, SMALL)
     assert victim.read_bytes() == b"changed"  # the record matches, so nothing is written
-    others = [tmp_path / "train" / "my_own" / "00000.jpg", tmp_path / "notes" / "x.tmp"]
-    for other in others:
-        other.parent.mkdir()
-        other.write_bytes(b"precious")
-    make(tmp_path, replace(SMALL, train=10))
-    assert len(list((tmp_path / "train").glob("*/*.jpg"))) == 11 and all(map(Path.exists, others))
+    (tmp_path / "train" / "my_own").mkdir()
+    (tmp_path / "train" / "my_own" / "00000.jpg").write_bytes(b"precious")
+    dataset.make(tmp_path, replace(SMALL, train=10))
     # killed while it removed the pictures of another set
     (tmp_path / "dataset.json").rename(tmp_path / "dataset.json.tmp")
     victim.with_name("00099.jpg").write_bytes(b"stale")
-    make(tmp_path, replace(SMALL, train=10))
+    dataset.make(tmp_path, replace(SMALL, train=10))
     assert len(list((tmp_path / "train").glob("*/*.jpg"))) == 11
     folder = victim.parent.rename(tmp_path.with_name(f"{tmp_path.name}-elsewhere"))
     victim.parent.symlink_to(folder)
     with pytest.raises(UsageError, match="a link out of"):
-        make(tmp_path)
+        dataset.make(tmp_path, SMALL)
     assert list(folder.iterdir())
 
 
-def test_a_kill_leaves_it_unfinished_and_the_same_call_finishes_it(made, tmp_path):
-    out = tmp_path / "set"
-    command = [sys.executable, "-m", "data", "synthetic", str(out), "--size", "32"]
-    command += ["--workers", "1", "--train", "30", "--probe", "20", "--test", "20"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not list(out.glob("train/*/00005.jpg")):
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    assert (out / "dataset.json").exists() != (out / "dataset.json.tmp").exists()
-    make(out)
-    assert _contents(out) == _contents(made[0])
-
-
-def test_bad_arguments():
-    for name, value in {"train": 0, "test": -1, "size": 8, "bias": 1.5, "seed": -1}.items():
-        with pytest.raises(UsageError, match=f"--{name} {value}: expected"):
-            synthetic.Scenes(**{name: value})
-
-
-def test_other_files_and_data_sets_are_left_alone(tmp_path):
-    picture = tmp_path / "train" / "disc_ringed" / "00000.jpg"
-    picture.parent.mkdir(parents=True)
-    picture.write_bytes(b"precious")
+def test_bad_arguments_and_other_files_are_refused(data, tmp_path):
+    for option in ("--train 0", "--size 8", "--bias 1.5", "--seed -1"):
+        code, _, said = data("synthetic", tmp_path / "x", *option.split())
+        assert code == 2 and f"{option}: expected" in said
+    (tmp_path / "train").mkdir()
     (tmp_path / "dataset.json").write_text('{"name": "of another program"}')
     with pytest.raises(UsageError, match=r"other files \(dataset\.json, train\)"):
-        make(tmp_path)
-    assert picture.read_bytes() == b"precious"
+        dataset.make(tmp_path, SMALL)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_foreground_is_cut_at_otsu_and_loses_its_specks():
+    mask, expected = np.full((40, 40), 20, np.uint8), np.zeros((40, 40), bool)
+    mask[10:30, 5:25] = 130  # an estimator's grey: nothing is above one half of 255 but these
+    mask[33:39, 30:39] = 130  # 54 of 400 pixels: a part of the object
+    mask[35:37, 2:4] = 140
+    expected[10:30, 5:25] = expected[33:39, 30:39] = True
+    assert np.array_equal(binary(mask, 40, 40), expected)
+    assert not binary(np.full((8, 8), 255, np.uint8), 16, 16).any()
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_tiles_of_the_largest_strip_fill_the_box(turn):
+    upright = np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
+    gone = np.zeros((20, 30), bool)
+    # below are 5 rows of 30 pixels, left 4 columns of 20, right 8 columns of 20: right wins
+    gone[2:15, 4:22] = True
+    found = np.rot90(tiled(np.rot90(upright, turn), box(np.rot90(gone, turn))), -turn)
+    assert np.array_equal(found[~gone], upright[~gone])
+    tiles = {tuple(row.tolist()) for row in upright[2:15, 22:].reshape(-1, 3)}
+    assert {tuple(row.tolist()) for row in found[2:15, 4:22].reshape(-1, 3)} <= tiles
+
+
+@pytest.fixture(scope="module")
+def challenge_set(images, truth_cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("challenge") / "set"
+    return out, challenge.make(images / "train", truth_cache, out, Options(limit=6))
+
+
+def test_the_set_on_disk_is_the_official_layout(challenge_set, images):
+    out, record = challenge_set
+    assert record["counts"] == {"class0": 6, "class1": 6} and len(record["backgrounds"]) == 12
+    for path, sources in record["backgrounds"].items():
+        same, following = (sources[f"mixed_{k}"].split("/")[0] for k in ("same", "next"))
+        assert same == path.split("/")[0] != following and path not in sources.values()
+        name = path.replace(".png", "")
+        files = {k: out / k / "val" / f"{name}.JPEG" for k in VARIANTS}
+        pictures = {k: cv2.imread(str(file)).astype(int) for k, file in files.items()}
+        mask = np.load(out / "fg_mask" / "val" / f"{name}.npy")
+        true = cv2.imread(str(images / "masks" / path), cv2.IMREAD_GRAYSCALE) >= 128
+        assert (mask != true).mean() < 0.02 and mask.dtype == bool
+        core = cv2.erode(mask.astype(np.uint8), np.ones((9, 9))) > 0  # JPEG blocks blur the seam
+        rest = cv2.dilate(mask.astype(np.uint8), np.ones((17, 17))) == 0
+        original, nothing = pictures["original"], np.zeros_like(pictures["original"])
+        expected = {"only_fg": (original, nothing), "no_fg": (nothing, original)}
+        for variant, source in sources.items():
+            back = cv2.imread(str(out / "only_bg_t" / "val" / source.replace(".png", ".JPEG")))
+            expected[variant] = original, back
+        assert pictures["only_bg_b"][core].mean() < 12
+        for variant, (inside, outside) in expected.items():
+            assert np.abs(pictures[variant] - inside)[core].mean() < 12, variant
+            assert np.abs(pictures[variant] - outside)[rest].mean() < 12, variant
+
+
+def test_other_options_or_files_are_refused(challenge_set, images, truth_cache, data, tmp_path):
+    shutil.copytree(images / "train" / "class0", tmp_path / "alone" / "class0")
+    for root, out, options, said in (
+        ("train", challenge_set[0], "--limit 5", "other images, masks or options"),
+        ("train", tmp_path, "", "holds other files"),
+        (tmp_path / "alone", tmp_path / "y", "", "two classes or more (CLASS/image), each with"),
+        ("train", tmp_path / "y", "--bias 2", "--bias 2.0: must be in 0..1"),
+    ):
+        code, _, error = data("challenge", images / root, truth_cache, out, *options.split())
+        assert code == 2 and said in error
+
+
+def test_training_variants_and_backgrounds_that_go_with_the_class(images, truth_cache, tmp_path):
+    train, out = images / "train", tmp_path / "train"
+    challenge.make(train, truth_cache, out, Options(split="train", bias=0.9))
+    variants = ("original", "mixed_same", "mixed_rand", "only_fg", "biased")
+    with (out / "list.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    pictures = {str(p.relative_to(out)) for p in out.glob("*/train/*/*.JPEG")}
+    assert {row["file"] for row in rows} == pictures and len(pictures) == 80 * len(variants)
+    own = {variant: [] for variant in variants}
+    for row in rows:
+        variant, _, label, _ = row["file"].split("/")
+        assert row["source"].split("/")[0] == label and row["donor"] != row["source"]
+        assert bool(row["donor"]) == (variant in ("mixed_same", "mixed_rand", "biased"))
+        assert row["donor_class"] == row["donor"].split("/")[0] and 0 < float(row["coverage"]) < 1
+        own[variant].append(row["donor_class"] == label)
+    assert all(own["mixed_same"]) and 0.3 < np.mean(own["mixed_rand"]) < 0.7
+    assert 0.8 < np.mean(own["biased"]) < 1
+
+    biased = challenge.make(train, truth_cache, tmp_path / "test", Options(bias=0.5))["backgrounds"]
+    plain = challenge.make(train, truth_cache, tmp_path / "plain")["backgrounds"]
+    assert all(biased[path].items() >= kinds.items() for path, kinds in plain.items())

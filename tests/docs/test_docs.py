@@ -1,0 +1,120 @@
+"""Pages followed word for word: docs/extend.md, docs/minimal.md, the Slurm scripts for training."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.runs import wait_for_steps
+
+ROOT = Path(__file__).parents[2]
+EXTEND = (ROOT / "docs" / "extend.md").read_text()
+MINIMAL = (ROOT / "docs" / "minimal.md").read_text()
+FILE = re.compile(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)^```", re.M | re.S)
+SHELL = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
+
+
+def sections() -> dict[str, str]:
+    parts = re.split(r"^## (.*)\n", EXTEND, flags=re.M)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.mark.parametrize("name", list(sections()))
+def test_the_example_works_as_written(name, tmp_path):
+    copy, binaries = tmp_path / "copy", tmp_path / "bin"
+    ignored = shutil.ignore_patterns(".git", ".venv*", "runs", "caches", ".*_cache")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    files = FILE.findall(sections()[name])
+    assert len(files) >= 2
+    for file, source in files:
+        assert len(source.splitlines()) <= 40, f"{file} is longer than the page says"
+        assert not (copy / file).exists()
+        (copy / file).write_text(source)
+    binaries.mkdir()
+    (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (binaries / "python").chmod(0o755)
+    environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+    def shell(script: str) -> str:
+        command = ["bash", "-ec", script]
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    for script in SHELL.findall(sections()[name]):
+        said = shell(script)
+        assert re.search(r"[1-9]\d* passed", said) and "failed" not in said
+    shell(f"python -m ruff check --no-cache {' '.join(file for file, _ in files)}")
+
+
+def test_the_page_runs_and_learns(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```", MINIMAL, re.M | re.S)
+    program = "\n".join(blocks)
+    assert sum(bool(line.strip()) for line in program.splitlines()) <= 135
+    command = re.search(r"^```sh\npython (-m data synthetic .*)\n```", MINIMAL, re.M)[1]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    for arguments in (command.split(), ["-c", program]):
+        done = subprocess.run([sys.executable, *arguments], **options)
+        assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
+    before, after = re.search(r"([\d.]+)% before, ([\d.]+)% after", done.stdout).groups()
+    assert losses[-1] < max(losses) - 0.1
+    assert float(after) > float(before) + 3
+
+
+# `srun` is a process group, every process of which gets the signal
+SRUN = f"""#!{sys.executable}
+import os, sys
+os.setsid()
+with open(os.environ["GROUP"], "w") as file:
+    file.write(str(os.getpid()))
+assert sys.argv[1:3] == ["-c", os.environ["SLURM_CPUS_PER_TASK"]]
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "source", "name"),
+    [
+        ("pretraining.md", "/data/imagenet/train", "runs/rbd"),
+        ("imagenet.md", "/data/ILSVRC2012_img_train.tar", "runs/moco_v2-rbd"),
+    ],
+)
+def test_the_script_saves_before_its_time_is_over(
+    images, truth_cache, tmp_path, page, source, name
+):
+    text = (ROOT / "docs" / page).read_text()
+    script = re.search(r"```\w*\n(#!/bin/bash\n#SBATCH[^`]*train\.launch.*?)```", text, re.S)[1]
+    assert "--signal=TERM@" in script
+    run = tmp_path / "run"
+    small = "--preset moco_v2_demo --epochs 1000 --batch 16 --queue 64 --log-every 1"
+    for ours, theirs in (
+        ("cd /project/dilo", f"cd {ROOT}"),
+        ("source .venv/bin/activate", f"export PATH={Path(sys.executable).parent}:$PATH"),
+        ("--nproc-per-node 8", "--nproc-per-node 2"),
+        (source, str(images / "train")),
+        ("caches/imagenet-rbd", str(truth_cache)),
+        (f"--out {name}", f"--out {run} {small}"),
+        ("--workers 12", "--workers 1"),
+    ):
+        assert script.count(ours) == 1, ours
+        script = script.replace(ours, theirs)
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "srun").chmod(0o755)
+    more = {"GROUP": str(tmp_path / "group"), "SLURM_CPUS_PER_TASK": "2"}
+    more["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    with open(tmp_path / "job.out", "w") as out:
+        options = {"stdout": out, "stderr": out, "env": os.environ | more}
+        job = subprocess.Popen(["bash", "-c", script], **options)
+    wait_for_steps(run, 1)
+    os.killpg(int((tmp_path / "group").read_text()), signal.SIGTERM)
+    code, said = job.wait(60), (tmp_path / "job.out").read_text()
+    assert code == 0 and "Traceback" not in said, said
+    assert list((run / "checkpoints").glob("step-*.pt"))
