@@ -24,6 +24,7 @@ import numpy as np
 
 from data.cache.reader import Cache
 from data.cli import UsageError
+from data.io import remove_temporary
 from data.sources.images import ImageError, Images, class_names, decode, open_images
 from data.synthetic.output import Output, write_file, write_jpeg
 from data.synthetic.variants import BIASED, MIXED, VARIANTS, binary, box, compose, tiled
@@ -136,6 +137,8 @@ def make(
             f"{out}: holds a challenge set of other images, masks or options; give a new folder"
         )
     if not output.finished:
+        for folder in {file.parent for file in output.folder.glob("*/*/**/*.tmp")}:
+            remove_temporary(folder)
         output.write(partial(_write_block, source, output.folder, options), jobs, workers)
     listing = output.folder / "list.tsv"
     if not listing.exists():
