@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,38 +16,37 @@ import cv2
 import numpy as np
 import pytest
 
+BARE = {"HOME": "/nonexistent", "LC_ALL": "C", "PYTHONUTF8": "0"}  # no home, an ASCII terminal
+
 
 def scene(seed: int, side: int = 48) -> tuple[np.ndarray, np.ndarray]:
     """A bright disc on a noisy background: (side, side, 3) uint8 RGB and its true mask, (side,
     side) uint8."""
     rng = np.random.default_rng(seed)
-    image = np.clip(rng.normal(rng.integers(40, 110, 3), 12, (side, side, 3)), 0, 255).astype(
-        np.uint8
-    )
+    noise = rng.normal(rng.integers(40, 110, 3), 12, (side, side, 3))
+    image = np.clip(noise, 0, 255).astype(np.uint8)
     mask = np.zeros((side, side), np.uint8)
-    centre, radius = (
-        rng.integers(side // 3, side - side // 3, 2).tolist(),
-        int(rng.integers(side // 6, side // 4)),
-    )
-    cv2.circle(mask, centre, radius, 255, -1)
+    centre = rng.integers(side // 3, side - side // 3, 2).tolist()
+    cv2.circle(mask, centre, int(rng.integers(side // 6, side // 4)), 255, -1)
     image[mask > 0] = rng.integers(150, 255, 3)
     return image, mask
 
 
-READ_ONLY = (
-    'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && cd "$1" && shift && exec "$@"'
-)
-BARE = {"HOME": "/nonexistent", "LC_ALL": "C", "PYTHONUTF8": "0"}  # no home, an ASCII terminal
+def mounted(command: list[str], *mounts: str, **more: str) -> subprocess.CompletedProcess:
+    """Run a command after mounts that it alone sees; skip where that cannot be done."""
+    options = {"capture_output": True, "text": True, "timeout": 600, "env": os.environ | more}
+    unshare = ["unshare", "--mount", "bash", "-ec"]
+    mounts = "\n".join(mounts)
+    if not shutil.which("unshare") or subprocess.run([*unshare, mounts], **options).returncode:
+        pytest.skip("this machine does not let us mount")
+    return subprocess.run([*unshare, f'{mounts}\nexec "$@"', "bash", *command], **options)
 
 
 def read_only(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess:
-    """Run a command in a folder that is mounted read-only for it alone; skip where that cannot be
-    done."""
-    options = {"capture_output": True, "text": True, "env": os.environ | more}
-    mounted = ("unshare", "-m", "sh", "-c", READ_ONLY, "sh", str(folder))
-    if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], **options).returncode:
-        pytest.skip("this machine does not let us mount")
-    return subprocess.run([*mounted, *command], **options)
+    """Run a command in a folder that is mounted read-only for it alone."""
+    here = shlex.quote(str(folder))
+    mounts = f"mount --bind {here} {here}", f"mount -o remount,ro,bind {here}", f"cd {here}"
+    return mounted(command, *mounts, **more)
 
 
 @pytest.fixture(scope="session")
@@ -69,19 +69,14 @@ def truth_cache(images: Path) -> Path:
     from preprocess.recipe import Recipe
 
     folder = images / "cache-truth"
-    build(
-        str(images / "train"),
-        str(folder),
-        Recipe("files", (), 32, str(images / "masks")),
-        shard_size=30,
-    )
+    recipe = Recipe("files", (), 32, str(images / "masks"))
+    build(str(images / "train"), str(folder), recipe, shard_size=30)
     return folder
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The team's real data (DILO_SHARED, default ../shared); the test is skipped where it is
-    absent."""
+    """The team's real data (DILO_SHARED, default ../shared); the test is skipped without it."""
     root = Path(os.environ.get("DILO_SHARED", Path(__file__).parents[2] / "shared"))
     if not (root / "data").is_dir():
         pytest.skip(f"no real data at {root} (set DILO_SHARED)")

@@ -1,7 +1,6 @@
 """Tiny runs that the trainer's tests share."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,7 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from data.cache.reader import Cache
+from data.sources.images import Images, open_images
 from train.config import Config, flag, flat
+from train.dataset import TrainingSet
+from train.loader import Pairs
+from train.masks import Masks
 from train.presets import configure
 
 SETTINGS = {
@@ -54,13 +58,8 @@ def command_line(settings: Config, *extra: str) -> list[str]:
 
 def together(settings: Config, *extra: str, processes: int = 2) -> subprocess.CompletedProcess:
     """Run `python -m train` as several processes."""
-    return subprocess.run(
-        [*TORCHRUN, str(processes), *command_line(settings, *extra)[1:]],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    command = [*TORCHRUN, str(processes), *command_line(settings, *extra)[1:]]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def log(out: Path) -> list[dict]:
@@ -77,6 +76,14 @@ def wait_for_steps(out: Path, steps: int) -> None:
     while not (out / "log.jsonl").exists() or len(losses(out)) < steps:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def pairs(images: Path | Images, cache: Cache | None, **changes) -> Pairs:
+    """Views as the demo's preset has them, of `images` (a folder, or what open_images gave)."""
+    found = images if isinstance(images, Images) else open_images(images / "train")
+    masks = Masks(cache, cache.require(found.paths)) if cache else None
+    settings = configure("moco_v2_demo", images="", out="", **changes)
+    return Pairs(settings, TrainingSet(found, masks))
 
 
 class Flat(nn.Module):

@@ -8,73 +8,48 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 
 from data.cache.reader import Cache
-from tests.train.test_views import pairs
+from tests.train.runs import pairs
 from train.crop import Box, crop_mask, keep, kept, random_box, resize_crop
 from train.parameters import COVERAGE, PARAMETERS, PASTED
-from train.resample import area
 from train.streams import VIEW, stream
-
-
-@pytest.fixture(scope="module")
-def picture():
-    return np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
 
 
 def test_crops_follow_torchvisions_law():
     """Area, aspect and place over 10,000 draws, within four standard errors of torchvision's."""
     torch.manual_seed(0)
-    whole = torch.zeros(3, 375, 500)
-    theirs = np.array(
-        [RandomResizedCrop.get_params(whole, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(10_000)],
-        float,
-    )
+    law = torch.zeros(3, 375, 500), (0.2, 1.0), (3 / 4, 4 / 3)
+    theirs = np.array([RandomResizedCrop.get_params(*law) for _ in range(10_000)], float)
     boxes = [random_box(stream(VIEW, 0, 0, i), 500, 375, (0.2, 1.0)) for i in range(10_000)]
     ours = np.array([(b.y, b.x, b.h, b.w) for b in boxes], float)
-    for law in (
-        lambda b: b[:, 2] * b[:, 3],
-        lambda b: np.log(b[:, 3] / b[:, 2]),
-        lambda b: b[:, 0],
-        lambda b: b[:, 1],
-    ):
-        a, b = law(ours), law(theirs)
+    measured = []
+    for b in (ours, theirs):
+        measured.append((b[:, 2] * b[:, 3], np.log(b[:, 3] / b[:, 2]), b[:, 0], b[:, 1]))
+    for a, b in zip(*measured, strict=True):
         assert abs(a.mean() - b.mean()) < 4 * np.sqrt((a.var() + b.var()) / 10_000)
         assert abs(a.std() - b.std()) < 0.04 * b.std()
-    assert all(0 <= b.x and b.x + b.w <= 500 and 0 <= b.y and b.y + b.h <= 375 for b in boxes)
-    for width, height in ((1, 1), (3000, 2), (2, 3000)):
-        box = random_box(stream(VIEW, 0), width, height, (0.2, 1.0))
-        assert 0 < box.w <= width and 0 < box.h <= height
+    boxes += [
+        random_box(stream(VIEW, 0), *size, (0.2, 1.0)) for size in ((1, 1), (3000, 2), (2, 9))
+    ]
+    assert all(0 <= b.x < b.x + b.w <= b.width and 0 <= b.y < b.y + b.h <= b.height for b in boxes)
 
 
 @pytest.mark.parametrize(
-    ("w", "h", "size"),
-    [(64, 64, 64), (65, 90, 64), (200, 64, 64), (96, 300, 32), (399, 299, 20), (305, 211, 100)],
+    ("w", "h", "size"), [(64, 64, 64), (65, 90, 64), (399, 299, 20), (20, 20, 32), (60, 25, 32)]
 )
-def test_area_is_opencvs(picture, w, h, size):
-    left, top = 400 - w, (300 - h) // 2
-    out = np.empty((size, size, 3), np.uint8)
-    area(picture, left, top, w, h, False, out)
-    part = picture[top : top + h, left : left + w]
-    difference = np.abs(out.astype(int) - cv2.resize(part, (size, size), interpolation=3))
-    # OpenCV rounds a half to the even neighbour
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.01
-    mirrored = np.empty_like(out)
-    area(picture, left, top, w, h, True, mirrored)
-    assert np.array_equal(mirrored, out[:, ::-1])
-
-
-@pytest.mark.parametrize(("w", "h"), [(40, 40), (20, 20), (60, 25), (25, 60)])
-def test_a_crop_is_opencvs_whether_it_grows_or_shrinks(picture, w, h):
-    box = Box(7, 11, w, h, 400, 300)
-    law = cv2.INTER_AREA if w * h > 1024 else cv2.INTER_LINEAR
-    expected = cv2.resize(picture[11 : 11 + h, 7 : 7 + w], (32, 32), interpolation=law).astype(int)
-    into = np.zeros((2, 32, 32, 3), np.uint8)
+def test_a_crop_is_opencvs_whether_it_grows_or_shrinks(w, h, size):
+    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    x, y = 400 - w, (300 - h) // 2
+    law = cv2.INTER_AREA if w * h > size**2 else cv2.INTER_LINEAR
+    expected = cv2.resize(picture[y : y + h, x:], (size, size), interpolation=law).astype(int)
+    box, into = Box(x, y, w, h, 400, 300), np.zeros((2, size, size, 3), np.uint8)
     for flip in (False, True):
         wanted = expected[:, ::-1] if flip else expected
-        assert np.abs(resize_crop(picture, box, 32, flip, into[1]) - wanted).max() <= 1
-        assert np.array_equal(into[1], resize_crop(picture, box, 32, flip)) and not into[0].any()
-    strided = picture[:, ::-1]
-    copied = resize_crop(np.ascontiguousarray(strided), box, 32).astype(int)
-    assert np.abs(resize_crop(strided, box, 32) - copied).max() <= 1
+        difference = np.abs(resize_crop(picture, box, size, flip, into[1]) - wanted)
+        # OpenCV rounds a half to the even neighbour
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+        assert np.array_equal(into[1], resize_crop(picture, box, size, flip)) and not into[0].any()
+    strided = resize_crop(np.stack([picture, picture], 3)[..., 1], box, size).astype(int)
+    assert np.abs(strided - expected).max() <= 1
 
 
 def test_crop_of_a_mask_is_sub_pixel():
@@ -98,8 +73,7 @@ def test_a_fine_mask_is_averaged_not_skipped():
 
 
 def test_kept_is_the_masks_mass_in_the_box():
-    rng = np.random.default_rng(0)
-    mask = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+    mask = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
     fine = np.kron(mask, np.ones((30, 20)))  # the image of 320 x 480 that the mask stands for
     for i in range(50):
         box = random_box(stream(VIEW, 0, 0, i), 320, 480, (0.01, 1.0))
@@ -112,15 +86,10 @@ def test_ten_tries_then_the_best():
     mask[4:12, 4:12] = 255
     # the last is an eleventh
     boxes = [Box(x, x, 8, 8, 32, 32) for x in (20, 14, 11, 10, 9, 8, 7, 6, 5, 30, 4)]
-    shares = [max(0, 12 - b.x) ** 2 / 64 if b.x > 4 else 1.0 for b in boxes]
-
-    def chosen(share):
+    # of the 8 x 8 px of the mask a box at x > 4 holds (12 - x)^2; 0.9: none of ten holds so much
+    for share, chosen in ((0.01, 11), (0.2, 8), (0.5, 6), (0.7, 5), (0.9, 5)):
         rest = iter(boxes[1:])
-        return keep(mask, boxes[0], share, lambda: next(rest))
-
-    for share in (0.01, 0.2, 0.5, 0.7):
-        assert chosen(share) == next(b for b, s in zip(boxes, shares, strict=True) if s >= share)
-    assert chosen(0.9) == boxes[8]  # none of ten keeps so much; the ninth keeps most
+        assert keep(mask, boxes[0], share, lambda rest=rest: next(rest)).x == chosen
 
 
 def test_crops_keep_the_share_and_nothing_else_changes(images, truth_cache):

@@ -31,16 +31,14 @@ def raw(number: int, pictures: int = 2) -> dict:
 
 
 def test_a_cpu_takes_batches_as_they_come():
-    asked = []
-    made = Feed((asked.append(i) or raw(i) for i in range(3)), CPU)
+    taken = []
+    made = Feed((taken.append(i) or raw(i) for i in range(3)), CPU)
     for i in range(3):
         batch = made.next()
         made.ahead()
-        assert asked == list(range(i + 1)) and batch.index.tolist() == [i] * 3
-        assert len(batch.views) == 2 and batch.views[0].shape == (3, 3, 8, 8)
-        assert batch.negative is None
-    assert made.next() is None
-    assert made.waited > 0
+        assert taken == list(range(i + 1)) and batch.index.tolist() == [i] * 3
+        assert len(batch.views) == 2 and batch.negative is None
+    assert made.next() is None and made.waited > 0
 
 
 def test_tensors_of_another_stream_outlive_their_step(monkeypatch):
@@ -48,14 +46,13 @@ def test_tensors_of_another_stream_outlive_their_step(monkeypatch):
     events, here = [], SimpleNamespace(wait_stream=lambda stream: events.append(stream))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    recorded = lambda tensor, stream: events.append((tensor, stream))  # noqa: E731
+    recorded = lambda tensor, stream: events.append((id(tensor), stream))  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "record_stream", recorded, raising=False)
     feed = Feed((raw(i, pictures=3) for i in range(2)), CPU)
     feed.stream = "the copy's"
     batch = feed.next()
-    assert events[0] == "the copy's" and all(stream is here for _, stream in events[1:])
     tensors = [*batch.pictures, batch.index, batch.counts]
-    assert [id(tensor) for tensor, _ in events[1:]] == [id(tensor) for tensor in tensors]
+    assert events == ["the copy's", *((id(tensor), here) for tensor in tensors)]
     feed.ahead()
     assert feed.pending is not None and feed.next() is not None and feed.next() is None
 
@@ -77,7 +74,6 @@ class Failing(Dataset):
 def test_a_worker_that_dies_costs_a_restart_and_the_second_time_an_error(tmp_path, capsys):
     order = [[i] for i in range(5)]
     loader = Loader(Failing(tmp_path, 1), order, workers=1)
-    assert len(loader) == 5
     for _ in range(2):
         assert [batch.tolist() for batch in loader] == order
     # which one depends on how many of those before had been handed over
@@ -100,19 +96,13 @@ def test_swaps_negative_is_no_view():
 def test_bfloat16_networks_have_float32_losses_near_float32s(method):
     settings = config(Path(), "none", Path(), method=method, splits=1, width=8, negatives=16)
     images = torch.randn(2, 16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    images = [i.contiguous(memory_format=torch.channels_last) for i in images]
     values = []
     for half in (False, True):
         torch.manual_seed(0)
-        model = settings.method.make(settings, 64).to(memory_format=torch.channels_last)
-        assert model.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        model = settings.method.make(settings, 64)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss, _ = model(images[: settings.method.VIEWS], 0, torch.arange(16))
-        loss.backward()
+            loss, _ = model(list(images)[: settings.method.VIEWS], 0, torch.arange(16))
         assert loss.dtype == torch.float32
-        assert all(
-            p.dtype == p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad
-        )
         values.append(loss.item())
     assert values[0] != values[1] and values[1] == pytest.approx(values[0], rel=0.02)
 
@@ -121,12 +111,8 @@ def test_bfloat16_networks_have_float32_losses_near_float32s(method):
 def test_a_compiled_run_is_the_run_and_may_go_on_without(images, truth_cache, tmp_path):
     # a single network: compiling one takes a minute
     one = {"epochs": 1, "method": "instdisc", "negatives": 16}
-    runs = {
-        n: config(images, truth_cache, tmp_path / n, compile=n != "plain", **one)
-        for n in ("plain", "compiled")
-    }
-    train(runs["plain"])
-    train(runs["compiled"], stop_at=3)
+    train(config(images, truth_cache, tmp_path / "plain", **one))
+    train(config(images, truth_cache, tmp_path / "compiled", compile=True, **one), stop_at=3)
     assert set(newest(tmp_path / "compiled")["model"]) == set(newest(tmp_path / "plain")["model"])
     train(config(images, truth_cache, tmp_path / "compiled", **one))
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=2e-3)

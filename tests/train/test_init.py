@@ -13,16 +13,12 @@ from train.run import begin
 
 
 @pytest.fixture(scope="module")
-def theirs() -> nn.Module:
+def theirs() -> dict:
     """Somebody's ResNet of the tests' kind, with a projection head as MoCo v2's."""
     torch.manual_seed(7)
     network = backbone("resnet10", "small", 4)
     network.fc = mlp(32, 32, 128, False)
-    return network
-
-
-def without_head(state: dict) -> dict:
-    return {key: value for key, value in state.items() if not key.startswith("fc.")}
+    return network.state_dict()
 
 
 def moco(state: dict) -> dict:
@@ -31,8 +27,12 @@ def moco(state: dict) -> dict:
     return {"epoch": 200, "state_dict": key | query | {"module.queue": torch.zeros(128, 9)}}
 
 
-def classifier(classes: int) -> dict:
-    return {"fc.weight": torch.zeros(classes, 32), "fc.bias": torch.zeros(classes)}
+def headless(state: dict) -> dict:
+    return {key: value for key, value in state.items() if not key.startswith("fc.")}
+
+
+def classifier(state: dict) -> dict:
+    return headless(state) | {f"fc.{k}": v for k, v in nn.Linear(32, 10).state_dict().items()}
 
 
 @pytest.mark.parametrize(
@@ -41,65 +41,63 @@ def classifier(classes: int) -> dict:
         ("moco", moco, True),
         ("simclr", moco, True),
         ("byol", moco, False),  # its head has no last bias
-        ("moco", lambda state: without_head(state) | classifier(1000), False),  # torchvision's
-        ("instdisc", lambda state: without_head(state) | classifier(10), False),  # timm's
-        ("byol", without_head, False),
+        ("instdisc", classifier, False),
+        ("byol", headless, False),
     ],
 )
 def test_a_run_begins_from_weights_of_others(
     theirs, images, tmp_path, capsys, method, layout, with_head
 ):
-    torch.save(layout(theirs.state_dict()), tmp_path / "weights")
+    torch.save(layout(theirs), tmp_path / "weights")
     init = {"init": str(tmp_path / "weights"), "method": method, "splits": 1}
     run = begin(config(images, "none", tmp_path / "run", **init), 80, torch.device("cpu"))
-    own, expected = run.method.encoder.state_dict(), theirs.state_dict()
-    taken = expected if with_head else without_head(expected)
+    own = run.method.encoder.state_dict()
+    taken = theirs if with_head else headless(theirs)
     assert all(torch.equal(own[key], value) for key, value in taken.items())
-    if not with_head:
-        assert not torch.equal(own["fc.0.weight"], expected["fc.0.weight"])
+    assert with_head == torch.equal(own["fc.0.weight"], theirs["fc.0.weight"])
     if method in ("moco", "byol"):
-        assert all(torch.equal(v, own[k]) for k, v in run.method.slow.state_dict().items())
+        torch.testing.assert_close(run.method.slow.state_dict(), own, rtol=0, atol=0)
     said = "its projection head too" if with_head else "the projection head begins anew"
     assert f": {len(taken)} of {len(own)} tensors taken, {said}" in capsys.readouterr().out
 
 
 def test_the_weights_are_part_of_the_run(theirs, images, tmp_path, capsys):
     """The same command continues it; another beginning, or other bytes in the file, are refused."""
-    file, out = tmp_path / "weights", tmp_path / "run"
-    torch.save(moco(theirs.state_dict()), file)
-    run = config(images, "none", out, init=str(file), epochs=1)
-    train(run, stop_at=2)
+    file, moved = tmp_path / "weights", tmp_path / "moved"
+
+    def run(name: str, stop_at: int | None = None, **init: str) -> bool:
+        return train(config(images, "none", tmp_path / name, epochs=1, **init), stop_at=stop_at)
+
+    torch.save(moco(theirs), file)
+    run("run", 2, init=str(file))
     assert capsys.readouterr().out.count("tensors taken") == 1
     with pytest.raises(UsageError, match=r"another configuration \(init: [0-9a-f]{64} -> none\)"):
-        train(config(images, "none", out, epochs=1))
-    file.rename(tmp_path / "moved")
-    assert train(config(images, "none", out, init=str(tmp_path / "moved"), epochs=1)) is True
+        run("run")
+    file.rename(moved)
+    assert run("run", init=str(moved)) is True
     assert "tensors taken" not in capsys.readouterr().out  # they were, when it began
-    train(config(images, "none", tmp_path / "plain", epochs=1))
-    assert losses(out)[0] != losses(tmp_path / "plain")[0]
+    run("plain")
+    assert losses(tmp_path / "run")[0] != losses(tmp_path / "plain")[0]
     with pytest.raises(UsageError, match=r"\(init: none -> [0-9a-f]{64}\)"):
-        train(config(images, "none", tmp_path / "plain", init=str(tmp_path / "moved"), epochs=1))
-    (tmp_path / "moved").unlink()
-    assert train(config(images, "none", out, init=str(tmp_path / "moved"), epochs=1)) is True
+        run("plain", init=str(moved))
+    moved.unlink()
+    assert run("run", init=str(moved)) is True
     # a finished run is a beginning too
-    again = config(images, "none", tmp_path / "again", init=str(out))
-    assert train(again, stop_at=1) is False and "head too" in capsys.readouterr().out
+    assert run("again", 1, init=str(tmp_path / "run")) is False
+    assert "head too" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"network": "resnet18"},
-            "a resnet10 of stem small .*, and the run.s .* resnet18",
-        ),
+        ({"network": "resnet18"}, "a resnet10 of stem small .*, and the run.s .* resnet18"),
         ({"width": 8}, "and width 4, and the run's backbone is .* and width 8; see --network"),
         ({"stem": "imagenet"}, r"another shape: conv1.weight \(4, 3, 3, 3\) instead of"),
         ({"init": "nowhere"}, "nowhere: no such file of weights"),
     ],
 )
 def test_weights_of_another_backbone_are_refused(theirs, images, tmp_path, changes, message):
-    torch.save(without_head(theirs.state_dict()), tmp_path / "weights")
+    torch.save(headless(theirs), tmp_path / "weights")
     given = {"init": str(tmp_path / "weights")} | changes
     with pytest.raises(UsageError, match=message):
         train(config(images, "none", tmp_path / "run", **given))
