@@ -1,5 +1,5 @@
-"""Batches to the device: prefetching, the tensors' life on two streams, precision and
-torch.compile."""
+"""Batches to the device: prefetching, the tensors' life on two streams, precision, torch.compile;
+the trainer on a GPU against itself on a CPU, and under NCCL."""
 
 import os
 import tempfile
@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from tests.train.runs import config, losses
+from tests.train.runs import config, losses, together
 from train.checkpoint import newest
 from train.feed import Feed
 from train.loop import train
+from train.methods import METHODS
 from train.parameters import COVERAGE, PARAMETERS, PASTED
 from train.workers import Loader, LoaderError
 
 CPU = torch.device("cpu")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def raw(number: int, pictures: int = 2) -> dict:
@@ -28,17 +30,6 @@ def raw(number: int, pictures: int = 2) -> dict:
         "index": torch.full((3,), number),
         "replaced": 0,
     }
-
-
-def test_a_cpu_takes_batches_as_they_come():
-    taken = []
-    made = Feed((taken.append(i) or raw(i) for i in range(3)), CPU)
-    for i in range(3):
-        batch = made.next()
-        made.ahead()
-        assert taken == list(range(i + 1)) and batch.index.tolist() == [i] * 3
-        assert len(batch.views) == 2 and batch.negative is None
-    assert made.next() is None and made.waited > 0
 
 
 def test_tensors_of_another_stream_outlive_their_step(monkeypatch):
@@ -92,7 +83,7 @@ def test_swaps_negative_is_no_view():
     assert batch.pasting() == pytest.approx({"pasted": 1 / 6, "coverage": 1})
 
 
-@pytest.mark.parametrize("method", ["moco", "simclr", "byol", "instdisc"])
+@pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_networks_have_float32_losses_near_float32s(method):
     settings = config(Path(), "none", Path(), method=method, splits=1, width=8, negatives=16)
     images = torch.randn(2, 16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -116,3 +107,49 @@ def test_a_compiled_run_is_the_run_and_may_go_on_without(images, truth_cache, tm
     assert set(newest(tmp_path / "compiled")["model"]) == set(newest(tmp_path / "plain")["model"])
     train(config(images, truth_cache, tmp_path / "compiled", **one))
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=2e-3)
+
+
+@pytest.fixture
+def run(images, truth_cache, tmp_path):
+    """(name, changes) -> the losses of a run on the GPU."""
+
+    def call(name: str, **changes: object) -> list[float]:
+        changes = {"epochs": 1, "device": "cuda", "workers": 2} | changes
+        train(config(images, truth_cache, tmp_path / name, **changes))
+        return losses(tmp_path / name)
+
+    return call
+
+
+@GPU
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"background": "swap"},
+        {"splits": 8},
+        {"symmetric": True},
+        {"batch_negatives": True, "head_norm": True},
+        {"method": "simclr"},
+        {"method": "byol"},
+        {"method": "instdisc", "negatives": 16},
+        {"precision": "fp32"},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+    ],
+    ids=lambda c: "-".join(map(str, c.values())) or "moco",
+)
+def test_the_losses_of_a_cpu_within_what_bfloat16_costs(run, changes):
+    """Pinned batches that are copied ahead, colours on the GPU, bfloat16."""
+    expected = run("cpu", **changes | {"device": "cpu", "compile": False})
+    tolerance = 5e-3 if changes == {"precision": "fp32"} else 0.05
+    assert run("cuda", **changes) == pytest.approx(expected, rel=tolerance)
+
+
+@GPU
+def test_under_torchrun_with_nccl(run, images, truth_cache, tmp_path):
+    other = config(images, truth_cache, tmp_path / "two", epochs=1)
+    done = together(other, processes=1)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(tmp_path / "two") == pytest.approx(run("one"), rel=0.02)
+    many = together(other, processes=torch.cuda.device_count() + 1)
+    assert many.returncode and "lower torchrun's --nproc-per-node" in many.stderr

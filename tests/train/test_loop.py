@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -13,34 +14,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data.cli import UsageError
 from tests.train.runs import config, log, losses
 from train import checkpoint
+from train.collapse import deviation, rankme
 from train.loop import train
 
-SHORT = {"epochs": 2, "size": 24, "lr": 0.01}
-V1 = SHORT | {
-    "head": "linear",
-    "temperature": 0.07,
-    "jitter": (0.4, 0.4, 0.4, 0.4),
-    "jitter_p": 1.0,
-    "blur_p": 0.0,
-    "schedule": "step",
-    "milestones": (1,),
-}
-LARS = SHORT | {
-    "head_norm": True,
-    "optimizer": "lars",
-    "schedule": "warmup_cosine",
-    "warmup": 0.6,
-    "splits": 1,
-    "hidden": 24,
-    "lr": 0.1,
-}
-COLOURS = {"blur_p": 1.0, "second_blur_p": 0.1, "solarise_p": (0.0, 0.2)}
+V1 = {"epochs": 2, "size": 24, "lr": 0.01, "preset": "moco_v1", "milestones": (1,)}
+LARS = {"epochs": 2, "size": 24, "lr": 0.1, "splits": 1, "hidden": 24, "warmup": 0.6}
+LARS |= {"jitter": (0.4, 0.4, 0.4, 0.1)}
 RUNS = {
-    "instdisc": V1 | {"method": "instdisc", "negatives": 24, "lr": 0.0005},
+    "instdisc": V1 | {"preset": "instdisc", "negatives": 24, "lr": 0.0005},
     "moco_v1": V1,
     "moco_v2": {},
-    "simclr": LARS | {"method": "simclr", "temperature": 0.5},
-    "byol": LARS | COLOURS | {"method": "byol", "dim": 32, "momentum": 0.9},
+    "simclr": LARS | {"preset": "simclr", "temperature": 0.5},
+    "byol": LARS | {"preset": "byol", "dim": 32, "momentum": 0.9},
 }
 # Loss of each step, one thread. A refactor must not move them; a change that is meant to (another
 # stream of randomness, another initialisation) says so in its commit and replaces them. Processors
@@ -79,12 +64,15 @@ def finished(images, truth_cache, tmp_path_factory):
     return run
 
 
+def scalars(out: Path) -> dict[str, list[tuple[int, float]]]:
+    board = EventAccumulator(str(out / "tensorboard")).Reload()
+    return {n: [(e.step, e.value) for e in board.Scalars(n)] for n in board.Tags()["scalars"]}
+
+
 def assert_same(one: Path, other: Path) -> None:
-    for content in (checkpoint.newest, checkpoint.load_run, losses):
-        a, b = content(one), content(other)
-        if content is checkpoint.load_run:
-            a, b = a[1], b[1]
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    for content in (checkpoint.newest, losses, lambda out: checkpoint.load(out / "backbone.pt")):
+        torch.testing.assert_close(content(one), content(other), rtol=0, atol=0)
+    assert scalars(one)["loss"] == scalars(other)["loss"]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -101,15 +89,11 @@ def test_a_run_leaves_what_the_readme_says(finished):
     keys = "step epoch loss accuracy lr images_per_second waiting pasted coverage memory_gb"
     assert set(steps[-1]) == {*keys.split(), "replaced", "rankme", "deviation"}
     assert steps[-1]["step"] == 20 and steps[-1]["epoch"] == 4 and steps[-1]["rankme"] > 1
-    _, weights = checkpoint.load_run(out)
-    assert "conv1.weight" in weights and not any(k.startswith("fc.") for k in weights)
     logged = defaultdict(list)
     for line in steps:
         for name in line.keys() - {"step"}:
             logged[name].append((line["step"], pytest.approx(line[name], rel=1e-6)))
-    board = EventAccumulator(str(out / "tensorboard")).Reload()
-    shown = {n: [(e.step, e.value) for e in board.Scalars(n)] for n in board.Tags()["scalars"]}
-    assert shown == logged
+    assert scalars(out) == logged
     picture = cv2.imread(str(out / "first_batch.png"))
     # 16 samples in two rows, frames of 3 px
     assert picture.shape == (2 * (2 * 38 + 8), 8 * 38 + 8, 3)
@@ -121,7 +105,8 @@ def test_a_run_leaves_what_the_readme_says(finished):
 def test_stopped_and_continued_is_bit_identical(
     images, truth_cache, finished, tmp_path, name, capsys
 ):
-    """A damaged newest checkpoint is passed over; another number of workers changes nothing."""
+    """A damaged newest checkpoint is passed over, and damaged lines of the log; another number of
+    workers changes nothing."""
     out, plain = tmp_path / "run", name == "moco_v2"
     assert train(config(images, truth_cache, out, **RUNS[name]), stop_at=7) is False
     assert not (out / "backbone.pt").exists()
@@ -129,6 +114,8 @@ def test_stopped_and_continued_is_bit_identical(
     if not plain:
         newest = checkpoint.steps(out)[-1]
         newest.write_bytes(newest.read_bytes()[:-500])
+        with open(out / "log.jsonl", "ab") as file:
+            file.write(b'{"step": 2, "loss": \xff\xfe}\n{"step": 3, "lo')
     assert train(config(images, truth_cache, out, workers=2 * plain, **RUNS[name])) is True
     said = capsys.readouterr()
     assert f"at step {7 if plain else 5} of {20 if plain else 10}" in said.out
@@ -141,9 +128,11 @@ def test_a_finished_run_has_nothing_to_do(images, truth_cache, finished, tmp_pat
     out = tmp_path / "run"
     shutil.copytree(finished(), out)
     (out / "backbone.pt").unlink()
+    half = out / "checkpoints" / "step-000000003.pt.host.1.tmp"
+    half.write_bytes(b"of a process that is dead")
     for said in ("finished; weights in", "nothing to do"):
         assert train(config(images, truth_cache, out)) is True
-        assert said in capsys.readouterr().out
+        assert said in capsys.readouterr().out and not half.exists()
     assert_same(finished(), out)
 
 
@@ -161,14 +150,6 @@ def test_what_cannot_be_continued_is_one_clear_line(images, truth_cache, tmp_pat
     (out / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config.json: damaged or foreign"):
         train(config(images, truth_cache, out))
-
-
-def test_a_damaged_later_checkpoint_never_outlives_a_new_one(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    checkpoint.step_file(tmp_path, 9).write_bytes(b"damaged")
-    # the run went on from step 5, and was stopped again
-    checkpoint.save_step(tmp_path, {"step": 7}, keep=1)
-    assert checkpoint.newest(tmp_path) == {"step": 7}
 
 
 def test_online_knn_is_logged_and_changes_nothing(images, truth_cache, finished, tmp_path):
@@ -206,3 +187,14 @@ def test_a_run_from_before_a_setting_existed_goes_on(images, truth_cache, tmp_pa
     with pytest.raises(UsageError, match=r"\(paste_views: auto -> key\)"):
         train(config(images, truth_cache, tmp_path, epochs=1, paste_views="key"))
     assert train(config(images, truth_cache, tmp_path, epochs=1)) is True
+
+
+def test_gauges_of_collapse_are_the_plain_formulas():
+    points = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    share = np.linalg.svd(points.numpy(), compute_uv=False)
+    share = share / share.sum()
+    assert rankme(points) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)
+    alike = points[:1].expand(40, 6)
+    assert rankme(alike) == pytest.approx(1, abs=1e-4) and deviation(alike) < 1e-6
+    unit = points.numpy() / np.linalg.norm(points.numpy(), axis=1, keepdims=True)
+    assert deviation(points) == pytest.approx(unit.std(0, ddof=1).mean(), rel=1e-5)

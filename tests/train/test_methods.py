@@ -1,4 +1,4 @@
-"""Methods and the extra negatives of swap against plain formulas; BatchNorm by splits; LARS."""
+"""Methods and the extra negatives of swap against plain formulas; LARS."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 from tests.train.runs import Flat
 from train.config import Optimiser
 from train.methods import byol, instdisc, moco, simclr
-from train.network import SplitBatchNorm2d
 from train.optimise import make_optimizer
 
 COUNTS = [None, [True, False, False, True, True]]  # whose extra negative counts
@@ -143,17 +142,6 @@ def test_instdisc_is_the_plain_formula():
         assert torch.allclose(model.bank, bank, atol=1e-6)
 
 
-def test_instdiscs_noise_is_uniform_new_each_step_and_repeatable():
-    model = instdisc.InstDisc(flat(), instdisc.Settings(negatives=2000), 20, seed=3)
-    index = torch.arange(5)
-    drawn = model.noise(7, index)
-    assert torch.equal(drawn, model.noise(7, index)) and not torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn, model.noise(8, index))
-    counts = torch.bincount(drawn.flatten(), minlength=20).double()
-    # chi-square, 19 degrees, 0.1 %
-    assert len(counts) == 20 and ((counts - 500) ** 2 / 500).sum() < 43.8
-
-
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_lars_is_the_plain_formula(weight_decay):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False))
@@ -176,16 +164,3 @@ def test_lars_is_the_plain_formula(weight_decay):
             expected[i] = w - velocity[i]
         optimizer.step()
         torch.testing.assert_close([*model.parameters()], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_split_batch_norm_is_batch_norm_of_each_part():
-    split, plain = SplitBatchNorm2d(5, splits=3), nn.BatchNorm2d(5)
-    x = torch.randn(12, 5, 4, 4).contiguous(memory_format=torch.channels_last)
-    out, parts = split(x), [nn.BatchNorm2d(5) for _ in range(3)]
-    assert out.is_contiguous(memory_format=torch.channels_last)
-    expected = torch.cat([part(y) for part, y in zip(parts, x.chunk(3), strict=True)])
-    assert torch.allclose(out, expected, atol=1e-6)
-    means = torch.stack([part.running_mean for part in parts])
-    assert torch.allclose(split.running_mean, means.mean(0), atol=1e-6)
-    plain.load_state_dict(split.state_dict())
-    assert torch.allclose(split.eval()(x), plain.eval()(x))

@@ -1,18 +1,22 @@
-"""Views and their order: streams that depend on what is drawn and not on who draws it."""
+"""Views and their order: streams that depend on what is drawn and not on who draws it; which masks
+are used, and the controls."""
 
-import functools
-import operator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from data.cache.reader import Cache
+from data.cli import UsageError
 from data.sources.images import ImageError, decode, open_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
-from tests.train.runs import pairs
+from tests.train.runs import config, pairs
+from train.dataset import open_training_set
 from train.loader import Order
+from train.loop import train
+from train.masks import Masks, ellipse_like, make_masks
 from train.parameters import COVERAGE, PARAMETERS, PASTED
 from train.streams import stream
 
@@ -44,27 +48,16 @@ def test_a_view_does_not_depend_on_its_batch_nor_on_the_second(images, truth_cac
     assert all(torch.equal(first[key], alone[key][:1]) for key in ("views", "parameters"))
 
 
-def test_order_resumes_and_its_parts_are_the_batch_of_one():
-    whole = list(Order(103, 12, 3, seed=5, start=0))
-    assert len(whole) == 24 and list(Order(103, 12, 3, 5, start=17)) == whole[17:]
-    for epoch in range(3):
-        seen = [i for batch in whole[8 * epoch : 8 * epoch + 8] for e, i in batch if e == epoch]
-        assert len(set(seen)) == 96
-    assert whole[0] != [(0, i) for _, i in whole[8]]
-    parts = [list(Order(103, 12, 3, 5, 3, rank, 3)) for rank in range(3)]
-    assert all(len(batch) == 4 for part in parts for batch in part)
-    joined = [functools.reduce(operator.iadd, batches, []) for batches in zip(*parts, strict=True)]
-    assert joined == whole[3:]
+def test_an_epoch_has_every_image_once_in_another_order():
+    epochs = [list(Order(103, 12, 3, 5, 8 * epoch))[:8] for epoch in range(3)]
+    images = [[index for batch in epoch for _, index in batch] for epoch in epochs]
+    assert all(len(set(order)) == 96 for order in images) and images[0] != images[1]
 
 
-@pytest.mark.parametrize(
-    "draw", [(0, 0, 0, 0, 0), (5, 7, 3, 2**40, 9), (255, 2**32 - 1, 2**32 - 1, 2**52 - 1, 15)]
-)
-def test_a_stream_is_numpys_philox_with_this_key(draw):
-    purpose, seed, epoch, index, view = draw
-    key = [seed << 32 | epoch, index << 12 | view << 8 | purpose]
-    expected = np.random.Generator(np.random.Philox(key=key)).integers(0, 2**63, 9)
-    assert (stream(*draw).integers(0, 2**63, 9) == expected).all()
+def test_a_stream_is_numpys_philox_with_this_key():
+    key = [(2**32 - 1) << 32 | 7, 2**40 << 12 | 9 << 8 | 255]
+    expected = np.random.Generator(np.random.Philox(key=key)).random(9)
+    assert (stream(255, 2**32 - 1, 7, 2**40, 9).random(9) == expected).all()
 
 
 def test_a_row_has_a_mask_exactly_where_the_trainer_has_an_image(shared, tmp_path):
@@ -84,3 +77,63 @@ def test_a_row_has_a_mask_exactly_where_the_trainer_has_an_image(shared, tmp_pat
         assert cache.status[row] == 0 and read["index"][row] == row
         assert cache.column("size")[row].tolist() == list(image.shape[:2])
     assert read["replaced"] == (cache.status != 0).sum() > 0
+
+
+def test_failed_empty_and_full_masks_are_never_used():
+    masks, rows = np.full((6, 32, 32), 255, np.uint8), np.arange(6)
+    masks[:4] = np.array([0, 1, 128, 254])[:, None, None]
+    masks[5, 0, 0] = 254  # nearly full is used
+    cache = SimpleNamespace(status=np.array([0, 0, 5, 0, 0, 0]), mask=lambda row: masks[row])
+    assert [i for i in rows if Masks(cache, rows)[i] is not None] == [1, 3, 5]
+    narrow = Masks(cache, rows, limits=(0.01, 0.997))
+    assert [i for i in rows if narrow[i] is not None] == [3]
+    assert np.array_equal(Masks(cache, rows[::-1])[2], masks[3])
+
+
+@pytest.mark.parametrize("side", [32, 127])
+@pytest.mark.parametrize("coverage", [0.001, 0.05, 0.3, 0.7, 0.9])
+def test_the_ellipse_has_the_masks_coverage_and_stands_in_the_middle(side, coverage):
+    rng = np.random.default_rng(0)
+    mask = np.clip(rng.normal(255 * coverage, 40, (side, side)), 0, 255).astype(np.uint8)
+    ellipse = ellipse_like(mask)
+    assert ellipse.sum(dtype=int) == mask.sum(dtype=int)
+    assert np.isin(ellipse, [0, 255]).sum() >= side * side - 1
+    y, x = np.nonzero(ellipse) - np.array((side - 1) / 2)
+    assert abs(x.mean()) < 0.5 and abs(y.mean()) < 0.5
+    share = mask.mean() / 255
+    # where it lies within the image it is a disc in squashed coordinates
+    if 9 / side**2 < share < np.pi / 4:
+        assert abs(np.hypot(x, y).max() - side * np.sqrt(share / np.pi)) < 1
+
+
+def test_controls(images, truth_cache, tmp_path):
+    cache, found = Cache(truth_cache), open_images(images / "train")
+    rows = cache.require(found.paths)
+    plain, truth, ellipse, shuffled, again = (
+        make_masks(config(images, truth_cache, "", control=c), cache, rows)
+        for c in ("none", "truth", "ellipse", "shuffled", "shuffled")
+    )
+    assert np.array_equal(plain[3], truth[3]) and np.array_equal(ellipse[3], ellipse_like(plain[3]))
+    assert sorted(shuffled.rows) == sorted(rows) and (shuffled.rows != rows).all()
+    assert np.array_equal(shuffled.rows, again.rows)
+    build(str(images / "train"), str(tmp_path / "estimated"), Recipe("centre", (), 32))
+    with pytest.raises(
+        UsageError, match=r"--control truth: .* masks estimated by centre, not true"
+    ):
+        train(config(images, tmp_path / "estimated", tmp_path / "run", control="truth"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"control": "shuffled"}, {"crop_keeps": 0.2}])
+def test_masks_that_cannot_be_pasted_are_counted_and_refused(
+    images, truth_cache, tmp_path, changes, monkeypatch
+):
+    settings = config(images, truth_cache, tmp_path / "run", **changes)
+    assert open_training_set(settings).usable.startswith("80 of 80 images can be pasted")
+    narrow = config(images, truth_cache, "", mask_coverage=(0.1, 1.0), **changes)
+    assert 0 < int(open_training_set(narrow).usable.split()[0]) < 80
+    failed = Cache(truth_cache)
+    failed.status = np.ones_like(failed.status)
+    monkeypatch.setattr("train.dataset.Cache", lambda folder: failed)
+    with pytest.raises(UsageError, match=r"none of the 80 images can be pasted: 80 have no mask"):
+        train(settings)
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """Checkpoints in the layouts that people have are recognised, and what does not fit is named in one
-line."""
+line; --init: a run that begins from them."""
 
+import re
 from argparse import Namespace
 
 import pytest
@@ -9,7 +10,11 @@ from torch import nn
 from torchvision.models import resnet18, resnet34, resnet50, vgg11
 
 from data.cli import UsageError
+from tests.train.runs import config, losses
+from train.loop import train
+from train.methods.base import mlp
 from train.network import backbone
+from train.run import begin
 from train.weights import Weights, load_weights, make_head
 
 
@@ -45,29 +50,26 @@ def other(state: dict) -> dict:
     return {k: v + 1 for k, v in state.items()}
 
 
+# torchvision's names -> those of transformers' ResNetForImageClassification
+HUGGING_FACE = {
+    r"^fc\.": "classifier.1.",
+    r"^(conv1|bn1)": r"resnet.embedder.embedder.\1",
+    r"^layer(\d)\.(\d)": lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}",
+    r"s\.(\d)\.(conv|bn)(\d)": lambda m: f"s.{m[1]}.layer.{int(m[3]) - 1}.{m[2]}1",
+    r"downsample\.0|conv1": lambda m: "shortcut." * (m[0] != "conv1") + "convolution",
+    r"downsample\.1|bn1": lambda m: "shortcut." * (m[0] != "bn1") + "normalization",
+}
+
+
 def hugging_face(state: dict) -> dict:
-    """As transformers' ResNetForImageClassification names the layers."""
-    names = {}
-    for key in state:
-        layer, *rest, last = key.split(".")
-        kind = (
-            "convolution" if "conv" in key or key.endswith("sample.0.weight") else "normalization"
-        )
-        if layer == "fc":
-            names[key] = f"classifier.1.{last}"
-        elif not rest:
-            names[key] = f"resnet.embedder.embedder.{kind}.{last}"
-        else:
-            within = f"layer.{int(rest[1][-1]) - 1}" if rest[1] != "downsample" else "shortcut"
-            block = f"resnet.encoder.stages.{int(layer[-1]) - 1}.layers.{rest[0]}"
-            names[key] = f"{block}.{within}.{kind}.{last}"
-    return {name: state[key] for key, name in names.items()}
+    names = {key: key for key in state}
+    for pattern, name in HUGGING_FACE.items():
+        names = {key: re.sub(pattern, name, names[key]) for key in names}
+    return {names[key]: value for key, value in state.items()}
 
 
 def moco(state: dict) -> dict:
-    head = {f"fc.{i}.weight": torch.zeros(n, 512) for i, n in ((0, 512), (2, 128))}
-    query = renamed(state, "module.encoder_q.")
-    query |= {f"module.encoder_q.{key}": value for key, value in head.items()}
+    query = {f"module.encoder_q.{key}": value for key, value in state.items()}
     key = renamed(other(state), "module.encoder_k.")
     return {"epoch": 200, "state_dict": key | query | {"module.queue": torch.zeros(128, 40)}}
 
@@ -84,7 +86,6 @@ LAYOUTS = {
         "state_dict": numbered(s, "backbone.") | numbered(other(s), "backbone_momentum.")
     },
     "ours": lambda s: {"model": renamed(s, "query.") | renamed(other(s), "key."), "step": 3},
-    "half": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
 }
 
 
@@ -92,14 +93,9 @@ LAYOUTS = {
 def test_every_layout_gives_the_same_network(layout, plain, load):
     found = load(LAYOUTS[layout](plain))
     assert (found.network, found.stem, found.width, found.size) == ("resnet18", "imagenet", 64, 224)
-    tolerance = 1e-3 if layout == "half" else 0
-    wanted = renamed(plain, "")
-    torch.testing.assert_close(found.state, wanted, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.state, renamed(plain, ""), rtol=0, atol=0)
     if layout in ("torchvision", "hugging face"):
         assert found.head is None and torch.equal(found.classifier.weight, plain["fc.weight"])
-    elif layout == "moco":
-        kinds = [type(layer) for layer in found.head]
-        assert found.classifier is None and kinds == [nn.Linear, nn.ReLU, nn.Linear]
 
 
 @pytest.mark.parametrize("make", [resnet18, resnet34, resnet50])
@@ -123,17 +119,6 @@ def test_timm_and_safetensors(tmp_path):
     assert found.classifier is None and found.head.out_features == 10
     (tmp_path / "model.safetensors").rename(tmp_path / "model.pth")  # by its content, not its name
     assert load_weights(tmp_path / "model.pth").digest() == found.digest()
-
-
-def test_our_small_networks(load):
-    model = backbone("resnet10", "small_stride2", 8)
-    found = load(model.state_dict(), "small_stride2")
-    shape = (found.network, found.stem, found.width, found.size)
-    assert shape == ("resnet10", "small_stride2", 8, 32)
-    assert load(model.state_dict()).stem == "small"
-    model.fc = nn.Identity()
-    x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(found.build().eval()(x), model.eval()(x))
 
 
 def test_a_head_computes_what_its_layers_do():
@@ -175,15 +160,98 @@ def test_what_does_not_fit_is_one_line(content, message, plain, load):
     assert message in text and len(text) < 600 and "\n" not in text
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"<html>404</html>", b"PK\x03\x04 cut", b"\x80\x02cos\nsystem\n(S'x'\ntR."]
-)
-def test_damaged_and_hostile_files(content, tmp_path):
-    for name in ("x.pth", "x.safetensors"):
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_damaged_and_hostile_files(name, tmp_path):
+    for content in (
+        b"",
+        b"<html>404</html>",
+        b"PK\x03\x04 cut",
+        b"\x80\x02cos\nsystem\n(S'x'\ntR.",
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError, match=r"not a file of weights|Python object"):
             load_weights(tmp_path / name)
-    with pytest.raises(UsageError, match="no such file of weights"):
-        load_weights(tmp_path / "absent.pth")
-    with pytest.raises(UsageError, match="no run here"):
-        load_weights(tmp_path)
+    for place, message in (("absent.pth", "no such file of weights"), ("", "no run here")):
+        with pytest.raises(UsageError, match=message):
+            load_weights(tmp_path / place)
+
+
+@pytest.fixture(scope="module")
+def theirs() -> dict:
+    """Somebody's ResNet of the tests' kind, with a projection head as MoCo v2's."""
+    torch.manual_seed(7)
+    network = backbone("resnet10", "small", 4)
+    network.fc = mlp(32, 32, 128, False)
+    return network.state_dict()
+
+
+def classifier(state: dict) -> dict:
+    head = nn.Linear(32, 10).state_dict()
+    return renamed(state, "") | {f"fc.{key}": value for key, value in head.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "layout", "with_head"),
+    [
+        ("moco", moco, True),
+        ("simclr", moco, True),
+        ("byol", moco, False),  # its head has no last bias
+        ("instdisc", classifier, False),
+        ("byol", lambda s: renamed(s, ""), False),
+    ],
+)
+def test_a_run_begins_from_weights_of_others(
+    theirs, images, tmp_path, capsys, method, layout, with_head
+):
+    torch.save(layout(theirs), tmp_path / "weights")
+    init = {"init": str(tmp_path / "weights"), "method": method, "splits": 1}
+    run = begin(config(images, "none", tmp_path / "run", **init), 80, torch.device("cpu"))
+    own = run.method.encoder.state_dict()
+    taken = theirs if with_head else renamed(theirs, "")
+    assert all(torch.equal(own[key], value) for key, value in taken.items())
+    assert with_head == torch.equal(own["fc.0.weight"], theirs["fc.0.weight"])
+    if method in ("moco", "byol"):
+        torch.testing.assert_close(run.method.slow.state_dict(), own, rtol=0, atol=0)
+    said = "its projection head too" if with_head else "the projection head begins anew"
+    assert f": {len(taken)} of {len(own)} tensors taken, {said}" in capsys.readouterr().out
+
+
+def test_the_weights_are_part_of_the_run(theirs, images, tmp_path, capsys):
+    """The same command continues it; another beginning, or other bytes in the file, are refused."""
+    file, moved = tmp_path / "weights", tmp_path / "moved"
+
+    def run(name: str, stop_at: int | None = None, **init: str) -> bool:
+        return train(config(images, "none", tmp_path / name, epochs=1, **init), stop_at=stop_at)
+
+    torch.save(moco(theirs), file)
+    run("run", 2, init=str(file))
+    assert capsys.readouterr().out.count("tensors taken") == 1
+    with pytest.raises(UsageError, match=r"another configuration \(init: [0-9a-f]{64} -> none\)"):
+        run("run")
+    file.rename(moved)
+    assert run("run", init=str(moved)) is True
+    assert "tensors taken" not in capsys.readouterr().out  # they were, when it began
+    run("plain")
+    assert losses(tmp_path / "run")[0] != losses(tmp_path / "plain")[0]
+    with pytest.raises(UsageError, match=r"\(init: none -> [0-9a-f]{64}\)"):
+        run("plain", init=str(moved))
+    moved.unlink()
+    assert run("run", init=str(moved)) is True
+    # a finished run is a beginning too
+    assert run("again", 1, init=str(tmp_path / "run")) is False
+    assert "head too" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "resnet18"}, "a resnet10 of stem small .*, and the run.s .* resnet18"),
+        ({"width": 8}, "and width 4, and the run's backbone is .* and width 8; see --network"),
+        ({"stem": "imagenet"}, r"another shape: conv1.weight \(4, 3, 3, 3\) instead of"),
+    ],
+)
+def test_weights_of_another_backbone_are_refused(theirs, images, tmp_path, changes, message):
+    torch.save(theirs, tmp_path / "weights")
+    with pytest.raises(UsageError, match=message):
+        train(config(images, "none", tmp_path / "run", init=str(tmp_path / "weights"), **changes))
+    assert not (tmp_path / "run").exists()
