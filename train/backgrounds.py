@@ -21,7 +21,7 @@ from data.sources.images import ImageError, Images, decode, image_size, open_ima
 from train.config import PasteSettings
 from train.copy_paste import paste
 from train.crop import Box, crop_mask, resize_crop
-from train.masks import coverages
+from train.masks import COVERAGE
 from train.workers import WorkerError
 
 FILL = 64  # side at which a donor's foreground is filled in: a smooth filling needs no more
@@ -114,42 +114,35 @@ class BackgroundDraw:
         return cv2.flip(self.donor.background, 1) if self.flip else self.donor.background
 
 
-def under(
-    box: Box, width: int, height: int, left: float, top: float
-) -> tuple[float, float, float, float]:
-    """The part of a background picture that lies under the crop `box`: x, y, w, h in pixels of that
-    picture.
-
-    Args:
-        width, height: of the picture.  left, top: the offset as a share of the slack, 0..1.
-    """
-    # image pixels a picture pixel: it just covers the image
-    scale = max(box.width / width, box.height / height)
-    x = left * (width * scale - box.width) + box.x
-    y = top * (height * scale - box.height) + box.y
-    return x / scale, y / scale, box.w / scale, box.h / scale
-
-
 def decode_under(
     content: bytes, box: Box, size: int, left: float, top: float
 ) -> tuple[np.ndarray, Box]:
     """A picture, decoded no finer than a view of `size` needs it, and the box in it that lies under
-    `box`."""
-    x, y, w, h = under(box, *image_size(content), left, top)
+    `box`.
+
+    Args:
+        left, top: the offset as a share of the slack, 0..1.
+    """
+    width, height = image_size(content)
+    # image pixels a picture pixel: it just covers the image
+    scale = max(box.width / width, box.height / height)
+    x = left * (width * scale - box.width) + box.x
+    y = top * (height * scale - box.height) + box.y
     reduce = 1
-    while reduce < 8 and min(w, h) >= 2 * reduce * size:
+    while reduce < 8 and min(box.w, box.h) / scale >= 2 * reduce * size:
         reduce *= 2
     picture = decode(content, reduce=reduce)
     height, width = picture.shape[:2]
-    x0, x1 = _pixels(x / reduce, (x + w) / reduce, width)
-    y0, y1 = _pixels(y / reduce, (y + h) / reduce, height)
-    return picture, Box(x0, y0, x1 - x0, y1 - y0, width, height)
+    scale *= reduce
+    x, w = _pixels(x / scale, x / scale + box.w / scale, width)
+    y, h = _pixels(y / scale, y / scale + box.h / scale, height)
+    return picture, Box(x, y, w, h, width, height)
 
 
 def _pixels(low: float, high: float, length: int) -> tuple[int, int]:
-    """The whole pixels, one at least, of an interval."""
+    """The first of the whole pixels of an interval, and how many they are, one at least."""
     first = min(round(low), length - 1)
-    return first, min(max(round(high), first + 1), length)
+    return first, min(max(round(high), first + 1), length) - first
 
 
 def remove(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray, box: Box) -> np.ndarray:
@@ -226,7 +219,7 @@ def make_donors(
         textures = open_images(settings.textures)
         return Donors(textures, np.arange(len(textures)), apart=False)
     usable = np.flatnonzero(cache.status[rows] == 0)
-    coverage = coverages(cache, rows[usable])
+    coverage = cache.column(COVERAGE)[rows[usable]]
     if settings.background == "image":
         least = np.argsort(coverage, kind="stable")[: round(settings.pool * len(usable))]
         donors = Donors(images, np.sort(usable[least]))

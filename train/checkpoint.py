@@ -29,14 +29,9 @@ def load(path: Path) -> dict:
     return load_tensors(path, "checkpoint", "delete it to begin anew")
 
 
-def step_file(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is kept."""
-    return folder / CHECKPOINTS / f"step-{step:09d}.pt"
-
-
 def save_step(folder: Path, state: dict, keep: int) -> None:
     """Write the checkpoint of `state["step"]`; then only it and the `keep` - 1 before it stay."""
-    path = step_file(folder, state["step"])
+    path = folder / CHECKPOINTS / f"step-{state['step']:09d}.pt"
     path.parent.mkdir(exist_ok=True)
     save(path, state)
     kept = steps(folder)
@@ -71,7 +66,7 @@ def newest(folder: Path) -> dict | None:
     return None
 
 
-def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | None = None) -> None:
+def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict) -> None:
     """Make the run folder, or check that the run in it is this one.
 
     After a loss that was not finite (`write_diverged`) the run may go on with a lower learning
@@ -92,7 +87,7 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict | Non
         return
     try:
         content = json.loads(file.read_text())
-        before = (defaults or {}) | content["identity"]
+        before = defaults | content["identity"]
     except (ValueError, KeyError, TypeError):
         raise UsageError(
             f"{file}: damaged or foreign; choose another --out, or delete {folder}"

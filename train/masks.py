@@ -11,6 +11,8 @@ from data.cli import UsageError
 from train.config import Config
 from train.streams import CONTROL, stream
 
+COVERAGE = "quality/coverage"  # the cache's column: the share of its image that a mask covers
+
 
 @dataclass(frozen=True)
 class Masks:
@@ -53,7 +55,7 @@ def count_usable(masks: Masks, name: str) -> str:
         UsageError: none.
     """
     rows, (low, high) = masks.rows, masks.limits
-    coverage = coverages(masks.cache, rows)[masks.cache.status[rows] == 0]
+    coverage = masks.cache.column(COVERAGE)[rows[masks.cache.status[rows] == 0]]
     small, large = (coverage <= low).sum(), (coverage >= high).sum()
     usable = len(coverage) - small - large
     why = (
@@ -84,12 +86,6 @@ def make_masks(config: Config, cache: Cache, rows: np.ndarray) -> Masks:
     if control == "shuffled":
         rows = shuffled_rows(rows, config.seed)
     return Masks(cache, rows, control == "ellipse", config.paste.mask_coverage)
-
-
-def coverages(cache: Cache, rows: np.ndarray) -> np.ndarray:
-    """(M,) float32: the share of the image that the mask of each of `rows` covers, from the cache's
-    quality columns."""
-    return cache.column("quality/coverage")[rows]
 
 
 def shuffled_rows(rows: np.ndarray, seed: int) -> np.ndarray:

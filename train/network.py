@@ -115,7 +115,7 @@ def backbone(network: str, stem: str = "imagenet", width: int = 64, splits: int 
 
 def backbone_of(settings: Network) -> nn.Module:
     """The configured backbone."""
-    return backbone(settings.network, settings.stem, settings.width, settings.splits)
+    return backbone(**vars(settings))
 
 
 def compile_networks(method: nn.Module, mode: str = "default") -> None:

@@ -37,10 +37,17 @@ class HeadSettings(MethodSettings):
         return mlp(features, features, self.dim, self.head_norm)
 
 
-def mlp(features: int, hidden: int, dim: int, norm: bool, last_bias: bool = True) -> nn.Sequential:
+def mlp(
+    features: int,
+    hidden: int,
+    dim: int,
+    norm: bool,
+    last_bias: bool = True,
+    first_bias: bool = True,
+) -> nn.Sequential:
     """Two layers, BatchNorm between them where `norm`: MoCo v2's head with biases; without the last
     one BYOL's projector and predictor (Grill et al. 2020, section 3.3)."""
-    first = nn.Linear(features, hidden)
+    first = nn.Linear(features, hidden, bias=first_bias)
     between = [nn.BatchNorm1d(hidden)] if norm else []
     last = nn.Linear(hidden, dim, bias=last_bias)
     return nn.Sequential(first, *between, nn.ReLU(inplace=True), last)

@@ -82,16 +82,9 @@ class BYOL(nn.Module):
     def slow(self) -> nn.Module:
         return self.target
 
-    def forward(
-        self,
-        views: Sequence[Tensor],
-        step: int,
-        index: Maybe = None,
-        negative: Maybe = None,
-        counts: Maybe = None,
-    ) -> Result:
-        """See train/methods/__init__.py; the loss is the sum over both roles of the views.
-        `negative` is not used."""
+    def forward(self, views: Sequence[Tensor], step: int, *_: Maybe) -> Result:
+        """See train/methods/__init__.py; the loss is the sum over both roles of the views. Index
+        and negatives are not used."""
         if step:  # the paper's update after the step before; at step 0 both are still equal
             follow(self.target, self.encoder, 1 - self.tau(step - 1))
         with torch.no_grad():

@@ -79,15 +79,8 @@ class InstDisc(nn.Module):
         self.register_buffer("bank", F.normalize(torch.randn(images, settings.dim), dim=1))
         self.register_buffer("log_z", torch.zeros(()))
 
-    def forward(
-        self,
-        views: Sequence[Tensor],
-        step: int,
-        index: Tensor,
-        negative: Maybe = None,
-        counts: Maybe = None,
-    ) -> Result:
-        """See train/methods/__init__.py; moves the bank's entries of this batch. `negative` is not
+    def forward(self, views: Sequence[Tensor], step: int, index: Tensor, *_: Maybe) -> Result:
+        """See train/methods/__init__.py; moves the bank's entries of this batch. Negatives are not
         used."""
         query = F.normalize(self.encoder(views[0]), dim=1)
         # a logit of 1 / T in bfloat16 would be 3 % off

@@ -24,9 +24,9 @@ def info_nce(
     key: Tensor,
     queue: Tensor,
     temperature: float,
-    batch_negatives: bool = False,
-    negative: Maybe = None,
-    counts: Maybe = None,
+    batch_negatives: bool,
+    negative: Maybe,
+    counts: Maybe,
 ) -> Result:
     """InfoNCE over one positive and the queue's negatives (He et al., equation 1).
 
@@ -114,25 +114,16 @@ class MoCo(nn.Module):
         pairs = [views, views[::-1]] if self.settings.symmetric else [views]
         results, keys = [], []
         for way, (first, second) in enumerate(pairs):
-            query = F.normalize(self.query(first), dim=1)
-            keys.append(self.keys(second, step, way))
-            results.append(self._loss(query, keys[-1], negative, counts))
+            query, key = F.normalize(self.query(first), dim=1), self.keys(second, step, way)
+            keys.append(key)
+            # a logit of 1 / T in bfloat16 would be 3 % off
+            with torch.autocast(query.device.type, enabled=False):
+                batch = query.float(), key.float(), self.queue.clone(), self.settings.temperature
+                extra = self.settings.batch_negatives, negative, counts
+                results.append(info_nce(*batch, *extra))
         self.enqueue(torch.cat([gather(key) for key in keys]))
         losses, accuracies = zip(*results, strict=True)
         return sum(losses) / len(pairs), sum(accuracies) / len(pairs)
-
-    def _loss(self, query: Tensor, key: Tensor, negative: Maybe, counts: Maybe) -> Result:
-        # a logit of 1 / T in bfloat16 would be 3 % off
-        with torch.autocast(query.device.type, enabled=False):
-            return info_nce(
-                query.float(),
-                key.float(),
-                self.queue.clone(),
-                self.settings.temperature,
-                self.settings.batch_negatives,
-                negative,
-                counts,
-            )
 
     @torch.no_grad()
     def keys(self, view: Tensor, step: int, way: int) -> Tensor:

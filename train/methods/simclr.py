@@ -45,20 +45,13 @@ def nt_xent(
     return classify(logits, itself ^ 1)  # a view's partner is its neighbour
 
 
-def projection(features: int, hidden: int, dim: int, norm: bool) -> nn.Sequential:
+def projection(features: int, hidden: int, dim: int) -> nn.Sequential:
     """Two layers with BatchNorm after each, the last without a shift, as in SimCLR's published
-    code; `norm` False has neither, and biases instead."""
-    if not norm:
-        return mlp(features, hidden, dim, False)
-    last = nn.BatchNorm1d(dim)
-    last.bias.requires_grad_(False)  # it stays 0
-    return nn.Sequential(
-        nn.Linear(features, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, dim, bias=False),
-        last,
-    )
+    code."""
+    head = mlp(features, hidden, dim, True, last_bias=False, first_bias=False)
+    head.append(nn.BatchNorm1d(dim))
+    head[-1].bias.requires_grad_(False)  # it stays 0
+    return head
 
 
 @dataclass(frozen=True)
@@ -91,8 +84,8 @@ class SimCLR(nn.Module):
         super().__init__()
         self.temperature, self.encoder = settings.temperature, network
         features = network.fc.in_features
-        hidden = settings.hidden or features
-        network.fc = projection(features, hidden, settings.dim, settings.head_norm)
+        sizes = features, settings.hidden or features, settings.dim
+        network.fc = projection(*sizes) if settings.head_norm else mlp(*sizes, False)
 
     def forward(
         self,
