@@ -212,13 +212,10 @@ def _layer(state: State) -> nn.Module:
         layer: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in state)
     elif "running_mean" in state and state["running_mean"].ndim == 1:
         layer = nn.BatchNorm1d(len(state["running_mean"]), affine=weight is not None)
-        state = {"num_batches_tracked": torch.zeros((), dtype=torch.long), **state}
     else:
         raise UsageError(f"a head with {', '.join(sorted(state)[:SHOWN])} {NO_HEAD}")
-    try:
-        layer.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(f"a head whose tensors do not fit together: {error}") from error
+    what = "a head whose tensors do not fit together"
+    layer.load_state_dict(fitting(state, layer.state_dict(), what))
     return layer.requires_grad_(False).eval()
 
 

@@ -61,8 +61,6 @@ def torchvisions(view: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         picture = tv.rgb_to_grayscale(picture, 3)
     if row[SIGMA]:
         picture = tv.gaussian_blur(picture, [31, 31], [row[SIGMA].item()])
-    if row[SOLARISE]:
-        picture = tv.solarize(picture, 0.5)
     return tv.normalize(picture, MEAN, STD)
 
 
@@ -72,14 +70,6 @@ def test_every_order_of_operations_is_torchvisions():
     for i, ours in enumerate(photometric(views, parameters, CPU)):
         # its luma has rounded weights
         assert (ours - torchvisions(views[i], parameters[i])).abs().max() < 2e-3, parameters[i]
-
-
-def test_solarisation_inverts_from_half_up():
-    view = torch.arange(256, dtype=torch.uint8).reshape(16, 16, 1).expand(16, 16, 3).contiguous()
-    row = torch.zeros(PARAMETERS)
-    row[ORDER], row[SOLARISE] = -1, 1
-    ours = photometric(view[None], row[None], CPU)[0]
-    assert (ours - torchvisions(view, row)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("side", [12, 33, 50, 96])  # 50 * 50 is no whole number of pieces

@@ -1,11 +1,8 @@
-"""Batches to the device: prefetching, the tensors' life on two streams, precision, torch.compile;
-the trainer on a GPU against itself on a CPU, and under NCCL."""
+"""Workers that die, precision, torch.compile; the trainer on a GPU, alone and under NCCL."""
 
 import os
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,39 +10,11 @@ from torch.utils.data import Dataset
 
 from tests.train.runs import config, losses, together
 from train.checkpoint import newest
-from train.feed import Feed
 from train.loop import train
 from train.methods import METHODS
-from train.parameters import COVERAGE, PARAMETERS, PASTED
 from train.workers import Loader, LoaderError
 
-CPU = torch.device("cpu")
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def raw(number: int, pictures: int = 2) -> dict:
-    return {
-        "views": torch.full((pictures, 3, 8, 8, 3), number, dtype=torch.uint8),
-        "parameters": torch.zeros(pictures, 3, PARAMETERS),
-        "index": torch.full((3,), number),
-        "replaced": 0,
-    }
-
-
-def test_tensors_of_another_stream_outlive_their_step(monkeypatch):
-    """As on a GPU: the step's stream waits for the copy's, and every tensor is recorded on it."""
-    events, here = [], SimpleNamespace(wait_stream=lambda stream: events.append(stream))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    recorded = lambda tensor, stream: events.append((id(tensor), stream))  # noqa: E731
-    monkeypatch.setattr(torch.Tensor, "record_stream", recorded, raising=False)
-    feed = Feed((raw(i, pictures=3) for i in range(2)), CPU)
-    feed.stream = "the copy's"
-    batch = feed.next()
-    tensors = [*batch.pictures, batch.index, batch.counts]
-    assert events == ["the copy's", *((id(tensor), here) for tensor in tensors)]
-    feed.ahead()
-    assert feed.pending is not None and feed.next() is not None and feed.next() is None
 
 
 class Failing(Dataset):
@@ -71,16 +40,6 @@ def test_a_worker_that_dies_costs_a_restart_and_the_second_time_an_error(tmp_pat
     assert "a loader worker failed at batch" in capsys.readouterr().err
     with pytest.raises(LoaderError, match=r"failed twice at batch .*lower --workers"):
         list(Loader(Failing(tmp_path, 9), order, workers=1))
-
-
-def test_swaps_negative_is_no_view():
-    with_negative = raw(0, pictures=3)
-    with_negative["parameters"][0, 1:, [PASTED, COVERAGE]] = 0.5
-    with_negative["parameters"][2, [0, 2], PASTED] = 1
-    batch = Feed([with_negative], CPU).next()
-    assert len(batch.views) == 2 and batch.counts.tolist() == [True, False, True]
-    assert batch.negative is batch.pictures[2]
-    assert batch.pasting() == pytest.approx({"pasted": 1 / 6, "coverage": 1})
 
 
 @pytest.mark.parametrize("method", METHODS)

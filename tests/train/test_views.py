@@ -18,7 +18,6 @@ from train.loader import Order
 from train.loop import train
 from train.masks import Masks, ellipse_like, make_masks
 from train.parameters import COVERAGE, PARAMETERS, PASTED
-from train.streams import stream
 
 
 def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, truth_cache):
@@ -52,12 +51,6 @@ def test_an_epoch_has_every_image_once_in_another_order():
     epochs = [list(Order(103, 12, 3, 5, 8 * epoch))[:8] for epoch in range(3)]
     images = [[index for batch in epoch for _, index in batch] for epoch in epochs]
     assert all(len(set(order)) == 96 for order in images) and images[0] != images[1]
-
-
-def test_a_stream_is_numpys_philox_with_this_key():
-    key = [(2**32 - 1) << 32 | 7, 2**40 << 12 | 9 << 8 | 255]
-    expected = np.random.Generator(np.random.Philox(key=key)).random(9)
-    assert (stream(255, 2**32 - 1, 7, 2**40, 9).random(9) == expected).all()
 
 
 def test_a_row_has_a_mask_exactly_where_the_trainer_has_an_image(shared, tmp_path):
@@ -123,14 +116,11 @@ def test_controls(images, truth_cache, tmp_path):
         train(config(images, tmp_path / "estimated", tmp_path / "run", control="truth"))
 
 
-@pytest.mark.parametrize("changes", [{}, {"control": "shuffled"}, {"crop_keeps": 0.2}])
 def test_masks_that_cannot_be_pasted_are_counted_and_refused(
-    images, truth_cache, tmp_path, changes, monkeypatch
+    images, truth_cache, tmp_path, monkeypatch
 ):
-    settings = config(images, truth_cache, tmp_path / "run", **changes)
-    assert open_training_set(settings).usable.startswith("80 of 80 images can be pasted")
-    narrow = config(images, truth_cache, "", mask_coverage=(0.1, 1.0), **changes)
-    assert 0 < int(open_training_set(narrow).usable.split()[0]) < 80
+    settings = config(images, truth_cache, tmp_path / "run", mask_coverage=(0.1, 1.0))
+    assert 0 < int(open_training_set(settings).usable.split(" of 80 images can")[0]) < 80
     failed = Cache(truth_cache)
     failed.status = np.ones_like(failed.status)
     monkeypatch.setattr("train.dataset.Cache", lambda folder: failed)
