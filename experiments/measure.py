@@ -10,7 +10,7 @@ from evaluate.features import extract, load_encoder
 from evaluate.probes.linear import fit_probe
 from experiments.rows import Data
 from train.features import Labelled
-from train.knn import accuracies
+from train.knn import knn_top1
 
 K = 200  # the field's usual kNN
 TEMPERATURE = 0.07
@@ -33,7 +33,7 @@ def measure(
     val = Labelled(str(test), encoder.size, train.classes)
     bank, queries = (extract(encoder, part) for part in (train, val))
     pair, classes = ((bank, train.labels), (queries, val.labels)), len(train.classes)
-    numbers = {"knn": 100 * accuracies(*pair, (K,), TEMPERATURE, classes)[0]}
+    numbers = {"knn": 100 * knn_top1(*pair, (K,), TEMPERATURE, classes)[0]}
     if data.source:
         probe = fit_probe(bank, train.labels, classes)
         return numbers | {"linear": probe.accuracy(queries, val.labels)}

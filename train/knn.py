@@ -82,7 +82,7 @@ def vote(
     return votes.argmax(1).numpy()
 
 
-def accuracies(
+def knn_top1(
     bank: Points,
     queries: Points,
     k: Sequence[int],
@@ -118,7 +118,7 @@ class OnlineKnn:
         with backbone_alone(encoder):
             parts = [self._features(encoder, x, device) for x in (self.bank, self.queries)]
         k, temperature = (self.config.knn.knn_k,), self.config.knn.knn_temperature
-        return accuracies(*parts, k, temperature, len(self.bank.classes), device)[0]
+        return knn_top1(*parts, k, temperature, len(self.bank.classes), device)[0]
 
     def _features(self, encoder: nn.Module, images: Labelled, device: torch.device) -> Points:
         count, batch = min(self.config.knn.knn_limit, len(images)), self.config.optimiser.batch

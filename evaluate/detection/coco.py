@@ -58,7 +58,7 @@ def from_coco(content: dict, folder: Path, name: str, outlines: bool = False) ->
         if not isinstance(content, dict) or not content.get(key):
             raise UsageError(f"it has no {key}; COCO's form is {{images, categories, annotations}}")
     numbered = _numbered("images", content["images"])
-    images = {key: _image(entry, folder) for key, entry in numbered.items() if _is_data(entry)}
+    images = {k: image for k, entry in numbered.items() if (image := _image(entry, folder))}
     if len(images) < len(numbered):
         note(f"{name}: left out {len(numbered) - len(images)} files of the system or of tools")
     categories = _numbered("categories", content["categories"])
@@ -114,15 +114,13 @@ def _named(categories: dict[str, dict]) -> list[dict]:
     return named
 
 
-def _is_data(entry: dict) -> bool:
-    parts = os.fsencode(os.path.normpath(str(entry["file_name"]))).split(b"/")
-    return b".." in parts or not any(map(is_system, parts))
-
-
-def _image(entry: dict, folder: Path) -> dict:
+def _image(entry: dict, folder: Path) -> dict | None:
+    """None for a file of the system or of a tool."""
     name = os.path.normpath(str(entry["file_name"]))
     if not inside(os.fsencode(name)):
         raise UsageError(f"file_name {name[:200]!r} is not a path below the image folder")
+    if any(map(is_system, name.split("/"))):
+        return None
     height, width = _size(folder / name, entry.get("height"), entry.get("width"))
     return {"id": entry["id"], "width": width, "height": height, "file_name": name}
 

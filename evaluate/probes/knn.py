@@ -18,7 +18,7 @@ from typing import ClassVar
 from data.cli import UsageError
 from evaluate.common import Common, describe, percent, repeat
 from evaluate.features import load_encoder, project, sizes, train_and_val
-from train.knn import accuracies
+from train.knn import knn_top1
 
 NO_HEAD = (
     "none: no projection head in the file or the run's checkpoint, so only backbone features are "
@@ -66,7 +66,7 @@ def _measure(arguments: Arguments, seed: int) -> dict:
     accuracy, options = {}, (arguments.temperature, len(data.classes), encoder.device)
     for kind, (bank, queries) in kinds.items():
         pair = (bank, data.labels), (queries, data.truth)
-        top = accuracies(*pair, arguments.k, *options)
+        top = knn_top1(*pair, arguments.k, *options)
         accuracy |= {f"{kind}{k}": 100 * a for k, a in zip(arguments.k, top, strict=True)}
     bank = len(data.train)
     k_used = {"k_used": [min(k, bank) for k in arguments.k]} if max(arguments.k) > bank else {}

@@ -83,12 +83,14 @@ class Schedule:
         return torch.optim.SGD(groups, 1.0, self.momentum, weight_decay=self.weight_decay)
 
 
+@dataclass(frozen=True)
 class RandomCrops(Dataset):
     """Random resized crops and flips of some rows of a labelled folder; items are (epoch, place in
     rows)."""
 
-    def __init__(self, images: Labelled, rows: np.ndarray, seed: int):
-        self.images, self.rows, self.seed = images, rows, seed
+    images: Labelled
+    rows: np.ndarray
+    seed: int
 
     def __getitems__(self, items: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, s, s, 3) uint8 and (B,) int64 labels."""

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from evaluate.backgrounds.variants import SPLITS
-from tests.evaluate.folders import pictures
+from evaluate.detection.annotations import AnnotatedImages
+from evaluate.detection.coco import read_coco
+from tests.evaluate import folders
 from tests.train.runs import config
 from train.loop import train
 from train.network import backbone
@@ -36,7 +38,15 @@ def data(images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Pictures of one colour each (a crop changes nothing), in three classes that overlap."""
     classes = {"a": (60, 120, 120), "b": (120, 60, 120), "c": (120, 120, 60)}
-    return pictures(tmp_path_factory.mktemp("colours"), classes, (20, 7), 45, 0)
+    return folders.pictures(tmp_path_factory.mktemp("colours"), classes, (20, 7), 45, 0)
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> AnnotatedImages:
+    """Eleven images with two outlined rectangles each."""
+    root = folders.squares(tmp_path_factory.mktemp("squares") / "coco")
+    file = root / "annotations" / "instances_train2017.json"
+    return read_coco(file, root / "train2017", "squares", outlines=True)
 
 
 @pytest.fixture(scope="session")

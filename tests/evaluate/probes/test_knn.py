@@ -14,7 +14,7 @@ from evaluate.common import Common
 from evaluate.features import extract, load_encoder
 from evaluate.probes import knn
 from train.features import Labelled, batches
-from train.knn import accuracies, nearest, vote
+from train.knn import knn_top1, nearest, vote
 
 
 def plain_neighbours(bank, queries, k):
@@ -24,36 +24,28 @@ def plain_neighbours(bank, queries, k):
     return np.take_along_axis(cosine, order, 1), order
 
 
-def draw(seed, bank, queries, dimensions):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(n, dimensions)).astype(np.float32) for n in (bank, queries))
-
-
 @pytest.mark.parametrize(
-    ("rows", "at_once", "k"), [(1000, 1000, 25), (7, 3, 25), (64, 50, 500), (1, 1, 25), (7, 3, 1)]
-)
-def test_blocks_give_what_the_whole_matrix_gives(rows, at_once, k):
-    bank, queries = draw(0, 200, 40, 16)
-    cosine, found = nearest(bank, queries, k, rows=rows, at_once=at_once)
-    expected, order = plain_neighbours(bank, queries, k)
-    assert np.array_equal(found.numpy(), order) and np.allclose(cosine.numpy(), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("k", "temperature", "shift"),
+    ("k", "temperature", "shift", "blocks"),
     # exp(cosine / T) is past float32 at the small ones, where the nearest neighbour decides
-    [(1, 0.07, 0), (20, 0.07, 0), (200, 0.07, 0), (1, 0.01, 3), (1, 1e-6, 3), (20, 1e-6, 3)],
+    [
+        (1, 0.07, 0, (1000, 1000)),
+        (20, 0.07, 0, (7, 3)),
+        (500, 0.07, 0, (64, 50)),
+        (1, 0.01, 3, (1, 1)),
+        (20, 1e-6, 3, (300, 60)),
+    ],
 )
-def test_a_vote_is_the_sum_of_weights(k, temperature, shift):
-    bank, queries = (x + shift for x in draw(1, 300, 60, 8))
-    labels = np.random.default_rng(1).integers(0, 4, 300)
+def test_neighbours_and_their_vote(k, temperature, shift, blocks):
+    rng = np.random.default_rng(1)
+    bank, queries = (rng.normal(shift, 1, (n, 8)).astype(np.float32) for n in (300, 60))
+    labels = rng.integers(0, 4, 300)
     cosine, order = plain_neighbours(bank, queries, k)
+    near = nearest(bank, queries, 500, rows=blocks[0], at_once=blocks[1])
+    assert np.array_equal(near[1][:, :k], order) and np.allclose(near[0][:, :k], cosine, atol=1e-6)
     weights = np.exp((cosine - cosine[:, :1]) / temperature)
-    votes = [(weights * (labels[order] == name)).sum(1) for name in range(4)]
-    expected = np.argmax(votes, axis=0)
-    found = vote(*nearest(bank, queries, 200), labels, k, temperature, 4)
-    assert found.tolist() == expected.tolist()
-    assert accuracies((bank, labels), (queries, expected), (k, 9), temperature, 4)[0] == 1
+    expected = np.argmax([(weights * (labels[order] == name)).sum(1) for name in range(4)], 0)
+    assert vote(*near, labels, k, temperature, 4).tolist() == expected.tolist()
+    assert knn_top1((bank, labels), (queries, expected), (k, 9), temperature, 4)[0] == 1
 
 
 @pytest.fixture

@@ -115,8 +115,7 @@ def test_rates_and_order():
 
 
 @pytest.mark.parametrize(
-    ("finetune", "number", "code"),
-    [(False, signal.SIGINT, 130), (True, signal.SIGTERM, 0), (False, signal.SIGUSR1, 0)],
+    ("finetune", "number", "code"), [(False, signal.SIGINT, 130), (True, signal.SIGTERM, 0)]
 )
 def test_a_stopped_training_continues_bit_by_bit(
     finetune, number, code, encoder, images, tmp_path, monkeypatch, capsys
@@ -142,17 +141,14 @@ def test_a_stopped_training_continues_bit_by_bit(
 
 BUFFERS = {0: {"momentum_buffer": torch.zeros(9)}}
 FOREIGN = {
-    "no tensor": {"model": {"weight": 1, "bias": 2}},
     "shape": {"model": {"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}},
-    "absurd": {"model": {"weight": torch.zeros(1).expand(10**9, 10**5)}},
     "not finite": {"model": {"weight": torch.ones(3, 3) / 0, "bias": torch.zeros(3)}},
-    "no model": {"model": None},
     "step": {"step": 1.5},
     "momentum": {"optimizer": {"state": BUFFERS, "param_groups": []}},
 }
 
 
-@pytest.mark.parametrize("kind", [*FOREIGN, "list", "bytes", "link", "pipe"])
+@pytest.mark.parametrize("kind", [*FOREIGN, "list", "link", "pipe"])
 def test_a_kept_file_from_elsewhere_is_one_line(kind, images, tmp_path):
     """And is left as it is."""
     file = tmp_path / "x" / "x.pt"
@@ -164,8 +160,6 @@ def test_a_kept_file_from_elsewhere_is_one_line(kind, images, tmp_path):
     elif kind == "pipe":
         file.unlink()
         os.mkfifo(file)
-    elif kind == "bytes":
-        file.write_bytes(b"broken")
     else:
         torch.save([1] if kind == "list" else state | FOREIGN[kind], file)
     content = b"" if kind == "pipe" else file.read_bytes()
@@ -267,9 +261,8 @@ def test_protocols_and_seeds(colours, network, tmp_path):
     options = {**network, "size": 16, "epochs": 2, "batch": 16, "data": colours, "seeds": 2}
     options["json_file"] = str(tmp_path / "x.json")
     result = linear.evaluate(linear.Arguments(lr=1.0, **options))
-    each = [seed["top-1"] for seed in result["per_seed"]]
-    assert result["accuracy"]["top-1"] == pytest.approx(np.mean(each)) and each[0] != each[1]
-    assert result["protocol"]["name"] == "MoCo's protocol"
+    assert result["protocol"]["name"] == "MoCo's protocol" and len(result["per_seed"]) == 2
+    assert result["per_seed"][0] != result["per_seed"][1]
     fast = linear.evaluate(linear.Arguments(sweep=True, sweep_lr=(0.1, 1.0), **options))
     assert "not MoCo's protocol" in linear.lines(fast)[-1]
     assert len(fast["protocol"]["chosen_lr"]) == 2 == len(fast["deviation"]["by_lr"])
