@@ -26,6 +26,35 @@ def _taps(length, weight, first):
 
 
 @njit(
+    "void(float32[::1], uint32[::1], float32[:, ::1], float32[:, ::1], float32[::1])",
+    cache=True,
+    nogil=True,
+    fastmath=True,
+    error_model="numpy",
+)
+def _along(line, first, weight, taps, pixels):
+    """Average a line along itself: the taps of all pixels are copied to where they are summed,
+    which is one long loop then."""
+    near, middle, far = taps[0], taps[1], taps[2]
+    for x in range(len(first)):
+        k, j = np.uint32(3) * first[x], np.uint32(3 * x)
+        for tap, t in ((near, np.uint32(0)), (middle, np.uint32(3)), (far, np.uint32(6))):
+            red, green, blue = line[k + t], line[k + t + np.uint32(1)], line[k + t + np.uint32(2)]
+            tap[j], tap[j + np.uint32(1)], tap[j + np.uint32(2)] = red, green, blue
+    a, b, c = weight[0], weight[1], weight[2]
+    for j in range(len(pixels)):
+        pixels[j] = a[j] * near[j] + b[j] * middle[j] + c[j] * far[j]
+    for t in range(3, len(weight)):
+        a = weight[t]
+        for x in range(len(first)):
+            k, j = np.uint32(3) * (first[x] + np.uint32(t)), np.uint32(3 * x)
+            red, green, blue = line[k], line[k + np.uint32(1)], line[k + np.uint32(2)]
+            near[j], near[j + np.uint32(1)], near[j + np.uint32(2)] = red, green, blue
+        for j in range(len(pixels)):
+            pixels[j] += a[j] * near[j]
+
+
+@njit(
     "void(uint8[:, ::1], int64, int64, int64, int64, boolean, uint8[:, ::1])",
     cache=True,
     nogil=True,
@@ -33,13 +62,21 @@ def _taps(length, weight, first):
     error_model="numpy",
 )
 def _area(image, left, top, w, h, flip, out):
-    size, three = out.shape[0], np.uint32(3)
+    size = out.shape[0]
     up = max(3, -(-h // size) + 1)  # source rows that a pixel may touch
     along = max(3, -(-w // size) + 1)  # source columns
     first_y, first_x = np.empty(size, np.uint32), np.empty(size, np.uint32)
     weight_y, weight_x = np.empty((size, up), np.float32), np.empty((size, along), np.float32)
     _taps(h, weight_y, first_y)
     _taps(w, weight_x, first_x)
+    if flip:
+        first_x, weight_x = first_x[::-1].copy(), weight_x[::-1].copy()
+    taps, pixels = np.empty((3, 3 * size), np.float32), np.empty(3 * size, np.float32)
+    shares = np.empty((along, 3 * size), np.float32)
+    for t in range(along):
+        for x in range(size):
+            for j in range(3 * x, 3 * x + 3):
+                shares[t, j] = weight_x[x, t]
     line = np.zeros(3 * (w + along), np.float32)  # the taps beyond the last column read zeros
     part = image[top : top + h, 3 * left : 3 * (left + w)]
     for y in range(size):
@@ -56,26 +93,9 @@ def _area(image, left, top, w, h, flip, out):
                 row = part[at + t]
                 for i in range(3 * w):
                     line[i] += a * np.float32(row[i])
-        for x in range(size):
-            k = three * first_x[x]
-            a, b, c = weight_x[x, 0], weight_x[x, 1], weight_x[x, 2]
-            red = a * line[k] + b * line[k + three] + c * line[k + np.uint32(6)]
-            green = (
-                a * line[k + np.uint32(1)] + b * line[k + np.uint32(4)] + c * line[k + np.uint32(7)]
-            )
-            blue = (
-                a * line[k + np.uint32(2)] + b * line[k + np.uint32(5)] + c * line[k + np.uint32(8)]
-            )
-            for t in range(3, along):
-                k = three * (first_x[x] + np.uint32(t))
-                a = weight_x[x, t]
-                red += a * line[k]
-                green += a * line[k + np.uint32(1)]
-                blue += a * line[k + np.uint32(2)]
-            j = 3 * (size - 1 - x if flip else x)
-            out[y, j] = np.uint8(red + np.float32(0.5))
-            out[y, j + 1] = np.uint8(green + np.float32(0.5))
-            out[y, j + 2] = np.uint8(blue + np.float32(0.5))
+        _along(line, first_x, shares, taps, pixels)
+        for j in range(3 * size):
+            out[y, j] = np.uint8(pixels[j] + np.float32(0.5))
 
 
 def area(

@@ -149,7 +149,8 @@ def read_bytes(root: str | os.PathLike, path: bytes) -> bytes:
     past 1 GiB."""
     name = os.fsdecode(path)
     try:
-        with open(os.path.join(os.fsencode(root), path), "rb", opener=without_waiting) as file:
+        name_in_root = os.path.join(os.fsencode(root), path)
+        with open(name_in_root, "rb", buffering=0, opener=without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("missing", f"{name}: no ordinary file")
