@@ -19,7 +19,7 @@ from data.cache.index import read_index
 from data.cache.shard import NAME, SCHEMA, Rows, empty_rows, read_rows
 from data.cache.verify import old_shards
 from data.cli import UsageError
-from data.io import remove_temporary
+from data.io import lock, remove_temporary
 from data.parallel import WorkerDied, alone, bounded_map
 from data.sources.images import Images, open_images
 from preprocess import writer
@@ -193,7 +193,8 @@ class Run:
                 damaged=damaged,
             )
             written = self._write(plan.work, report)
-            with writer.finishing(self.folder):
+            # of several parts that end together, one after the other looks whether all is there
+            with lock(self.folder / ".lock-finish", wait=True):
                 outcome = self._finish(plan, written, report)
             report.event("end", **asdict(outcome), complete=outcome.complete)
         return outcome

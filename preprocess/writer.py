@@ -58,11 +58,6 @@ def writing(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
         yield
 
 
-def finishing(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Of several parts that end together, one after the other looks whether all is there."""
-    return lock(folder / ".lock-finish", wait=True)
-
-
 def write_shard(folder: Path, number: int, rows: Rows, identity: str) -> Written:
     """Write a shard, whole or not at all."""
     content = shard_bytes(rows, identity)

@@ -35,7 +35,7 @@ AUTO = "fusion"  # better than every single method on every metric of ECSSD
 REFINEMENTS = ("none", *REFINE)
 
 
-def create(name: str, **parameters) -> Estimator | Architecture:
+def create(name: str, **parameters) -> Estimator:
     """The estimator, or the network without its weights, of that name.
 
     Args:
@@ -82,7 +82,7 @@ def load(
     if refine not in REFINEMENTS:
         raise ValueError(f"no refinement {refine!r}; there are: {', '.join(REFINEMENTS)}")
     method = create(name, **parameters)
-    if not isinstance(method, Estimator):
+    if isinstance(method, Architecture):
         method = base.load(method, weights, device, precision)
     elif (weights, device, precision) != (None, "cpu", "fp32"):
         raise ValueError(

@@ -30,8 +30,9 @@ class Estimator:
 
     @property
     def parameters(self) -> dict:
-        """What a cache's identity stores of the fields."""
-        return asdict(self)
+        """What a cache's identity stores of the fields, as JSON has it."""
+        fields = asdict(self).items()
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields}
 
     def working(self, image: np.ndarray) -> np.ndarray:
         """The map at the method's own working size.

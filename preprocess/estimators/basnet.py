@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from preprocess.networks.squashed import Squashed
+from preprocess.networks.base import Architecture
 from preprocess.networks.weights import Source
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BASNet(Squashed):
+class BASNet(Architecture):
     """Trained on DUTS's human masks; DiLo's weights started from random ones."""
 
     name = "basnet"

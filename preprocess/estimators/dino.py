@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocess.networks.squashed import Squashed, normalise
+from preprocess.networks.base import Architecture, normalise
 from preprocess.networks.weights import Source
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DINO(Squashed):
+class DINO(Architecture):
     """An object by the normalised cut of DINO's or DINOv2's key features.
 
     Args:
         side: of the squashed image, px: a multiple of 8, 14 and 16.
-        tau: see preprocess.networks.tokencut.
+        tau: see preprocess.networks.tokencut.cut.
     """
 
     name = "dino"
@@ -58,5 +58,4 @@ class DINO(Squashed):
     def finish(self, output: np.ndarray) -> np.ndarray:
         from preprocess.networks import tokencut
 
-        grid = round(len(output) ** 0.5)
-        return tokencut.cut(output, grid, grid, self.tau)
+        return tokencut.cut(output, self.tau)

@@ -7,8 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, PngImagePlugin
-from PIL.Image import Transpose as Turn
+from PIL import Image, ImageOps, PngImagePlugin
 
 from data.sources.images import MAX_PIXELS, ImageError, Images, read_bytes
 from data.sources.opencv import silence
@@ -19,16 +18,7 @@ TINT = 8  # levels between the channels of a grey picture that JPEG has had
 CLASSES = 20  # of VOC's files of classes; their last level is void
 COLOURS = 64  # in a palette of classes; more are a photograph's
 ORIENTATION = 0x0112  # EXIF's tag
-ORIENTED = (
-    Turn.FLIP_LEFT_RIGHT,
-    Turn.ROTATE_180,
-    Turn.FLIP_TOP_BOTTOM,
-    Turn.TRANSPOSE,
-    Turn.ROTATE_270,
-    Turn.TRANSVERSE,
-    Turn.ROTATE_90,
-)
-DISPLAYED = dict(enumerate(ORIENTED, 2))  # orientation -> how a stored picture is turned
+TURNED = range(2, 9)  # its values of pictures that are not displayed as they are stored
 INVERSE = {6: 8, 8: 6}  # the other orientations undo themselves
 
 
@@ -160,7 +150,7 @@ def _as_stored(levels: np.ndarray, own: int, image: bytes | None) -> np.ndarray:
         orientation, stored = picture.getexif().get(ORIENTATION, 1), picture.size[::-1]
     fits = _same_aspect(levels.shape, stored)
     turned = _same_aspect(levels.shape, stored[::-1])
-    if orientation not in DISPLAYED:
+    if orientation not in TURNED:
         if levels.shape == stored[::-1] and not fits:
             raise ValueError("the map has the image's width and height exchanged")
         return shown
@@ -176,9 +166,9 @@ def _as_stored(levels: np.ndarray, own: int, image: bytes | None) -> np.ndarray:
 
 def _turned(levels: np.ndarray, orientation: int) -> np.ndarray:
     """A stored map as one of that orientation is displayed."""
-    if orientation not in DISPLAYED:
-        return levels
-    return np.asarray(Image.fromarray(levels).transpose(DISPLAYED[orientation]))
+    picture = Image.fromarray(levels)
+    picture.getexif()[ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(picture))
 
 
 def _same_aspect(shape: tuple[int, int], other: tuple[int, int]) -> bool:

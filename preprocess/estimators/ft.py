@@ -24,10 +24,6 @@ class FT(Estimator):
         lab = cv2.cvtColor(working_image(image, self.max_side), cv2.COLOR_RGB2LAB)
         # OpenCV's 5 x 5 kernel for a small sigma is the paper's [1 4 6 4 1] / 16
         planes = cv2.split(cv2.GaussianBlur(lab, (5, 5), 0))
-        squares = np.zeros(lab.shape[:2], np.float32)
-        for plane, mean, scale in zip(planes, cv2.mean(lab), (100 / 255, 1, 1), strict=False):
-            difference = plane.astype(np.float32)
-            difference -= np.float32(mean)
-            difference *= np.float32(scale)  # 8-bit Lab has L in 0..255
-            squares += difference * difference
-        return min_max(squares)
+        difference = np.float32(planes) - np.float32(cv2.mean(lab)[:3])[:, None, None]
+        difference[0] *= np.float32(100 / 255)  # 8-bit Lab has L in 0..255
+        return min_max((difference * difference).sum(0))

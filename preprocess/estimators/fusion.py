@@ -21,8 +21,7 @@ from preprocess.estimators.mr import MR
 from preprocess.estimators.rbd import RBD
 from preprocess.estimators.regional import Regional
 from preprocess.vision import cuts
-from preprocess.vision.otsu import otsu
-from preprocess.vision.pixels import min_max, sigmoid, working_image
+from preprocess.vision.pixels import min_max, otsu, sigmoid, working_image
 from preprocess.vision.regions import Regions
 
 BARRIER_SIDE = 160  # px, of the image that MB+ sees
@@ -79,8 +78,7 @@ def texture(parts: Regions) -> np.ndarray:
 
 def stretched(values: np.ndarray, size: np.ndarray, slope: float) -> np.ndarray:
     """Values in [0, 1] through a sigmoid around the Otsu threshold of their (n,) sizes."""
-    counts = np.bincount(np.rint(values * 255).astype(np.int64), size, 256)
-    return min_max(sigmoid(slope * (values - otsu(counts) / 255)))
+    return min_max(sigmoid(slope * (values - otsu(values, size) / 255)))
 
 
 def combine(candidates: np.ndarray, fine: cuts.Cells) -> np.ndarray:

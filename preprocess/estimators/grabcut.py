@@ -4,16 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocess import refine
+from preprocess import estimators, refine
 from preprocess.estimators.base import Estimator
-from preprocess.estimators.fusion import Fusion
-from preprocess.estimators.gs import GS
-from preprocess.estimators.mbd import MBD
-from preprocess.estimators.mc import MC
-from preprocess.estimators.mr import MR
-from preprocess.estimators.rbd import RBD
 
-PRIORS = {method.name: method for method in (Fusion, GS, MBD, MC, MR, RBD)}
+PRIORS = ("fusion", "gs", "mbd", "mc", "mr", "rbd")
 
 
 @dataclass(frozen=True)
@@ -33,4 +27,4 @@ class GrabCut(Estimator):
             raise ValueError(f"grabcut takes one of {', '.join(PRIORS)} as its prior")
 
     def working(self, image: np.ndarray) -> np.ndarray:
-        return refine.grabcut(image, PRIORS[self.prior]().working(image))
+        return refine.grabcut(image, estimators.create(self.prior).working(image))

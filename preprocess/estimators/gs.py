@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse.csgraph import csgraph_from_dense, dijkstra
 
 from preprocess.estimators.regional import Regional
 from preprocess.vision.pixels import min_max
-from preprocess.vision.regions import Regions, distance_to, scales
+from preprocess.vision.regions import Regions, scales
 
 SIMILAR = 0.025  # of all superpixels: how many of the border a border superpixel is compared with
 SATURATED = 0.02  # of the superpixels, the most salient ones, that become 1
@@ -22,7 +23,8 @@ class GS(Regional):
     def solve(parts: Regions) -> np.ndarray:
         cost = np.maximum(parts.colour - scales(parts).clip, 0)
         edge = np.where(parts.adjacent | parts.clique, cost, np.inf)
-        distance = distance_to(edge, background(parts))
+        graph = csgraph_from_dense(edge, null_value=np.inf)  # an edge may cost 0
+        distance = dijkstra(graph, indices=np.flatnonzero(background(parts)), min_only=True)
         distance = np.where(np.isfinite(distance), distance, 0)
         rank = min(max(round(SATURATED * len(distance)) - 1, 0), len(distance) - 1)
         top = np.sort(distance)[::-1][rank]

@@ -62,8 +62,7 @@ def backgroundness(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     rows, columns = max(1, round(STRIP * height)), max(1, round(STRIP * width))
     pixels = image.astype(np.float32)
-    total = np.zeros((height, width), np.float32)
-    largest = np.zeros((height, width), np.float32)
+    unlike = []
     for strip in (image[:rows], image[-rows:], image[:, :columns], image[:, -columns:]):
         colours = strip.reshape(-1, 3).astype(np.float64)
         mean = colours.mean(0)
@@ -72,10 +71,8 @@ def backgroundness(image: np.ndarray) -> np.ndarray:
         whitening = (vectors / np.sqrt(values)).T
         affine = np.concatenate([whitening, -(whitening @ mean)[:, None]], 1)
         distance = np.abs(cv2.transform(pixels, affine)) @ np.ones(3, np.float32)
-        unlike = min_max(distance)
-        total += unlike
-        np.maximum(largest, unlike, out=largest)
-    return total - largest
+        unlike.append(min_max(distance))
+    return np.sum(unlike, 0) - np.max(unlike, 0)
 
 
 def centre(height: int, width: int) -> np.ndarray:

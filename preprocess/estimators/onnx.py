@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cli import UsageError
-from preprocess.networks.squashed import MEAN, STD, Squashed
+from preprocess.networks.base import MEAN, STD, Architecture
 from preprocess.networks.weights import Source, checksums
 from preprocess.vision.pixels import sigmoid
 
@@ -46,7 +46,7 @@ LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
-class ONNX(Squashed):
+class ONNX(Architecture):
     """A network whose first output is one map an image, (n, 1, h, w) or (n, h, w).
 
     A setting that is None is taken from KNOWN, by the file's name or its checksum.

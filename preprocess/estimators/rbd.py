@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.kernels import njit
 from preprocess.estimators.regional import Regional
 from preprocess.vision.cholesky import solve as solve_system
-from preprocess.vision.otsu import otsu
-from preprocess.vision.pixels import min_max
+from preprocess.vision.pixels import min_max, otsu
 from preprocess.vision.regions import CUT, Regions, Scales, gaussian, scales, shortest_paths
 
 SIGMA_CONNECTIVITY = 1.0  # of the background probability, section 4.1
@@ -61,29 +59,15 @@ def boundary_connectivity(
     return same[:, border].sum(1, dtype=np.float64) / np.sqrt(same.sum(1, dtype=np.float64))
 
 
-@njit("float64[::1](float64[:, ::1], float64[:, ::1], float64[::1])", cache=True, nogil=True)
-def weighted_contrast(colour, space, probability):
-    """(n,) float64 contrast to what is likely background (equation 7, section 4.1).
-
-    The sum over j of colour_ij gaussian(space_ij) probability_j, one exponential a pair, from
-    (n, n) symmetric distances of Lab colours and of positions.
-    """
-    n = len(probability)
-    out = np.zeros(n)
-    for i in range(n):
-        for j in range(i):
-            if space[i, j] <= CUT * SIGMA_SPACE:
-                pair = colour[i, j] * np.exp(space[i, j] ** 2 * (-0.5 / SIGMA_SPACE**2))
-                out[i] += pair * probability[j]
-                out[j] += pair * probability[i]
-    return out
+def weighted_contrast(colour: np.ndarray, space: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """(n,) float64 contrast to what is likely background (equation 7, section 4.1), from (n, n)
+    symmetric distances of Lab colours and of positions."""
+    return (colour * gaussian(space, SIGMA_SPACE)) @ probability
 
 
 def above_otsu(values: np.ndarray) -> np.ndarray:
     """Zero the values in [0, 1] below their Otsu threshold (256 bins)."""
-    levels = values * 255
-    counts = np.bincount(np.rint(levels).astype(np.int64), minlength=256)
-    return np.where(levels > otsu(counts), values, 0)
+    return np.where(values * 255 > otsu(values), values, 0)
 
 
 def optimise(affinity: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:

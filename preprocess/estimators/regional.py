@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from preprocess.estimators.base import Estimator
-from preprocess.vision.regions import Regions, regions
+from preprocess.vision.frames import inner_box
+from preprocess.vision.pixels import lab_planes, working_image
+from preprocess.vision.regions import Regions, describe, touching
+from preprocess.vision.superpixels import slic
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,31 @@ class Regional(Estimator):
         raise NotImplementedError
 
     def regions(self, image: np.ndarray) -> Regions:
-        """The region graph of an (H, W, 3) uint8 RGB image."""
-        return regions(
-            image, self.superpixels, self.max_side, self.compactness, self.iterations, self.frame
+        """Superpixels and region graph of an (H, W, 3) uint8 RGB image.
+
+        Zhu et al., CVPR 2014, section 3.1 and the authors' demo.
+        """
+        whole = working_image(image, self.max_side)
+        box = inner_box(whole, self.frame)
+        inner = np.ascontiguousarray(whole[box])
+        planes = lab_planes(inner)
+        labels, count = slic(planes, self.superpixels, self.compactness, self.iterations)
+        # 8 px where a superpixel has the authors' 600
+        band = max(1, round((labels.size / count) ** 0.5 / 3))
+        rgb, position, size, adjacent = describe(labels, inner, count)
+        lab = cv2.cvtColor((rgb / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
+        return Regions(
+            image=inner,
+            planes=planes,
+            labels=labels,
+            shape=whole.shape[:2],
+            box=box,
+            lab=lab.astype(np.float64),
+            position=position / labels.shape,
+            size=size,
+            border=touching(labels, count, band).any(0),
+            sides=touching(labels, count, 1),
+            adjacent=adjacent,
         )
 
     def working(self, image: np.ndarray) -> np.ndarray:

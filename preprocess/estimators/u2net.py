@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from preprocess.networks.squashed import Squashed
+from preprocess.networks.base import Architecture
 from preprocess.networks.weights import Source
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ README = "the links in the README of github.com/xuebinqin/U-2-Net"
 
 
 @dataclass(frozen=True)
-class U2Net(Squashed):
+class U2Net(Architecture):
     """44 M parameters."""
 
     name = "u2net"

@@ -5,12 +5,11 @@ from scipy.linalg import eigh
 from scipy.ndimage import label
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-TAU = 0.2  # cosine similarity above which two tokens are linked (section 3.2 of the paper)
 EPSILON = 1e-5  # weight of all other pairs, so that the graph hangs together
 SAME = 1e-9  # a graph whose weights all differ by less has nothing to cut
 
 
-def affinity(features: np.ndarray, tau: float = TAU) -> np.ndarray:
+def affinity(features: np.ndarray, tau: float) -> np.ndarray:
     """(n, n) float64: 1 where the cosine of two (n, c) features is above tau, else EPSILON."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     direction = features / np.maximum(length, 1e-12)
@@ -36,26 +35,28 @@ def second_vector(weight: np.ndarray) -> np.ndarray:
         return eigh(np.diag(degree) - weight, np.diag(degree), subset_by_index=[1, 1])[1][:, 0]
 
 
-def cut(features: np.ndarray, height: int, width: int, tau: float = TAU) -> np.ndarray:
-    """The tokens of the object.
+def cut(features: np.ndarray, tau: float) -> np.ndarray:
+    """The tokens of the object, of a square image.
 
     The second eigenvector is split at its mean; the object is the side of its largest absolute
     value, and of that side the 4-connected part which holds that token (section 3.3).
 
     Args:
-        features: (height * width, c) float, row by row.
+        features: (side * side, c) float, row by row.
+        tau: cosine similarity above which two tokens are linked (section 3.2 of the paper).
 
     Returns:
-        (height, width) float32, 1 = object; all 0 where every token is linked to every other, or
+        (side, side) float32, 1 = object; all 0 where every token is linked to every other, or
         none to any.
     """
     weight = affinity(np.asarray(features, np.float64), tau)
+    shape = (round(len(weight) ** 0.5),) * 2
     if np.ptp(weight[~np.eye(len(weight), dtype=bool)]) < SAME:
-        return np.zeros((height, width), np.float32)
+        return np.zeros(shape, np.float32)
     vector = second_vector(weight)
     size = np.abs(vector)
     # of equal ones the first, whatever the last digits are
     seed = int(np.argmax(np.round(size / size.max(), 6)))
     side = vector > vector.mean()
-    parts, _ = label((side == side[seed]).reshape(height, width))
+    parts, _ = label((side == side[seed]).reshape(shape))
     return (parts == parts.flat[seed]).astype(np.float32)

@@ -5,9 +5,10 @@ import numpy as np
 from data.kernels import njit
 
 FAR = 100_000  # more than any barrier
+PASSES = 3
 
 
-def minimum_barrier(image: np.ndarray, passes: int = 3) -> np.ndarray:
+def minimum_barrier(image: np.ndarray) -> np.ndarray:
     """Approximate minimum barrier distance of each pixel to the image's border.
 
     The barrier of a path is its highest minus its lowest value; passes alternate between raster and
@@ -23,10 +24,10 @@ def minimum_barrier(image: np.ndarray, passes: int = 3) -> np.ndarray:
     distance = np.zeros_like(value)
     distance[1:-1, 1:-1] = FAR
     upper, lower = value.copy(), value.copy()
-    for number in range(passes):
+    for number in range(PASSES):
         order = np.s_[::-1, ::-1] if number % 2 else np.s_[:, :]
         _relax(value[order], distance[order], upper[order], lower[order])
-    return (distance[..., 0] + distance[..., 1] + distance[..., 2]).astype(np.float32)
+    return distance.sum(2).astype(np.float32)
 
 
 @njit("void(int32[:,:,:], int32[:,:,:], int32[:,:,:], int32[:,:,:])", cache=True, nogil=True)

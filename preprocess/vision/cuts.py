@@ -20,6 +20,8 @@ GAMMA = 50.0  # of the contrast-sensitive smoothness (the paper's section 3.2)
 # of a full contact: what a pixel of foreground on the image border costs, as if background went on
 OUTSIDE = 0.1
 LEAST = 0.005  # of the image: a smaller foreground is a failed cut
+CERTAIN = 0.05, 0.97  # priors below and above which a cell is certain
+ROUNDS = 3  # of colour models and cut
 CAPACITY = 256.0  # integer capacities a unit of energy: the cut is exact and the same everywhere
 
 
@@ -72,7 +74,7 @@ class Cells:
         return label_mean(self.labels, values, self.size)
 
 
-def cells(image: np.ndarray, planes: np.ndarray, superpixels: int = 400) -> Cells:
+def cells(image: np.ndarray, planes: np.ndarray, superpixels: int) -> Cells:
     """Fine superpixels of an (h, w, 3) uint8 RGB image with (3, h, w) float32 Lab planes."""
     labels, count = slic(planes, superpixels, iterations=5)
     lab, _, size, _ = describe(labels, planes.transpose(1, 2, 0), count)
@@ -113,20 +115,12 @@ def _contrast(image: np.ndarray) -> float:
     return 0.5 / max((down + across) / max(pairs, 1), 1e-6)
 
 
-def grab(
-    fine: Cells,
-    prior: np.ndarray,
-    rounds: int = 3,
-    background: float = 0.05,
-    foreground: float = 0.97,
-) -> np.ndarray:
+def grab(fine: Cells, prior: np.ndarray) -> np.ndarray:
     """Cut the foreground that a soft prior suggests.
 
     Args:
         fine: n cells.
         prior: (n,) float64 in [0, 1]; from 0.5 it starts as foreground.
-        rounds: of colour models and cut.
-        background, foreground: priors below and above which a cell is certain.
 
     Returns:
         (n,) float64, 0 or 1; the prior itself where there is nothing to cut, or the cut leaves less
@@ -134,8 +128,8 @@ def grab(
     """
     chosen = prior >= 0.5
     share = fine.size / fine.size.sum()
-    certain = np.where(prior < background, -1, np.where(prior > foreground, 1, 0))
-    for _ in range(rounds):
+    certain = np.where(prior < CERTAIN[0], -1, np.where(prior > CERTAIN[1], 1, 0))
+    for _ in range(ROUNDS):
         if chosen.all() or share[chosen].sum() <= LEAST:
             return prior
         inside, outside = (

@@ -10,11 +10,10 @@ from data.kernels import njit
 COMPONENTS = 5  # of GrabCut (Rother et al., SIGGRAPH 2004, section 3.1)
 VARIANCE = 16.0  # Lab units squared, added to each: superpixel means vary less than their pixels
 ROUNDS = 4  # of k-means
+STEPS = 2  # of expectation maximisation
 
 
-def fit(
-    colours: np.ndarray, weight: np.ndarray, components: int = COMPONENTS, steps: int = 2
-) -> np.ndarray:
+def fit(colours: np.ndarray, weight: np.ndarray, components: int = COMPONENTS) -> np.ndarray:
     """Fit a mixture of full-covariance Gaussians by k-means, then expectation maximisation.
 
     Deterministic: components start as quantiles along the main axis of the colours.
@@ -28,7 +27,7 @@ def fit(
         inverse covariance (9).
     """
     positive = weight > 0  # the others would only cost time
-    return _fit(colours[positive], weight[positive].astype(np.float64), components, steps)
+    return _fit(colours[positive], weight[positive], components)
 
 
 @njit("float64[:, ::1](float64[:, ::1], float64[:, ::1])", cache=True, nogil=True)
@@ -44,18 +43,11 @@ def _log_densities(colours, mixture):
     return out
 
 
-@njit("float64[::1](float64[:, ::1], float64[:, ::1])", cache=True, nogil=True)
-def log_likelihood(colours, mixture):
+def log_likelihood(colours: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     """(n,) float64 log densities, up to a constant common to all mixtures, of (n, 3) colours."""
-    out = np.empty(len(colours))
     densities = _log_densities(colours, mixture)
-    for i in range(len(colours)):
-        top = densities[i].max()
-        total = 0.0
-        for k in range(len(mixture)):
-            total += np.exp(densities[i, k] - top)
-        out[i] = top + np.log(total)
-    return out
+    top = densities.max(1)
+    return top + np.log(np.exp(densities - top[:, None]).sum(1))
 
 
 @njit(
@@ -86,16 +78,8 @@ def _maximise(colours, weight, share):
     return mixture
 
 
-@njit("float64[:, ::1](int64[::1], int64)", cache=True, nogil=True)
-def _one_hot(owner, components):
-    share = np.zeros((len(owner), components))
-    for i in range(len(owner)):
-        share[i, owner[i]] = 1
-    return share
-
-
-@njit("float64[:, ::1](float64[:, ::1], float64[::1], int64, int64)", cache=True, nogil=True)
-def _fit(colours, weight, components, steps):
+@njit("float64[:, ::1](float64[:, ::1], float64[::1], int64)", cache=True, nogil=True)
+def _fit(colours, weight, components):
     mass, mean, covariance = _moments(colours, weight, 0.0)
     along = (colours - mean) @ np.ascontiguousarray(np.linalg.eigh(covariance)[1][:, 2])
     owner = np.empty(len(colours), np.int64)
@@ -104,8 +88,9 @@ def _fit(colours, weight, components, steps):
         quantile = int((before + 0.5 * weight[i]) / mass * components)
         owner[i] = min(max(quantile, 0), components - 1)
         before += weight[i]
+    one_hot = np.eye(components)
     for _ in range(ROUNDS):
-        share = _one_hot(owner, components)
+        share = one_hot[owner]
         held = weight @ share
         centre = (share.T * weight) @ colours / np.maximum(held, 1e-300).reshape(-1, 1)
         distance = (centre * centre).sum(1) - 2 * (colours @ centre.T)
@@ -113,8 +98,8 @@ def _fit(colours, weight, components, steps):
             distance[:, k] = np.inf
         for i in range(len(colours)):
             owner[i] = distance[i].argmin()
-    mixture = _maximise(colours, weight, _one_hot(owner, components))
-    for _ in range(steps):
+    mixture = _maximise(colours, weight, one_hot[owner])
+    for _ in range(STEPS):
         share = _log_densities(colours, mixture)
         for i in range(len(colours)):
             total, top = 0.0, share[i].max()

@@ -15,6 +15,26 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-values))
 
 
+def otsu(values: np.ndarray, size: np.ndarray | None = None) -> float:
+    """Otsu's threshold (IEEE Trans. SMC 1979) of values in [0, 1], in 256 levels, in 0..255.
+
+    OpenCV's takes images only, and scikit-image's no plateaus of thresholds, whose middle this is.
+    -1 where all values lie in one bin.
+
+    Args:
+        size: weights of the values.
+    """
+    counts = np.bincount(np.rint(values * 255).astype(np.int64), size, 256)
+    below, mass = np.cumsum(counts), np.cumsum(counts * np.arange(256))
+    above = below[-1] - below
+    valid = (below > 0) & (above > below[-1] * 1e-12)
+    if not valid.any():
+        return -1.0
+    b, a = np.where(valid, below, 1), np.where(valid, above, 1)
+    between = np.where(valid, b * a * (mass / b - (mass[-1] - mass) / a) ** 2, -1.0)
+    return float(np.flatnonzero(between >= between.max() * (1 - 1e-12)).mean())
+
+
 def working_image(image: np.ndarray, max_side: int) -> np.ndarray:
     """Shrink an (H, W, 3) uint8 image so that no side exceeds `max_side` px."""
     height, width = image.shape[:2]
@@ -45,9 +65,7 @@ def _halved(length: int, least: int) -> int:
 def lab_planes(image: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 RGB to (3, h, w) float32 Lab with L in 0..100, one plane a channel."""
     # from 8 bits: half the time of floats, and the maps score the same
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    planes = np.empty((3, *image.shape[:2]), np.float32)
-    np.multiply(lab[..., 0], np.float32(100 / 255), out=planes[0])
-    np.subtract(lab[..., 1], np.float32(128), out=planes[1])
-    np.subtract(lab[..., 2], np.float32(128), out=planes[2])
+    planes = np.stack(cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2LAB))).astype(np.float32)
+    planes[0] *= np.float32(100 / 255)
+    planes[1:] -= 128
     return planes

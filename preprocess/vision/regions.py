@@ -1,17 +1,13 @@
-"""Superpixels and the region graph that RBD, GS, MR, MC, SF and fusion share."""
+"""The region graph of superpixels that RBD, GS, MR, MC, SF and fusion share."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
-import cv2
 import numpy as np
-from scipy.sparse.csgraph import csgraph_from_dense, dijkstra
 from scipy.spatial.distance import pdist, squareform
 
 from data.kernels import njit
-from preprocess.vision.frames import Box, inner_box, unframed
-from preprocess.vision.pixels import lab_planes, working_image
-from preprocess.vision.superpixels import slic
+from preprocess.vision.frames import Box, unframed
 
 CUT = 3.0  # sigmas beyond which a gaussian weight is 0 (the authors' code)
 THETA = 10.0  # MR's and MC's 1 / sigma^2 of the affinity, distances in 0..1
@@ -80,43 +76,6 @@ class Regions:
         return unframed(inner, self.box, self.shape)
 
 
-def regions(
-    image: np.ndarray,
-    superpixels: int = 200,
-    max_side: int = 256,
-    compactness: float = 20.0,
-    iterations: int = 10,
-    frame: bool = True,
-) -> Regions:
-    """Superpixels and region graph of an (H, W, 3) uint8 RGB image.
-
-    Zhu et al., CVPR 2014, section 3.1 and the authors' demo; arguments as
-    preprocess.estimators.regional.Regional.
-    """
-    whole = working_image(image, max_side)
-    box = inner_box(whole, frame)
-    inner = np.ascontiguousarray(whole[box])
-    planes = lab_planes(inner)
-    labels, count = slic(planes, superpixels, compactness, iterations)
-    # 8 px where a superpixel has the authors' 600
-    band = max(1, round((labels.size / count) ** 0.5 / 3))
-    rgb, position, size, adjacent = describe(labels, inner, count)
-    lab = cv2.cvtColor((rgb / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
-    return Regions(
-        image=inner,
-        planes=planes,
-        labels=labels,
-        shape=whole.shape[:2],
-        box=box,
-        lab=lab.astype(np.float64),
-        position=position / labels.shape,
-        size=size,
-        border=touching(labels, count, band).any(0),
-        sides=touching(labels, count, 1),
-        adjacent=adjacent,
-    )
-
-
 def label_mean(labels: np.ndarray, values: np.ndarray, size: np.ndarray) -> np.ndarray:
     """(n,) float64 means of an (h, w) map over (h, w) labels, of which label k has size[k] px."""
     return np.bincount(labels.ravel(), values.ravel(), len(size)) / size
@@ -172,17 +131,11 @@ def describe(labels, image, count):
     return colour, position, size, adjacent
 
 
-@njit("boolean[:, ::1](boolean[:, ::1])", cache=True, nogil=True)
-def two_ring(adjacent):
+def two_ring(adjacent: np.ndarray) -> np.ndarray:
     """(n, n) bool: one or two steps apart in an (n, n) bool graph; the diagonal is False."""
-    n = adjacent.shape[0]
-    near = adjacent.copy()
-    for i in range(n):
-        for j in range(n):
-            if adjacent[i, j]:
-                for k in range(n):
-                    near[i, k] |= adjacent[j, k]
-        near[i, i] = False
+    steps = adjacent.astype(np.float32)
+    near = adjacent | (steps @ steps > 0)
+    np.fill_diagonal(near, False)
     return near
 
 
@@ -286,17 +239,3 @@ def _floyd_warshall(paths, limit):
     for i in range(n):
         for j in range(i):
             paths[j, i] = paths[i, j]
-
-
-def distance_to(edge: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Length of the shortest path from each node to the nearest target.
-
-    Args:
-        edge: (n, n) costs as in shortest_paths.
-        target: (n,) bool.
-
-    Returns:
-        (n,) float64; np.inf where there is no path.
-    """
-    graph = csgraph_from_dense(edge, null_value=np.inf)  # an edge may cost 0
-    return dijkstra(graph, indices=np.flatnonzero(target), min_only=True)

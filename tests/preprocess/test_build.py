@@ -1,5 +1,6 @@
 """The batch stage: same bytes whatever the workers, odd images, estimators that fail, bad input."""
 
+import json
 import os
 import shutil
 
@@ -101,10 +102,16 @@ def test_bad_input_is_one_line(images, weights, tmp_path, monkeypatch, arguments
     assert not (tmp_path / "out").exists()
 
 
-def test_names_that_are_no_utf8(root, tmp_path):
+def test_odd_names_and_the_lists_of_failures(root, tmp_path):
     shutil.copy(root / "class0" / "000.png", root / os.fsdecode(b"class0/\xff\xfe.png"))
-    (root / os.fsdecode(b"class0/\xfe.png")).write_bytes(b"")
+    empty = root / os.fsdecode(b"class0/\xfe\n.png")
+    empty.write_bytes(b"")
     outcome = run(root, tmp_path / "cache", workers=1)
     assert outcome.statuses == {"ok": 81, "empty": 1}
-    assert (tmp_path / "cache" / "failures.tsv").read_bytes() == b"empty\tclass0/\xfe.png\n"
+    assert (tmp_path / "cache" / "failures.tsv").read_bytes() == b"empty\tclass0/\xfe\\n.png\n"
     assert "empty      class0/" in data("info", tmp_path / "cache").stdout
+    lines = (tmp_path / "cache" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["start", *["shard"] * 5, "end"]
+    empty.unlink()
+    run(root, tmp_path / "cache")
+    assert not (tmp_path / "cache" / "failures.tsv").exists()

@@ -1,7 +1,6 @@
 """Changed input: new shards of copied and computed rows, committed at once; open readers keep
 theirs."""
 
-import json
 import os
 import pickle
 import tarfile
@@ -13,7 +12,6 @@ from data.cache.reader import Cache
 from data.checksums import problems
 from data.cli import UsageError
 from data.sources.base import Folder
-from data.sources.images import ImageError
 from preprocess import writer
 from tests.conftest import scene
 from tests.preprocess.runs import call, data, flip, masks, run, shard
@@ -118,35 +116,4 @@ def test_stopped_at_any_step_there_is_one_whole_cache(root, cache, tmp_path, mon
     assert len(now) == 81 if step == "write_index" else now == before
     assert not any(text for _, text in problems(cache, Cache(cache).files))
     run(root, cache)
-    assert_as_made_at_once(root, cache, tmp_path / "fresh")
-
-
-def test_log_and_failures(root, tmp_path):
-    (root / "class0" / "bad\nname.png").write_bytes(b"")
-    cache = tmp_path / "cache"
-    run(root, cache)
-    assert (cache / "failures.tsv").read_text() == "empty\tclass0/bad\\nname.png\n"
-    lines = [json.loads(line) for line in (cache / "log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["start", *["shard"] * 5, "end"]
-    assert lines[-1]["statuses"] == {"ok": 80, "empty": 1} and lines[-1]["computed"] == 81
-    (root / "class0" / "bad\nname.png").unlink()
-    run(root, cache)
-    assert not (cache / "failures.tsv").exists()
-
-
-def test_statuses_of_the_moment_are_tried_again(root, tmp_path, monkeypatch):
-    cache, real = tmp_path / "cache", Folder.read
-
-    def fails(self, row):
-        if self.paths[row] in (b"class0/010.png", b"class1/011.png"):
-            raise ImageError("missing", "the server is away")
-        return real(self, row)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Folder, "read", fails)
-        for written in (True, False):
-            outcome = run(root, cache)
-            assert outcome.statuses == {"ok": 78, "missing": 2} and bool(outcome.bytes) == written
-        assert outcome.computed == 2
-    assert done(root, cache) == (2, 38)
     assert_as_made_at_once(root, cache, tmp_path / "fresh")

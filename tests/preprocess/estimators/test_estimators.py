@@ -8,7 +8,7 @@ import pytest
 
 from data.cache.reader import Cache
 from data.resize import resize
-from preprocess import estimators, refine
+from preprocess import refine
 from preprocess.estimators import ESTIMATORS, create, load
 from tests.preprocess.runs import inline
 
@@ -81,19 +81,3 @@ def test_refinements_bring_a_blurred_map_to_the_images_edges():
     contrast = soft[inner].mean() - soft[outer].mean()
     assert guided[inner].mean() - guided[outer].mean() > 1.5 * contrast
     assert guided[radius < 10].min() > 0.9 and guided[radius > 45].max() < 0.1
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("rdb", {}, "there are: auto, "),
-        ("rbd", {"sigma": 3}, "unexpected keyword argument 'sigma'"),
-        ("rbd", {"refine": "crf"}, "no refinement"),
-        ("grabcut", {"prior": "grabcut"}, "as its prior"),
-        ("rbd", {"weights": "x.pth"}, "rbd is no network"),
-    ],
-)
-def test_parameters_and_names_are_checked(name, options, message):
-    assert load("auto").name == estimators.AUTO
-    with pytest.raises((ValueError, TypeError), match=message):
-        load(name, **options)

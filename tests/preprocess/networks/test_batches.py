@@ -3,7 +3,6 @@ device or in workers."""
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from data.cache.reader import Cache
 from data.cache.shard import STATUS
 from data.cli import UsageError
-from data.parallel import WorkerDied
 from data.sources.images import open_images
 from preprocess import pipeline, writer
 from preprocess import recipe as blocks
@@ -134,7 +132,10 @@ def test_out_of_memory_halves_the_batch_and_says_so(few, recipe, monkeypatch, ca
     network = Small(room=2)
     monkeypatch.setattr(blocks, "load", lambda recipe: network)
     images, device = open_images(str(few)), on_device(replace(recipe, batch=8))
-    rows = next(batches.infer(iter([batches.prepare_block(images, device)]), device))
+    killer = blocks.crashed_row(images.take(slice(1)), device)
+    blocks_prepared = [batches.prepare_block(images, device), killer]
+    rows, crashed = batches.infer(iter(blocks_prepared), device)
+    assert crashed["status"].tolist() == [STATUS["crashed"]]
     said = capsys.readouterr().err
     assert [f"batches of {n} from here on" in said for n in (8, 4, 2, 1)] == [0, 1, 1, 0]
     assert network.seen == [8, 4, 2, 2, 2, 2, 2]  # nine images: the last batch is filled up
@@ -146,25 +147,6 @@ def test_out_of_memory_halves_the_batch_and_says_so(few, recipe, monkeypatch, ca
     network.room = 0
     with pytest.raises(UsageError, match="has not the memory for one image of u2netp"):
         batches.Batches(device).rows(batches.prepare_block(images, device))
-
-
-def test_an_image_that_kills_its_worker_costs_one_row_on_a_device_too(few, recipe, monkeypatch):
-    """By the rescue of a block whose worker died."""
-
-    def alone(function, images):
-        if b"2.png" in images.paths.tolist():
-            raise WorkerDied
-        return function(images)
-
-    monkeypatch.setattr(pipeline, "alone", alone)
-    monkeypatch.setattr(blocks, "load", lambda recipe: Small(9))
-    report = SimpleNamespace(event=lambda *_, **__: None)
-    device, images = on_device(recipe), open_images(str(few))
-    rescued = pipeline.Rescue(device, report)(images, MemoryError())
-    rows = next(batches.infer(iter([rescued]), device))
-    bad = {2: STATUS["crashed"], 4: STATUS["unreadable"], 9: STATUS["estimator"]}
-    assert rows["status"].tolist() == [bad.get(i, 0) for i in range(10)]
-    assert rows["path"].tolist() == images.paths.tolist() and rows["mask"][8].any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,10 +1,10 @@
-"""A network as an estimator: preprocessing as the authors', maps that do not depend on the batch,
-and bad weights."""
+"""Networks of the authors' parameters and preprocessing, and good and bad files of weights."""
 
 import hashlib
 import io
 import pickle
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,8 +14,18 @@ import torch
 from data.cli import UsageError
 from preprocess import estimators
 from preprocess.estimators.u2net import U2NetP
+from preprocess.networks.basnet import BASNet
+from preprocess.networks.u2net import LARGE, SMALL, U2Net
 from preprocess.networks.weights import Source, find, unpublished
 
+# SHA-256 of the sorted lines "key shape" of the official classes' state_dict(), and their
+# parameters
+OFFICIAL = {
+    "u2net": ("0e92a7fde6937f38ee97116075cc23d3c880669755004db673ddcc13efba1d1f", 44_009_869),
+    "u2netp": ("4894cc60aae7d2d19b57bf251e6a06faaec370b41889fab70ea65b21a9b9cf51", 1_131_181),
+    "basnet": ("91199287fa703451e4a67b88e888e8cd9319f1cb3c444d79e40256967263a0de", 87_060_360),
+}
+BUILD = {"u2net": lambda: U2Net(LARGE), "u2netp": lambda: U2Net(SMALL), "basnet": BASNet}
 PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8), (70, 50))
 
 
@@ -94,12 +104,11 @@ def test_a_bad_checkpoint_is_one_clear_line(weights, tmp_path, change, message, 
 def test_where_weights_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.delenv("DILO_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    source = Source(("net.pth", "other.pth"), "example.org")
+    digest = hashlib.md5(b"").hexdigest()
+    source = Source(("net.pth", "other.pth"), "example.org", {"net.pth": digest, "other.pth": "0"})
     with pytest.raises(UsageError, match=r"put net.pth or other.pth into .*--weights FILE.* from"):
         find("net", source)
-    assert str(source.folders[0]) == torch.hub.get_dir() + "/checkpoints"
-    hub = source.folders[0] / "net.pth"
-    folder = tmp_path / "folder"
+    hub, folder = Path(torch.hub.get_dir()) / "checkpoints" / "net.pth", tmp_path / "folder"
     for place in (hub.parent, folder):
         place.mkdir(parents=True)
     hub.touch()
@@ -107,15 +116,10 @@ def test_where_weights_are_looked_for(tmp_path, monkeypatch):
         file.touch()
         monkeypatch.setenv("DILO_WEIGHTS", str(variable))
         assert find("net", source) == file
-    assert find("net", source, hub.parent) == find("net", source, hub) == hub
-    for given in (folder / "none.pth", tmp_path):
-        with pytest.raises(UsageError, match="get it from example"):
-            find("net", source, given)
-    hub.write_bytes(b"hello")
-    for kind in ("md5", "sha256"):
-        right = hashlib.new(kind, b"hello").hexdigest()
-        for digest, expected in ((right, None), ("0" + right[1:], "0" + right[1:])):
-            assert unpublished(hub, Source(("net.pth",), "", {"net.pth": digest})) == expected
+    assert find("net", source, hub.parent) == hub
+    assert unpublished(hub, source) is None and unpublished(folder / "other.pth", source) == "0"
+    with pytest.raises(UsageError, match="get it from example"):
+        find("net", source, tmp_path)
 
 
 def test_bf16_is_close_to_fp32(weights):
@@ -126,15 +130,34 @@ def test_bf16_is_close_to_fp32(weights):
         load(weights, precision="fp8")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-)
-def test_a_batch_that_is_too_large_is_told_by_its_kind(weights, monkeypatch, error):
+def test_a_batch_that_is_too_large_is_want_of_memory(weights, monkeypatch):
     def run(*_):
-        raise error
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     network = load(weights)
     monkeypatch.setattr(U2NetP, "run", run)
     with pytest.raises(MemoryError):
         network.forward(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_parameters_are_the_official_ones(name):
+    with torch.device("meta"):
+        network = BUILD[name]()
+    shapes = {k: "x".join(map(str, v.shape)) or "scalar" for k, v in network.state_dict().items()}
+    lines = "".join(sorted(f"{key} {shape}\n" for key, shape in shapes.items()))
+    digest, count = OFFICIAL[name]
+    assert sum(p.numel() for p in network.parameters()) == count
+    assert hashlib.sha256(lines.encode()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", ["u2netp", "basnet"])
+def test_every_parameter_matters_and_maps_have_the_inputs_size(name):
+    """But for those that the authors' own forward pass leaves out."""
+    network = BUILD[name]().eval()
+    out = network(torch.randn(1, 3, 64, 96, generator=torch.manual_seed(2)))
+    assert out.shape == (1, 64, 96) and 0 < out.min() and out.max() < 1
+    out.mean().backward()
+    idle = {key.split(".")[0] for key, p in network.named_parameters() if p.grad is None}
+    unused = {"bn6d_2", "outconvb", *(f"outconv{i}" for i in range(2, 7))}
+    assert idle == (unused if name == "basnet" else set())
