@@ -1,16 +1,12 @@
 """What every estimator promises: shape, type, range, determinism, on ordinary and on odd images."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
 
-from data.cache.reader import Cache
 from data.resize import resize
 from preprocess import refine
-from preprocess.estimators import ESTIMATORS, create, load
-from tests.preprocess.runs import inline
+from preprocess.estimators import ESTIMATORS, load
 
 ODD = [(1, 1), (1, 2), (3, 3), (12, 12), (3000, 2), (2, 3000), (8, 500)]
 WEAK = ("centre", "spectral", "fine_grained")  # these do not find the disc
@@ -44,21 +40,6 @@ def test_odd_and_ordinary_images(name):
     for axis in (0, 1) if name != "grabcut" else ():
         flipped = np.flip(estimator(np.ascontiguousarray(np.flip(picture(), axis))), axis)
         assert np.abs(saliency - flipped).mean() < 0.06
-
-
-def test_the_class_with_its_defaults_gives_the_map_of_the_command(tmp_path):
-    (tmp_path / "images").mkdir()
-    image = picture(seed=3)
-    cv2.imwrite(str(tmp_path / "images" / "a.png"), image[..., ::-1])
-    for name in ESTIMATORS:
-        options = ("--estimator", name, "--side", "40")
-        assert inline(tmp_path / "images", tmp_path / name, *options).returncode == 0
-        method = create(name)
-        assert method == type(method)() == load(name)
-        mask = np.rint(resize(method.working(image), 40, 40) * 255).astype(np.uint8)
-        assert np.array_equal(Cache(tmp_path / name).mask(0), mask), name
-        stored = json.loads((tmp_path / name / "cache.json").read_text())["identity"]
-        assert stored["parameters"] == method.parameters and stored["version"] == method.version
 
 
 def test_parameters_that_caches_store():

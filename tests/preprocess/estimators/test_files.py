@@ -48,7 +48,6 @@ KINDS = [
     (GREY, {}, SOFT),
     (Image.fromarray(np.rint(SOFT * 65535).astype(np.uint16)), {}, SOFT),
     (Image.fromarray(TRUTH.astype(np.uint8)), {}, TRUTH),
-    (Image.fromarray(TRUTH.astype(np.uint16)), {}, TRUTH),
     (Image.fromarray(TRUTH), {}, TRUTH),
     (Image.fromarray(SOFT), TIFF, SOFT),
     (Image.fromarray(np.dstack([LEVELS] * 3)), {}, SOFT),
@@ -57,7 +56,6 @@ KINDS = [
     (CUT_OUT.convert("LA"), {}, TRUTH),
     (palette(CLASSES, *VOC), {}, CLASSES > 0),
     (palette(np.where(TRUTH, 1, 255), *VOC), {}, TRUTH),
-    (palette(TRUTH, 0, 0, 0, 1, 1, 1), {}, TRUTH),
     (palette(TRUTH, 255, 255, 255, 0, 0, 0), {}, ~TRUTH),
     (GREY.resize((320, 240)), {}, SOFT),
     (GREY.resize((60, 60)), {}, SOFT),  # of the whole picture, as many networks give it

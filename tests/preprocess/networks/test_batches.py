@@ -76,13 +76,8 @@ def test_masks_are_the_networks_also_refined(few, recipe, cache):
         assert np.array_equal(Cache(cache).column(name), plain[name])
 
 
-def test_the_same_bytes_by_workers_by_parts_and_by_the_driver(
-    few, recipe, cache, tmp_path, monkeypatch
-):
+def test_the_same_bytes_by_workers_and_the_driver(few, recipe, cache, tmp_path, monkeypatch):
     assert content(make(few, tmp_path / "workers", recipe, 2)) == content(cache)
-    for part in ((2, 2), (1, 2)):
-        make(few, tmp_path / "parts", recipe, part=part)
-    assert content(tmp_path / "parts") == content(cache)
 
     def stop(folder, number, *rest):
         if number == 1:

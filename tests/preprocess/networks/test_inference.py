@@ -76,7 +76,7 @@ def bomb(_: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content[: len(content) // 2], "not a file of weights that can be loaded"),
+        (lambda content: content[:9999], "not a file of weights that can be loaded"),
         (lambda content: b"<html>Quota exceeded</html>", "not a file of weights"),
         (lambda content: pickle.dumps({"a": Code()}, protocol=2), "holds a Python object"),
         (bomb, "not a file of weights"),  # refused before it is unpacked
@@ -84,7 +84,6 @@ def bomb(_: bytes) -> bytes:
         ({"weight": torch.zeros(3)}, "1 unexpected: weight"),
         ({"stage1.rebnconv1.conv_s1.weight": torch.zeros(3)}, "weight (3,) instead of"),
         ({"outconv.bias": torch.tensor([float("nan")])}, "not finite: outconv.bias"),
-        ({"outconv.bias": torch.zeros(1).to_sparse()}, "sparse, quantised or complex: outconv"),
         ({"outconv.bias": torch.zeros(1).expand(10**12)}, "outconv.bias (1000000000000,)"),
     ],
 )
