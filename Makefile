@@ -178,16 +178,19 @@ lab: $(READY)  ## JupyterLab on the notebooks (installs it into .venv on first u
 	@$(PY) -c 'import jupyterlab' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check jupyterlab==4.6.6
 	exec $(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-experiments:  ## every table of the evidence [DATASET=embedded|imagenette|imagenette64 (a GPU) SEEDS=3]; hours on 2 cores
+experiments:  ## every table of the evidence [DATASET=embedded|imagenette|imagenette64[-simclr] (a GPU) SEEDS=3]; hours on 2 cores
 e1:  ## table E1 [DATASET= SEEDS=]: estimators and controls, beside the scores of their masks
 e2:  ## table E2: other backgrounds, with and without DiLo
 e3:  ## table E3: what the foreground is pasted onto
 e4:  ## table E4: how often views are pasted
 e5:  ## table E5: side of the masks
-e6:  ## table E6: other methods than MoCo v2
+e6:  ## table E6: other methods than SimCLR
 
 experiments e1 e2 e3 e4 e5 e6: $(READY)
 	DILO_SHARED=$(call q,DILO_SHARED) exec $(PY) -m experiments $(@:experiments=all) --data $(DATASET) --seeds $(SEEDS) $(ARGS)
+
+evidence-gpu: $(READY)  ## what decides most, on a GPU within 12 minutes: the base, then E1's and E3's main rows at 64 px [ARGS="--minutes 12"]
+	DILO_SHARED=$(call q,DILO_SHARED) exec $(PY) -m experiments.gpu $(ARGS)
 
 clean:  ## remove what make made: .venv, .venv-peers, runs/demo, runs/bench, runs/notebooks and tool caches; your caches and runs stay
 	rm -rf $(VENV) $(PEERS) runs/demo runs/bench runs/notebooks .pytest_cache .ruff_cache

@@ -7,7 +7,9 @@ foreground is pasted onto. e4: how often views are pasted. e5: how fine the mask
 other methods than SimCLR. What is finished is kept; a stopped table continues.
 """
 
+import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,8 +32,9 @@ class Arguments:
 
     table: tyro.conf.Positional[Literal["e1", "e2", "e3", "e4", "e5", "e6", "all"]]
     """Table, or all of them."""
-    data: Literal["embedded", "imagenette", "imagenette64"] = "embedded"
-    """Images to run on; imagenette64 is the full budget, ResNet-18 at 64 px, for a GPU."""
+    data: Literal["embedded", "imagenette", "imagenette64", "imagenette64-simclr"] = "embedded"
+    """Images to run on; imagenette64 is the full budget for a GPU: ResNet-18 at 64 px by MoCo v2,
+    or by SimCLR."""
     seeds: int = 3
     """Seeds 0, 1, ... of every row; 0 only writes the table of what there is."""
     rows: tuple[str, ...] = ()
@@ -39,6 +42,11 @@ class Arguments:
     epochs: int | None = None
     """Passes over the images (default: 14 on the embedded data, 50 on imagenette, 60 on
     imagenette64)."""
+    minutes: float = math.inf
+    """No run begins that would end later than so many minutes from now, going by the longest one;
+    the same command continues."""
+    write: bool = True
+    """Write the table; --no-write only runs rows, for commands side by side that share --out."""
     workers: int = 0
     """Processes that decode, a training; several where it runs on a GPU. Does not change the
     numbers."""
@@ -56,6 +64,8 @@ def main() -> None:
     args = tyro.cli(Arguments, prog="python -m experiments", description=__doc__)
     if args.seeds < 0:
         raise UsageError(f"--seeds {args.seeds}: must be at least 0")
+    if not args.minutes > 0:
+        raise UsageError(f"--minutes {args.minutes:g}: must be above 0")
     data = choose(args.data, args.epochs)
     os.environ.setdefault("DILO_WEIGHTS", str(real_data("weights")))
     for table in TABLES if args.table == "all" else (args.table,):
@@ -73,10 +83,21 @@ def make(study: Study, args: Arguments) -> None:
     if args.seeds:
         prepare(study)
     jobs = [(label, seed) for seed in range(args.seeds) for label in args.rows or study.rows]
+    began, longest = time.monotonic(), 0.0
     for label, seed in tqdm(jobs, desc=f"{study.table} on {args.data}", unit="run"):
-        if result := run_row(study, label, seed):
+        run_began = time.monotonic()
+        if run_began - began + longest > 60 * args.minutes:
+            tqdm.write(
+                f"{label}, seed {seed}: not begun, --minutes {args.minutes:g} are nearly over"
+            )
+            break
+        result = run_row(study, label, seed)
+        longest = max(longest, time.monotonic() - run_began)
+        if result:
             knn, linear = result["measured"]["knn"], result["measured"]["linear"]
             tqdm.write(f"{label}, seed {seed}: kNN {knn:.1f}, linear {linear:.1f}")
+    if not args.write:
+        return
     if study.table == "e2":
         challenge(study) if study.data.source else diagnose(study)
     command = f"python -m experiments {study.table} --data {args.data}"

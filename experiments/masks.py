@@ -1,6 +1,7 @@
 """Scores of the masks that rows are trained with: against true masks on the embedded data, of their
 estimator on ECSSD for photographs, and what storing them small loses."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,8 @@ def on_ecssd(estimator: str, out: Path) -> Scores:
     for kind in ("images", "masks"):
         squash(source / kind, small / kind, SIDE, ".png")
     folders = (str(small / "images"), str(small / "masks"))
-    arguments = saliency.Arguments(*folders, estimator=estimator, half="odd", examples=0)
+    options = {"half": "odd", "examples": 0, "workers": len(os.sched_getaffinity(0))}
+    arguments = saliency.Arguments(*folders, estimator=estimator, **options)
     found = saliency.evaluate(arguments)["estimators"][estimator]
     return {"MAE": found["mae"], "maxF": found["max_f_a"]}
 

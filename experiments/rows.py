@@ -18,6 +18,8 @@ SIDE = 128  # of the masks, pixels, unless a row says otherwise
 MOCOS_OWN = ("symmetric", "momentum", "batch_negatives", "queue")
 # options of imagenette64, which are MoCo's, that another method does not have
 FOREIGN = {"simclr": MOCOS_OWN, "instdisc": MOCOS_OWN, "byol": (*MOCOS_OWN, "temperature")}
+# moco_v2_demo's way of making MoCo v2 learn in few steps
+MOCO_64 = {"symmetric": False, "momentum": 0.9, "batch_negatives": True, "queue": 1024}
 Options = tuple[tuple[str, str], ...]
 
 
@@ -125,9 +127,8 @@ def choose(name: str, epochs: int | None = None) -> Data:
     """The data set of that name, with its own number of epochs or another.
 
     `embedded` is the demo's. Of Imagenette at 128 px, masks are made at that size: `imagenette`
-    takes its views from copies of 48 px; `imagenette64` is a ResNet-18 at 64 px for a GPU, with
-    moco_v2_demo's way of making MoCo v2 learn in few steps (five runs side by side take 3 minutes
-    of an H200).
+    takes its views from copies of 48 px; `imagenette64` is MoCo v2's ResNet-18 at 64 px for a GPU
+    (five runs side by side take 3 minutes of an H200), and `imagenette64-simclr` SimCLR's.
 
     Raises:
         UsageError: a wrong number of epochs.
@@ -139,20 +140,13 @@ def choose(name: str, epochs: int | None = None) -> Data:
         return Data(name, epochs or 14, images=(6000, 1000, 1000))
     if name == "imagenette":
         return Data(name, epochs or 50, stored=48, source=source)
-    options = row(
-        stem="small_stride2",
-        symmetric=False,
-        batch=256,
-        lr=0.12,
-        temperature=0.2,
-        momentum=0.9,
-        head_norm=True,
-        batch_negatives=True,
-        splits=1,
-        queue=1024,
-    ).options
+    options = {"stem": "small_stride2", "batch": 256, "lr": 0.12, "temperature": 0.2}
+    options |= {"head_norm": True, "splits": 1}
+    preset = "simclr_small"
+    if name == "imagenette64":
+        preset, options = "moco_v2_small", options | MOCO_64
     network = "ResNet-18 at 64 px"
-    return Data(name, epochs or 60, (0, 0, 0), 0, source, "moco_v2_small", network, options)
+    return Data(name, epochs or 60, (0, 0, 0), 0, source, preset, network, row(**options).options)
 
 
 BASE = row()

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from data.cli import UsageError
+from experiments import gpu
 from experiments.__main__ import main
 from experiments.masks import round_trip
 from experiments.rows import BASE, DILO, TABLES, base_of, choose, method_flags, row, rows_of
@@ -55,7 +56,7 @@ def test_rows_that_tables_share_are_one_folder_and_others_are_not():
     assert row("rbd", paste_p=0.5, soften_p=0.1) == row("rbd", soften_p=0.1, paste_p=0.5)
 
 
-@pytest.mark.parametrize("name", ["embedded", "imagenette", "imagenette64"])
+@pytest.mark.parametrize("name", ["embedded", "imagenette", *gpu.BASES])
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_is_a_command_line_that_the_trainer_takes(table, name):
     data = choose(name)
@@ -129,6 +130,22 @@ def test_numbers_of_another_machine_count_as_run(tmp_path, monkeypatch):
             unpack(tmp_path / "known", here)
 
 
+def test_no_run_begins_that_would_end_too_late(tmp_path, monkeypatch, capsys):
+    options = ("--seeds", "2", "--rows", "0", "--minutes", "1e-9", "--out", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["x", "e4", *options, "--no-write"])
+    monkeypatch.setattr("experiments.__main__.prepare", lambda study: None)
+    main()
+    assert "0, seed 0: not begun, --minutes 1e-09 are nearly over" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_what_needs_a_gpu_says_so(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(UsageError, match="no GPU that torch can use here"):
+        gpu.main()
+
+
 def test_a_finer_mask_loses_less():
     fine = np.random.default_rng(0).random((100, 140), np.float32)
     lost = [np.abs(round_trip(fine, side) - fine).mean() for side in (8, 32, 512)]
@@ -149,6 +166,7 @@ def test_a_table_is_shown_though_it_cannot_be_written(tmp_path):
         ("--rows cat", "--rows cat"),
         ("--epochs 0", "--epochs 0"),
         ("--seeds -1", "--seeds -1"),
+        ("--minutes 0", "--minutes 0"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, monkeypatch, arguments, message):
