@@ -152,3 +152,6 @@ def test_a_link_to_the_folder_is_followed_and_an_index_that_does_not_fit_made_ag
     for damage in (change("index.h5", move), index(offset=np.zeros(3)), index(path=paths[:1])):
         damage(copy)
         assert np.array_equal(Cache(copy).paths, paths) and Cache(copy).mask(79).any()
+    content = (copy / "index.h5").read_bytes()
+    (copy / "index.h5").write_bytes(content.replace(b"class0/000", b"class0/xxx"))
+    assert np.array_equal(Cache(copy).paths, paths)
