@@ -1,5 +1,4 @@
-"""The benchmark scripts: blocks are filled and nothing else is touched; a small run gives every
-column."""
+"""The benchmark scripts: a small run gives every column."""
 
 import json
 import os
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from benchmarks import evaluate, gpu, peer, peers, records, saliency, speed, train
-from benchmarks.publish import fill
 from data.cli import UsageError
 from tests.test_imports import imported
 
@@ -28,15 +26,6 @@ def bench(tmp_path, monkeypatch, capsys):
         return json.loads(out.read_text()), capsys.readouterr().out
 
     return call
-
-
-def test_fill_replaces_only_the_block(tmp_path):
-    file = tmp_path / "page.md"
-    block, rest = "<!-- bench:begin -->\n{}\n<!-- bench:end -->", "\n<!-- other:begin --><!-- other"
-    file.write_text("before\n" + block.format("old") + rest)
-    assert fill(file, "bench", "new\ntable")
-    assert file.read_text() == "before\n" + block.format("new\ntable") + rest
-    assert not fill(file, "missing", "x") and not fill(tmp_path / "none.md", "bench", "x")
 
 
 def test_speed(bench, tmp_path, monkeypatch):

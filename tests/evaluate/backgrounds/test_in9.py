@@ -97,7 +97,6 @@ def test_a_head_mapped_as_the_official_script_does_and_a_probe(root, network):
     assert found["bg_gap"] == found["mixed_same"] - found["mixed_rand"]
     assert 0 < found["mixed_same"] < 100  # a network that is always wrong would show nothing
     assert result["accuracy"]["probe"]["original"] > 100 / 9
-    assert result["published"][0]["challenge"] == 22.3
     # a class without an image has no accuracy, and no NaN
     assert accuracy_by_class(np.array([True]), np.array([1]), ["a", "b"]) == {"b": 100}
 
