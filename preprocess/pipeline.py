@@ -16,6 +16,7 @@ import numpy as np
 
 from data.cache.description import DamagedDescription, Description, identity_hash, load_description
 from data.cache.index import read_index
+from data.cache.reader import Cache
 from data.cache.shard import NAME, SCHEMA, Rows, empty_rows, read_rows
 from data.cache.verify import old_shards
 from data.cli import UsageError
@@ -224,14 +225,16 @@ class Run:
             workers=max(1, self.workers),
             bytes=sum(shard.size for shard in written.values()),
             lacking=lacking,
-            empty=report.empty,
         )
 
     def _outcome(self, statuses: dict[str, int], **counts: int) -> Outcome:
+        if not counts.get("lacking"):
+            cache = Cache(self.folder)
+            coverage = cache.column("quality/coverage")
+            counts["empty"] = int(((cache.status == 0) & (coverage == 0)).sum())
+            counts["old_bytes"] = sum(file.stat().st_size for file in old_shards(self.folder))
         seconds = round(time.perf_counter() - self.began, 3)
-        old = [] if counts.get("lacking") else old_shards(self.folder)
-        old_bytes = sum(file.stat().st_size for file in old)
-        return Outcome(len(self.source.images), seconds, statuses, old_bytes=old_bytes, **counts)
+        return Outcome(len(self.source.images), seconds, statuses, **counts)
 
     def _write(self, work: list[Work], report: Report) -> dict[int, writer.Written]:
         """Compute and write the shards of `work` in order, each as soon as its last block is
@@ -271,7 +274,6 @@ class Run:
             _put(computed, slice(None), rows, target - first, report)
         for name, origin, target in work.copies:
             _put(read_rows(self.folder / name), origin, rows, target - first, report)
-        report.empty += int(((rows["status"] == 0) & (rows["quality/coverage"] == 0)).sum())
         rows["key"] = self.source.keys[work.rows]
         written = writer.write_shard(self.folder, work.number, rows, self.identity)
         report.event(

@@ -34,7 +34,7 @@ class Outcome:
         workers: processes that computed.
         bytes: of the shards that the run wrote.
         lacking: shards that other parts of the cache are still to make.
-        empty: usable rows of shards that the run wrote, whose mask has no foreground.
+        empty: usable rows of the whole cache, whose mask has no foreground.
         old_bytes: of shards in the folder that are no longer part of the cache.
     """
 
@@ -63,14 +63,12 @@ class Report:
         part: (I, N) where the run is one of several.
         todo: rows that this run makes.
         statuses: rows so far by name of status.
-        empty: usable rows so far whose mask has no foreground.
     """
 
     folder: Path
     part: tuple[int, int] | None
     todo: int
     statuses: dict[str, int] = field(default_factory=dict)
-    empty: int = 0
 
     def __enter__(self) -> Self:
         suffix = "" if self.part is None else f".part-{self.part[0]}-of-{self.part[1]}"
