@@ -86,8 +86,7 @@ def test_compiled_and_batched_agree(side):
 
 
 def test_jitter_and_blur_follow_torchvisions_law():
-    """Factors, order and sigma of 10,000 draws; how often each happens, within four standard
-    errors."""
+    """Factors, order and sigma of 10,000 draws, and how often each happens."""
     torch.manual_seed(0)
     settings = ViewSettings(jitter=(0.4, 0.3, 0.9, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5)
     rows = np.zeros((10_000, PARAMETERS), np.float32)

@@ -53,7 +53,6 @@ def test_a_method_has_its_own_options_alone(capsys):
         ({"blur_sigma": (2.0, 0.1)}, "--blur-sigma 2.0 0.1: must be .* rising"),
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "--jitter: a hue of 0.6"),
         ({"background": "texture"}, "need each other"),
-        ({"background": "texture", "textures": "/nowhere"}, "/nowhere: no such folder"),
         ({"background": "swap", "paste_views": "query"}, "swap puts the positive"),
         ({"method": "instdisc", "paste_views": "key"}, "nothing would be pasted"),
         ({"background": "image", "pool": 0.01}, "two backgrounds are the least"),

@@ -22,8 +22,7 @@ SIZE = 224
 
 
 def literal(image: np.ndarray, mask: np.ndarray, level: int, box: Box, blurred: bool) -> np.ndarray:
-    """As the authors' loader: the map at the image's size, perhaps blurred by radius 5, composited,
-    then cropped."""
+    """As the authors' loader: the map at the image's size, blurred, composited, then cropped."""
     picture = Image.fromarray(image)
     alpha = Image.fromarray(mask).resize(picture.size, Image.BILINEAR)
     if blurred:
@@ -131,8 +130,7 @@ def test_a_crop_is_opencvs_whether_it_grows_or_shrinks(w, h, size):
 
 
 def test_crop_of_a_mask_is_sub_pixel():
-    """A crop by a fraction of a mask pixel moves a linear ramp by that fraction, whatever the
-    crop's size."""
+    """A crop by a fraction of a mask pixel moves a linear ramp by that fraction."""
     ramp = np.tile(np.arange(128, dtype=np.uint8), (128, 1))
     for x, y, w, h in ((101, 0, 300, 375), (7, 30, 50, 60), (1, 1, 498, 370)):
         for size in (32, 224):
@@ -153,8 +151,7 @@ def test_kept_is_the_masks_mass_in_the_box():
 
 
 def test_crops_keep_the_share_and_nothing_else_changes(images, truth_cache):
-    """Crops that kept enough before are the same, pixel for pixel; the others hold more of the
-    foreground."""
+    """Crops that kept enough before are the same; the others hold more of the foreground."""
     cache = Cache(truth_cache)
     items, batches = [(epoch, index) for epoch in range(3) for index in range(80)], []
     for share in (0.0, 0.6):

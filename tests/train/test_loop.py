@@ -105,8 +105,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
 def test_stopped_and_continued_is_bit_identical(
     images, truth_cache, finished, tmp_path, name, capsys
 ):
-    """A damaged newest checkpoint is passed over, and damaged lines of the log; another number of
-    workers changes nothing."""
+    """Damaged checkpoints and lines of the log are passed over; workers change nothing."""
     out, plain = tmp_path / "run", name == "moco_v2"
     assert train(config(images, truth_cache, out, **RUNS[name]), stop_at=7) is False
     assert not (out / "backbone.pt").exists()

@@ -197,7 +197,6 @@ def classifier(state: dict) -> dict:
         ("simclr", moco, True),
         ("byol", moco, False),  # its head has no last bias
         ("instdisc", classifier, False),
-        ("byol", lambda s: renamed(s, ""), False),
     ],
 )
 def test_a_run_begins_from_weights_of_others(
