@@ -102,7 +102,7 @@ def test_records_are_added_to_those_of_other_machines(bench, images, tmp_path, m
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "numbers.json").write_text(json.dumps({"records": {"knn": known}}))
     result, said = bench(records, "--only rbd")
-    assert result["records"]["knn"] == known and 0 < result["records"]["rbd"]["seconds"] < 60
+    assert result["records"]["knn"] == known and result["records"]["rbd"]["seconds"] > 0
     assert "| 100 | a GPU | abc1234, 2026-11-27 |" in said and said.count("| not run |") == 2
 
 
