@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from data.resize import resize
-from train.resample import area, linear
+from train.resample import area
 
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of a random resized crop, as torchvision's
 TRIES = 10  # boxes, the first one included, that a crop which keeps its foreground is chosen from
@@ -85,8 +85,16 @@ def crop_mask(mask: np.ndarray, box: Box, size: int, flip: bool = False) -> np.n
     scale_x, scale_y = scale_x / times, scale_y / times
     offset_x, offset_y = box.x * side / box.width, box.y * side / box.height
     # pixel centres: view pixel u lies at mask coordinate offset + (u + 0.5) * scale - 0.5
-    corner = offset_x + 0.5 * scale_x - 0.5, offset_y + 0.5 * scale_y - 0.5
-    out = linear(mask, (scale_x, scale_y), corner, size * times)
+    transform = np.array(
+        [[scale_x, 0, offset_x + 0.5 * scale_x - 0.5], [0, scale_y, offset_y + 0.5 * scale_y - 0.5]]
+    )
+    out = cv2.warpAffine(
+        mask,
+        transform,
+        (size * times, size * times),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     out = resize(out, size, size)
     return cv2.flip(out, 1) if flip else out
 

@@ -1,5 +1,5 @@
-"""Area-averaged reduction of a part of an image, and linear sampling of a part of a mask: OpenCV's
-INTER_AREA and warpAffine, five times faster at a view's size.
+"""Area-averaged reduction of a part of an image: OpenCV's INTER_AREA, five times faster at a view's
+size.
 
 OpenCV averages along the rows of every source row first, which does not vectorise; here whole
 source rows are averaged first, which is one long loop, and only the few that are left along
@@ -8,7 +8,7 @@ themselves.
 
 import numpy as np
 
-from data.kernels import njit, types
+from data.kernels import njit
 
 
 @njit("void(int64, float32[:, ::1], uint32[::1])", cache=True, nogil=True)
@@ -110,63 +110,3 @@ def area(
         out: (s, s, 3) uint8, contiguous, filled; within one level of cv2.resize with INTER_AREA.
     """
     _area(image.reshape(len(image), -1), left, top, w, h, flip, out.reshape(len(out), -1))
-
-
-@njit("float32(int64, float32, float32)", cache=True, nogil=True)
-def _place(row, scale, top):
-    """Without `fastmath`: OpenCV rounds twice here, and once where it goes along a row."""
-    return np.float32(row) * scale + top
-
-
-@njit(
-    types.void(
-        types.Array(types.uint8, 2, "C", readonly=True), types.float32[::1], types.uint8[:, ::1]
-    ),
-    cache=True,
-    nogil=True,
-    fastmath={"contract"},
-)
-def _linear(mask, transform, out):
-    scale_x, left, scale_y, top = transform
-    size, last = len(out), len(mask) - 1
-    channels = out.shape[1] // size
-    near, far = np.empty(out.shape[1], np.int64), np.empty(out.shape[1], np.int64)
-    share = np.empty(out.shape[1], np.float32)
-    for j in range(out.shape[1]):
-        at = np.float32(np.float64(scale_x) * (j // channels) + np.float64(left))
-        low = np.floor(at)
-        share[j] = at - low
-        near[j] = channels * min(max(int(low), 0), last) + j % channels
-        far[j] = channels * min(max(int(low) + 1, 0), last) + j % channels
-    lines = np.empty((len(mask), out.shape[1]), np.float32)
-    ready = -1  # the last row that was sampled along itself
-    for y in range(size):
-        at = _place(y, scale_y, top)
-        low = np.floor(at)
-        above, below = min(max(int(low), 0), last), min(max(int(low) + 1, 0), last)
-        for row in range(max(above, ready + 1), below + 1):
-            source, line, ready = mask[row], lines[row], row
-            for j in range(len(line)):
-                a, b = np.float32(source[near[j]]), np.float32(source[far[j]])
-                line[j] = a + share[j] * (b - a)
-        first, second, down = lines[above], lines[below], np.float32(at - low)
-        for j in range(out.shape[1]):
-            out[y, j] = np.uint8(np.rint(first[j] + down * (second[j] - first[j])))
-
-
-def linear(
-    mask: np.ndarray, scale: tuple[float, float], corner: tuple[float, float], size: int
-) -> np.ndarray:
-    """Sample a mask linearly: pixel (x, y) of the result lies at corner + scale * (x, y), where the
-    mask goes on outside as at its edge. cv2.warpAffine's numbers.
-
-    Args:
-        mask: (S, S) or (S, S, C) uint8, contiguous.
-
-    Returns:
-        (size, size) or (size, size, C) uint8.
-    """
-    out = np.empty((size, size, *mask.shape[2:]), np.uint8)
-    transform = np.array([scale[0], corner[0], scale[1], corner[1]], np.float32)
-    _linear(mask.reshape(len(mask), -1), transform, out.reshape(size, -1))
-    return out
