@@ -68,6 +68,7 @@ def test_photographs_are_given_other_backgrounds(study, tmp_path):
     [(file, result)] = photographs.results("none").items()
     accuracy = result["measured"]["challenge"]
     assert set(accuracy) == {*VARIANTS, "bg_gap", "biased", "worst_group"}
+    assert 0 <= accuracy["worst_group"] <= accuracy["biased"] <= 100
     assert accuracy["bg_gap"] == pytest.approx(accuracy["mixed_same"] - accuracy["mixed_rand"])
     assert "| mixed_next |" in markdown(gather(photographs, "x", {}))
     before = file.stat().st_mtime_ns
