@@ -3,6 +3,7 @@ code, and what does not fit a network is said in one line."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -70,9 +71,11 @@ def load_tensors(path: Path, what: str = "file of weights", advice: str = "is it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (MemoryError, OSError):
-        raise
     except Exception as error:  # zip, pickle, torch and safetensors each raise kinds of their own
+        # torch seeks to before the start of a file that is cut short, which is EINVAL
+        unreadable = isinstance(error, OSError) and error.errno != errno.EINVAL
+        if unreadable or isinstance(error, MemoryError):
+            raise
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
             raise UsageError(

@@ -166,6 +166,7 @@ def test_damaged_and_hostile_files(name, tmp_path):
         b"",
         b"<html>404</html>",
         b"PK\x03\x04 cut",
+        b"PK\x03\x04 cut".ljust(5000),  # torch seeks to before its start
         b"\x80\x02cos\nsystem\n(S'x'\ntR.",
     ):
         (tmp_path / name).write_bytes(content)
