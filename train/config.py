@@ -342,7 +342,7 @@ class Config(Generic[Method]):
                 raise UsageError(message)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that must not change when a run is continued, and the digest of the weights
+        """The settings that must not change when a run is continued, and the digests of the weights
         that it began from, where they are still there: JSON-able, flat."""
         outside = {"images", "out", "masks", "listed", "exclude", "preset", "textures", "init"}
         outside |= flat(self.runtime).keys() | flat(self.knn).keys()
@@ -351,15 +351,23 @@ class Config(Generic[Method]):
             for name, value in flat(self).items()
             if name not in outside
         }
-        if self.init and not init_file(self.init).is_file():
+        if self.init is None:
+            return settings | {"init": "none"}
+        backbone, *head = _init_files(self.init)
+        if not backbone.is_file():
             note(f"--init {self.init}: no such file, so not compared with what the run began from")
             return settings
-        return settings | {"init": sha256(init_file(self.init)) if self.init else "none"}
+        digests = [sha256(file) for file in (backbone, *head)]
+        return settings | {"init": " ".join(digests)}
 
 
-def init_file(init: str) -> Path:
-    """The file of --init: a run's is its finished backbone."""
-    return Path(init, "backbone.pt") if Path(init).is_dir() else Path(init)
+def _init_files(init: str) -> list[Path]:
+    """The files of --init: a run's are its finished backbone and, where it is there, its head."""
+    folder = Path(init)
+    if not folder.is_dir():
+        return [folder]
+    backbone, head = folder / "backbone.pt", folder / "head.pt"
+    return [backbone, head] if head.is_file() else [backbone]
 
 
 def flat(settings: Any) -> dict[str, Any]:
@@ -382,6 +390,8 @@ def _check_ranges(settings: Any) -> None:
         value = getattr(settings, entry.name)
         if dataclasses.is_dataclass(value):
             _check_ranges(value)
+        if entry.default is None and value == "":  # as of a shell's variable that is not set
+            raise UsageError(f"{flag(entry.name)}: is empty; name it, or leave the option out")
         values = list(value) if isinstance(value, tuple) else [value]
         for limits in getattr(hints[entry.name], "__metadata__", ()):
             if isinstance(limits, Range) and value is not None and not limits.holds(values):

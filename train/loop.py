@@ -81,7 +81,7 @@ def _start(config: Config, device: torch.device, stop: Stopping, stop_at: int | 
     if batch % world:
         raise UsageError(f"--batch {batch} does not divide among {world} processes")
     data = open_training_set(config)
-    if config.init and not (out / checkpoint.CONFIG).exists():
+    if config.init is not None and not (out / checkpoint.CONFIG).exists():
         init_weights(config)  # another backbone's are refused before there is a folder
     _prepare_folder(out, config, config.identity() | data.identity())
     if (out / checkpoint.BACKBONE).exists():

@@ -104,7 +104,7 @@ def begin(config: Config, images: int, device: torch.device) -> Run:
     torch.manual_seed(config.seed)
     method = config.method.make(config, images)
     state = checkpoint.newest(Path(config.out))
-    if state is None and config.init:
+    if state is None and config.init is not None:
         distributed.say(take_weights(init_weights(config), method))
     method.to(device, memory_format=torch.channels_last)
     spread_batch_norm(method, config.network.splits, device)

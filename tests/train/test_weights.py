@@ -240,6 +240,9 @@ def test_the_weights_are_part_of_the_run(theirs, images, tmp_path, capsys):
     # a finished run is a beginning too
     assert run("again", 1, init=str(tmp_path / "run")) is False
     assert "head too" in capsys.readouterr().out
+    digests = r"init: [0-9a-f]{64} [0-9a-f]{64} -> [0-9a-f]{64}\)"
+    with pytest.raises(UsageError, match=digests):  # the backbone alone is another beginning
+        run("again", init=str(tmp_path / "run" / "backbone.pt"))
 
 
 @pytest.mark.parametrize(
