@@ -179,6 +179,16 @@ def class_tar(content: bytes) -> bytes:
         (class_tar(WHOLE[:9000]), "not a plain tar, or cut short"),
         (class_tar(b""), "not a plain tar, or cut short"),
     ],
+    ids=[
+        "out",
+        "absolute",
+        "empty",
+        "half",
+        "bit",
+        "gzip",
+        "half-class",
+        "empty-class",
+    ],  # gzip has the time
 )
 def test_a_bad_archive_is_one_clear_line(data, tmp_path, content, said):
     (tmp_path / "x.tar").write_bytes(content)
