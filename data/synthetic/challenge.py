@@ -12,9 +12,11 @@ every picture's source and donor.
 """
 
 import csv
+import hashlib
 import io
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,6 @@ import numpy as np
 
 from data.cache.reader import Cache
 from data.cli import UsageError
-from data.io import remove_temporary
 from data.sources.images import ImageError, Images, class_names, decode, open_images
 from data.synthetic.output import Output, write_file, write_jpeg
 from data.synthetic.variants import BIASED, MIXED, VARIANTS, binary, box, compose, tiled
@@ -68,9 +69,9 @@ class Options:
 
 
 class Record(TypedDict):
-    """What challenge.json holds: `counts` by class, `masks` the cache's identity, `backgrounds`
-    {path: {variant: path of the image whose background it is}}; `split` and `bias` where they are
-    not the default."""
+    """What challenge.json holds: `counts` by class, `masks` the cache's identity, `contents` see
+    Source.contents, `backgrounds` {path: {variant: path of the image whose background it is}};
+    `split` and `bias` where they are not the default."""
 
     name: str
     version: int
@@ -80,6 +81,7 @@ class Record(TypedDict):
     limit: int | None
     counts: dict[str, int]
     masks: str
+    contents: str
     variants: list[str]
     backgrounds: dict[str, dict[str, str]]
     split: NotRequired[str]
@@ -104,42 +106,30 @@ def make(
     at most WIDEST of it, so that there is a foreground to cut out and a background to tile.
 
     Raises:
-        UsageError: an image without a mask in the cache, a class without a usable image, fewer than
-            two classes, an image that cannot be decoded, or `out` holds something else.
+        UsageError: an image without a mask in the cache, or changed since it was made, a class
+            without a usable image, fewer than two classes, an image that cannot be decoded, `out`
+            holds something else, or another process writes it.
     """
     source = Source(open_images(images), Cache(cache))
     coverage = source.coverage()
     groups = _groups(source.images, np.array(list(coverage), int), options.limit)
     jobs = _draw(source.images.paths, groups, options)
-    name = source.images.name
-    record: Record = {
-        "name": NAME,
-        "version": VERSION,
-        "classes": list(groups),
-        "left_out": len(source.images) - len(coverage),
-        "seed": options.seed,
-        "limit": options.limit,
-        "counts": {label: len(rows) for label, rows in groups.items()},
-        "masks": source.masks.description["identity_hash"],
-        "variants": options.variants,
-        "backgrounds": {
-            name(row): {variant: name(other) for variant, other in others.items()}
-            for row, others in jobs
-        },
-    }
-    if options.split != "val":
-        record["split"] = options.split
-    if options.bias is not None:
-        record["bias"] = options.bias
+    record = _record(source, groups, jobs, options, len(source.images) - len(coverage))
     output = Output(out, "challenge.json", record)
-    if output.before not in (None, record):
+    # a set of an earlier version does not say what its images were
+    before = output.before and {"contents": record["contents"], **output.before}
+    if before not in (None, record):
         raise UsageError(
             f"{out}: holds a challenge set of other images, masks or options; give a new folder"
         )
-    if not output.finished:
-        for folder in {file.parent for file in output.folder.glob("*/*/**/*.tmp")}:
-            remove_temporary(folder)
-        output.write(partial(_write_block, source, output.folder, options), jobs, workers)
+    files = partial(_files, output.folder, options)
+    missing = [
+        job
+        for job in jobs
+        if not all(map(os.path.exists, files(source.images.name(job[0])).values()))
+    ]
+    if missing or not output.finished:
+        output.write(partial(_write_block, source, files), missing, workers, ["*/*/**/*.tmp"])
     listing = output.folder / "list.tsv"
     if not listing.exists():
         write_file(listing, _listing(source.images, jobs, options, coverage))
@@ -164,6 +154,28 @@ class Source:
                     usable[i] = float(foreground.mean())
         return usable
 
+    def contents(self, used: np.ndarray) -> str:
+        """Digest of what the masks of some rows of the images were made of, 32 hex digits.
+
+        Raises:
+            UsageError: the cache's images of these names were others.
+        """
+        images = self.images.take(used)
+        rows = self.masks.require(images.paths)
+        digests = self.masks.column("digest")[rows]
+        differs = images.stat() != self.masks.column("key")[rows, :2]
+        other = differs[:, 0]
+        if self.masks.identity["estimator"] != "files":  # whose digests are of the maps too
+            for i in np.flatnonzero(differs[:, 1] & ~other).tolist():  # a copy, or a tar
+                other[i] = _digest(images, i) != digests[i].tobytes()
+        if other.any():
+            raise UsageError(
+                f"{self.masks.folder}: made of other images than {images.root} has: {other.sum()} "
+                f"of {len(other)} differ (first: {images.name(int(other.argmax()))}); run `python "
+                "-m preprocess` on this image folder"
+            )
+        return hashlib.blake2b(digests.tobytes(), digest_size=16).hexdigest()
+
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """An image, its foreground, and its background with the foreground's box tiled: (H, W, 3)
         uint8, (H, W) bool, (H, W, 3) uint8."""
@@ -175,6 +187,14 @@ class Source:
         except (ImageError, ValueError) as error:
             name = f"{self.images.root}/{self.images.name(row)}"
             raise UsageError(f"{name}: {error}; leave it out") from None
+
+
+def _digest(images: Images, row: int) -> bytes:
+    """As the cache's column `digest`; empty where the image cannot be read."""
+    try:
+        return hashlib.blake2b(images.read(row), digest_size=16).digest()
+    except ImageError:
+        return b""
 
 
 def _groups(images: Images, usable: np.ndarray, limit: int | None) -> dict[str, np.ndarray]:
@@ -222,6 +242,33 @@ def _draw(paths: np.ndarray, groups: dict[str, np.ndarray], options: Options) ->
     return jobs
 
 
+def _record(
+    source: Source, groups: dict[str, np.ndarray], jobs: list[Job], options: Options, left_out: int
+) -> Record:
+    name = source.images.name
+    record: Record = {
+        "name": NAME,
+        "version": VERSION,
+        "classes": list(groups),
+        "left_out": left_out,
+        "seed": options.seed,
+        "limit": options.limit,
+        "counts": {label: len(rows) for label, rows in groups.items()},
+        "masks": source.masks.description["identity_hash"],
+        "contents": source.contents(np.concatenate(list(groups.values()))),
+        "variants": options.variants,
+        "backgrounds": {
+            name(row): {variant: name(other) for variant, other in others.items()}
+            for row, others in jobs
+        },
+    }
+    if options.split != "val":
+        record["split"] = options.split
+    if options.bias is not None:
+        record["bias"] = options.bias
+    return record
+
+
 def _listing(
     images: Images, jobs: list[Job], options: Options, coverage: dict[int, float]
 ) -> bytes:
@@ -239,18 +286,23 @@ def _listing(
     return os.fsencode(text.getvalue())
 
 
-def _write_block(source: Source, out: Path, options: Options, jobs: list[Job]) -> int:
-    split = options.split
+def _files(out: Path, options: Options, name: str) -> dict[str, Path]:
+    """{variant or "fg_mask": file} of the image of that name."""
+    files = {v: (out / v / options.split / name).with_suffix(".JPEG") for v in options.variants}
+    return files | {"fg_mask": (out / "fg_mask" / options.split / name).with_suffix(".npy")}
+
+
+def _write_block(
+    source: Source, files_of: Callable[[str], dict[str, Path]], jobs: list[Job]
+) -> int:
     for row, others in jobs:
-        path = Path(source.images.name(row))
-        last = (out / "fg_mask" / split / path).with_suffix(".npy")
-        if last.exists():  # written after the pictures: they are there
-            continue
+        files = files_of(source.images.name(row))
+        last = files.pop("fg_mask")
         image, foreground, background = source.read(row)
         backgrounds = {name: source.read(other)[2] for name, other in others.items()}
         pictures = compose(image, foreground, backgrounds | {"only_bg_t": background})
-        for name in options.variants:
-            write_jpeg((out / name / split / path).with_suffix(".JPEG"), pictures[name])
+        for variant, file in files.items():
+            write_jpeg(file, pictures[variant])
         content = io.BytesIO()
         np.save(content, foreground)
         write_file(last, content.getvalue())

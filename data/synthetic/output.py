@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.cli import UsageError
-from data.io import LARGEST_JSON, entries, read_json, write_bytes, write_text
+from data.io import LARGEST_JSON, entries, lock, read_json, write_bytes, write_text
 from data.parallel import bounded_map
 
 
@@ -60,9 +60,22 @@ class Output:
             own: patterns of files that are removed first: of another set, or half-written.
 
         Raises:
-            UsageError: one of them lies in a folder that is a link out of the set's.
+            UsageError: one of them lies in a folder that is a link out of the set's, or another
+                process is writing the set.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        busy = f"{self.folder}: another process is writing this set; wait for it or stop it"
+        with lock(self.folder / ".lock", busy, remove=True):
+            self._prepare(own)
+            blocks = [jobs[i : i + BLOCK] for i in range(0, len(jobs), BLOCK)]
+            counts = bounded_map(function, blocks, workers if workers > 1 else 0)
+            bar = tqdm(total=len(jobs), desc=self.file.stem, unit="img")
+            with closing(counts), bar:
+                for count in counts:
+                    bar.update(count)
+            os.replace(self.unfinished, self.file)
+
+    def _prepare(self, own: Sequence[str]) -> None:
         write_text(self.unfinished, self.text)
         self.file.unlink(missing_ok=True)
         root = self.folder.resolve()
@@ -70,14 +83,7 @@ class Output:
             for file in [*root.glob(pattern), *root.glob(f"{pattern}.*.tmp")]:
                 if not file.parent.resolve().is_relative_to(root):
                     raise UsageError(f"{file.parent}: a link out of {root}; remove it")
-                file.unlink()
-        blocks = [jobs[i : i + BLOCK] for i in range(0, len(jobs), BLOCK)]
-        counts = bounded_map(function, blocks, workers if workers > 1 else 0)
-        bar = tqdm(total=len(jobs), desc=self.file.stem, unit="img")
-        with closing(counts), bar:
-            for count in counts:
-                bar.update(count)
-        os.replace(self.unfinished, self.file)
+                file.unlink(missing_ok=True)
 
 
 BLOCK = 32  # jobs a task

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from data.cli import UsageError
+from data.io import lock
 from data.synthetic import challenge, dataset
 from data.synthetic.backdrops import BACKGROUNDS
 from data.synthetic.challenge import Options
 from data.synthetic.objects import CLASSES
 from data.synthetic.variants import VARIANTS, binary, box, tiled
+from preprocess.pipeline import build
+from preprocess.recipe import Recipe
 from tests.data.conftest import contents
 
 SMALL = dataset.Scenes(train=30, probe=20, test=20, size=32)
@@ -159,6 +162,25 @@ def test_other_options_or_files_are_refused(challenge_set, images, truth_cache, 
     ):
         code, _, error = data("challenge", images / root, truth_cache, out, *options.split())
         assert code == 2 and said in error
+
+
+def test_a_set_is_of_these_images_whole_and_written_by_one_process(images, data, tmp_path):
+    train, cache, out = (tmp_path / name for name in ("train", "cache", "out"))
+    shutil.copytree(images / "train", train)
+    build(str(train), str(cache), Recipe("centre", (), 32))
+    command = ("challenge", train, cache, out, "--limit", 3, "--workers", 1)
+    assert data(*command)[0] == 0
+    before, victim = contents(out), next(out.glob("only_fg/val/*/*"))
+    victim.unlink()
+    with lock(out / ".lock"):
+        assert "another process is writing this set" in data(*command)[2]
+    image = train / "class0" / "000.png"
+    image.touch()  # as a copy has it: the same contents
+    assert data(*command)[0] == 0 and contents(out) == before
+    shutil.copy(train / "class0" / "002.png", image)
+    assert "differ (first: class0/000.png); run `python -m preprocess`" in data(*command)[2]
+    build(str(train), str(cache), Recipe("centre", (), 32))
+    assert "holds a challenge set of other images" in data(*command)[2]
 
 
 def test_training_variants_and_backgrounds_that_go_with_the_class(images, truth_cache, tmp_path):
