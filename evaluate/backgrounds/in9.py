@@ -15,7 +15,6 @@ mixed_rand; read it beside the accuracy on original, for a weak network has a sm
 is drawn: seeds repeat over networks.
 """
 
-import contextlib
 import json
 import operator
 import os
@@ -117,16 +116,31 @@ def read_head(file: Path, encoder: Encoder) -> nn.Linear:
 
 def own_description(data: str) -> dict | None:
     """challenge.json of a set made by `python -m data challenge`, with its "classes"; None for the
-    official nine."""
+    official nine.
+
+    Raises:
+        UsageError: an unfinished set, one for training, or a damaged description.
+    """
     file = Path(data, "challenge.json")
+    if file.with_name(f"{file.name}.tmp").exists():
+        raise UsageError(f"{data}: unfinished; the same `python -m data challenge` continues it")
     if not file.exists():
         return None
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    try:
         content = json.loads(file.read_bytes())
         named = all(isinstance(name, str) for name in content["classes"])
-        if content["name"] == "dilo-challenge" and named and len(content["classes"]) > 1:
-            return content
-    raise UsageError(f"{file}: not what `python -m data challenge` writes; make the set again")
+        counted = sum(content["counts"].values()) >= len(content["classes"]) > 1
+        sound = content["name"] == "dilo-challenge" and named and counted
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UsageError(f"{file}: not what `python -m data challenge` writes; make the set again")
+    if content.get("split") == "train":
+        raise UsageError(
+            f"{data}: made with --split train, to train on; give one of its variants, for instance "
+            f"{data}/mixed_rand/train, as --train, and a set made without that option as --data"
+        )
+    return content
 
 
 def own_background(description: dict | None, images: Labelled) -> np.ndarray:
@@ -159,6 +173,27 @@ def images_of(folder: str, size: int, classes: list[str] | None = None) -> Label
     return images
 
 
+def variants_of(data: str, size: int, description: dict | None) -> dict[str, Labelled]:
+    """Images of every variant that is in DATA. UsageError where images or variants are missing."""
+    names = (*VARIANTS, BIASED)
+    present = [v for v in names if os.path.isdir(os.path.join(data, v, "val"))]
+    if not {"mixed_same", "mixed_rand"} <= set(present):
+        raise UsageError(
+            f"{data}: needs at least mixed_same/val and mixed_rand/val, as the official download "
+            "has"
+        )
+    variants, classes = {}, description and description["classes"]
+    for variant in present:
+        images = variants[variant] = images_of(os.path.join(data, variant, "val"), size, classes)
+        count = sum(description["counts"].values()) if description else len(images)
+        if len(images) != count:
+            raise UsageError(
+                f"{images.root}: has {len(images)} of {count} images; the same `python -m data "
+                "challenge` writes those that are missing"
+            )
+    return variants
+
+
 def evaluate(arguments: Arguments) -> dict:
     """Accuracy on every variant that is in DATA, and BG-Gap, by a 1000-way head, a 9-way probe, or
     both.
@@ -176,20 +211,13 @@ def evaluate(arguments: Arguments) -> dict:
 def _measure(arguments: Arguments, seed: int) -> dict:
     encoder = load_encoder(arguments, seed)
     data = arguments.data
-    names = (*VARIANTS, BIASED)
-    present = [v for v in names if os.path.isdir(os.path.join(data, v, "val"))]
-    if not {"mixed_same", "mixed_rand"} <= set(present):
-        raise UsageError(
-            f"{data}: needs at least mixed_same/val and mixed_rand/val, as the official download "
-            "has"
-        )
     description = own_description(data)
     classes = description and description["classes"]
+    variants = variants_of(data, encoder.size, description)
     protocol = {"features": "backbone, pooled", "crop": f"whole image, {encoder.size} px"}
     deciders = _deciders(arguments, encoder, classes, protocol)
     accuracy, per_class = defaultdict(dict), defaultdict(dict)
-    for variant in present:
-        images = images_of(os.path.join(data, variant, "val"), encoder.size, classes)
+    for variant, images in variants.items():
         features = extract(encoder, images)
         protocol[f"{variant}_images"] = len(images)
         for kind, decide in deciders.items():
@@ -234,6 +262,11 @@ def _deciders(
         protocol["head"] = text
         deciders["head"] = lambda x: mapping[project(head, x, encoder.device).argmax(1)]
     if arguments.train:
+        if any(Path(arguments.train).glob("challenge.json*")):
+            raise UsageError(
+                f"{arguments.train}: a whole challenge set; give one variant of a set made with "
+                f"--split train, for instance {arguments.train}/mixed_rand/train"
+            )
         inner = os.path.join(arguments.train, "train")
         folder = inner if os.path.isdir(inner) else arguments.train
         images = images_of(folder, encoder.size, classes)

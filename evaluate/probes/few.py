@@ -76,6 +76,8 @@ class Arguments(Common):
             raise UsageError(f"--percent {self.percent}: must be above 0 and at most 100")
         if not self.modes:
             raise UsageError("--modes: give linear, finetune or both")
+        for mode in self.modes:
+            schedule_for(self, mode, 100, 0)  # bad rates are refused before a list is written
 
 
 def balanced(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from data.cli import UsageError
+from data.synthetic.challenge import Options, make
 from data.synthetic.dataset import draw
 from evaluate.backgrounds import in9
 from evaluate.common import Common
@@ -153,3 +154,22 @@ def test_bad_input_is_one_line(root, network, tmp_path):
         evaluated(tmp_path, **options)
     with pytest.raises(UsageError, match="no classifier: give --train"):
         evaluated(root, untrained=True, **options)
+
+
+def test_a_challenge_set_is_finished_whole_and_of_its_split(images, truth_cache, network, tmp_path):
+    out, options = tmp_path / "set", network[1] | {"train": str(images / "train")}
+    make(images / "train", truth_cache, out, Options(limit=2))
+    record = out / "challenge.json"
+    with pytest.raises(UsageError, match=r"set: a whole challenge set; give one variant"):
+        evaluated(out, **options | {"train": str(out)})
+    next(out.glob("only_fg/val/*/*")).unlink()
+    with pytest.raises(
+        UsageError, match=r"only_fg/val: has 3 of 4 images; the same `python -m data"
+    ):
+        evaluated(out, **options)
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"split": "train"}))
+    with pytest.raises(UsageError, match="made with --split train, to train on; give one of its"):
+        evaluated(out, **options)
+    record.rename(out / "challenge.json.tmp")
+    with pytest.raises(UsageError, match="set: unfinished; the same `python -m data challenge` co"):
+        evaluated(out, **options)

@@ -75,6 +75,7 @@ def test_bad_options(change, message, network, colours, tmp_path):
     options = {"data": colours, "json_file": str(tmp_path / "x.json"), **network, **change}
     with pytest.raises((UsageError, FileNotFoundError), match=message):
         few.evaluate(few.Arguments(**options))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("share", "rates"), [(1, (5.0, 0.02)), (10, (0.2, 0.01))])
