@@ -66,7 +66,9 @@ def newest(folder: Path) -> dict | None:
     return None
 
 
-def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict) -> None:
+def prepare_run(
+    folder: Path, identity: dict, config: dict, defaults: dict, replays: bool = False
+) -> None:
     """Make the run folder, or check that the run in it is this one.
 
     After a loss that was not finite (`write_diverged`) the run may go on with a lower learning
@@ -74,12 +76,15 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict) -> N
 
     Args:
         defaults: what settings that the run's version did not have are taken to have been.
+        replays: nothing is trained, so nothing is written, and the rate may be any.
 
     Raises:
         UsageError: with what differs, where the folder holds another run.
     """
     file = folder / CONFIG
     if not file.exists():
+        if replays:
+            raise UsageError(f"{folder}: no run here (no {CONFIG})")
         if entries(folder):
             raise UsageError(f"{folder}: is not empty and holds no run; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +97,8 @@ def prepare_run(folder: Path, identity: dict, config: dict, defaults: dict) -> N
         raise UsageError(
             f"{file}: damaged or foreign; choose another --out, or delete {folder}"
         ) from None
+    if replays:
+        identity = identity | {"lr": before["lr"]}
     changed = {key for key in identity if before.get(key) != identity[key]}
     if changed == {"lr"} and identity["lr"] < before["lr"] and (folder / DIVERGED).exists():
         lowered = [*content.get("lowered", []), {"from": before["lr"], "to": identity["lr"]}]

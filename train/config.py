@@ -237,7 +237,7 @@ class Runtime:
     one before."""
     replay: str | None = None
     """A run's diverged.json: show the batch at which its loss was not finite, in replay.png beside
-    it, and recompute its loss by the kept weights; nothing is trained."""
+    it, and recompute its loss by the kept weights, on one process; nothing is trained."""
 
 
 @dataclass(frozen=True)

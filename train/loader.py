@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -129,6 +129,12 @@ def make_order(config: Config, images: int, start: int) -> Order:
     optimiser = config.optimiser
     steps = images, optimiser.batch, optimiser.epochs, config.seed, start
     return Order(*steps, rank(), world())
+
+
+def batch_of(config: Config, images: int, step: int) -> list[int]:
+    """The images of a step from 1 on, places in the run's list, of all processes."""
+    order = replace(make_order(config, images, step - 1), rank=0, world=1)
+    return [index for _, index in next(iter(order))]
 
 
 def make_loader(config: Config, data: TrainingSet, start: int, device: torch.device) -> Loader:

@@ -80,6 +80,8 @@ def _start(config: Config, device: torch.device, stop: Stopping, stop_at: int | 
     batch, world, out = config.optimiser.batch, distributed.world(), Path(config.out)
     if batch % world:
         raise UsageError(f"--batch {batch} does not divide among {world} processes")
+    if config.runtime.replay is not None and world > 1:
+        raise UsageError("--replay: shows a whole batch on one process; run it without a launcher")
     data = open_training_set(config)
     if config.init is not None and not (out / checkpoint.CONFIG).exists():
         init_weights(config)  # another backbone's are refused before there is a folder
@@ -87,7 +89,7 @@ def _start(config: Config, device: torch.device, stop: Stopping, stop_at: int | 
     if (out / checkpoint.BACKBONE).exists():
         say(f"nothing to do: {out} is finished ({config.optimiser.epochs} epochs)")
         return True
-    if config.runtime.replay:
+    if config.runtime.replay is not None:
         print(replay(config, data, device))
         return False
     _end_where(distributed.any_rank(stop.received), UNBEGUN)
@@ -217,6 +219,6 @@ def _prepare_folder(out: Path, config: Config, identity: dict) -> None:
     defaults = configure(method=config.method.method, images="", out="").identity()
     if distributed.rank() > 0:
         distributed.barrier()
-    checkpoint.prepare_run(out, identity, settings, defaults)
+    checkpoint.prepare_run(out, identity, settings, defaults, config.runtime.replay is not None)
     if distributed.rank() == 0:
         distributed.barrier()

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from data.tensors import fitting
 from train import checkpoint, distributed
 from train.batch_norm import spread_batch_norm
 from train.config import Config
-from train.loader import make_order
+from train.loader import batch_of
 from train.network import compile_networks
 from train.optimise import make_optimizer
 from train.weights import Weights, load_weights
@@ -86,17 +86,12 @@ class Run:
             if diverged:
                 sys.exit(2)  # the process that writes says why
         elif diverged:
-            raise UsageError(checkpoint.write_diverged(out, self._diverged(at)))
+            what = {"step": at, "lr": self.config.optimiser.lr}
+            what |= {"seed": self.config.seed, "indices": batch_of(self.config, self.images, at)}
+            raise UsageError(checkpoint.write_diverged(out, what))
         else:
             content = {"model": state, "optimizer": self.optimizer.state_dict(), "step": self.step}
             checkpoint.save_step(out, content, self.config.runtime.keep)
-
-    def _diverged(self, step: int) -> dict:
-        """What is needed to see the batch of a step, of all processes, again: JSON-able."""
-        order = replace(make_order(self.config, self.images, step - 1), rank=0, world=1)
-        indices = [index for _, index in next(iter(order))]
-        rate, seed = self.config.optimiser.lr, self.config.seed
-        return {"step": step, "lr": rate, "seed": seed, "indices": indices}
 
 
 def begin(config: Config, images: int, device: torch.device) -> Run:

@@ -77,8 +77,9 @@ def test_a_launcher_ends_as_its_processes_do():
     wait_for_moment(process.pid, "imports")
     process.terminate()
     assert end(process)[1] == "stopped before the first process was started\n"
-    errors = end(start([*LAUNCH, "1", "-m", "data", "list", "/nowhere"]), 2)[1]
-    assert "error: /nowhere: no such folder of images" in errors
+    replay = ["/nowhere", "--out", "/nowhere/run", "--device", "cpu", "--replay", "FILE"]
+    errors = end(start([*LAUNCH, "2", "-m", "train", *replay]), 2)[1]
+    assert "error: --replay: shows a whole batch on one process" in errors
 
 
 def test_a_signal_to_every_process_under_a_launcher_saves(images, truth_cache, tmp_path):
@@ -163,6 +164,36 @@ def test_weights_that_are_not_finite_are_not_saved_either(images, tmp_path):
     with pytest.raises(UsageError, match="not finite at step"):
         train(settings, stop_at=1)
     assert not checkpoint.steps(tmp_path / "run")
+
+
+def test_a_replay_takes_only_its_run_and_leaves_it_as_it_is(images, tmp_path):
+    out, wrong = tmp_path / "run", tmp_path / "wrong.json"
+    file = out / "diverged.json"
+
+    def run(folder: Path, replay: Path | None, **changes: object) -> bool:
+        given = {"epochs": 1, "weight_decay": 1e30, "replay": replay and str(replay)}
+        return train(config(images, "none", folder, **given | changes), stop_at=1)
+
+    with pytest.raises(UsageError, match="add --lr 5e"):
+        run(out, None, lr=1e30)
+    before = (out / "config.json").read_text()
+    assert run(out, file, lr=5e29) is False  # both pieces of the message's advice
+    for change, message in (
+        *(({"step": step}, "step .* is none of this run's 1 to 5") for step in (0, -3, 6, 1e999)),
+        ({"seed": 7}, "not those of this run's step 1"),
+        ({"indices": [999]}, "not those of this run's step 1"),
+        ({"step": []}, r"step \[\] is none"),
+    ):
+        wrong.write_text(json.dumps(json.loads(file.read_text()) | change))
+        with pytest.raises(UsageError, match=message):
+            run(out, wrong, lr=1e30)
+    wrong.write_text("[]")
+    with pytest.raises(UsageError, match=r"not a run's diverged.json"):
+        run(out, wrong, lr=1e30)
+    assert file.exists() and (out / "config.json").read_text() == before
+    with pytest.raises(UsageError, match="no run here"):
+        run(tmp_path / "new", file)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_second_training_in_the_folder_is_told_so(images, truth_cache, tmp_path):
