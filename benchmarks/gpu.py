@@ -22,12 +22,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 from torch.profiler import ProfilerActivity
 
-from benchmarks.publish import MEASURED, PAGE, about, markdown, publish
+from benchmarks.publish import MEASURED, PAGE, about, markdown, publish, require_numbers
 from benchmarks.train_parts import Step, moco_step, seconds, supervised_step
 from data.cli import UsageError, run
 from data.sources.images import list_images
@@ -48,6 +49,7 @@ STEPS = {
     "step, compiled, one group": {"compile": True, "splits": 1},
     "step, CUDA graphs": {"compile": True},
 }
+NAMES = (SUPERVISED, *STEPS, TRAINER)
 MODES = {"step, CUDA graphs": "reduce-overhead"}  # of torch.compile
 PROFILED, LARGEST = 5, 8  # steps, and operations that are named
 
@@ -71,29 +73,31 @@ class Arguments:
     """Compile the trainer's networks too: a minute at its start."""
     seconds: float = 360.0
     """Nothing begins after so long."""
-    only: tuple[str, ...] = (SUPERVISED, *STEPS, TRAINER)
+    only: tuple[Literal[NAMES], ...] = NAMES
     """What is measured."""
-    network: str = "resnet50"
+    network: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = (
+        "resnet50"
+    )
     """Backbone."""
     size: int = 224
     """Side of a view, in pixels."""
-    device: str = "cuda"
+    device: Literal["cuda", "cpu"] = "cuda"
     """cuda, or cpu to try the program."""
     json: str = "runs/bench/gpu.json"
     """File for the numbers."""
     readme: str = PAGE
-    """File whose bench-gpu block is written, where it has one."""
+    """File whose bench-gpu block is written by a run on a GPU, where it has one."""
 
 
 def main() -> int:
     args = tyro.cli(Arguments, prog="python -m benchmarks.gpu", description=__doc__)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no GPU that torch can use here: this benchmark needs one")
-    if not Path(args.images).is_dir():
-        raise UsageError(f"{args.images}: no such folder; --images names one with photographs")
-    speeds, profile = measure(args)
+    config = checked(args)
     result = {
         **about(),
+        "network": args.network,
+        "size": args.size,
+        "precision": "bfloat16" if args.device == "cuda" else "float32",
+        "steps": args.steps,
         "gpu": torch.cuda.get_device_name() if args.device == "cuda" else "no GPU",
         "torch": torch.__version__,
         "batch": args.batch,
@@ -101,38 +105,56 @@ def main() -> int:
         "cpus": os.cpu_count(),
         "background": args.background,
         "compile": args.compile,
-        "images_per_s": speeds,
-        "profile": profile,
+        "images_per_s": {},
+        "profile": {},
+        "not_run": {},
     }
-    publish(result, table(result), args.json, args.readme, "bench-gpu")
+    try:
+        measure(args, config, result)
+    finally:  # what was measured before the rest was stopped
+        page = args.readme if args.device == "cuda" and result["images_per_s"] else None
+        publish(result, table(result), args.json, page, "bench-gpu")
     return 0
+
+
+def checked(args: Arguments) -> Config:
+    """The preset that is measured. UsageError where an option cannot be meant."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no GPU that torch can use here: this benchmark needs one")
+    if not Path(args.images).is_dir():
+        raise UsageError(f"{args.images}: no such folder; --images names one with photographs")
+    list_images(args.images)
+    require_numbers(args, batch=1, steps=1, workers=0)
+    config = configure(images="", out="", batch=args.batch, network=args.network, size=args.size)
+    trainer_config(args, config, "").check()
+    return config
 
 
 Shares = dict[str, float]
 
 
-def measure(args: Arguments) -> tuple[dict[str, float], Shares]:
-    """What was begun in time.
-
-    Returns:
-        images a second by name; of the trainer `waiting` and `memory_gb` too; and what the time of
-        the step that is not compiled goes into, see `shares`.
-    """
-    began, speeds, profile = time.monotonic(), {}, {}
-    device = choose_device(args.device)
-    config = configure(images="", out="", batch=args.batch, network=args.network, size=args.size)
+def measure(args: Arguments, config: Config, result: dict) -> None:
+    """Put into `result` what was begun in time: `images_per_s` by name, of the trainer `waiting`
+    and `memory_gb` too; `profile`, what the time of the step that is not compiled goes into, see
+    `shares`; and `not_run`, the reason of what was not begun or failed."""
+    began, device = time.monotonic(), choose_device(args.device)
+    speeds = result["images_per_s"]
     for name in args.only:
-        if time.monotonic() - began > args.seconds:
-            print(f"{name}: not run, {args.seconds:.0f} s are over")
-        elif name == TRAINER:
-            speeds |= trainer(args, config)
-        else:
+        try:
+            if time.monotonic() - began > args.seconds:
+                raise UsageError(f"{args.seconds:.0f} s are over")
+            if name == TRAINER:
+                speeds |= trainer(args, config)
+                continue
             step = step_of(name, config, device)
             speeds[name] = args.batch / seconds(step, device, max(1, args.steps // 4))
             if name == "step":
-                profile = shares(step, device)
+                result["profile"] = shares(step, device)
             torch.compiler.reset()
-    return speeds, profile
+        except (RuntimeError, ValueError, OSError) as error:  # the others are still measured
+            reason = " ".join(str(error).split()).replace("|", "/")[:200]
+            result["not_run"][name] = reason
+            print(f"{name}: not run: {reason}")
 
 
 def shares(step: Step, device: torch.device) -> Shares:
@@ -161,35 +183,40 @@ def step_of(name: str, config: Config, device: torch.device) -> Step:
 
 def repeat(source: Path, to: Path, count: int) -> None:
     """`count` files from the images of `source` in turn. UsageError where it has none."""
-    names = [name.decode() for name in list_images(str(source)).tolist()]
+    names = [os.fsdecode(name) for name in list_images(str(source)).tolist()]
     to.mkdir()
     for i in range(count):
         name = names[i % len(names)]
         shutil.copy(source / name, to / f"{i:06d}{Path(name).suffix}")
 
 
+def trainer_config(args: Arguments, config: Config, folder: str) -> Config:
+    """The trainer's run, in a folder with images and masks."""
+    return change(
+        config,
+        images=f"{folder}/images",
+        masks=f"{folder}/masks",
+        out=f"{folder}/run",
+        workers=args.workers,
+        epochs=args.steps // 8 + 1,
+        log_every=max(1, args.steps // 12),
+        checkpoint_every=10**6,
+        background=args.background,
+        compile=args.compile,
+        device=args.device,
+    )
+
+
 def trainer(args: Arguments, config: Config) -> dict[str, float]:
     """Images a second, share of waiting for images and GB of memory: medians of the log's lines
     after a third."""
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as scratch:
-        images, masks, out = (f"{scratch}/{name}" for name in ("images", "masks", "run"))
-        repeat(Path(args.images), Path(images), 8 * args.batch)
-        build(images, masks, Recipe("centre", (), 128), workers=args.workers)
-        run_config = change(
-            config,
-            images=images,
-            masks=masks,
-            out=out,
-            workers=args.workers,
-            epochs=args.steps // 8 + 1,
-            log_every=max(1, args.steps // 12),
-            checkpoint_every=10**6,
-            background=args.background,
-            compile=args.compile,
-            device=args.device,
-        )
+        run_config = trainer_config(args, config, scratch)
+        repeat(Path(args.images), Path(run_config.images), 8 * args.batch)
+        build(run_config.images, run_config.masks, Recipe("centre", (), 128), workers=args.workers)
         train(run_config, stop_at=args.steps)
-        lines = [json.loads(line) for line in Path(out, "log.jsonl").read_text().splitlines()]
+        log = Path(run_config.out, "log.jsonl").read_text()
+        lines = [json.loads(line) for line in log.splitlines()]
     counted = lines[max(WARM, len(lines) // 3) :] or lines
     names = {TRAINER: "images_per_second", "waiting": "waiting", "memory_gb": "memory_gb"}
     return {k: statistics.median(line[name] for line in counted) for k, name in names.items()}
@@ -198,9 +225,10 @@ def trainer(args: Arguments, config: Config) -> dict[str, float]:
 def table(result: dict) -> str:
     """The result as Markdown; what was not measured is "not run"."""
     speeds = result["images_per_s"]
+    not_run = {name: f"not run: {reason}" for name, reason in result["not_run"].items()}
 
     def shown(name: str, form: str = "{:.0f}") -> str:
-        return form.format(speeds[name]) if name in speeds else "not run"
+        return form.format(speeds[name]) if name in speeds else not_run.get(name, "not run")
 
     def share(name: str, other: str, factor: float = 1.0) -> str:
         both = name in speeds and other in speeds
@@ -231,10 +259,11 @@ def table(result: dict) -> str:
     largest = ", ".join(f"{name} {share:.0%}" for name, share in result["profile"].items())
     profile = f" The step's time goes into: {largest or 'not run'}."
     return (
-        f"{markdown(MEASURED, rows)}\n\nMoCo v2, ResNet-50 at 224 px, batch {result['batch']}, "
-        f"bfloat16, the trainer {'' if result['compile'] else 'not '}compiled, background "
-        f"`{result['background']}`, {result['workers']} workers on {result['cpus']} CPUs, "
-        f"{result['gpu']}, torch {result['torch']}, {result['date']}.{profile}"
+        f"{markdown(MEASURED, rows)}\n\nMoCo v2, {result['network']} at {result['size']} px, batch "
+        f"{result['batch']}, {result['precision']}, {result['steps']} steps of the trainer, "
+        f"{'' if result['compile'] else 'not '}compiled, background `{result['background']}`, "
+        f"{result['workers']} workers on {result['cpus']} CPUs, {result['gpu']}, torch "
+        f"{result['torch']}, {result['date']}.{profile}"
     )
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.cli import describe, note
+from data.cli import UsageError, describe, note
 from data.io import write_text
 
 PAGE = "docs/benchmarks.md"
@@ -40,6 +40,13 @@ def about() -> dict[str, str]:
     }
 
 
+def require_numbers(args: object, **least: int) -> None:
+    """UsageError where an option is below its least value."""
+    for name, value in least.items():
+        if getattr(args, name) < value:
+            raise UsageError(f"--{name} {getattr(args, name)}: must be at least {value}")
+
+
 def markdown(heads: str, rows: Iterable[str], numbers: int = 0) -> str:
     """A table from lines of cells, "a | b | c".
 
@@ -51,17 +58,18 @@ def markdown(heads: str, rows: Iterable[str], numbers: int = 0) -> str:
     return "\n".join(f"| {row} |" for row in (heads, rule, *rows))
 
 
-def publish(result: dict, text: str, file: str | Path, page: str | Path, block: str) -> None:
+def publish(result: dict, text: str, file: str | Path, page: str | Path | None, block: str) -> None:
     """Write `result`, with what `about` says, to the JSON `file` and `text` into a page, and print
     `text`.
 
     Args:
+        page: None for numbers that no page should show.
         block: name of the block of `page`, see `fill`; it may be missing.
     """
     try:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(about() | result, indent=2) + "\n")
-        written = fill(page, block, text)
+        written = page is not None and fill(page, block, text)
     finally:  # minutes of work: they are shown also where the disk is full
         print(text)
     print(f"written: {file}" + (f", {page}" if written else ""))

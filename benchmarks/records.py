@@ -50,7 +50,7 @@ class Arguments:
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.records", description=__doc__)
     file = Path(args.json)
-    records = json.loads(file.read_text())["records"] if file.exists() else {}
+    records = read(file) if file.exists() else {}
     try:
         for name in args.only:
             if name != "knn" or torch.cuda.is_available():
@@ -59,6 +59,18 @@ def main() -> None:
                 records[name] = {"seconds": took, **stamp()}
     finally:  # those that were measured before one failed
         publish({"records": records}, table(records), file, args.readme, "records")
+
+
+def read(file: Path) -> dict[str, dict]:
+    """The records of a file. UsageError where it is damaged."""
+    try:
+        records = json.loads(file.read_bytes())["records"]
+        table(records)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{file}: damaged; restore it, or delete it and all records are measured again"
+        ) from None
+    return records
 
 
 def command(name: str, out: str) -> list[str]:
@@ -114,8 +126,8 @@ def table(records: dict[str, dict]) -> str:
     rows = []
     for name, title in TITLES.items():
         measured = "not run | | "
-        if record := records.get(name):
-            measured = "{seconds:.0f} | {machine} | {commit}, {date}".format(**record)
+        if name in records:
+            measured = "{seconds:.0f} | {machine} | {commit}, {date}".format(**records[name])
         rows.append(f'{title} | {measured} | `make records ARGS="--only {name}"`')
     return markdown("result | seconds | on | commit and date | command", rows)
 

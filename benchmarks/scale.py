@@ -24,7 +24,7 @@ from benchmarks.processes import Usage, run_command, timed
 from benchmarks.publish import PAGE, about, markdown, publish
 from benchmarks.sparse import sparse_cache
 from data.cache.reader import Cache
-from data.cli import run
+from data.cli import UsageError, run
 from data.sources.images import list_images
 
 IMAGENET = 1_281_167
@@ -251,6 +251,8 @@ def table(results: dict) -> str:
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.scale", description=__doc__)
+    if len(set(args.counts)) < 2 or min(args.counts) < 1:
+        raise UsageError(f"--counts {args.counts}: a line needs two numbers of images or more")
     results = measure(args)
     publish(results, table(results), Path(args.out) / "scale.json", args.readme, "bench-scale")
 

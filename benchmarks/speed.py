@@ -23,7 +23,7 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.processes import timed
-from benchmarks.publish import PAGE, markdown, publish
+from benchmarks.publish import PAGE, markdown, publish, require_numbers
 from data.cli import UsageError, run
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
@@ -62,6 +62,7 @@ class Arguments:
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.speed", description=__doc__)
+    require_numbers(args, limit=1, repeats=1)
     known = [*sorted(estimators.ESTIMATORS), *sorted(estimators.NETWORKS)]  # in turn
     names = known if args.estimator == "all" else args.estimator.split(",")
     absent = [n for n in names if n in estimators.NETWORKS and not estimators.has_weights(n)]

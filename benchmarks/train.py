@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from benchmarks import train_parts as parts
-from benchmarks.publish import MEASURED, PAGE, about, markdown, publish
+from benchmarks.publish import MEASURED, PAGE, about, markdown, publish, require_numbers
 from data.cli import UsageError, run
 
 PARTS = ("loader", "step", "memory", "packs")
@@ -55,6 +55,7 @@ class Arguments:
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.train", description=__doc__)
+    require_numbers(args, limit=parts.CHUNK, size=1, repeats=1, batch=2, taken=1000)
     root = Path(args.data)
     for name in ("imagenet_sample", "dtd", "imagenette_128"):
         if not (root / name).is_dir():

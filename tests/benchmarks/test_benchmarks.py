@@ -106,6 +106,31 @@ def test_records_are_added_to_those_of_other_machines(bench, images, tmp_path, m
     assert "| 100 | a GPU | abc1234, 2026-11-27 |" in said and said.count("| not run |") == 2
 
 
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (peers, "--repeats 0", "--repeats 0: must be at least 1"),
+        (peers, "--limit -5", "--limit -5: must be at least 10"),
+        (speed, "--repeats 0", "--repeats 0: must be at least 1"),
+        (train, "--limit 9", "--limit 9: must be at least 10"),
+        (gpu, "--steps 0", "--steps 0: must be at least 1"),
+        (gpu, "--batch 12", "--batch 12 does not divide into --splits 8"),
+        (gpu, "--background texture", "--background texture and --textures FOLDER need"),
+        (records, "--only rbd", "numbers.json: damaged; restore it"),
+    ],
+)
+def test_bad_numbers_are_refused_before_anything_is_measured(
+    bench, images, tmp_path, module, options, message
+):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "numbers.json").write_text('{"records": {"demo": {}}}')
+    more = ("--device", "cpu") if module is gpu else ()
+    if module in (gpu, peers, speed):
+        more = (*more, "--images", images / "train")
+    with pytest.raises(UsageError, match=message):
+        bench(module, options, *more)
+
+
 def test_speed_on_a_gpu_needs_one(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu", "--images", str(tmp_path)])
@@ -113,8 +138,14 @@ def test_speed_on_a_gpu_needs_one(tmp_path, monkeypatch):
         gpu.main()
 
 
-def test_speed_on_a_gpu_runs_small_on_a_cpu(bench, images, tmp_path):
-    """All that is not compiled; what is left out, or not begun in time, is "not run"."""
+def test_speed_on_a_gpu_runs_small_on_a_cpu(bench, images, tmp_path, monkeypatch):
+    """All that is not compiled; what is left out, fails, or is not begun in time, is "not run"."""
+    page, block = tmp_path / "page.md", "<!-- bench-gpu:begin -->\nold\n<!-- bench-gpu:end -->\n"
+    page.write_text(block)
+
+    def fails(*_, **__):
+        raise OSError("no space left")
+
     small = ("--device", "cpu", "--network", "resnet10", "--size", 32, "--batch", 16, "--steps", 6)
     options = ("--images", images / "train", "--workers", 1, *small)
     steps = (gpu.SUPERVISED, "step", "step, swap", gpu.TRAINER)
@@ -124,5 +155,11 @@ def test_speed_on_a_gpu_runs_small_on_a_cpu(bench, images, tmp_path):
     assert 0.5 < sum(result["profile"].values()) <= 1 and "goes into: " in said
     assert said.count("not run") == 4
     assert "\n| the trainer's step, `--compile` | not run |  |\n" in said
+    assert "MoCo v2, resnet10 at 32 px, batch 16, float32, 6 steps" in said
+    assert "written: " in said and page.read_text() == block  # a CPU's numbers fill no page
     result, said = bench(gpu, *options, "--seconds", 0, "--only", "step", gpu.TRAINER)
     assert len(result["images_per_s"]) < 2 and "trainer: not run" in said
+    monkeypatch.setattr(gpu, "build", fails)
+    result, said = bench(gpu, *options, "--only", gpu.TRAINER, "step")
+    assert "| images/s of the trainer, DiLo on | not run: no space left |" in said
+    assert set(result["images_per_s"]) == {"step"}
