@@ -82,15 +82,28 @@ def fill(file: str | Path, block: str, text: str) -> bool:
         False, with the page untouched, where the page or the block is missing, or, which a note
         says, it cannot be written.
     """
-    begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
-    content = Path(file).read_text("utf-8") if Path(file).exists() else ""
-    head, has_begin, rest = content.partition(begin)
-    _, has_end, tail = rest.partition(end)
-    if not (has_begin and has_end):
+    parts = _parts(file, block)
+    if parts is None:
         return False
+    head, _, tail = parts
     try:
-        write_text(file, f"{head}{begin}\n{text.strip()}\n{end}{tail}")
+        write_text(file, f"{head}\n{text.strip()}\n{tail}")
     except OSError as error:  # a project that belongs to somebody else
         note(f"the table is not in the page: {describe(error)}")
         return False
     return True
+
+
+def block_of(file: str | Path, block: str) -> str:
+    """What `fill` would replace, "" where there is nothing."""
+    parts = _parts(file, block)
+    return parts[1] if parts else ""
+
+
+def _parts(file: str | Path, block: str) -> tuple[str, str, str] | None:
+    """A page up to a block, the block, and the page after it, with the marks outside."""
+    begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
+    content = Path(file).read_text("utf-8") if Path(file).exists() else ""
+    head, has_begin, rest = content.partition(begin)
+    inside, has_end, tail = rest.partition(end)
+    return (head + begin, inside, end + tail) if has_begin and has_end else None

@@ -17,13 +17,15 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from benchmarks.publish import fill
-from data.cli import UsageError, run
+from benchmarks.publish import block_of, fill
+from data.cli import UsageError, note, run
+from data.stopping import ending
 from experiments.backgrounds import challenge, diagnose
+from experiments.jobs import STOPPED
 from experiments.masks import mask_scores
 from experiments.rows import TABLES, choose, real_data
 from experiments.runner import Study, prepare, run_row, save, unpack
-from experiments.table import gather, markdown
+from experiments.table import gather, markdown, seeds_shown
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Arguments:
     """Page whose block of the table is written, where it has one."""
 
 
+@ending(STOPPED)
 def main() -> None:
     """Make one table or all."""
     args = tyro.cli(Arguments, prog="python -m experiments", description=__doc__)
@@ -68,18 +71,27 @@ def main() -> None:
         raise UsageError(f"--minutes {args.minutes:g}: must be above 0")
     data = choose(args.data, args.epochs)
     os.environ.setdefault("DILO_WEIGHTS", str(real_data("weights")))
-    for table in TABLES if args.table == "all" else (args.table,):
-        make(Study(table, data, Path(args.out, data.folder), args.workers), args)
+    tables = TABLES if args.table == "all" else (args.table,)
+    studies = [Study(table, data, Path(args.out, data.folder), args.workers) for table in tables]
+    for study in studies:  # what cannot be used is said before hours of work
+        known_scores(study, args)
+    for study in studies:
+        run_rows(study, args)
+        if args.write:
+            write_table(study, args)
 
 
-def make(study: Study, args: Arguments) -> None:
-    """Run what is missing of a table's rows, seed by seed; numbers to OUT/DATA/TABLE.json, the
-    table into the page."""
+def known_scores(study: Study, args: Arguments) -> dict[str, dict[str, float]]:
+    """Unpack the runs that are known, see `unpack`; the scores of the rows' masks."""
+    scores = unpack(Path(args.known), study) if args.known else {}
+    return scores | unpack(Path(args.out), study, replaced=args.write)
+
+
+def run_rows(study: Study, args: Arguments) -> None:
+    """Run what is missing of a table's rows, seed by seed."""
     for label in set(args.rows) - set(study.rows):
         rows = ", ".join(study.rows)
         raise UsageError(f"--rows {label}: {study.table} on {args.data} has {rows}")
-    folders = [Path(folder) for folder in (args.known, args.out) if folder]
-    masks = {k: v for folder in folders for k, v in unpack(folder, study).items()}
     if args.seeds:
         prepare(study)
     jobs = [(label, seed) for seed in range(args.seeds) for label in args.rows or study.rows]
@@ -96,22 +108,42 @@ def make(study: Study, args: Arguments) -> None:
         if result:
             knn, linear = result["measured"]["knn"], result["measured"]["linear"]
             tqdm.write(f"{label}, seed {seed}: kNN {knn:.1f}, linear {linear:.1f}")
-    if not args.write:
-        return
+
+
+def write_table(study: Study, args: Arguments, score_masks: bool = True) -> None:
+    """Write a table of the runs that are there: numbers to OUT/DATA/TABLE.json, the table into the
+    page.
+
+    Args:
+        score_masks: score the masks whose scores are not known.
+    """
     if study.table == "e2":
         challenge(study) if study.data.source else diagnose(study)
     command = f"python -m experiments {study.table} --data {args.data}"
     command += f" --epochs {args.epochs}" if args.epochs else ""
-    result = gather(study, command, mask_scores(study, masks))
-    files = [folder / args.data / f"{study.table}.json" for folder in folders]
+    masks = known_scores(study, args)  # again: another command may have added runs
+    result = gather(study, command, mask_scores(study, masks) if score_masks else masks)
+    folders = filter(None, (args.known, args.out))
+    files = [Path(folder, args.data, f"{study.table}.json") for folder in folders]
     text = markdown(result)
     try:
         for file in reversed(files):  # --out's, which is the new one, first
             save(file, result)
-        if not fill(args.readme, f"{study.table}-{args.data}", text):
-            print(f"{args.readme}: not written, or it has no block {study.table}-{args.data}")
+        write_page(args.readme, f"{study.table}-{args.data}", text)
     finally:  # hours of work: they are shown also where the disk is full
         print(f"\n{text}\n\nnumbers: {files[-1]}")
+
+
+def write_page(page: str, block: str, text: str) -> None:
+    """Write a table into its block of a page, unless the table there has more runs."""
+    new, old = seeds_shown(text), seeds_shown(block_of(page, block))
+    if more := [label for label, seeds in old.items() if seeds > new.get(label, 0)]:
+        note(
+            f"{page}: stays, its table has more runs of {', '.join(more)}; empty its block {block} "
+            "to have it replaced, or give another --readme"
+        )
+    elif not fill(page, block, text):
+        print(f"{page}: not written, or it has no block {block}")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from benchmarks.publish import fill, markdown
 from data.cache.reader import Cache
 from data.cli import UsageError, run
 from data.io import write_text
+from data.stopping import ending
 from evaluate.masks.agreement import mask_agreement
 from experiments.figure import LABELS, demo_figure
-from experiments.jobs import call, side_by_side
+from experiments.jobs import STOPPED, call, side_by_side
 from experiments.table import cell
 from train.presets import configure
 
@@ -75,6 +76,7 @@ class Arguments:
     """Page whose demo block gets the table of several seeds, where it has one."""
 
 
+@ending(STOPPED)
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m experiments.demo", description=__doc__)
     if args.seeds < 1:

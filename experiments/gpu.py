@@ -5,12 +5,14 @@
 First the better of MoCo v2 and SimCLR as the base, by kNN of a short run of each without DiLo. Then
 E1's rows none, fusion, u2netp, rbd and shuffled, side by side, seed after seed; then E3's `random`
 and `swap`. It ends by itself before the time is over; what is done is kept, and the same command
-continues.
+continues. Masks are not scored in that time: `python -m experiments e1 --data NAME --seeds 0` adds
+their scores to the table.
 """
 
 import os
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -18,11 +20,12 @@ import tyro
 from tqdm import tqdm
 
 from data.cli import UsageError, run
+from data.stopping import ending
 from experiments.__main__ import Arguments as TableArguments
-from experiments.__main__ import make
-from experiments.jobs import side_by_side
+from experiments.__main__ import known_scores, write_table
+from experiments.jobs import STOPPED, side_by_side
 from experiments.rows import choose, real_data
-from experiments.runner import Study, make_masks, needs
+from experiments.runner import Study, device_options, make_masks, needs
 
 BASES = ("imagenette64", "imagenette64-simclr")
 # table -> rows that are run side by side, in this order
@@ -30,6 +33,7 @@ ROWS = {
     "e1": ("none", "fusion", "u2netp, human-taught", "rbd", "shuffled"),
     "e3": ("random", "swap"),
 }
+RESERVED = 0.03  # of the time, for stopping what runs and for the tables
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Arguments:
     base_epochs: int = 15
     """Passes of the two short runs."""
     workers: int = 2
-    """Processes that decode, a training; seven trainings run side by side at most."""
+    """Processes that decode, a training; as many trainings run side by side as there are CPUs, five
+    at most."""
     out: str = "runs/experiments"
     """Folder of runs and numbers."""
     readme: str = "docs/results.md"
@@ -54,44 +59,58 @@ class Arguments:
     """cuda, or cpu to try the program."""
 
 
+@ending(STOPPED)
 def main() -> None:
     """Choose the base, run the rows, write the tables."""
     args = tyro.cli(Arguments, prog="python -m experiments.gpu", description=__doc__)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("no GPU that torch can use here; `make e1 DATASET=imagenette` needs none")
-    if min(args.minutes, args.seeds, args.base_epochs) <= 0 or args.workers < 0:
+    if not min(args.minutes, args.seeds, args.base_epochs) > 0 or args.workers < 0:
         raise UsageError(
             "--minutes, --seeds and --base-epochs must be above 0, --workers at least 0"
         )
     os.environ.setdefault("DILO_WEIGHTS", str(real_data("weights")))
-    ends = time.monotonic() + 60 * args.minutes
+    ends = time.monotonic() + 60 * args.minutes * (1 - RESERVED)
     logs = Path(args.out, "logs")
     logs.mkdir(parents=True, exist_ok=True)
-    name = choose_base(args, logs)
-    data = choose(name, args.epochs)
-    for table, labels in ROWS.items():
-        study = Study(table, data, Path(args.out, data.folder))
-        for row in map(study.rows.get, labels):  # here, since rows that share a cache would collide
-            if row.masks != "none" and all(path.exists() for path in needs(row)):
-                make_masks(study.originals / "train", study.cache(row), row.masks, row.side)
-        minutes = (ends - time.monotonic()) / 60
-        jobs = {label: command(args, table, name, label, minutes) for label in labels}
-        if minutes > 0:
-            run_all({logs / f"{table}-{label}.txt": job for label, job in jobs.items()}, table)
-        written = TableArguments(table, name, 0, epochs=args.epochs, out=args.out)
-        make(study, replace(written, readme=args.readme))
+    options = {"epochs": args.epochs, "out": args.out, "readme": args.readme}
+    tables = [TableArguments(t, base, 0, **options) for base, t in product(BASES, ROWS)]
+    for table in tables:
+        known_scores(study_of(table), table)  # what cannot be written is said first
+    try:
+        name = choose_base(args, logs, ends)
+    except TimeoutError as error:
+        print(error)
+        return
+    for table in [table for table in tables if table.data == name]:
+        try:
+            run_table(args, study_of(table), logs, ends)
+        except TimeoutError as error:
+            print(error, flush=True)
+        write_table(study_of(table), table, score_masks=False)
 
 
-def choose_base(args: Arguments, logs: Path) -> str:
-    """The data set of BASES whose short run without DiLo has the higher kNN; its images are made
-    where they are missing."""
+def study_of(table: TableArguments) -> Study:
+    """A table's study."""
+    data = choose(table.data, table.epochs)
+    return Study(table.table, data, Path(table.out, data.folder))
+
+
+def choose_base(args: Arguments, logs: Path, ends: float) -> str:
+    """The data set of BASES whose short run without DiLo has the higher kNN.
+
+    Raises:
+        TimeoutError: a short run was not done at `ends`.
+    """
     few = replace(args, seeds=1, epochs=args.base_epochs)
-    jobs = {logs / f"base-{name}.txt": command(few, "e1", name, "none") for name in BASES}
-    run_all(jobs, "base")
+    jobs = {logs / f"base-{name}.txt": command(few, "e1", name, "none", ends) for name in BASES}
+    run_all(jobs, "base", ends)
     knn = {}
     for name in BASES:
-        data = choose(name, args.base_epochs)
-        results = Study("e1", data, Path(args.out, data.folder)).results("none")
+        study = study_of(TableArguments("e1", name, epochs=args.base_epochs, out=args.out))
+        results = study.results("none")
+        if not results:
+            raise TimeoutError("the base is not chosen: --minutes are over; raise them")
         knn[name] = next(iter(results.values()))["measured"]["knn"]
     best = max(knn, key=knn.get)
     said = ", ".join(f"{name} {value:.1f}" for name, value in knn.items())
@@ -99,20 +118,39 @@ def choose_base(args: Arguments, logs: Path) -> str:
     return best
 
 
-def command(
-    args: Arguments, table: str, data: str, label: str, minutes: float = 60.0
-) -> tuple[str, ...]:
+def run_table(args: Arguments, study: Study, logs: Path, ends: float) -> None:
+    """Make the masks of a table's rows, and run these side by side.
+
+    Raises:
+        TimeoutError: that was not done at `ends`.
+    """
+    table, labels = study.table, ROWS[study.table]
+    for row in map(study.rows.get, labels):  # here, since rows that share a cache would collide
+        if row.masks != "none" and all(path.exists() for path in needs(row)):
+            cache = study.cache(row)
+            options = device_options(row.masks, cache, args.device)
+            work = {"workers": len(os.sched_getaffinity(0)), "ends": ends}
+            make_masks(study.originals / "train", cache, row.masks, row.side, *options, **work)
+    commands = {label: command(args, table, study.data.name, label, ends) for label in labels}
+    run_all({logs / f"{table}-{label}.txt": job for label, job in commands.items()}, table, ends)
+
+
+def command(args: Arguments, table: str, data: str, label: str, ends: float) -> tuple[str, ...]:
     """Module and arguments that run one row; the table is written at the end."""
+    minutes = max((ends - time.monotonic()) / 60, 0.01)
     options = ("--data", data, "--rows", label, "--seeds", str(args.seeds))
     options += ("--epochs", str(args.epochs)) if args.epochs else ()
     options += ("--minutes", f"{minutes:.2f}", "--workers", str(args.workers), "--out", args.out)
     return ("experiments", table, *options, "--no-write")
 
 
-def run_all(jobs: dict[Path, tuple[str, ...]], name: str) -> None:
-    """Run commands side by side under one bar."""
+def run_all(jobs: dict[Path, tuple[str, ...]], name: str, ends: float) -> None:
+    """Run commands side by side under one bar; TimeoutError where some were not done at `ends`."""
     with tqdm(total=len(jobs), desc=name, unit="row") as bar:
-        side_by_side(jobs, bar)
+        if not side_by_side(jobs, bar, ends=ends):
+            raise TimeoutError(
+                f"{name}: not all is run, --minutes are over; the same command continues"
+            )
 
 
 if __name__ == "__main__":

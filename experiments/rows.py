@@ -112,7 +112,8 @@ def flags(options: Options) -> list[str]:
         if value in ("True", "False"):
             arguments.append(f"--{flag}" if value == "True" else f"--no-{flag}")
         else:
-            arguments += [f"--{flag}", *value.format(textures=real_data("dtd")).split()]
+            words = [word.format(textures=real_data("dtd")) for word in value.split()]
+            arguments += [f"--{flag}", *words]
     return arguments
 
 

@@ -1,7 +1,9 @@
 """Images, masks, trainings and measurements of a table's rows; what is there already is kept, so
 that a stopped table continues."""
 
+import contextlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +14,16 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.publish import about
+from data.cache.description import load_description
+from data.cache.shard import CacheError
 from data.cli import UsageError
-from data.io import write_text
+from data.io import read_json, write_text
 from data.resize import resize
 from data.sources.images import decode, list_images, read_bytes
 from experiments.jobs import call
 from experiments.measure import measure
 from experiments.rows import Data, Row, method_flags, real_data, rows_of
+from preprocess.estimators import NETWORKS
 
 RESULT = "result.json"
 
@@ -79,7 +84,7 @@ class Study:
     def results(self, label: str) -> dict[Path, Result]:
         """File -> numbers of the finished runs of a row, by seed."""
         files = (self.out / self.rows[label].folder(self.data)).glob(f"seed*/{RESULT}")
-        results = {file: json.loads(file.read_text()) for file in files}
+        results = {file: read_result(file) for file in files}
         return dict(sorted(results.items(), key=lambda item: item[1]["seed"]))
 
 
@@ -87,6 +92,26 @@ def save(file: Path, content: Any) -> None:
     """Write JSON atomically, with the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(content, indent=1) + "\n")
+
+
+def read_result(file: Path) -> Result:
+    """A run's numbers. UsageError where the file is damaged."""
+    try:
+        return checked(read_json(file))
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{file}: damaged; delete it and the same command measures it again"
+        ) from None
+
+
+def checked(result: Any) -> Result:
+    """The same; ValueError, KeyError or TypeError where it is not a run's numbers."""
+    numbers = [result["seed"], result["measured"]["knn"], result["measured"]["linear"]]
+    if "untrained" in result:
+        numbers.append(result["untrained"]["knn"])
+    if not all(type(number) in (int, float) for number in numbers):
+        raise TypeError(f"not numbers: {numbers}")
+    return result
 
 
 def stamp() -> dict[str, str]:
@@ -136,11 +161,34 @@ def squash(source: Path, target: Path, side: int, suffix: str = "") -> None:
     write_text(target / "done", "")
 
 
-def make_masks(source: Path, cache: Path, masks: str, side: int, *options: str) -> str:
-    """Make a mask cache, or bring it up to date; its folder."""
-    size = ("--side", str(side), "--workers", "1")
-    call("preprocess", str(source), str(cache), "--estimator", masks, *options, *size)
+def make_masks(
+    source: Path,
+    cache: Path,
+    masks: str,
+    side: int,
+    *options: str,
+    workers: int = 1,
+    ends: float = math.inf,
+) -> str:
+    """Make a mask cache, or bring it up to date; its folder.
+
+    Args:
+        options: of `python -m preprocess`.
+        ends: `time.monotonic()` at which it is stopped, with a TimeoutError.
+    """
+    options += ("--side", str(side), "--workers", str(workers))
+    call("preprocess", str(source), str(cache), "--estimator", masks, *options, ends=ends)
     return str(cache)
+
+
+def device_options(masks: str, cache: Path, device: str = "cpu") -> tuple[str, ...]:
+    """Options of `python -m preprocess`: a network computes where the cache's masks were made, or
+    else on `device`."""
+    if masks not in NETWORKS:
+        return ()
+    with contextlib.suppress(CacheError):  # none is there yet
+        device = load_description(cache)["identity"]["device"]
+    return ("--device", device)
 
 
 def run_row(study: Study, label: str, seed: int) -> Result | None:
@@ -152,7 +200,7 @@ def run_row(study: Study, label: str, seed: int) -> Result | None:
     file, row = study.file(label, seed), study.rows[label]
     where = (file.parent, study.data, study.images, study.workers)
     if file.exists():
-        result: Result = json.loads(file.read_text())
+        result = read_result(file)
     elif lacking := next((path for path in needs(row) if not path.exists()), None):
         print(
             f"not run: {lacking} is missing; set DILO_SHARED to the folder whose data/ holds it",
@@ -177,43 +225,61 @@ def needs(row: Row) -> list[Path]:
 def _train(study: Study, row: Row, seed: int, folder: Path) -> str:
     data, masks = study.data, "none"
     if row.masks != "none":
-        truth = ("--maps", str(study.images / "masks" / "train")) if row.masks == "truth" else ()
-        estimator = "files" if truth else row.masks
+        estimator, options = row.masks, device_options(row.masks, study.cache(row))
+        if row.masks == "truth":
+            estimator, options = "files", ("--maps", str(study.images / "masks" / "train"))
         source = study.originals / "train"
-        masks = make_masks(source, study.cache(row), estimator, row.side, *truth)
+        masks = make_masks(source, study.cache(row), estimator, row.side, *options)
     arguments = ["--masks", masks, "--preset", data.preset, "--epochs", str(data.epochs)]
     arguments += ["--seed", str(seed), *method_flags(data, row)]
     arguments += ["--threads", "1", "--workers", str(study.workers), "--out", str(folder)]
     return call("train", str(study.images / "train"), *arguments)
 
 
-def unpack(known: Path, study: Study) -> dict[str, dict[str, float]]:
+def unpack(known: Path, study: Study, replaced: bool = True) -> dict[str, dict[str, float]]:
     """Write the runs of KNOWN/DATA/TABLE.json, as a table's command wrote it, beside the study's
     own, which stay as they are.
 
-    Only their numbers: what needs weights is not measured for them later. Runs of another preset or
-    number of epochs are left out.
+    Only their numbers: what needs weights is not measured for them later.
+
+    Args:
+        replaced: the file is going to be written again, so none of its runs may be left out; else
+            those of another budget are.
 
     Returns:
         label -> the scores of its masks there.
 
     Raises:
-        UsageError: the file is not a table's.
+        UsageError: the file is not a table's, or it has runs that the study's table would not have.
     """
     file = known / study.data.name / f"{study.table}.json"
     if not file.exists():
         return {}
     try:
-        table = json.loads(file.read_text())
-        rows = {label: entry for label, entry in table["rows"].items() if label in study.rows}
-        if (table["preset"], table["epochs"]) == (study.data.preset, study.data.epochs):
-            for label, entry in rows.items():
-                for result in entry["runs"]:
-                    place = study.file(label, int(result["seed"]))
-                    if not place.exists():
-                        save(place, result)
-        return {label: entry["mask"] for label, entry in rows.items() if entry["mask"]}
+        table = read_json(file)
+        runs = {k: [checked(run) for run in entry["runs"]] for k, entry in table["rows"].items()}
+        masks = {k: entry["mask"] for k, entry in table["rows"].items() if entry["mask"]}
+        foreign = _foreign(table, study, {label for label in runs if runs[label]})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(
             f"{file}: not the numbers of a table; give a folder that --known wrote before"
         ) from None
+    if foreign and replaced:
+        raise UsageError(f"{file}: {foreign}; give another folder, or move this file away")
+    for label in study.rows.keys() & (() if foreign else runs.keys()):
+        for result in runs[label]:
+            place = study.file(label, int(result["seed"]))
+            if not place.exists():
+                save(place, result)
+    return {label: scores for label, scores in masks.items() if label in study.rows}
+
+
+def _foreign(table: dict[str, Any], study: Study, labels: set[str]) -> str:
+    """Why a table's runs are not the study's, "" where they are."""
+    data = study.data
+    budgets = (table["preset"], table["epochs"], table["stored"])
+    if budgets != (data.preset, data.epochs, data.stored):
+        words = "made with preset {}, {} epochs and copies of {} px, not with {}, {} and {}"
+        return words.format(*budgets, data.preset, data.epochs, data.stored)
+    lost = ", ".join(sorted(labels - study.rows.keys()))
+    return f"has runs of rows that {study.table} does not have ({lost})" if lost else ""

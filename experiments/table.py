@@ -1,5 +1,6 @@
 """What is shown: a table's numbers gathered into one JSON, and as Markdown beside the paper's."""
 
+import re
 from typing import TypedDict
 
 import numpy as np
@@ -163,6 +164,11 @@ def markdown(result: Table) -> str:
     notes += [f"paper: {source}"] if source else []
     caption = f"**{TITLES[name]}** ({result['data']}). {_provenance(result)}"
     return f"{caption}\n\n{text}" + (f"\n\n{'; '.join(notes)}." if notes else "")
+
+
+def seeds_shown(text: str) -> dict[str, int]:
+    """Row -> number of its seeds, of a table as `markdown` writes it."""
+    return {row: int(n) for row, n in re.findall(r"^\| ([^|]+) \| (\d+) \|", text, re.M)}
 
 
 def _numbers(entry: Entry, base: Entry, columns: list[str]) -> list[str]:

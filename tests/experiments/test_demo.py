@@ -1,8 +1,11 @@
 """The demo end to end, tiny; its table; and what is said of a command that failed."""
 
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from tqdm import tqdm
@@ -12,6 +15,28 @@ from evaluate.backgrounds.variants import SPLITS
 from experiments import jobs
 from experiments.demo import ROWS, Arguments, demo, table
 from train.presets import configure
+
+CHILD = """
+import pathlib, time
+from data.stopping import Stopping
+with Stopping() as stop:
+    pathlib.Path("began").touch()
+    while not stop.received:
+        time.sleep(0.05)
+time.sleep(0.5)
+pathlib.Path("saved").touch()
+"""
+PARENT = """
+import pathlib, sys, time
+from tqdm import tqdm
+from data.stopping import ending
+from experiments.jobs import STOPPED, call, side_by_side
+with ending(STOPPED), tqdm(total=1) as bar:
+    ends = time.monotonic() + float(sys.argv[1])
+    if sys.argv[2] == "call":
+        call("child", ends=ends)
+    assert not side_by_side({pathlib.Path("log"): ("child",)}, bar, ends=ends)
+"""
 
 
 def results_of(seed: int) -> dict:
@@ -32,13 +57,31 @@ def test_tables_have_every_row_and_number():
     assert row.format(*"44444") in text and row.format(*"99999") in text
 
 
-def test_the_last_line_of_a_failed_command_is_repeated(tmp_path):
-    command = ("data", "info", str(tmp_path / "nothing"))
-    with (
-        tqdm(total=1) as bar,
-        pytest.raises(UsageError, match=r"nothing.*\(exit code 2; the whole"),
-    ):
-        jobs.side_by_side({tmp_path / "log": command}, bar)
+def test_the_error_of_a_failed_command_is_repeated(tmp_path):
+    log = tmp_path / "log"
+    with open(log, "w") as orphan, tqdm(total=1) as bar:  # of an earlier try, it writes on
+        command = ("data", "info", str(tmp_path / "nothing"))
+        with pytest.raises(UsageError, match=r"^.*nothing.*\(exit code 2; the whole"):
+            jobs.side_by_side({log: command}, bar)
+        print("baseline: 14%", file=orphan, flush=True)
+    assert "14%" not in log.read_text()
+
+
+@pytest.mark.parametrize("how", ["call", "side_by_side"])
+def test_a_signal_and_the_end_of_the_time_stop_what_runs(tmp_path, how):
+    (tmp_path / "child.py").write_text(CHILD)
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = [sys.executable, str(tmp_path / "parent.py")]
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}"}
+    for ends in ("inf", "3"):
+        process = subprocess.Popen([*parent, ends, how], cwd=tmp_path, env=environment)
+        while not (tmp_path / "began").exists():
+            time.sleep(0.05)
+        if ends == "inf":
+            process.terminate()
+        assert process.wait(60) == (how == "call" and ends != "inf")  # a TimeoutError
+        (tmp_path / "saved").unlink()  # the child was stopped, and waited for
+        (tmp_path / "began").unlink()
 
 
 def test_epochs_are_the_presets_unless_given(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from experiments import gpu
 from experiments.__main__ import main
 from experiments.masks import round_trip
 from experiments.rows import BASE, DILO, TABLES, base_of, choose, method_flags, row, rows_of
-from experiments.runner import Study, unpack
+from experiments.runner import Study, device_options, run_row, unpack
 from experiments.table import by_seed, cell, gather, markdown, significant, why_not
 from tests.conftest import BARE, read_only
 from train.command import parse
@@ -106,7 +106,7 @@ def test_a_method_that_did_not_learn_takes_no_other_row_with_it(tmp_path):
     assert "| byol+dilo | 1 | (22.0) | – | – |" in text and "15 points above" in text
 
 
-def test_numbers_of_another_machine_count_as_run(tmp_path, monkeypatch):
+def test_numbers_of_another_machine_count_as_run_and_none_is_lost(tmp_path, monkeypatch, capsys):
     runs = {"0": [run(s, 40.0 + s, 50.0, 10.0) for s in (0, 1)], "0.3": [run(0, 50.0, 60.0)]}
     there = gather(study(tmp_path / "there", runs=runs), "x", {"0.3": {"MAE": 0.25}})
     known = tmp_path / "known" / "embedded" / "e4.json"
@@ -121,13 +121,37 @@ def test_numbers_of_another_machine_count_as_run(tmp_path, monkeypatch):
     assert "| 0.3 | 1 | 0.250 | 50.0 | 60.0 | 62.8† |" in page.read_text()
     rows = json.loads(known.read_text())["rows"]
     assert by_seed(rows["0"], "knn") == {0: 99.0, 1: 41.0}  # what is here stays
-    other = Study("e4", choose("embedded", 3), tmp_path / "other")
-    unpack(tmp_path / "known", other)
-    assert not list((tmp_path / "other").rglob("result.json"))
+    before = known.read_text(), page.read_text()
+    monkeypatch.setattr(sys, "argv", ["x", "e4", *options, "--epochs", "3"])
+    with pytest.raises(UsageError, match=r"made with preset simclr_demo, 14 epochs .* not with"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["x", "e4", *options[:2], *options[4:-1], f"{tmp_path}/new"])
+    main()  # a table without runs
+    assert "stays, its table has more runs of 0, 0.3" in capsys.readouterr().err
+    assert (known.read_text(), page.read_text()) == before
+    known.write_text(before[0].replace('"0.3"', '"0.33"'))
+    with pytest.raises(UsageError, match=r"rows that e4 does not have \(0.33\)"):
+        unpack(tmp_path / "known", here)
     for broken in ("{", "[]", '{"rows": 3}'):
         known.write_text(broken)
         with pytest.raises(UsageError, match="not the numbers of a table"):
             unpack(tmp_path / "known", here)
+
+
+def test_a_damaged_file_of_numbers_is_one_line(tmp_path):
+    new = study(tmp_path, runs={"0": [run(0, 40.0, 50.0, 10.0)]})
+    file = new.file("0", 0)
+    for broken in ("{", "[]", '{"seed": 0, "measured": {}}', '{"seed": 0, "measured": 3}'):
+        file.write_text(broken)
+        for read in (lambda: new.results("0"), lambda: run_row(new, "0", 0)):
+            with pytest.raises(UsageError, match=f"{file}: damaged; delete it"):
+                read()
+
+
+def test_a_folder_with_a_blank_is_one_argument(monkeypatch):
+    monkeypatch.setenv("DILO_SHARED", "/my data")
+    arguments = method_flags(choose("embedded"), rows_of("e3", "embedded")["texture"])
+    assert arguments[-2:] == ["--textures", "/my data/data/dtd"]
 
 
 def test_no_run_begins_that_would_end_too_late(tmp_path, monkeypatch, capsys):
@@ -146,6 +170,20 @@ def test_what_needs_a_gpu_says_so(monkeypatch):
         gpu.main()
 
 
+def test_the_gpus_minutes_end_what_runs(tmp_path, monkeypatch, capfd):
+    options = ("--device", "cpu", "--minutes", "1e-9", "--out", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["x", *options])
+    gpu.main()
+    assert "base: not all is run, --minutes are over" in capfd.readouterr().out
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_networks_masks_stay_on_their_device(truth_cache, tmp_path):
+    assert device_options("rbd", tmp_path, "cuda") == ()
+    assert device_options("u2netp", tmp_path, "cuda") == ("--device", "cuda")
+    assert device_options("u2netp", truth_cache, "cuda") == ("--device", "cpu")
+
+
 def test_a_finer_mask_loses_less():
     fine = np.random.default_rng(0).random((100, 140), np.float32)
     lost = [np.abs(round_trip(fine, side) - fine).mean() for side in (8, 32, 512)]
@@ -153,10 +191,11 @@ def test_a_finer_mask_loses_less():
 
 
 def test_a_table_is_shown_though_it_cannot_be_written(tmp_path):
-    options = ("e4", "--seeds", "0", "--known", f"{ROOT}/experiments/measured", "--out", tmp_path)
+    options = ("e1", "--data", "imagenette64", "--seeds", "0", "--out", tmp_path)
+    options += ("--known", f"{ROOT}/experiments/measured")
     done = read_only(ROOT, sys.executable, "-m", "experiments", *options, **BARE)
     assert done.returncode == 2 and "Read-only file system" in done.stderr, done.stderr
-    assert "| 0.3 | " in done.stdout and (tmp_path / "embedded" / "e4.json").exists()
+    assert "| rbd | " in done.stdout and (tmp_path / "imagenette64" / "e1.json").exists()
 
 
 @pytest.mark.parametrize(
