@@ -7,7 +7,6 @@ Wall time from the command's start, so nothing else should run beside it. The kN
 until the baseline's nearest-neighbour accuracy (k = 200) on Imagenette at 64 px reaches TARGET.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -23,6 +22,7 @@ import tyro
 
 from benchmarks.publish import PAGE, markdown, publish
 from data.cli import UsageError, run
+from data.io import read_json
 from experiments.rows import BASE, choose, method_flags, real_data
 from experiments.runner import stamp
 
@@ -64,7 +64,7 @@ def main() -> None:
 def read(file: Path) -> dict[str, dict]:
     """The records of a file. UsageError where it is damaged."""
     try:
-        records = json.loads(file.read_bytes())["records"]
+        records = read_json(file)["records"]
         table(records)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(

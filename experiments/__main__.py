@@ -7,9 +7,7 @@ foreground is pasted onto. e4: how often views are pasted. e5: how fine the mask
 other methods than SimCLR. What is finished is kept; a stopped table continues.
 """
 
-import math
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,9 +42,6 @@ class Arguments:
     epochs: int | None = None
     """Passes over the images (default: 14 on the embedded data, 50 on imagenette, 60 on
     imagenette64)."""
-    minutes: float = math.inf
-    """No run begins that would end later than so many minutes from now, going by the longest one;
-    the same command continues."""
     write: bool = True
     """Write the table; --no-write only runs rows, for commands side by side that share --out."""
     workers: int = 0
@@ -67,8 +62,6 @@ def main() -> None:
     args = tyro.cli(Arguments, prog="python -m experiments", description=__doc__)
     if args.seeds < 0:
         raise UsageError(f"--seeds {args.seeds}: must be at least 0")
-    if not args.minutes > 0:
-        raise UsageError(f"--minutes {args.minutes:g}: must be above 0")
     data = choose(args.data, args.epochs)
     os.environ.setdefault("DILO_WEIGHTS", str(real_data("weights")))
     tables = TABLES if args.table == "all" else (args.table,)
@@ -95,17 +88,8 @@ def run_rows(study: Study, args: Arguments) -> None:
     if args.seeds:
         prepare(study)
     jobs = [(label, seed) for seed in range(args.seeds) for label in args.rows or study.rows]
-    began, longest = time.monotonic(), 0.0
     for label, seed in tqdm(jobs, desc=f"{study.table} on {args.data}", unit="run"):
-        run_began = time.monotonic()
-        if run_began - began + longest > 60 * args.minutes:
-            tqdm.write(
-                f"{label}, seed {seed}: not begun, --minutes {args.minutes:g} are nearly over"
-            )
-            break
-        result = run_row(study, label, seed)
-        longest = max(longest, time.monotonic() - run_began)
-        if result:
+        if result := run_row(study, label, seed):
             knn, linear = result["measured"]["knn"], result["measured"]["linear"]
             tqdm.write(f"{label}, seed {seed}: kNN {knn:.1f}, linear {linear:.1f}")
 

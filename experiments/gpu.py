@@ -103,7 +103,7 @@ def choose_base(args: Arguments, logs: Path, ends: float) -> str:
         TimeoutError: a short run was not done at `ends`.
     """
     few = replace(args, seeds=1, epochs=args.base_epochs)
-    jobs = {logs / f"base-{name}.txt": command(few, "e1", name, "none", ends) for name in BASES}
+    jobs = {logs / f"base-{name}.txt": command(few, "e1", name, "none") for name in BASES}
     run_all(jobs, "base", ends)
     knn = {}
     for name in BASES:
@@ -131,16 +131,15 @@ def run_table(args: Arguments, study: Study, logs: Path, ends: float) -> None:
             options = device_options(row.masks, cache, args.device)
             work = {"workers": len(os.sched_getaffinity(0)), "ends": ends}
             make_masks(study.originals / "train", cache, row.masks, row.side, *options, **work)
-    commands = {label: command(args, table, study.data.name, label, ends) for label in labels}
+    commands = {label: command(args, table, study.data.name, label) for label in labels}
     run_all({logs / f"{table}-{label}.txt": job for label, job in commands.items()}, table, ends)
 
 
-def command(args: Arguments, table: str, data: str, label: str, ends: float) -> tuple[str, ...]:
+def command(args: Arguments, table: str, data: str, label: str) -> tuple[str, ...]:
     """Module and arguments that run one row; the table is written at the end."""
-    minutes = max((ends - time.monotonic()) / 60, 0.01)
     options = ("--data", data, "--rows", label, "--seeds", str(args.seeds))
     options += ("--epochs", str(args.epochs)) if args.epochs else ()
-    options += ("--minutes", f"{minutes:.2f}", "--workers", str(args.workers), "--out", args.out)
+    options += ("--workers", str(args.workers), "--out", args.out)
     return ("experiments", table, *options, "--no-write")
 
 

@@ -36,6 +36,7 @@ def _along(line, first, weight, taps, pixels):
     """Average a line along itself: the taps of all pixels are copied to where they are summed,
     which is one long loop then."""
     near, middle, far = taps[0], taps[1], taps[2]
+    # unsigned indices, since numba tests signed ones for being negative
     for x in range(len(first)):
         k, j = np.uint32(3) * first[x], np.uint32(3 * x)
         for tap, t in ((near, np.uint32(0)), (middle, np.uint32(3)), (far, np.uint32(6))):

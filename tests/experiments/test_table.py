@@ -154,15 +154,6 @@ def test_a_folder_with_a_blank_is_one_argument(monkeypatch):
     assert arguments[-2:] == ["--textures", "/my data/data/dtd"]
 
 
-def test_no_run_begins_that_would_end_too_late(tmp_path, monkeypatch, capsys):
-    options = ("--seeds", "2", "--rows", "0", "--minutes", "1e-9", "--out", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["x", "e4", *options, "--no-write"])
-    monkeypatch.setattr("experiments.__main__.prepare", lambda study: None)
-    main()
-    assert "0, seed 0: not begun, --minutes 1e-09 are nearly over" in capsys.readouterr().out
-    assert not list(tmp_path.rglob("*.json"))
-
-
 def test_what_needs_a_gpu_says_so(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["x"])
@@ -205,7 +196,6 @@ def test_a_table_is_shown_though_it_cannot_be_written(tmp_path):
         ("--rows cat", "--rows cat"),
         ("--epochs 0", "--epochs 0"),
         ("--seeds -1", "--seeds -1"),
-        ("--minutes 0", "--minutes 0"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, monkeypatch, arguments, message):
