@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def test_stopped_and_continued_is_bit_identical(
         newest.write_bytes(newest.read_bytes()[:-500])
         with open(out / "log.jsonl", "ab") as file:
             file.write(b'{"step": 2, "loss": \xff\xfe}\n{"step": 3, "lo')
+    time.sleep(1)  # TensorBoard orders files by their second
     assert train(config(images, truth_cache, out, workers=2 * plain, **RUNS[name])) is True
     said = capsys.readouterr()
     assert f"at step {7 if plain else 5} of {20 if plain else 10}" in said.out
