@@ -94,19 +94,21 @@ def run_rows(study: Study, args: Arguments) -> None:
             tqdm.write(f"{label}, seed {seed}: kNN {knn:.1f}, linear {linear:.1f}")
 
 
-def write_table(study: Study, args: Arguments, score_masks: bool = True) -> None:
+def write_table(study: Study, args: Arguments, measures: bool = True) -> None:
     """Write a table of the runs that are there: numbers to OUT/DATA/TABLE.json, the table into the
     page.
 
     Args:
-        score_masks: score the masks whose scores are not known.
+        measures: measure what finished runs lack, and score masks whose scores are not known.
     """
-    if study.table == "e2":
-        challenge(study) if study.data.source else diagnose(study)
+    if measures and study.data.source:
+        challenge(study)
+    elif measures and study.table == "e2":
+        diagnose(study)
     command = f"python -m experiments {study.table} --data {args.data}"
     command += f" --epochs {args.epochs}" if args.epochs else ""
     masks = known_scores(study, args)  # again: another command may have added runs
-    result = gather(study, command, mask_scores(study, masks) if score_masks else masks)
+    result = gather(study, command, mask_scores(study, masks) if measures else masks)
     folders = filter(None, (args.known, args.out))
     files = [Path(folder, args.data, f"{study.table}.json") for folder in folders]
     text = markdown(result)

@@ -1,5 +1,5 @@
-"""E2's further numbers of finished runs: a set like the Backgrounds Challenge's on photographs, a
-diagnosis on the embedded data.
+"""Further numbers of finished runs: on a set like the Backgrounds Challenge's where the images are
+photographs, and E2's diagnosis on the embedded data.
 
 Numbers of another machine's run have no weights; they are left as they are.
 """
@@ -14,7 +14,7 @@ from experiments.rows import SIDE
 from experiments.runner import Result, Study, make_masks, save
 from train import checkpoint
 
-MASKS = "fusion"  # the best without weights, and not what E2's rows were trained with
+MASKS = "fusion"  # the best without weights; training images, of the row that has them, are others
 IMAGES = 100  # of a class at most
 QUERIES = 500  # of the embedded data's `original`
 KEPT = ("pointing", "share", "iou", "same_background", "background_rather")

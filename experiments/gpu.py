@@ -5,8 +5,8 @@
 First the better of MoCo v2 and SimCLR as the base, by kNN of a short run of each without DiLo. Then
 E1's rows none, fusion, u2netp, rbd and shuffled, side by side, seed after seed; then E3's `random`
 and `swap`. It ends by itself before the time is over; what is done is kept, and the same command
-continues. Masks are not scored in that time: `python -m experiments e1 --data NAME --seeds 0` adds
-their scores to the table.
+continues. Masks are not scored in that time, nor runs measured on other backgrounds: `python -m
+experiments e1 --data NAME --seeds 0` adds these numbers to the table.
 """
 
 import os
@@ -87,7 +87,7 @@ def main() -> None:
             run_table(args, study_of(table), logs, ends)
         except TimeoutError as error:
             print(error, flush=True)
-        write_table(study_of(table), table, score_masks=False)
+        write_table(study_of(table), table, measures=False)
 
 
 def study_of(table: TableArguments) -> Study:

@@ -22,7 +22,15 @@ TITLES = {
     "e6": "E6, methods",
 }
 # where `measured` has a column's number, and headings that are not the last word of that
-COLUMNS = ("knn", "linear", "backgrounds biased mixed_rand", "backgrounds biased gap")
+COLUMNS = (
+    "knn",
+    "linear",
+    "backgrounds biased mixed_rand",
+    "backgrounds biased gap",
+    "challenge mixed_rand",
+    "challenge only_fg",
+    "challenge bg_gap",
+)
 SPLITS = ("original", "mixed_same", "mixed_rand", "only_fg", "only_bg", "gap")
 CHALLENGE = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg")
 E2_COLUMNS = (
