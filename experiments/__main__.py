@@ -120,16 +120,20 @@ def write_table(study: Study, args: Arguments, measures: bool = True) -> None:
         print(f"\n{text}\n\nnumbers: {files[-1]}")
 
 
-def write_page(page: str, block: str, text: str) -> None:
-    """Write a table into its block of a page, unless the table there has more runs."""
+def write_page(page: str, block: str, text: str) -> bool:
+    """Write a table into its block of a page, unless the table there has more runs; whether it was
+    written."""
     new, old = seeds_shown(text), seeds_shown(block_of(page, block))
     if more := [label for label, seeds in old.items() if seeds > new.get(label, 0)]:
         note(
             f"{page}: stays, its table has more runs of {', '.join(more)}; empty its block {block} "
             "to have it replaced, or give another --readme"
         )
-    elif not fill(page, block, text):
+        return False
+    if not fill(page, block, text):
         print(f"{page}: not written, or it has no block {block}")
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from benchmarks.publish import fill, markdown
+from benchmarks.publish import markdown
 from data.cache.reader import Cache
 from data.cli import UsageError, run
 from data.io import write_text
 from data.stopping import ending
 from evaluate.masks.agreement import mask_agreement
+from experiments.__main__ import write_page
 from experiments.figure import LABELS, demo_figure
 from experiments.jobs import STOPPED, call, side_by_side
 from experiments.table import cell
@@ -96,7 +97,7 @@ def several(args: Arguments) -> None:
     runs = {seed: replace(args, seed=seed, out=f"{args.out}-{seed}") for seed in seeds}
     results = {seed: demo(run_args) for seed, run_args in runs.items()}
     text = "\n\n".join(table(results, probe, title) for probe, title in PROBES.items())
-    if fill(args.readme, "demo", text):
+    if write_page(args.readme, "demo", text):
         shutil.copy(Path(runs[args.seed].out, "demo.png"), Path(args.readme).with_name("demo.png"))
     print("\n" + text)
 
@@ -134,18 +135,19 @@ def demo(args: Arguments) -> dict:
 
 
 def table(results: dict[int, dict], probe: str, title: str) -> str:
-    """A probe's accuracies and gap as Markdown; of several seeds (the keys) mean and deviation, and
-    `mixed_rand` of each."""
+    """A probe's accuracies and gap as Markdown; of several seeds (the keys) their number, mean and
+    deviation, and `mixed_rand` of each."""
     several = list(results) if len(results) > 1 else []
+    number = [str(len(several))] if several else []
     rows = []
     for row, label in LABELS.items():
         values = {seed: result["rows"][row][probe] for seed, result in results.items()}
         means = [cell({seed: v[column] for seed, v in values.items()}) for column in COLUMNS]
-        rows.append(
-            " | ".join([label, *means, *(f"{values[s]['mixed_rand']:.1f}" for s in several)])
-        )
-    seeds = f" | mixed_rand, seed {' | '.join(map(str, several))}" if several else ""
-    return markdown(f"{title} | {' | '.join(COLUMNS)}{seeds}", rows, len(COLUMNS) + len(several))
+        each = [f"{values[seed]['mixed_rand']:.1f}" for seed in several]
+        rows.append(" | ".join([label, *number, *means, *each]))
+    heads = [title, *(["seeds"] if several else []), *COLUMNS]
+    heads += [f"mixed_rand, seed {several[0]}", *map(str, several[1:])] if several else []
+    return markdown(" | ".join(heads), rows, len(heads) - 1)
 
 
 @contextmanager

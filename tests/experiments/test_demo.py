@@ -52,8 +52,8 @@ def test_tables_have_every_row_and_number():
     assert "| shuffled masks | 40.0 | 42.0 | 45.0 |" in text and "| untrained | 0.0 |" in text
     results = {seed: results_of(seed) for seed in (3, 4)}
     text = table(results, "biased", "x") + table(results, "unbiased", "y")
-    assert "| x | original | mixed_rand | gap | mixed_rand, seed 3 | 4 |" in text
-    row = "| shuffled masks | {}3.5 ± 0.7 | {}5.5 ± 0.7 | {}8.5 ± 0.7 | {}5.0 | {}6.0 |"
+    assert "| x | seeds | original | mixed_rand | gap | mixed_rand, seed 3 | 4 |" in text
+    row = "| shuffled masks | 2 | {}3.5 ± 0.7 | {}5.5 ± 0.7 | {}8.5 ± 0.7 | {}5.0 | {}6.0 |"
     assert row.format(*"44444") in text and row.format(*"99999") in text
 
 
