@@ -13,6 +13,7 @@ from data.sources.salvage import WHOLE, png_chunks, salvage
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest ImageNet image has 24 Mpx
 # by content, not by name: ImageNet has a PNG named .JPEG
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
+SCALED = "PPM of any scale"  # its largest level is not 255 or 65535, or its levels are text
 
 
 class ImageError(Exception):
@@ -43,8 +44,10 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS, reduce: int = 1) -> np.
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width}x{height} pixels, more than the cap of {max_pixels}")
     image = None
+    if kind == SCALED:
+        image = _scaled(content)
     # OpenCV would take as much memory as a PNG's chunk claims
-    if kind != "PNG" or all(end <= len(content) for _, _, end in png_chunks(content)):
+    elif kind != "PNG" or all(end <= len(content) for _, _, end in png_chunks(content)):
         image = imdecode(content, reduce if kind == "JPEG" else 1)
     if image is None:
         image, share = salvage(content, kind, (width, height))
@@ -78,10 +81,30 @@ def _header(content: bytes) -> tuple[tuple[int, int], str]:
     try:
         with silence(), Image.open(io.BytesIO(content), formats=FORMATS) as header:
             # MPO is a JPEG with others behind it
-            return header.size, "JPEG" if header.format == "MPO" else str(header.format)
+            kind = "JPEG" if header.format == "MPO" else str(header.format)
+            if kind == "PPM" and not _opencv_reads(header.tile[0]):
+                kind = SCALED
+            return header.size, kind
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises many kinds on hostile headers
         raise ImageError("unreadable", "not an image that can be read") from error
+
+
+def _opencv_reads(tile: tuple) -> bool:
+    """Whether OpenCV reads a PPM as it is meant: it takes all levels as of 255 or 65535."""
+    decoder, *_, levels = tile
+    return decoder == "raw" or (decoder, levels) == ("ppm", ("RGB", 65535))
+
+
+def _scaled(content: bytes) -> np.ndarray | None:
+    """A PPM's pixels by Pillow; None where it refuses the file."""
+    try:
+        with silence(), Image.open(io.BytesIO(content)) as picture:
+            if picture.mode == "I":  # 16 bits
+                return np.dstack([(np.asarray(picture) >> 8).astype(np.uint8)] * 3)
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError):
+        return None

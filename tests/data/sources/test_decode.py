@@ -99,6 +99,19 @@ def test_a_png_with_much_text_or_a_large_profile_is_decoded(photograph):
         assert np.array_equal(decode(encoded(photograph, "PNG", **options)), photograph)
 
 
+@pytest.mark.parametrize("top", [1, 15, 255, 1023, 65535])
+def test_a_pnm_of_any_scale_binary_or_text_is_decoded_by_its_own_largest_level(top):
+    levels = np.array([[[0, top, top // 2]]])
+    true = levels * 255 / top
+    binary = levels.astype(">u2" if top > 255 else np.uint8).tobytes()
+    text = " ".join(map(str, levels.ravel())).encode()
+    for kind, body in ((b"P6", binary), (b"P5", binary), (b"P3", text), (b"P2", text)):
+        size = b"1 1" if kind in (b"P6", b"P3") else b"3 1"
+        decoded = decode(kind + b"\n" + size + b"\n%d\n" % top + body)
+        assert np.abs(decoded.reshape(-1, 3)[-1, -1] - true.ravel()[-1]) <= 1, kind
+        assert reason(kind + b"\n9000 9000\n%d\n" % top + body) == "unreadable", kind
+
+
 def test_warnings_of_libraries_stay_off_the_terminal(photograph, capfd):
     jpeg = encoded(photograph, "JPEG")
     broken = jpeg[: len(jpeg) // 2] + bytes(50) + jpeg[len(jpeg) // 2 + 90 :]
