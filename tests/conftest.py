@@ -1,12 +1,13 @@
 """Shared fixtures: where the team's real data lies, and a tiny image folder."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 # two test processes share the processors: threads that wait for each other cost minutes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,8 +21,7 @@ BARE = {"HOME": "/nonexistent", "LC_ALL": "C", "PYTHONUTF8": "0"}  # no home, an
 
 
 def scene(seed: int, side: int = 48) -> tuple[np.ndarray, np.ndarray]:
-    """A bright disc on a noisy background: (side, side, 3) uint8 RGB and its true mask, (side,
-    side) uint8."""
+    """A bright disc on noise: (side, side, 3) uint8 RGB and its true mask, (side, side) uint8."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(rng.integers(40, 110, 3), 12, (side, side, 3))
     image = np.clip(noise, 0, 255).astype(np.uint8)
@@ -30,6 +30,12 @@ def scene(seed: int, side: int = 48) -> tuple[np.ndarray, np.ndarray]:
     cv2.circle(mask, centre, int(rng.integers(side // 6, side // 4)), 255, -1)
     image[mask > 0] = rng.integers(150, 255, 3)
     return image, mask
+
+
+def call(main: Callable[[], object], *words: object) -> None:
+    """A program's main with this command line, in this process."""
+    with mock.patch.object(sys, "argv", ["x", *map(str, words)]):
+        main()
 
 
 def mounted(command: list[str], *mounts: str, **more: str) -> subprocess.CompletedProcess:

@@ -1,7 +1,5 @@
 """A tiny finished run, a file of weights with a head, and data sets, for every evaluation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

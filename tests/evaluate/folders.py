@@ -1,16 +1,17 @@
 """Small data sets in official layouts, command lines, and a signal in the middle of a training."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
+
+from evaluate.__main__ import main
+from tests.conftest import call
 
 # a detector's training and test in seconds
 TINY = "--batch 2 --scales 48 64 --test-scale 64 --regions 16 --precise-bn 2 --lr 0.002"
@@ -21,6 +22,14 @@ OBJECT = """<object><name>{name}</name>{difficult}
 XML = "<annotation><size><width>{width}</width><height>40</height></size>{objects}</annotation>"
 
 
+def evaluate(line: str) -> dict:
+    """What `python -m evaluate LINE`, in this process, writes to its --json."""
+    words = line.split()
+    call(main, *words)
+    file = dict(pairwise(words)).get("--json")
+    return json.loads(Path(file).read_text()) if file else {}
+
+
 def command_line(name: str, *options: object, processes: int = 1) -> list[str]:
     """`python -m evaluate NAME OPTIONS`, as several processes under train.launch."""
     launch = ["-m", "train.launch", "--standalone", "--nproc-per-node", str(processes)]
@@ -28,11 +37,8 @@ def command_line(name: str, *options: object, processes: int = 1) -> list[str]:
     return [sys.executable, *launch, "-m", "evaluate", name, *map(str, options)]
 
 
-def pictures(
-    root: Path, colours: dict[str, tuple], counts: tuple[int, int], spread: float, noise: float
-) -> str:
-    """ROOT/{train,val}/CLASS: so many pictures a class, each of one colour, drawn near its class's,
-    with noise."""
+def pictures(root: Path, colours: dict, counts: tuple, spread: float, noise: float) -> str:
+    """ROOT/{train,val}/CLASS: so many pictures a class, each of a noisy colour near its class's."""
     rng = np.random.default_rng(0)
     for folder, count in zip(("train", "val"), counts, strict=True):
         for name, centre in colours.items():
@@ -64,8 +70,7 @@ def own_voc(root: Path, text: str | bytes = "", line: bytes = b"img 0\n") -> Pat
 
 
 def squares(root: Path) -> Path:
-    """ROOT in COCO's layout: eleven black images with two bright rectangles each, some upright and
-    some wide, both for training and for the test; every second outline is of run lengths."""
+    """ROOT in COCO's layout: 11 black images with two bright rectangles, one as run lengths."""
     images, objects, rng = [], [], np.random.default_rng(0)
     (root / "train2017").mkdir(parents=True)
     (root / "val2017").symlink_to(root / "train2017")
@@ -97,11 +102,8 @@ def run_lengths(pixels: np.ndarray) -> list[int]:
     return np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
 
 
-def signal_when(
-    patch: pytest.MonkeyPatch, owner: type, name: str, number: int, when: Callable[..., bool]
-) -> None:
-    """This process gets a signal at the first call of a method whose arguments `when` is true
-    of."""
+def signal_when(patch: object, owner: type, name: str, number: int, when: Callable) -> None:
+    """Signal this process at the first call of a method whose arguments `when` is true of."""
     original, sent = getattr(owner, name), []
 
     def method(*arguments: object) -> object:

@@ -1,7 +1,5 @@
-"""Exports, read back by the tool or by a network in its names, give the features that they were
-made from."""
+"""Exports, read back by the tool or in its names, give the features they were made from."""
 
-import copy
 import re
 
 import pytest
@@ -12,54 +10,46 @@ from torchvision.models import resnet18, resnet50
 
 from data.cli import UsageError
 from evaluate import export
-from evaluate.common import command
+from tests.evaluate.folders import evaluate
 from train.network import backbone
 from train.weights import load_weights
 
 
 def trained(network):
     """Random weights with statistics that matter."""
-    with torch.no_grad():
-        for key, value in network.state_dict().items():
-            if key.endswith("running_var"):
-                value.uniform_(0.5, 2)
-            elif key.endswith(("running_mean", "bias")):
-                value.normal_(0, 0.1)
+    for key, value in network.state_dict().items():
+        if key.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif key.endswith(("running_mean", "bias")):
+            value.normal_(0, 0.1)
     return network.eval()
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A ResNet-18 with its classifier, as torchvision saves it, and the same as MoCo saves one,
-    with a head."""
-    root, network = tmp_path_factory.mktemp("files"), trained(resnet18())
-    torch.save(network.state_dict(), root / "classifier.pth")
+def exported(to, path, weights):
+    return export.evaluate(export.Arguments(to, str(path), weights=str(weights)))
+
+
+def test_torchvision_and_timm_read_it(tmp_path):
+    """A ResNet-18 with its classifier as torchvision saves it, and with a head as MoCo does."""
+    network, x = trained(resnet18()), torch.randn(2, 3, 64, 64)
+    torch.save(network.state_dict(), tmp_path / "classifier.pth")
     state = network.state_dict() | {"fc.weight": torch.randn(128, 512), "fc.bias": torch.randn(128)}
     state = {f"module.encoder_q.{key}": value for key, value in state.items()}
-    torch.save({"state_dict": state, "arch": "resnet18"}, root / "moco.pth.tar")
-    return root, network
-
-
-def exported(to, path, weights):
-    return export.evaluate(export.Arguments(to, str(path), weights=weights and str(weights)))
-
-
-@pytest.mark.parametrize(("name", "classes"), [("classifier.pth", 1000), ("moco.pth.tar", 0)])
-def test_torchvision_and_timm_read_it(files, tmp_path, name, classes):
-    root, network = files[0], copy.deepcopy(files[1])
-    path, x = tmp_path / "x.pth", torch.randn(2, 3, 64, 64)
-    assert exported("torchvision", path, root / name)["classifier"] == bool(classes)
-    misses = resnet18().load_state_dict(torch.load(path, weights_only=True), strict=False)
-    assert misses == ([] if classes else ["fc.weight", "fc.bias"], [])
-    assert load_weights(path).digest() == load_weights(root / name).digest()
-    network.fc = network.fc if classes else nn.Identity()
-    for path in (tmp_path / "y.pth", tmp_path / "y.safetensors"):
-        exported("timm", path, root / name)
-        places = {"checkpoint_path": str(path)}  # strict is create_model's default
-        model = timm.create_model("resnet18", num_classes=classes, **places).eval()
-        torch.testing.assert_close(model(x), network(x), rtol=1e-4, atol=1e-4)
-        with pytest.raises(RuntimeError, match="fc"):
-            timm.create_model("resnet18", num_classes=1000 - classes, **places)
+    torch.save({"state_dict": state, "arch": "resnet18"}, tmp_path / "moco.pth.tar")
+    for name, classes in (("classifier.pth", 1000), ("moco.pth.tar", 0)):
+        file, path = tmp_path / name, tmp_path / "x.pth"
+        assert exported("torchvision", path, file)["classifier"] == bool(classes)
+        misses = resnet18().load_state_dict(torch.load(path, weights_only=True), strict=False)
+        assert misses == ([] if classes else ["fc.weight", "fc.bias"], [])
+        assert load_weights(path).digest() == load_weights(file).digest()
+        network.fc = network.fc if classes else nn.Identity()
+        for path in (tmp_path / "y.pth", tmp_path / "y.safetensors"):
+            exported("timm", path, file)
+            places = {"checkpoint_path": str(path)}  # strict is create_model's default
+            model = timm.create_model("resnet18", num_classes=classes, **places).eval()
+            torch.testing.assert_close(model(x), network(x), rtol=1e-4, atol=1e-4)
+            with pytest.raises(RuntimeError, match="fc"):
+                timm.create_model("resnet18", num_classes=1000 - classes, **places)
 
 
 # of detectron2's build_resnet_backbone -> torchvision's
@@ -77,11 +67,10 @@ DETECTRON2 = {
 def test_detectron2s_names(tmp_path, capsys):
     state, out = trained(resnet50()).state_dict(), tmp_path / "new" / "x.pth"
     torch.save(state, tmp_path / "r50.pth")
-    options = ["--to", "detectron2", "--weights", str(tmp_path / "r50.pth"), "--out", str(out)]
-    command("export", export, options)
+    evaluate(f"export --to detectron2 --weights {tmp_path}/r50.pth --out {out}")
     printed = capsys.readouterr().out
-    assert "265 tensors" in printed and "MODEL.RESNETS.STRIDE_IN_1X1 False" in printed
-    assert "MODEL.RESNETS.DEPTH 50" in printed
+    said = ("265 tensors", "MODEL.RESNETS.STRIDE_IN_1X1 False", "MODEL.RESNETS.DEPTH 50")
+    assert all(text in printed for text in said)
     content = torch.load(out, weights_only=True)  # nothing to unpickle
     # what DetectionCheckpointer looks at: "model", and names matched by their ends
     assert set(content) == {"model", "__author__", "matching_heuristics"}
@@ -92,19 +81,13 @@ def test_detectron2s_names(tmp_path, capsys):
         assert torch.equal(content["model"][name], state[ours])
 
 
-@pytest.mark.parametrize(
-    ("to", "name", "weights", "message"),
-    [
+def test_what_cannot_be_exported_is_said(tmp_path):
+    for to, name, weights, message in (
         ("timm", "x.pth", ("resnet18", "small"), "first layer for small"),
         ("detectron2", "x.pth", ("resnet10", "imagenet", 4), "resnet10"),
         ("detectron2", "x.pkl", ("resnet18", "imagenet"), "reads .pth"),
-        ("timm", "x.pth", None, "either"),
-    ],
-)
-def test_what_cannot_be_exported_is_said(tmp_path, to, name, weights, message):
-    file = weights and tmp_path / "w.pt"
-    if weights:
-        torch.save(backbone(*weights).state_dict(), file)
-    with pytest.raises(UsageError, match=message):
-        exported(to, tmp_path / name, file)
-    assert not (tmp_path / name).exists()
+    ):
+        torch.save(backbone(*weights).state_dict(), tmp_path / "w.pt")
+        with pytest.raises(UsageError, match=message):
+            exported(to, tmp_path / name, tmp_path / "w.pt")
+        assert not (tmp_path / name).exists()

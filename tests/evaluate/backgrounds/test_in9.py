@@ -1,5 +1,6 @@
 """ImageNet-9 in the official layout, made small from the embedded data set, against plain loops."""
 
+import itertools
 import json
 
 import numpy as np
@@ -16,7 +17,6 @@ from evaluate.common import Common
 from evaluate.features import accuracy_by_class, load_encoder
 from train.network import backbone
 
-SIZE = 32
 NAMES = ("00_dog", "01_bird", "02_wheeled vehicle", "03_reptile", "04_carnivore", "05_insect")
 NAMES += ("06_musical instrument", "07_primate", "08_fish")
 FOLDERS = {name: name for name in ("original", "mixed_same", "mixed_rand", "only_fg")}
@@ -28,18 +28,18 @@ MAPPING = {str(i): int(value) for i, value in enumerate(VALUES)}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """VARIANT/val/00_dog/... and fg_mask, as the official archive has them; PNG, so that no decoder
-    blurs the test."""
+    """VARIANT/val/00_dog/... and fg_mask, as the official archive has them, but lossless."""
     root = tmp_path_factory.mktemp("in9")
+    folders = [f"{folder}/val" for folder in (*FOLDERS.values(), "fg_mask")]
+    for folder, name in itertools.product([*folders, "training/train"], NAMES):
+        (root / folder / name).mkdir(parents=True)
     for index in (10 * i + label for i in range(4) for label in range(9)):
-        scene, name = draw("test", index, size=SIZE), NAMES[index % 10]
+        scene, file = draw("test", index, size=32), f"{NAMES[index % 10]}/{index}"
         pictures = {f"{FOLDERS[split]}/val": image for split, (image, _) in scene.items()}
-        pictures["training/train"] = draw("train", index, size=SIZE)["train"][0]
+        pictures["training/train"] = draw("train", index, size=32)["train"][0]
         for folder, image in pictures.items():
-            (root / folder / name).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(root / folder / name / f"{index}.png")
-        (root / "fg_mask" / "val" / name).mkdir(parents=True, exist_ok=True)
-        np.save(root / "fg_mask" / "val" / name / f"{index}.npy", scene["original"][1] >= 128)
+            Image.fromarray(image).save(root / folder / f"{file}.png")
+        np.save(root / f"fg_mask/val/{file}.npy", scene["original"][1] >= 128)
     (root / "in_to_in9.json").write_text(json.dumps(MAPPING))
     return root
 
@@ -67,16 +67,16 @@ def evaluated(data, **options) -> dict:
 
 def test_the_mappings_counts_are_held_to(root, tmp_path):
     assert in9.read_mapping(root / "in_to_in9.json").tolist() == VALUES.tolist()
-    mapped = next(key for key, value in MAPPING.items() if value == 3)
+    file, mapped = tmp_path / "m.json", next(key for key, value in MAPPING.items() if value == 3)
     for content, message in (
         (MAPPING | {mapped: -1}, "maps 369 of 1000 classes"),
         ([1], "not a mapping"),
         ({key: min(value, 7) for key, value in MAPPING.items()}, "370 of 1000 classes to 8"),
         ({key: str(value) for key, value in MAPPING.items()}, "not a mapping"),
     ):
-        (tmp_path / "m.json").write_text(json.dumps(content))
+        file.write_text(json.dumps(content))
         with pytest.raises(UsageError, match=message):
-            in9.read_mapping(tmp_path / "m.json")
+            in9.read_mapping(file)
     with pytest.raises(UsageError, match=r"no such mapping; in_to_in9\.json is in"):
         in9.read_mapping(tmp_path / "absent.json")
 
@@ -98,23 +98,23 @@ def test_a_head_mapped_as_the_official_script_does_and_a_probe(root, network):
     assert found["bg_gap"] == found["mixed_same"] - found["mixed_rand"]
     assert 0 < found["mixed_same"] < 100  # a network that is always wrong would show nothing
     assert result["accuracy"]["probe"]["original"] > 100 / 9
+    with pytest.raises(UsageError, match="no classifier: give --train"):
+        evaluated(root, untrained=True, **options)
     # a class without an image has no accuracy, and no NaN
     assert accuracy_by_class(np.array([True]), np.array([1]), ["a", "b"]) == {"b": 100}
 
 
 def test_the_challenge_needs_every_background(root, network):
-    """Two classes by one feature, its threshold chosen so that some foregrounds survive all
-    backgrounds and some do not."""
-    encoder, composed, highest = load_encoder(Common(**network[1])), [], []
-    backgrounds = [pixels(f) for f in sorted((root / "only_bg_t" / "val").glob("*/*.png"))]
-    for file in sorted((root / "fg_mask" / "val").glob("*/*.npy")):
+    """Two classes by one feature; at its threshold some foregrounds survive all backgrounds."""
+    encoder, composed = load_encoder(Common(**network[1])), []
+    backgrounds = [pixels(f) for f in sorted(root.glob("only_bg_t/val/*/*.png"))]
+    for file in sorted(root.glob("fg_mask/val/*/*.npy")):
         mask, label = torch.from_numpy(np.load(file)), int(file.parent.name[:2])
         image = pixels(root / "original" / "val" / file.parent.name / f"{file.stem}.png")
         with torch.no_grad():
             pasted = torch.stack([torch.where(mask, image, b) for b in backgrounds])
             composed.append((label, encoder.model(pasted)[:, 0].numpy()))
-        highest += [composed[-1][1].max()] * (label == 0)
-    threshold = np.median(highest) + 1e-4
+    threshold = np.median([values.max() for label, values in composed if label == 0]) + 1e-4
     safe = [((values > threshold) == label).all() for label, values in composed]
     assert 0 < np.mean(safe) < 1
 
@@ -133,8 +133,8 @@ def test_a_kept_classifier_of_imagenet_is_a_head(root, network, tmp_path):
     layer = {"weight": model.fc.weight.data, "bias": model.fc.bias.data}
     state = {"identity": json.dumps(identity), "step": 1, "model": layer}
     torch.save(state, file)
-    result = evaluated(root, head=str(file), **options)
-    assert result["accuracy"]["head"] == evaluated(root, **options)["accuracy"]["head"]
+    kept, own = evaluated(root, head=str(file), **options), evaluated(root, **options)
+    assert kept["accuracy"]["head"] == own["accuracy"]["head"]
     other, few = identity | {"weights": "other"}, identity | {"classes": ["n00000000"] * 9}
     for change, message in (
         ({"identity": json.dumps(other)}, "another network's features"),
@@ -148,28 +148,18 @@ def test_a_kept_classifier_of_imagenet_is_a_head(root, network, tmp_path):
             in9.read_head(file, encoder)
 
 
-def test_bad_input_is_one_line(root, network, tmp_path):
-    _, options = network
-    with pytest.raises(UsageError, match="needs at least mixed_same/val and mixed_rand/val"):
-        evaluated(tmp_path, **options)
-    with pytest.raises(UsageError, match="no classifier: give --train"):
-        evaluated(root, untrained=True, **options)
-
-
 def test_a_challenge_set_is_finished_whole_and_of_its_split(images, truth_cache, network, tmp_path):
-    out, options = tmp_path / "set", network[1] | {"train": str(images / "train")}
+    out, record = tmp_path / "set", tmp_path / "set" / "challenge.json"
     make(images / "train", truth_cache, out, Options(limit=2))
-    record = out / "challenge.json"
-    with pytest.raises(UsageError, match=r"set: a whole challenge set; give one variant"):
-        evaluated(out, **options | {"train": str(out)})
+
+    def refused(message: str, train: object = images / "train") -> None:
+        with pytest.raises(UsageError, match=message):
+            evaluated(out, **network[1], train=str(train))
+
+    refused(r"set: a whole challenge set; give one variant", train=out)
     next(out.glob("only_fg/val/*/*")).unlink()
-    with pytest.raises(
-        UsageError, match=r"only_fg/val: has 3 of 4 images; the same `python -m data"
-    ):
-        evaluated(out, **options)
+    refused("only_fg/val: has 3 of 4 images; the same `python -m data")
     record.write_text(json.dumps(json.loads(record.read_text()) | {"split": "train"}))
-    with pytest.raises(UsageError, match="made with --split train, to train on; give one of its"):
-        evaluated(out, **options)
+    refused("made with --split train, to train on; give one of its")
     record.rename(out / "challenge.json.tmp")
-    with pytest.raises(UsageError, match="set: unfinished; the same `python -m data challenge` co"):
-        evaluated(out, **options)
+    refused("set: unfinished; the same `python -m data challenge` co")

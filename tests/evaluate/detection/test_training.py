@@ -1,5 +1,4 @@
-"""Detectors: their sizes against torchvision's, where weights go, how regions are read; training
-resumed bit for bit, stopped by a signal, on two processes, and able to learn."""
+"""Detectors: their sizes and weights, how regions are read; training resumed bit for bit."""
 
 import json
 import signal
@@ -14,23 +13,17 @@ from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
 from data.cli import UsageError
-from evaluate.common import command
+from data.stopping import Stopping
 from evaluate.detection import command as detection
-from evaluate.detection.average_precision import coco_ap
-from evaluate.detection.command import Arguments, evaluate
-from evaluate.detection.models import AlignedRegions, build
-from evaluate.detection.schedules import Runtime, Schedule
-from evaluate.detection.testing import detect
-from evaluate.detection.training import fit
+from evaluate.detection.models import AlignedRegions
 from evaluate.detection.views import GroupedBatches, Views
-from tests.evaluate.folders import TINY, command_line, own_voc, signal_when
+from tests.evaluate.folders import TINY, command_line, evaluate, own_voc, signal_when
 from train.network import backbone
 from train.weights import Weights, load_weights
 
-CPU = Runtime(torch.device("cpu"))
-SCHEDULE = Schedule(
-    5, (3, 4), 2, (48, 64), lr=0.005, batch=2, test_scale=64, longest=120, precise_bn=2
-)
+CPU = detection.Runtime(torch.device("cpu"))
+SHORT = {"scales": (48, 64), "test_scale": 64, "longest": 120}
+SCHEDULE = detection.Schedule(5, (3, 4), 2, lr=0.005, batch=2, precise_bn=2, **SHORT)
 
 
 def save_backbone(path: Path, stem: str, width: int) -> Path:
@@ -45,7 +38,8 @@ def weights(tmp_path_factory):
 
 
 def small(weights, model: str, classes: int, seed: int = 0, untrained: bool = False):
-    return build(load_weights(weights), model, classes, seed, untrained, regions=16, channels=8)
+    sizes = {"regions": 16, "channels": 8}
+    return detection.build(load_weights(weights), model, classes, seed, untrained, **sizes)
 
 
 def count(model: nn.Module) -> int:
@@ -65,7 +59,7 @@ def c4(weights: None, weights_backbone: None, num_classes: int) -> nn.Module:
 )
 def test_everything_but_fc_is_taken_and_trained(weights, model, reference, norms):
     with torch.device("meta"):  # no numbers
-        empty = build(Weights("resnet50", "imagenet", 64, {}), model, 20, untrained=True)
+        empty = detection.build(Weights("resnet50", "imagenet", 64, {}), model, 20, untrained=True)
         theirs = reference(weights=None, weights_backbone=None, num_classes=21)
     # each norm brings 256 weights and makes 256 biases of a convolution its own
     assert count(empty) == count(theirs) + 256 * norms
@@ -79,12 +73,20 @@ def test_everything_but_fc_is_taken_and_trained(weights, model, reference, norms
         assert torch.equal(state[place], value) and torch.equal(drawn[place], value)
     first = "rpn.head.conv.0.0.weight"
     assert not torch.equal(state[first], drawn[first])  # new layers come from the seed
-    again, random = (small(weights, model, 20, untrained=x).state_dict() for x in (False, True))
-    assert all(torch.equal(state[key], again[key]) for key in state)
+    random = small(weights, model, 20, untrained=True).state_dict()
     assert not torch.equal(state[f"{trunk}.conv1.weight"], random[f"{trunk}.conv1.weight"])
 
 
-def test_regions_are_read_where_they_are():
+def test_images_are_only_normalised_and_padded_and_regions_read_where_they_are(weights):
+    model = small(weights, "c4", 1)
+    images = [torch.rand(3, 40, 70), torch.rand(3, 64, 50)]
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+    batch, _ = model.transform([image.clone() for image in images])
+    expected = torch.zeros(2, 3, 64, 96)
+    for place, image in zip(expected, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = (image - mean) / deviation
+    torch.testing.assert_close(batch.tensors, expected)
+    assert batch.image_sizes == [(40, 70), (64, 50)]
     # what is read is where: position i is the centre of image pixels 16 i to 16 i + 16
     ramp = torch.arange(40.0)
     features = torch.stack([ramp.expand(30, 40), ramp[:30, None].expand(30, 40)])[None]
@@ -95,30 +97,15 @@ def test_regions_are_read_where_they_are():
     torch.testing.assert_close(read[0, 1, :, 5], (60 + 240 * bins) / 16 - 0.5)
 
 
-def test_images_are_only_normalised_and_padded(weights):
-    model = small(weights, "c4", 1)
-    images = [torch.rand(3, 40, 70), torch.rand(3, 64, 50)]
-    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
-    batch, _ = model.transform([image.clone() for image in images])
-    expected = torch.zeros(2, 3, 64, 96)
-    for place, image in zip(expected, images, strict=True):
-        place[:, : image.shape[1], : image.shape[2]] = (image - mean) / deviation
-    torch.testing.assert_close(batch.tensors, expected)
-    assert batch.image_sizes == [(40, 70), (64, 50)]
-
-
-@pytest.mark.parametrize(
-    ("model", "number", "code"), [("c4", signal.SIGTERM, 0), ("mask", signal.SIGINT, 130)]
-)
-def test_stopped_and_continued_is_uninterrupted_bit_for_bit(
-    squares, weights, tmp_path, monkeypatch, model, number, code
-):
+@pytest.mark.parametrize("model", ["c4", "mask"])
+def test_stopped_and_continued_bit_for_bit(squares, weights, tmp_path, monkeypatch, model):
+    number, code = (signal.SIGTERM, 0) if model == "c4" else (signal.SIGINT, 130)
     whole, part = tmp_path / "whole.pt", tmp_path / "part.pt"
 
-    def trained(file: Path, seed: int = 0, schedule: Schedule = SCHEDULE, workers: int = 0) -> dict:
-        runtime = replace(CPU, workers=workers)
+    def trained(file: Path, seed: int = 0, workers: int = 0, lr: float = 0.005) -> dict:
+        schedule, runtime = replace(SCHEDULE, lr=lr), replace(CPU, workers=workers)
         detector = small(weights, model, 2, seed)
-        return fit(detector, squares, schedule, file, {}, runtime).state_dict()
+        return detection.fit(detector, squares, schedule, file, {}, runtime).state_dict()
 
     expected = trained(whole)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
@@ -132,14 +119,14 @@ def test_stopped_and_continued_is_uninterrupted_bit_for_bit(
     unmoved = [k for k in first if torch.equal(first[k], expected[k]) and first[k].ndim > 1]
     assert not unmoved  # everything is trained, from the first layer on
     with pytest.raises(UsageError, match=r"lr: 0\.005 -> 0\.1"):
-        trained(part, schedule=replace(SCHEDULE, lr=0.1))
+        trained(part, lr=0.1)
 
 
 def test_precise_statistics_are_means_over_batches(squares, weights, tmp_path):
     detectors, outputs = [], []
     for batches in (3, 0):
         schedule, file = replace(SCHEDULE, precise_bn=batches), tmp_path / f"{batches}.pt"
-        detectors.append(fit(small(weights, "c4", 2), squares, schedule, file, {}, CPU))
+        detectors.append(detection.fit(small(weights, "c4", 2), squares, schedule, file, {}, CPU))
     norm, other = (detector.backbone.bn1 for detector in detectors)
     other.register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
     for items in GroupedBatches(squares, SCHEDULE, 8, 5):
@@ -154,13 +141,9 @@ def test_precise_statistics_are_means_over_batches(squares, weights, tmp_path):
 
 
 def test_a_result_has_its_protocol_and_repeats_over_seeds(weights, tmp_path, capsys):
-    options = f"--weights {weights} --data {own_voc(tmp_path / 'voc')} --seeds 2 "
-    options += f"--json {tmp_path / 'x.json'} "
-    options += "--iterations 2 --batch 2 --scales 48 --test-scale 48 --regions 16 --precise-bn 1"
-    results = []
-    for _ in range(2):  # the kept detectors are tested again
-        command("detection", detection, options.split())
-        results.append(json.loads((tmp_path / "x.json").read_text()))
+    line = f"detection --weights {weights} --data {own_voc(tmp_path / 'voc')} --seeds 2 --batch 2"
+    line += " --iterations 2 --scales 48 --test-scale 48 --regions 16 --precise-bn 1 --json "
+    results = [evaluate(f"{line} {tmp_path}/x.json") for _ in range(2)]  # kept ones, again
     result, protocol = results[0], results[0]["protocol"]
     assert results[1] == result and result["evaluation"] == "detection-voc-c4"
     assert set(result["accuracy"]) == {"box", "voc07"} and len(result["per_seed"]) == 2
@@ -173,52 +156,26 @@ def test_a_result_has_its_protocol_and_repeats_over_seeds(weights, tmp_path, cap
     assert (tmp_path / "x-seed1.pt").is_file()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"model": "mask"}, "--model mask needs outlines"),
-        ({"size": 224}, "--size is of crops"),
-        ({"regions": 0}, "--regions 0"),
-        ({"batch": 0}, "--batch 0"),
-        ({"iterations": 0}, "--iterations must be at least 1"),
-        ({"lr": -1.0}, "--lr"),
-        ({"scales": (8,)}, "short sides from 16"),
-        ({"test_scale": 5000}, "short sides from 16"),
-        ({"dataset": "coco"}, "annotations/instances_train2017.json"),
-    ],
-)
-def test_options_that_cannot_be_meant(weights, tmp_path, wrong, message):
-    with pytest.raises((UsageError, FileNotFoundError), match=message):
-        evaluate(Arguments(weights=str(weights), data=str(tmp_path), device="cpu", **wrong))
-
-
 def test_a_signal_while_testing_ends_with_0(weights, tmp_path, monkeypatch):
-    options = f"--weights {weights} --data {own_voc(tmp_path / 'voc')} {TINY}"
-    options += f" --json {tmp_path / 'x.json'}"
+    options = f"--weights {weights} --data {own_voc(tmp_path / 'voc')} {TINY} --iterations 1"
     signal_when(monkeypatch, Views, "view", signal.SIGTERM, lambda views, *_: not views.training)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            command("detection", detection, [*options.split(), "--iterations", "1"])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with Stopping(), pytest.raises(SystemExit) as stopped:  # the former puts the handlers back
+        evaluate(f"detection {options} --json {tmp_path}/x.json")
     assert stopped.value.code == 0 and [f.name for f in tmp_path.glob("*.*")] == ["x-seed0.pt"]
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_detect_what_one_detects(squares, weights, tmp_path):
-    out, results = tmp_path / "x.json", []
-    options = f"--weights {weights} --data {squares.folder.parent} --json {out} {TINY}"
+    options = f"--weights {weights} --data {squares.folder.parent} --json {tmp_path}/x.json {TINY}"
     options += " --dataset coco --model mask --iterations 4"
-    for processes in (2, 1):  # the finished detector is loaded, and tested, in one process
-        line = command_line("detection", *options.split(), processes=processes)
-        done = subprocess.run(line, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("written to") == 1 and "masks, COCO's AP" in done.stdout
-        results.append(json.loads(out.read_text()))
-    assert [result["protocol"]["processes"] for result in results] == [2, 1]
-    assert results[0]["accuracy"] == results[1]["accuracy"]
+    line = command_line("detection", *options.split(), processes=2)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == 1 and "masks, COCO's AP" in done.stdout
+    two = json.loads((tmp_path / "x.json").read_text())
+    one = evaluate(f"detection {options}")  # the finished detector is loaded, and tested
+    assert (two["protocol"]["processes"], one["protocol"]["processes"]) == (2, 1)
+    assert one["accuracy"] == two["accuracy"]
 
 
 @pytest.mark.slow
@@ -226,9 +183,8 @@ def test_two_processes_train_and_detect_what_one_detects(squares, weights, tmp_p
 def test_it_learns_the_squares(squares, tmp_path, model, kinds):
     """From random weights, by heart."""
     loaded = load_weights(save_backbone(tmp_path / "w.pt", "small_stride2", 16), "small_stride2")
-    sides = {"scales": (128,), "test_scale": 128, "longest": 200}
-    schedule = Schedule(200, (160,), 20, batch=2, precise_bn=10, **sides)
-    detector = build(loaded, model, 2, regions=32, channels=32)
-    detector = fit(detector, squares, schedule, tmp_path / "x.pt", {}, CPU)
-    detections = detect(detector, squares, schedule, CPU)
-    assert min(coco_ap(squares.truth, detections, kind)["AP50"] for kind in kinds) > 90
+    schedule = detection.Schedule(200, (160,), 20, (128,), batch=2, test_scale=128, precise_bn=10)
+    detector = detection.build(loaded, model, 2, regions=32, channels=32)
+    detector = detection.fit(detector, squares, schedule, tmp_path / "x.pt", {}, CPU)
+    detections = detection.detect(detector, squares, schedule, CPU)
+    assert min(detection.coco_ap(squares.truth, detections, kind)["AP50"] for kind in kinds) > 90

@@ -1,7 +1,7 @@
-"""The diagnosis: maps of a network whose decision is known to come from one place; neighbours
-against plain loops."""
+"""Maps of a network whose decision comes from a known place; neighbours against plain loops."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,20 +10,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.spatial.distance import cdist
-from scipy.stats import mannwhitneyu
+from scipy import spatial, stats
 from torch import nn
 
-from data.cli import UsageError
 from data.synthetic.dataset import Scenes, make
-from evaluate.common import Common, command
-from evaluate.diagnose import command as diagnosis
 from evaluate.diagnose import heat, neighbours
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.localisation import chance, heatmap_statistics, percent
 from evaluate.diagnose.parts import Parts, Split, find_masks
-from evaluate.features import Encoder, load_encoder
+from evaluate.features import Encoder
 from evaluate.probes.linear import fit_probe
+from tests.evaluate.folders import evaluate
 from train.features import Labelled, forward
 from train.network import backbone
 
@@ -47,15 +44,12 @@ class Colours(nn.Module):
         return F.pad(means, (0, 1), value=0.1)
 
 
-@pytest.fixture(scope="module")
-def seen():
-    """An encoder that looks at red and green; pictures with a red or green patch and a blue one,
-    and both patches."""
+def test_maps_lie_where_the_decision_comes_from():
+    """Pictures with a red or green patch, which an encoder describes, and a blue one."""
     encoder = Encoder(Colours().requires_grad_(False).eval(), SIDE, torch.device("cpu"))
-    rng = np.random.default_rng(0)
+    rng, labels = np.random.default_rng(0), np.arange(40) % 2
     pictures = np.full((40, SIDE, SIDE, 3), 115, np.uint8)
     patches, others = np.zeros((2, 40, SIDE, SIDE), np.uint8)
-    labels = np.arange(40) % 2
     for picture, patch, other, label in zip(pictures, patches, others, labels, strict=True):
         y, x = 4 * rng.integers(0, 6, 2)
         patch[y : y + 8, x : x + 8] = 255
@@ -63,22 +57,16 @@ def seen():
         # brighter than the patch: it attracts a map that ignores the decision
         picture[other > 0] = (20, 20, 250)
         picture[patch > 0] = (220, 40, 40) if label == 0 else (40, 220, 40)
-    return encoder, torch.from_numpy(pictures), patches, others, labels
-
-
-def test_maps_lie_where_the_decision_comes_from(seen):
-    encoder, crops, patches, others, labels = seen
+    crops = torch.from_numpy(pictures)
     assert heat.stage_of(encoder) == ("layer4", 8)
+    assert heat.stage_of(replace(encoder, size=12)) == ("layer3", 12)  # the last has 3x3
     features = forward(encoder.model, crops, encoder.device)
     classes = torch.from_numpy(labels)
     # a much redder and a much greener picture
     bank = F.normalize(torch.tensor([[2, 0, 0.1], [0, 2, 0.1]]), dim=1)
     rows = torch.arange(2).repeat(40, 1)
-    probe = fit_probe(features.numpy(), labels, 2)
-    scores = {
-        "knn": heat.knn_score(bank, torch.arange(2), rows, classes, 0.07),
-        "linear": heat.linear_score(probe, classes),
-    }
+    scores = {"knn": heat.knn_score(bank, torch.arange(2), rows, classes, 0.07)}
+    scores["linear"] = heat.linear_score(fit_probe(features.numpy(), labels, 2), classes)
     for kind, score in scores.items():
         for method, maps in heat.heat(encoder, crops, score, "layer4").items():
             assert maps.shape == (40, SIDE, SIDE) and maps.min() >= 0
@@ -87,18 +75,14 @@ def test_maps_lie_where_the_decision_comes_from(seen):
             assert on["pointing"] == 100 and off["pointing"] == 0, (kind, method)
             assert on["share"] > 60 > 10 > off["share"], (kind, method)
             assert on["iou_area"] > 50 and on["without_map"] == 0
-
-
-def test_the_votes_score_is_the_log_of_the_vote(seen):
-    encoder, crops, *_ = seen
-    features = forward(encoder.model, crops[:3], encoder.device).double()
+    # the votes' score is the log of the vote
     bank = F.normalize(torch.from_numpy(np.random.default_rng(1).normal(size=(9, 3))))
     kinds, rows = torch.tensor([0, 1, 2] * 3), torch.tensor([[0, 1, 3], [8, 6, 0], [4, 5, 1]])
-    decided = torch.tensor([0, 0, 1])
-    scores = heat.knn_score(bank, kinds, rows, decided, 0.5)(features)
-    for x, near, kind, score in zip(F.normalize(features), rows, decided, scores, strict=True):
+    features, decided = features[:3].double(), torch.tensor([0, 0, 1])
+    logs = heat.knn_score(bank, kinds, rows, decided, 0.5)(features)
+    for x, near, kind, log in zip(F.normalize(features), rows, decided, logs, strict=True):
         vote = sum(torch.exp(x @ bank[row] / 0.5) for row in near if kinds[row] == kind)
-        assert float(score) == pytest.approx(float(vote.log()))
+        assert float(log) == pytest.approx(float(vote.log()))
 
 
 def test_numbers_of_a_map_by_hand():
@@ -118,7 +102,7 @@ def test_numbers_of_a_map_by_hand():
 def test_neighbours_against_scipy_and_by_hand():
     rng = np.random.default_rng(0)
     bank, queries = rng.normal(size=(60, 5)), rng.normal(size=(30, 5))
-    chosen, distances = rng.integers(0, 60, 30), cdist(queries, bank, "cosine")
+    chosen, distances = rng.integers(0, 60, 30), spatial.distance.cdist(queries, bank, "cosine")
     ranks = neighbours.ranks(bank, queries, chosen)
     assert np.allclose(ranks, (distances < distances[np.arange(30), chosen][:, None]).mean(1))
     split = neighbours.split(np.array([0, 0.04, 0.2, 0.5]), np.array([0.1, 0.04, 0.3, 0.1]))
@@ -128,28 +112,20 @@ def test_neighbours_against_scipy_and_by_hand():
     shares = neighbours.share_of_kind(["a", "b"], [0, 1], bank_kinds, bank_labels)
     assert shares.tolist() == [0.5, 0]
     same = np.arange(30) % 3 == 0
-    auc = mannwhitneyu(ranks[~same], ranks[same]).statistic / (10 * 20)
+    auc = stats.mannwhitneyu(ranks[~same], ranks[same]).statistic / (10 * 20)
     expected = {"known_same_background": 100 / 3, "known_chance": 25, "estimate_auc": auc}
     assert neighbours.known(same, np.full(30, 0.25), ranks) == pytest.approx(expected)
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory):
-    """The embedded data, small, and two random networks, which see it at 32 and at 224 px."""
-    root = tmp_path_factory.mktemp("diagnose")
-    make(root / "data", Scenes(train=120, probe=10, test=40, size=32))
-    files = [str(root / f"{stem}.pth") for stem in ("small_stride2", "imagenet")]
+def test_two_networks_on_the_embedded_data(tmp_path, capsys):
+    """Random ones, which see it at 32 and at 224 px."""
+    make(tmp_path / "data", Scenes(train=120, probe=10, test=40, size=32))
+    files = [str(tmp_path / f"{stem}.pth") for stem in ("small_stride2", "imagenet")]
     for file in files:
         torch.save(backbone("resnet10", Path(file).stem, 4).state_dict(), file)
-    return str(root / "data"), files
-
-
-def test_two_networks_on_the_embedded_data(embedded, tmp_path, capsys):
-    data, files = embedded
     out = tmp_path / "new" / "d.json"
-    options = ["--json", str(out), "--k", "5", "--examples", "2", "--limit", "40"]
-    command("diagnose", diagnosis, ["--runs", *files, "--data", data, *options])
-    result = json.loads(out.read_text())
+    options = f"--data {tmp_path}/data --json {out} --k 5 --examples 2 --limit 40"
+    result = evaluate(f"diagnose --runs {' '.join(files)} {options}")
     printed = capsys.readouterr().out
     assert "background_rather" in printed and f"\nchance, {files[0]} " in printed
     assert out.with_suffix(".png").stat().st_size > 5000 and "pictures" not in result
@@ -167,33 +143,36 @@ def test_two_networks_on_the_embedded_data(embedded, tmp_path, capsys):
 
 
 def test_a_run_has_its_own_numbers_unless_its_folder_takes_none(trained, data, images, tmp_path):
-    out, masks = tmp_path / "d.json", str(images / "masks")
-    options = ["--data", data, "--masks", masks, "--bank-masks", masks, "--limit", "4"]
-    argv = ["--runs", trained, *options, "--examples", "0", "--json", str(out)]
-    own = Path(trained, "diagnose.json")
-    command("diagnose", diagnosis, argv)
-    result, numbers = json.loads(out.read_text()), json.loads(own.read_text())
+    masks, own = images / "masks", Path(trained, "diagnose.json")
+    line = f"diagnose --runs {trained} --data {data} --masks {masks} --bank-masks {masks} --limit 4"
+    line += f" --examples 0 --json {tmp_path}/d.json"
+    result, numbers = evaluate(line), json.loads(own.read_text())
     assert numbers["run"] == trained and numbers["evaluation"] == "diagnose"
     assert result["runs"][trained].items() <= numbers.items()
     assert result["chance"] == numbers["chance"]
     own.unlink()
     own.mkdir()  # nothing can be written there
-    command("diagnose", diagnosis, argv)
+    again = evaluate(line)
     own.rmdir()
-    assert json.loads(out.read_text()) == result
+    assert again == result
 
 
-def test_a_mask_of_the_displayed_picture_and_a_missing_one(tmp_path):
-    truth = np.zeros((40, 60), np.uint8)
+def test_masks_of_displayed_pictures_missing_ones_and_of_the_queries_alone(tmp_path):
+    arguments, masks = Arguments(("run",), str(tmp_path)), tmp_path / "masks"
+    for folder, bank_masks in (("val", None), ("train", str(masks))):
+        (masks / folder).mkdir(parents=True)
+        resolved = arguments.resolve(embedded=False)
+        assert (resolved.masks, resolved.bank_masks) == (str(masks), bank_masks)
+    truth, val = np.zeros((40, 60), np.uint8), tmp_path / "val"
     truth[10:30, 20:50] = 255
-    for folder in ("val/a", "masks/a"):
-        (tmp_path / folder).mkdir(parents=True)
+    for folder in (val / "a", masks / "a"):
+        folder.mkdir(parents=True)
     picture = Image.new("RGB", (60, 40))
     picture.getexif()[0x0112] = 6
     for name in ("0.jpg", "1.jpg"):
-        picture.save(tmp_path / "val/a" / name, exif=picture.getexif())
-    Image.fromarray(np.rot90(truth, -1)).save(tmp_path / "masks/a/0.png")
-    found = find_masks(str(tmp_path / "masks"), Labelled(str(tmp_path / "val"), 24), np.arange(2))
+        picture.save(val / "a" / name, exif=picture.getexif())
+    Image.fromarray(np.rot90(truth, -1)).save(masks / "a/0.png")
+    found = find_masks(str(masks), Labelled(str(val), 24), np.arange(2))
     assert np.array_equal(found[0], truth) and found[1] is None
 
 
@@ -204,8 +183,7 @@ def test_masks_of_caches_and_folders_and_the_parts_of_an_image(images, truth_cac
     for i, mask in enumerate(split.masks):
         small = cv2.resize(mask, (32, 32), interpolation=cv2.INTER_AREA)
         assert np.array_equal(small, cached[i])
-        image = labelled.read(i)
-        object_ = Parts(split, 48, "object")[i]
+        image, object_ = labelled.read(i), Parts(split, 48, "object")[i]
         background = Parts(split, 48, "background")[i].astype(int)
         inside, far = mask > 0, cv2.dilate(mask, np.ones((9, 9))) == 0
         assert np.array_equal(object_[inside], image[inside])
@@ -213,26 +191,3 @@ def test_masks_of_caches_and_folders_and_the_parts_of_an_image(images, truth_cac
         assert np.array_equal(background[far], image[far])
         # the bright disc is gone: what is in its place looks like the noise around it
         assert np.abs(background[inside].mean(0) - image[far].mean(0)).max() < 15
-
-
-BAD = {"give --runs": {"runs": ()}, "--k": {"k": 0}, "no such mask": {"masks": "/nowhere"}}
-
-
-@pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_one_line(embedded, message):
-    data, files = embedded
-    with pytest.raises(UsageError, match=message):
-        diagnosis.evaluate(Arguments(**{"runs": files[:1], "data": data, **BAD[message]}))
-
-
-def test_masks_of_the_queries_alone_leave_the_neighbours_out(tmp_path):
-    (tmp_path / "masks/val").mkdir(parents=True)
-    arguments = Arguments(("run",), str(tmp_path)).resolve(embedded=False)
-    assert arguments.masks == str(tmp_path / "masks") and arguments.bank_masks is None
-    (tmp_path / "masks/train").mkdir()
-    assert Arguments(("run",), str(tmp_path)).resolve(embedded=False).bank_masks == arguments.masks
-
-
-def test_a_small_last_stage_is_passed_over(embedded):
-    encoder = load_encoder(Common(weights=embedded[1][1], size=32, device="cpu"))
-    assert heat.stage_of(encoder) == ("layer2", 4)
