@@ -1,5 +1,4 @@
-"""Reading VOC and COCO: what is read is what the files say; single broken objects are left out and
-counted, and whatever else cannot be meant is refused by name."""
+"""VOC and COCO: what the files say; single broken objects are left out, all else is refused."""
 
 import json
 from pathlib import Path
@@ -22,11 +21,8 @@ def official(root: Path) -> Path:
     for folder, split in (("VOC2007", "trainval"), ("VOC2007", "test"), ("VOC2012", "trainval")):
         difficult = f"<difficult>{int(split == 'trainval')}</difficult>"
         stem, base = f"{folder}_{split}", root / folder
-        files = {
-            f"ImageSets/Main/{split}.txt": f"{stem}\n",
-            f"JPEGImages/{stem}.jpg": "",
-            f"Annotations/{stem}.xml": xml({"name": "dog", "difficult": difficult}),
-        }
+        files = {f"ImageSets/Main/{split}.txt": f"{stem}\n", f"JPEGImages/{stem}.jpg": ""}
+        files[f"Annotations/{stem}.xml"] = xml({"name": "dog", "difficult": difficult})
         for name, content in files.items():
             (base / name).parent.mkdir(parents=True, exist_ok=True)
             (base / name).write_text(content)
@@ -45,28 +41,20 @@ def test_the_official_folders_and_difficult_objects(tmp_path, below):
     assert test.truth["annotations"][0]["iscrowd"] == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        (xml(), b"\xef\xbb\xbfimg 0\r\n\r\n"),
-        (xml(), b"img 0  1\n"),
-        (xml(), b"img 0.jpg"),
-        (xml(), b"._img 0\n.ipynb_checkpoints\nimg 0\n"),
-        # where the size is none, the image says it
-        *((xml(width=width), b"img 0\n") for width in ("0", "50.0", "", "many", "1e12")),
-        (xml({"x": "1.0", "difficult": ""}).replace("\n", "\r\n").encode("utf-8-sig"), b"img 0"),
-    ],
-)
-def test_voc_of_other_tools(tmp_path, text, line):
-    root = own_voc(tmp_path / "own", text, line)
-    (root / "Annotations/._img 0.xml").write_bytes(b"a system's own file")
-    for part in read_voc(root):
-        assert len(part) == 1 and part.file(0).name == "img 0.jpg" and part.classes == ["cup"]
-        (a,) = part.objects[0]
-        assert a["bbox"] == [0, 2, 20, 28] and not a["iscrowd"] and part.size(0) == (40, 50)
-
-
-def test_broken_objects_of_voc_are_left_out_and_counted(tmp_path, capsys):
+def test_voc_of_other_tools_and_broken_objects(tmp_path, capsys):
+    lines = (b"img 0\n", b"\xef\xbb\xbfimg 0\r\n\r\n", b"img 0  1\n", b"img 0.jpg")
+    texts = [xml({"x": "1.0", "difficult": ""}).replace("\n", "\r\n").encode("utf-8-sig")]
+    # where the size is none, the image says it
+    texts += [xml(width=width) for width in ("0", "50.0", "", "many", "1e12")]
+    cases = [*((xml(), line) for line in lines), *((text, b"img 0") for text in texts)]
+    for i, (text, line) in enumerate(cases):
+        root = own_voc(tmp_path / f"{i}", text, b"._img 0\n.ipynb_checkpoints\n" * (i == 0) + line)
+        (root / "Annotations/._img 0.xml").write_bytes(b"a system's own file")
+        for part in read_voc(root):
+            assert len(part) == 1 and part.file(0).name == "img 0.jpg", (text, line)
+            (a,) = part.objects[0]
+            assert a["bbox"] == [0, 2, 20, 28] and not a["iscrowd"] and part.size(0) == (40, 50)
+            assert part.classes == ["cup"]
     text = xml({}, {"x": 20}, {"x": 80}, {"x": 2}).replace(">20</xmax", ">90</xmax", 3)
     train, _ = read_voc(own_voc(tmp_path / "own", text))
     assert [a["bbox"][2] for a in train.objects[0]] == [90, 71, 19]
@@ -75,9 +63,8 @@ def test_broken_objects_of_voc_are_left_out_and_counted(tmp_path, capsys):
     assert "outside of its image of 50x40 pixels" in note
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
+def test_what_is_wrong_with_voc_is_said(tmp_path):
+    cases = (
         ("VOC2007", None, "no folder VOC2007; .*; a set of your own"),
         ("VOC2012/ImageSets/Main/trainval.txt", "x/../../secret\n", "secret"),
         ("VOC2007/ImageSets/Main/test.txt", "\n", "names no image"),
@@ -87,16 +74,14 @@ def test_broken_objects_of_voc_are_left_out_and_counted(tmp_path, capsys):
         (TEST, "<annotation>", "not an annotation"),
         (TEST, '<?xml version="1.0" encoding="none"?><a/>', "not an annotation"),
         (TEST, '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "declarations"),
-        (TEST, xml({"x": "1e99"}), "1 of 1 objects.*the box"),
-        (TEST, xml({"x": "nan"}), "box"),
+        (TEST, xml({"x": "nan"}), "1 of 1 objects.*the box"),
         (TEST, xml({"name": " "}), "category ''"),
-    ],
-)
-def test_what_is_wrong_with_voc_is_said(tmp_path, name, content, message):
-    file = official(tmp_path) / name
-    file.rename(tmp_path / "x") if content is None else file.write_text(content)
-    with pytest.raises((UsageError, FileNotFoundError), match=message):
-        read_voc(tmp_path)
+    )
+    for i, (name, content, message) in enumerate(cases):
+        file = official(tmp_path / f"{i}") / name
+        file.rename(tmp_path / f"x{i}") if content is None else file.write_text(content)
+        with pytest.raises((UsageError, FileNotFoundError), match=message):
+            read_voc(tmp_path / f"{i}")
 
 
 def test_coco_as_pycocotools_reads_it(shared):
@@ -129,29 +114,20 @@ def read_changed(folder: Path, *changes: dict):
     return read_content(folder, GOOD | {"annotations": [OBJECT | change for change in changes]})
 
 
-PIXELS = np.asfortranarray(np.random.default_rng(0).random((6, 8)) < 0.3).astype(np.uint8)
+def lengths(counts: object, size: tuple[int, int] = (6, 8)) -> dict:
+    return {"segmentation": {"size": list(size), "counts": counts}}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"area": float("nan")},
-        {"area": "large"},
-        {"image_id": "7", "category_id": 3.0},
-        {"segmentation": OUTLINE},
-        {"id": 0},
-        {"segmentation": {"size": [6, 8], "counts": run_lengths(PIXELS)}},
-        {"segmentation": {"size": [6, 8], "counts": masks.encode(PIXELS)["counts"].decode()}},
-    ],
-)
-def test_what_is_unambiguous_is_read(tmp_path, change):
-    (a,) = read_changed(tmp_path, change).truth["annotations"]
-    outline = change.get("segmentation")
-    expected = outline if isinstance(outline, dict) else [OUTLINE]
-    assert (a["area"], a["id"], a["segmentation"], a["iscrowd"]) == (16, 1, expected, 0)
-
-
-def test_names_as_ids_repeated_entries_and_system_files(tmp_path, capsys):
+def test_what_is_unambiguous_is_read(tmp_path, capsys):
+    pixels = np.asfortranarray(np.random.default_rng(0).random((6, 8)) < 0.3).astype(np.uint8)
+    counts = (run_lengths(pixels), masks.encode(pixels)["counts"].decode())
+    odd = ({"area": float("nan")}, {"area": "large"}, {"image_id": "7", "category_id": 3.0})
+    for change in (*odd, {"segmentation": OUTLINE}, {"id": 0}, *map(lengths, counts)):
+        (a,) = read_changed(tmp_path, change).truth["annotations"]
+        outline = change.get("segmentation")
+        expected = outline if isinstance(outline, dict) else [OUTLINE]
+        assert (a["area"], a["id"], a["segmentation"], a["iscrowd"]) == (16, 1, expected, 0)
+    # names as ids, repeated entries and the system's files
     names = ("b.jpg", "a.jpg", "._a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg")
     images = [IMAGE | {"id": name, "file_name": f"./{name}"} for name in names]
     objects = [OBJECT | {"image_id": f"{name}.jpg"} for name in "bab"]
@@ -164,51 +140,35 @@ def test_names_as_ids_repeated_entries_and_system_files(tmp_path, capsys):
     assert read.classes == ["x (id 3)", "y", "x (id 5)"]
 
 
-def lengths(counts: object, size: tuple[int, int] = (6, 8)) -> dict:
-    return {"segmentation": {"size": size, "counts": counts}}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_one_broken_object_is_left_out_and_many_are_refused(tmp_path, capsys):
+    broken = [{"segmentation": x} for x in (None, [[1, 2]], [[1, 1, 5, 1, 5, 1e9]])]
+    broken += map(lengths, ([40, 10**9], [40, 4], "abc", "o" * 100))
+    for change, message in (
         ({"image_id": 8}, "image '8'"),
         ({"category_id": 8}, "category '8'"),
         ({"bbox": [0, 0, -1, 4]}, "the box"),
-        ({"bbox": [0, 0, float("nan"), 4]}, "the box"),
         ({"bbox": [0, 0, 1]}, "the box"),
         ({"bbox": [20, 2, 3, 3]}, "outside of its image of 8x6 pixels"),
-        ({"segmentation": None}, "has no outline"),
-        ({"segmentation": [[1, 2]]}, "has no outline"),
-        ({"segmentation": [[1, 1, 5, 1, 5, 1e9]]}, "has no outline"),
-        (lengths([40, 10**9]), "has no outline"),
-        (lengths([40, 4]), "has no outline"),
         (lengths([10**12], (10**6, 10**6)), "has no outline"),
-        (lengths("abc"), "has no outline"),
-        (lengths("o" * 100), "has no outline"),
-    ],
-)
-def test_one_broken_object_is_left_out_and_many_are_refused(tmp_path, capsys, change, message):
-    read = read_changed(tmp_path, {"iscrowd": 1}, {}, change, {"bbox": [2, 2, 0, 3]})
-    # neither crowds nor boxes without area are learnt from
-    assert len(read.truth["annotations"]) == 3 and [a["id"] for a in read.objects[0]] == [2]
-    note = capsys.readouterr().err
-    assert "x: left out 1 of 4 objects, the first: annotation 1" in note and message in note
-    with pytest.raises(UsageError, match=f"a.json: cannot use 1 of 1 objects.*{message}"):
-        read_changed(tmp_path, change)
+        *((outline, "has no outline") for outline in broken),
+    ):
+        read = read_changed(tmp_path, {"iscrowd": 1}, {}, change, {"bbox": [2, 2, 0, 3]})
+        # neither crowds nor boxes without area are learnt from
+        assert len(read.truth["annotations"]) == 3 and [a["id"] for a in read.objects[0]] == [2]
+        note = capsys.readouterr().err
+        assert "x: left out 1 of 4 objects, the first: annotation 1" in note and message in note
+        with pytest.raises(UsageError, match=f"a.json: cannot use 1 of 1 objects.*{message}"):
+            read_changed(tmp_path, change)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_what_is_wrong_with_coco_is_said(tmp_path):
+    for content, message in (
         ([GOOD], "it has no images"),
         (GOOD | {"annotations": []}, "it has no annotations"),
         (GOOD | {"images": {"a": 1}}, "not COCO's form"),
         (GOOD | {"images": [IMAGE | {"file_name": "../a.jpg"}]}, "not a path below"),
-        (GOOD | {"images": [IMAGE | {"file_name": "/a.jpg"}]}, "not a path below"),
         (GOOD | {"images": [IMAGE | {"width": 10**9}]}, "pixels, and .*: No such file"),
         (GOOD | {"images": [IMAGE, IMAGE | {"height": 9}]}, "two images have the same id, 7"),
-    ],
-)
-def test_what_is_wrong_with_coco_is_said(tmp_path, content, message):
-    with pytest.raises(UsageError, match=message):
-        read_content(tmp_path, content)
+    ):
+        with pytest.raises(UsageError, match=message):
+            read_content(tmp_path, content)

@@ -3,43 +3,30 @@
 import io
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 from data.cli import UsageError
 from evaluate import features
-from evaluate.common import Common
-from evaluate.features import extract, load_encoder
 from evaluate.probes import knn
-from train.features import Labelled, batches
 from train.knn import knn_top1, nearest, vote
 
-
-def plain_neighbours(bank, queries, k):
-    norms = (np.linalg.norm(x.astype(float), axis=1) for x in (queries, bank))
-    cosine = queries.astype(float) @ bank.T / np.outer(*norms)
-    order = np.argsort(-cosine, axis=1)[:, :k]
-    return np.take_along_axis(cosine, order, 1), order
+# exp(cosine / T) is past float32 at the small temperatures, where the nearest neighbour decides
+VOTES = [(1, 0.07, 0, (1000, 1000)), (20, 0.07, 0, (7, 3)), (500, 0.07, 0, (64, 50))]
+VOTES += [(1, 0.01, 3, (1, 1)), (20, 1e-6, 3, (300, 60))]
 
 
-@pytest.mark.parametrize(
-    ("k", "temperature", "shift", "blocks"),
-    # exp(cosine / T) is past float32 at the small ones, where the nearest neighbour decides
-    [
-        (1, 0.07, 0, (1000, 1000)),
-        (20, 0.07, 0, (7, 3)),
-        (500, 0.07, 0, (64, 50)),
-        (1, 0.01, 3, (1, 1)),
-        (20, 1e-6, 3, (300, 60)),
-    ],
-)
+@pytest.mark.parametrize(("k", "temperature", "shift", "blocks"), VOTES)
 def test_neighbours_and_their_vote(k, temperature, shift, blocks):
     rng = np.random.default_rng(1)
     bank, queries = (rng.normal(shift, 1, (n, 8)).astype(np.float32) for n in (300, 60))
     labels = rng.integers(0, 4, 300)
-    cosine, order = plain_neighbours(bank, queries, k)
+    norms = [np.linalg.norm(x.astype(float), axis=1) for x in (queries, bank)]
+    cosine = queries.astype(float) @ bank.T / np.outer(*norms)
+    order = np.argsort(-cosine, axis=1)[:, :k]
+    cosine = np.take_along_axis(cosine, order, 1)
     near = nearest(bank, queries, 500, rows=blocks[0], at_once=blocks[1])
     assert np.array_equal(near[1][:, :k], order) and np.allclose(near[0][:, :k], cosine, atol=1e-6)
     weights = np.exp((cosine - cosine[:, :1]) / temperature)
@@ -50,24 +37,26 @@ def test_neighbours_and_their_vote(k, temperature, shift, blocks):
 
 @pytest.fixture
 def train(images):
-    return Labelled(str(images / "train"), 32)
+    return features.Labelled(str(images / "train"), 32)
 
 
 def test_features_are_kept_and_mapped_when_large(network, train, tmp_path, monkeypatch):
-    encoder = load_encoder(Common(**network))
-    plain = extract(encoder, train, batch=9)
+    encoder = features.load_encoder(knn.Common(**network))
+    plain = features.extract(encoder, train, batch=9)
     assert plain.dtype == np.float32 and len(plain) == 80
-    assert np.array_equal(extract(replace(encoder, workers=2), train, batch=9), plain)
-    kept = extract(encoder, train, keep=str(tmp_path))
+    assert np.array_equal(features.extract(replace(encoder, workers=2), train, batch=9), plain)
+    loader = features.batches(train, 1, encoder.device, batch=9)
+    pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn))  # for Python 3.14
+    kept = features.extract(encoder, train, keep=str(tmp_path))
     assert kept.dtype == np.float16 and np.allclose(kept, plain, atol=1e-3, rtol=1e-3)
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
-    again = extract(encoder, train, keep=str(tmp_path))
+    again = features.extract(encoder, train, keep=str(tmp_path))
     assert np.array_equal(again, kept) and file.stat().st_mtime_ns == written
     monkeypatch.setattr(features, "LARGE", 100)
     for folder in (tmp_path, "/proc"):  # which cannot be written
         monkeypatch.chdir(folder)
-        mapped = extract(encoder, train)
+        mapped = features.extract(encoder, train)
         assert isinstance(mapped, np.memmap) and np.array_equal(mapped, kept)
     assert list(tmp_path.iterdir()) == [file]  # it has no name
 
@@ -79,38 +68,23 @@ def npy(rows: int, dtype: type) -> bytes:
 
 
 WHOLE = npy(80, np.float16)
-FOREIGN = {
-    "empty": b"",
-    "cut": WHOLE[:-1],
-    "dtype": npy(80, np.float32),
-    "rows": npy(79, np.float16),
-    "absurd": WHOLE.replace(b"(80, 32), }" + b" " * 12, b"(80, 32000000000000), }"),
-    "objects": npy(80, object),
-    "archive": b"PK\x03\x04",
-    "link": WHOLE,
-}
+FOREIGN = [b"", b"PK\x03\x04", WHOLE[:-1], npy(80, np.float32), npy(79, np.float16)]
+FOREIGN += [npy(80, object), WHOLE.replace(b"(80, 32), }" + b" " * 12, b"(80, 32000000000000), }")]
 
 
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_a_kept_file_from_elsewhere_is_one_line(kind, network, train, tmp_path):
-    encoder = load_encoder(Common(**network))
-    extract(encoder, train, keep=str(tmp_path / "kept"))
+def test_a_kept_file_from_elsewhere_is_one_line(network, train, tmp_path):
+    encoder = features.load_encoder(knn.Common(**network))
+    kept = partial(features.extract, encoder, train, keep=str(tmp_path / "kept"))
+    message = r"train-.*npy: not the features of 80 images, 32-d; del"
+    kept()
     (file,) = (tmp_path / "kept").iterdir()
-    file.write_bytes(FOREIGN[kind])
-    if kind == "link":
-        file.rename(tmp_path / "elsewhere")
-        file.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match=r"train-.*npy: not the features of 80 images, 32-d; del"):
-        extract(encoder, train, keep=str(tmp_path / "kept"))
-    assert file.read_bytes() == FOREIGN[kind]
-
-
-def test_the_loaders_workers_need_no_fork(images):
-    """From Python 3.14 on they are not forked: what they are given is pickled."""
-    loader = batches(Labelled(str(images / "train"), 16), 1, torch.device("cpu"), batch=2)
-    parts = loader.dataset, loader.collate_fn, loader.worker_init_fn
-    dataset, collate, _ = pickle.loads(pickle.dumps(parts))
-    assert torch.equal(collate(dataset.__getitems__([0, 1])), next(iter(loader)))
+    for content in (*FOREIGN, WHOLE):
+        file.write_bytes(content)
+        if content == WHOLE:  # but a link
+            file.symlink_to(file.rename(tmp_path / "elsewhere"))
+        with pytest.raises(UsageError, match=message):
+            kept()
+        assert file.read_bytes() == content
 
 
 def test_knn_with_third_party_weights(network, data):
@@ -125,8 +99,8 @@ def test_knn_with_third_party_weights(network, data):
 
 
 def test_labels_are_places_in_the_given_classes(images):
-    assert Labelled(str(images / "train"), 32, ["class1", "class0"]).labels[0] == 1
+    assert features.Labelled(str(images / "train"), 32, ["class1", "class0"]).labels[0] == 1
     with pytest.raises(UsageError, match=r"class class0 .* is not one that the probe was trained"):
-        Labelled(str(images / "train"), 32, ["class1"])
+        features.Labelled(str(images / "train"), 32, ["class1"])
     with pytest.raises(UsageError, match="needs one folder a class"):
-        Labelled(str(images / "train" / "class0"), 32)
+        features.Labelled(str(images / "train" / "class0"), 32)

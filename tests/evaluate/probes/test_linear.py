@@ -1,13 +1,10 @@
-"""MoCo's linear protocol: optimum against scipy's, steps against torch's own, frozen, resumed and
-distributed."""
+"""MoCo's linear protocol: the optimum is scipy's; frozen, resumed and distributed."""
 
 import itertools
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -18,13 +15,11 @@ from scipy.optimize import minimize
 from torch import nn
 
 from data.cli import UsageError
-from evaluate.common import Common
 from evaluate.features import Encoder, TrainVal, extract, load_encoder
 from evaluate.probes import linear, sgd
-from evaluate.probes.sgd import Order, Schedule
+from evaluate.probes.sgd import Schedule
 from evaluate.probes.sweep import fit_all, hold_out, sweep
 from tests.evaluate.folders import command_line, signal_when
-from train.features import Labelled
 
 CPU = torch.device("cpu")
 
@@ -41,17 +36,16 @@ COLOUR = Encoder(Colour(), 8, CPU)
 
 @pytest.fixture
 def images(colours):
-    return Labelled(f"{colours}/train", 8)
+    return sgd.Labelled(f"{colours}/train", 8)
 
 
 @pytest.fixture
 def encoder(network):
-    return load_encoder(Common(**network, size=16))
+    return load_encoder(linear.Common(**network, size=16))
 
 
-def optimum(x: np.ndarray, y: np.ndarray, l2: float = 0) -> tuple[Callable, np.ndarray]:
-    """The cost of logistic regression with three classes, and scipy's optimum (12 or 21 numbers:
-    weights, then biases)."""
+def optimum(x: np.ndarray, y: np.ndarray, l2: float = 0) -> tuple:
+    """The cost of logistic regression of 3 classes, and scipy's optimum: weights, then biases."""
 
     def cost(flat: np.ndarray) -> float:
         scores = x @ flat[:-3].reshape(3, -1).T + flat[-3:]
@@ -94,7 +88,7 @@ def test_sgd_reaches_the_optimum(images, colours, tmp_path):
     ours = torch.cat([model.fc.weight.detach().flatten(), model.fc.bias.detach()]).numpy()
     assert cost(ours) == pytest.approx(cost(best), abs=1e-5)
     assert cost(ours) < cost(np.zeros(12)) - 0.2
-    test = Labelled(f"{colours}/val", 8, images.classes)
+    test = sgd.Labelled(f"{colours}/val", 8, images.classes)
     found = sgd.evaluate(model, test)
     x, y = colour_features(test)
     right = decided(x, best) == y
@@ -108,18 +102,15 @@ def test_rates_and_order():
     rates = [step.factor(7 * epoch, 7) for epoch in (0, 59, 60, 79, 80, 99)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert [cosine.factor(i, 3) for i in (0, 10, 15, 20)] == pytest.approx([1, 0.75, 0.5, 0.25])
-    steps = list(Order(10, Schedule(epochs=2, batch=4, seed=1)))
+    steps = list(sgd.Order(10, Schedule(epochs=2, batch=4, seed=1)))
     for epoch in range(2):  # every image once
         seen = [item for part in steps[3 * epoch : 3 * epoch + 3] for item in part]
         assert sorted(seen) == [(epoch, i) for i in range(10)]
 
 
-@pytest.mark.parametrize(
-    ("finetune", "number", "code"), [(False, signal.SIGINT, 130), (True, signal.SIGTERM, 0)]
-)
-def test_a_stopped_training_continues_bit_by_bit(
-    finetune, number, code, encoder, images, tmp_path, monkeypatch, capsys
-):
+@pytest.mark.parametrize("finetune", [False, True])
+def test_stopped_and_continued_bit_by_bit(finetune, encoder, images, tmp_path, monkeypatch, capsys):
+    number, code = (signal.SIGTERM, 0) if finetune else (signal.SIGINT, 130)
     schedule = Schedule(3, 16, 1.0, backbone_lr=0.05, decay="cosine", finetune=finetune)
     encoder.model.train(not finetune)  # would move BatchNorm's buffers
     before = sgd.fingerprint(encoder.model)
@@ -127,7 +118,7 @@ def test_a_stopped_training_continues_bit_by_bit(
     calls = itertools.count(1)
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
         # in the middle of an epoch of 4 steps
-        signal_when(patched, Labelled, "read", number, lambda *_: next(calls) == 80)
+        signal_when(patched, sgd.Labelled, "read", number, lambda *_: next(calls) == 80)
         sgd.fit(encoder, images, schedule, tmp_path / "b.pt")
     assert stopped.value.code == code and "the same command continues" in capsys.readouterr().out
     assert torch.load(tmp_path / "b.pt", weights_only=True)["step"] == 6
@@ -139,62 +130,46 @@ def test_a_stopped_training_continues_bit_by_bit(
         sgd.fit(encoder, images, replace(schedule, lr=2.0), tmp_path / "b.pt")
 
 
-BUFFERS = {0: {"momentum_buffer": torch.zeros(9)}}
-FOREIGN = {
-    "shape": {"model": {"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}},
-    "not finite": {"model": {"weight": torch.ones(3, 3) / 0, "bias": torch.zeros(3)}},
-    "step": {"step": 1.5},
-    "momentum": {"optimizer": {"state": BUFFERS, "param_groups": []}},
-}
-
-
-@pytest.mark.parametrize("kind", [*FOREIGN, "list", "link", "pipe"])
-def test_a_kept_file_from_elsewhere_is_one_line(kind, images, tmp_path):
+def test_a_kept_file_from_elsewhere_is_one_line(images, tmp_path):
     """And is left as it is."""
     file = tmp_path / "x" / "x.pt"
     fit = partial(sgd.fit, COLOUR, images, Schedule(epochs=1, lr=1.0), file)
+    refused = partial(pytest.raises, UsageError, match=r"x\.pt: (not|a link) .*; delete it")
     fit()
     state = torch.load(file, weights_only=True)
-    if kind == "link":
-        file.symlink_to(file.rename(tmp_path / "elsewhere.pt"))
-    elif kind == "pipe":
-        file.unlink()
-        os.mkfifo(file)
-    else:
-        torch.save([1] if kind == "list" else state | FOREIGN[kind], file)
-    content = b"" if kind == "pipe" else file.read_bytes()
-    with pytest.raises(UsageError, match=r"x\.pt: (not|a link) .*; delete it to begin anew"):
+    momenta = {"state": {0: {"momentum_buffer": torch.zeros(9)}}, "param_groups": []}
+    layers = {"bias": torch.zeros(3), "weight": torch.zeros(2, 3)}
+    infinite = layers | {"weight": torch.ones(3, 3) / 0}
+    changes = ({"step": 1.5}, {"optimizer": momenta}, {"model": layers}, {"model": infinite})
+    for content in ([1], *(state | change for change in changes)):
+        torch.save(content, file)
+        before = file.read_bytes()
+        with refused():
+            fit()
+        assert file.read_bytes() == before
+    torch.save(state, file)
+    file.symlink_to(file.rename(tmp_path / "elsewhere.pt"))
+    with refused():
         fit()
-    assert kind == "pipe" or file.read_bytes() == content
+    file.unlink()
+    os.mkfifo(file)
+    with refused():
+        fit()
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.slow)])
-def test_a_worker_that_dies_is_started_again(times, encoder, images, tmp_path, monkeypatch, capfd):
-    """At the step that it died in; where that fails too, what was reached is saved."""
-    deaths = tmp_path / "deaths"
-    deaths.mkdir()
-
-    def dies(_: Labelled, i: int) -> bool:
-        if i == 17 and len(list(deaths.iterdir())) < times:
-            (deaths / str(os.getpid())).touch()
-            return True
-        return False
-
+def test_workers_that_die_twice_leave_what_was_reached(encoder, images, tmp_path, monkeypatch):
     schedule = Schedule(epochs=2, batch=8, lr=1.0)
     whole = sgd.fit(encoder, images, schedule, tmp_path / "a.pt")
-    with monkeypatch.context() as patched:
-        signal_when(patched, Labelled, "read", signal.SIGKILL, dies)
-        fit = partial(sgd.fit, replace(encoder, workers=1), images, schedule, tmp_path / "b.pt")
-        with pytest.raises(UsageError, match="failed twice") if times > 1 else nullcontext():
-            fit()
-    assert "they are started again" in capfd.readouterr().err
+    with monkeypatch.context() as patched, pytest.raises(UsageError, match="failed twice"):
+        signal_when(patched, sgd.Labelled, "read", signal.SIGKILL, lambda _, i: i == 17)
+        sgd.fit(replace(encoder, workers=1), images, schedule, tmp_path / "b.pt")
+    assert (tmp_path / "b.pt").exists()
     parts = sgd.fit(encoder, images, schedule, tmp_path / "b.pt")
     assert sgd.fingerprint(parts) == sgd.fingerprint(whole)
 
 
 class Broken(nn.Module):
-    """A backbone that is not frozen: a buffer counts its calls, and the features of all but the
-    first few are not finite."""
+    """Not frozen: a buffer counts calls, and after the `last` one features are not finite."""
 
     def __init__(self, last: int):
         super().__init__()
@@ -206,22 +181,11 @@ class Broken(nn.Module):
         return x.mean((2, 3)) + (torch.nan if self.calls > self.last else 0)
 
 
-def test_a_backbone_that_changes_is_noticed(images, tmp_path):
-    with pytest.raises(AssertionError, match="the frozen backbone changed"):
-        sgd.fit(Encoder(Broken(99), 8, CPU), images, Schedule(epochs=1, lr=1.0), tmp_path / "x.pt")
-
-
-def test_a_bad_image_is_one_line(encoder, tmp_path):
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    (tmp_path / "train" / "a" / "bad.png").write_bytes(b"nothing")
-    images = Labelled(f"{tmp_path}/train", 16)
-    with pytest.raises(UsageError, match=r"a/bad.png: .*; remove or repair that image"):
-        sgd.fit(encoder, images, Schedule(epochs=1), tmp_path / "x.pt")
-
-
-def test_what_is_not_finite_is_never_saved(images, tmp_path):
+def test_what_is_not_finite_is_never_saved_and_a_changed_backbone_is_noticed(images, tmp_path):
     """60 images in 2 steps an epoch; from step 4 on the features are not finite."""
     schedule = Schedule(epochs=9, batch=30, lr=1.0)
+    with pytest.raises(AssertionError, match="the frozen backbone changed"):
+        sgd.fit(Encoder(Broken(99), 8, CPU), images, schedule, tmp_path / "z.pt")
     message = r"x: the loss is not finite at step 4; .*x.pt keeps step 2; lower --lr and give anoth"
     with pytest.raises(UsageError, match=message):
         sgd.fit(Encoder(Broken(1 + 3), 8, CPU), images, schedule, tmp_path / "x.pt")
@@ -234,16 +198,13 @@ def test_what_is_not_finite_is_never_saved(images, tmp_path):
 
 
 def test_sweep_is_sgd_at_each_rate(images, tmp_path):
-    values, labels = extract(COLOUR, images), images.labels
     schedule, rates = Schedule(epochs=5, batch=16, weight_decay=0.01), (0.1, 1.0)
-    features = TrainVal(values, labels, values, labels, list("abc"))
-    layers = fit_all(features, rates, schedule, CPU, np.arange(60))
+    part = extract(COLOUR, images), images.labels
+    layers = fit_all(TrainVal(*part, *part, list("abc")), rates, schedule, CPU, np.arange(60))
     for layer, rate in zip(layers, rates, strict=True):
         model = sgd.fit(COLOUR, images, replace(schedule, lr=rate), tmp_path / f"{rate}.pt")
         assert torch.allclose(layer.weight, model.fc.weight, atol=1e-5)
-
-
-def test_sweep_chooses_by_held_out_images_and_survives_divergence():
+    # it chooses by held-out images and survives divergence
     rng = np.random.default_rng(1)
     centres = rng.normal(0, 3, (6, 8))
     y, truth = np.repeat(np.arange(6), 20), np.repeat(np.arange(6), 5)
@@ -259,27 +220,27 @@ def test_sweep_chooses_by_held_out_images_and_survives_divergence():
 
 def test_protocols_and_seeds(colours, network, tmp_path):
     options = {**network, "size": 16, "epochs": 2, "batch": 16, "data": colours, "seeds": 2}
-    options["json_file"] = str(tmp_path / "x.json")
-    result = linear.evaluate(linear.Arguments(lr=1.0, **options))
+    arguments = linear.Arguments(lr=1.0, json_file=str(tmp_path / "x.json"), **options)
+    result = linear.evaluate(arguments)
     assert result["protocol"]["name"] == "MoCo's protocol" and len(result["per_seed"]) == 2
     assert result["per_seed"][0] != result["per_seed"][1]
-    fast = linear.evaluate(linear.Arguments(sweep=True, sweep_lr=(0.1, 1.0), **options))
+    fast = linear.evaluate(replace(arguments, sweep=True, sweep_lr=(0.1, 1.0)))
     assert "not MoCo's protocol" in linear.lines(fast)[-1]
     assert len(fast["protocol"]["chosen_lr"]) == 2 == len(fast["deviation"]["by_lr"])
-    best = linear.evaluate(linear.Arguments(protocol="optimum", **options))
+    best = linear.evaluate(replace(arguments, protocol="optimum"))
     assert best["accuracy"]["top-1"] > 50 and best["deviation"]["top-1"] == 0
 
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(colours, network, tmp_path):
     """17 images in batches of 16: one process has no part in each second one."""
-    options = "--stem small_stride2 --size 32 --percent 28 --epochs 3 --lr 1 --finetune-epochs 2"
-    options += " --head-lr .5 --backbone-lr .05 --batch 16 --device cpu"
-    options = [*options.split(), "--weights", network["weights"], "--data", colours, "--json"]
+    options = f"--weights {network['weights']} --stem small_stride2 --size 32 --data {colours}"
+    options += " --percent 28 --epochs 3 --lr 1 --finetune-epochs 2 --head-lr .5 --backbone-lr .05"
+    options += " --batch 16 --device cpu --json"
     results, models = [], []
     for processes in (1, 2):
         file = tmp_path / f"{processes}.json"
-        line = command_line("few", *options, file, processes=processes)
+        line = command_line("few", *options.split(), file, processes=processes)
         done = subprocess.run(line, capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.count("written to") == 1, done.stderr
         result = json.loads(file.read_text())
