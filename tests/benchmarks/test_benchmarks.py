@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -11,27 +12,26 @@ import pytest
 
 from benchmarks import evaluate, gpu, peer, peers, records, saliency, speed, train
 from data.cli import UsageError
+from tests.conftest import call
 from tests.test_imports import imported
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch, capsys):
-    """(module, options) -> the numbers, and what was printed."""
-
-    def call(module, options, *more):
-        out = tmp_path / "bench" / "numbers.json"
-        files = ["--json", str(out), "--readme", str(tmp_path / "page.md")]
-        monkeypatch.setattr(sys, "argv", ["x", *options.split(), *map(str, more), *files])
-        module.main()
-        return json.loads(out.read_text()), capsys.readouterr().out
-
-    return call
-
-
-def test_speed(bench, tmp_path, monkeypatch):
-    """Without weights a network's row says so."""
+    """(module, options) -> the numbers, and what was printed; no network's weights are here."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("DILO_WEIGHTS", raising=False)
+
+    def measured(module, options, *more):
+        out = tmp_path / "bench" / "numbers.json"
+        files = ("--json", out, "--readme", tmp_path / "page.md")
+        call(module.main, *options.split(), *more, *files)
+        return json.loads(out.read_text()), capsys.readouterr().out
+
+    return measured
+
+
+def test_speed(bench, tmp_path):
     pictures = tmp_path / "images"
     pictures.mkdir()
     cv2.imwrite(str(pictures / "0.jpg"), np.random.default_rng(0).integers(0, 256, (90, 120, 3)))
@@ -42,10 +42,8 @@ def test_speed(bench, tmp_path, monkeypatch):
     assert "| `u2netp` | no weights here | | |" in said
 
 
-def test_saliency_beside_the_authors(bench, shared, tmp_path, monkeypatch):
+def test_saliency_beside_the_authors(bench, shared, monkeypatch):
     """Losses against the authors' code are listed; a network without weights has a row."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.delenv("DILO_WEIGHTS", raising=False)
     monkeypatch.setattr(saliency, "NAMES", ("fusion", "gs"))
     monkeypatch.setattr(saliency, "AUTHORS", {"gs": (0.0, *[1.0] * 6)})
     result, said = bench(saliency, "--limit 1 --ecssd", shared / "ecssd")
@@ -59,8 +57,8 @@ def test_extraction_beside_the_bare_network(bench, images, monkeypatch):
     folder = images / "train"
     cases = (("resnet10", 32, "imagenet", 1), ("resnet10", 32, "imagenette", 99))
     monkeypatch.setattr(evaluate, "CASES", cases)
-    options = "--rounds 3 --batch 2 --queries 0 --imagenet"
-    result, said = bench(evaluate, options, folder, "--imagenette", folder)
+    options = f"--rounds 3 --batch 2 --queries 0 --imagenet {folder} --imagenette {folder}"
+    result, said = bench(evaluate, options)
     assert [row["count"] for row in result["rows"]] == [1, 80]
     assert "| resnet10, 32 px | 1 of imagenet |" in said
 
@@ -113,42 +111,28 @@ def test_records_are_added_to_those_of_other_machines(bench, images, tmp_path, m
         (peers, "--limit -5", "--limit -5: must be at least 10"),
         (speed, "--repeats 0", "--repeats 0: must be at least 1"),
         (train, "--limit 9", "--limit 9: must be at least 10"),
-        (gpu, "--steps 0", "--steps 0: must be at least 1"),
-        (gpu, "--batch 12", "--batch 12 does not divide into --splits 8"),
-        (gpu, "--background texture", "--background texture and --textures FOLDER need"),
+        (gpu, "", "no GPU that torch can use"),
+        (gpu, "--device cpu --steps 0", "--steps 0: must be at least 1"),
+        (gpu, "--device cpu --batch 12", "--batch 12 does not divide into --splits 8"),
+        (gpu, "--device cpu --background texture", "texture and --textures FOLDER need"),
         (records, "--only rbd", "numbers.json: damaged; restore it"),
     ],
 )
-def test_bad_numbers_are_refused_before_anything_is_measured(
-    bench, images, tmp_path, module, options, message
-):
+def test_bad_options_are_said_first(bench, images, tmp_path, monkeypatch, module, options, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "numbers.json").write_text('{"records": {"demo": {}}}')
-    more = ("--device", "cpu") if module is gpu else ()
-    if module in (gpu, peers, speed):
-        more = (*more, "--images", images / "train")
+    more = ("--images", images / "train") if module in (gpu, peers, speed) else ()
     with pytest.raises(UsageError, match=message):
         bench(module, options, *more)
-
-
-def test_speed_on_a_gpu_needs_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["gpu", "--images", str(tmp_path)])
-    with pytest.raises(UsageError, match="no GPU that torch can use"):
-        gpu.main()
 
 
 def test_speed_on_a_gpu_runs_small_on_a_cpu(bench, images, tmp_path, monkeypatch):
     """All that is not compiled; what is left out, fails, or is not begun in time, is "not run"."""
     page, block = tmp_path / "page.md", "<!-- bench-gpu:begin -->\nold\n<!-- bench-gpu:end -->\n"
     page.write_text(block)
-
-    def fails(*_, **__):
-        raise OSError("no space left")
-
-    small = ("--device", "cpu", "--network", "resnet10", "--size", 32, "--batch", 16, "--steps", 6)
-    options = ("--images", images / "train", "--workers", 1, *small)
-    steps = (gpu.SUPERVISED, "step", "step, swap", gpu.TRAINER)
+    small = "--workers 1 --device cpu --network resnet10 --size 32 --batch 16 --steps 6 --images"
+    options, steps = (small, images / "train"), (gpu.SUPERVISED, "step", "step, swap", gpu.TRAINER)
     result, said = bench(gpu, *options, "--only", *steps)
     assert set(result["images_per_s"]) == {*steps, "waiting", "memory_gb"}
     assert all(value > 0 for name, value in result["images_per_s"].items() if name in steps)
@@ -159,7 +143,7 @@ def test_speed_on_a_gpu_runs_small_on_a_cpu(bench, images, tmp_path, monkeypatch
     assert "written: " in said and page.read_text() == block  # a CPU's numbers fill no page
     result, said = bench(gpu, *options, "--seconds", 0, "--only", "step", gpu.TRAINER)
     assert len(result["images_per_s"]) < 2 and "trainer: not run" in said
-    monkeypatch.setattr(gpu, "build", fails)
+    monkeypatch.setattr(gpu, "build", mock.Mock(side_effect=OSError("no space left")))
     result, said = bench(gpu, *options, "--only", gpu.TRAINER, "step")
     assert "| images/s of the trainer, DiLo on | not run: no space left |" in said
     assert set(result["images_per_s"]) == {"step"}

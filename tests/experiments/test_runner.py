@@ -1,7 +1,5 @@
-"""One row for real, on a tiny data set: trained, measured, kept, and the same folder the second
-time."""
+"""One row for real, on a tiny data set: trained, measured and kept."""
 
-import dataclasses
 import shutil
 
 import pytest
@@ -10,7 +8,7 @@ from data.synthetic.variants import VARIANTS
 from experiments.backgrounds import challenge
 from experiments.masks import mask_scores
 from experiments.measure import measure
-from experiments.rows import Data, choose
+from experiments.rows import Data
 from experiments.runner import Study, prepare, run_row
 from experiments.table import gather, markdown
 
@@ -46,12 +44,6 @@ def test_rows_with_masks_have_their_caches_made_and_scored(study):
     assert scores["shuffled"]["IoU"] < scores["ellipse"]["IoU"] < scores["rbd"]["IoU"]
 
 
-def test_a_row_that_cannot_be_run_here_says_so_and_stops_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("DILO_SHARED", str(tmp_path))
-    assert run_row(Study("e3", TINY, tmp_path), "texture", 0) is None
-    assert "is missing; set DILO_SHARED" in capsys.readouterr().out
-
-
 def test_photographs_are_given_other_backgrounds(study, tmp_path):
     for ours, theirs in (("train", "train"), ("val", "original")):
         shutil.copytree(study.images / theirs, tmp_path / "source" / ours)
@@ -74,8 +66,3 @@ def test_photographs_are_given_other_backgrounds(study, tmp_path):
     before = file.stat().st_mtime_ns
     challenge(photographs)
     assert file.stat().st_mtime_ns == before
-
-
-def test_blur_goes_with_the_size_of_the_copies():
-    assert choose("imagenette").common == (("soften_sigma", "0.48"),)
-    assert not dataclasses.replace(choose("imagenette"), stored=0).common

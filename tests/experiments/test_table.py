@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,10 @@ from experiments.masks import round_trip
 from experiments.rows import BASE, DILO, TABLES, base_of, choose, method_flags, row, rows_of
 from experiments.runner import Study, device_options, run_row, unpack
 from experiments.table import by_seed, cell, gather, markdown, significant, why_not
-from tests.conftest import BARE, read_only
+from tests.conftest import BARE, call, read_only
 from train.command import parse
 
 ROOT = Path(__file__).parents[2]
-
 ABOUT = {"command": "x", "commit": "abc1234", "date": "2026-11-26", "machine": "m"}
 
 
@@ -54,27 +54,30 @@ def test_rows_that_tables_share_are_one_folder_and_others_are_not():
     others = {DILO.folder(choose(name, 3)) for name in ("embedded", "imagenette", "imagenette64")}
     assert len(others | {DILO.folder(data)}) == 4
     assert row("rbd", paste_p=0.5, soften_p=0.1) == row("rbd", soften_p=0.1, paste_p=0.5)
+    # blur goes with the size of the copies
+    assert choose("imagenette").common == (("soften_sigma", "0.48"),)
+    assert not replace(choose("imagenette"), stored=0).common
 
 
 @pytest.mark.parametrize("name", ["embedded", "imagenette", *gpu.BASES])
 @pytest.mark.parametrize("table", TABLES)
-def test_every_row_is_a_command_line_that_the_trainer_takes(table, name):
+def test_every_row_is_a_command_line_that_the_trainer_takes(table, name, monkeypatch):
+    monkeypatch.setenv("DILO_SHARED", "/my data")
     data = choose(name)
     for label, one in rows_of(table, name).items():
         options = [*method_flags(data, one), "--masks", one.masks]
         parse(["x", "--out", "y", "--preset", data.preset, *options]).check()
         assert base_of(table, label) in rows_of(table, name)
+        # a folder with a blank is one argument
+        assert label != "texture" or "/my data/data/dtd" in options
     assert ("truth" in rows_of(table, name)) == (table == "e1" and name == "embedded")
 
 
-def test_a_row_counts_only_where_its_baseline_learned():
+def test_a_row_counts_where_its_baseline_learned_and_significance_is_the_paired_t_test():
     base = [run(0, 40.0, 50.0, untrained=20.0), run(1, 30.0, 50.0, untrained=20.0)]
     assert why_not([run(0, 1.0, 1.0)], base) == ""  # 35 on average, 15 above
     assert "learned too little" in why_not(base, base[1:])
     assert why_not([], base) == "not run" and why_not(base, []) == "no baseline"
-
-
-def test_significance_is_the_paired_t_test():
     rng = np.random.default_rng(0)
     for gain in (0.0, 1.0, 2.0, 4.0):
         ours, base = rng.normal(gain, 1, 5), rng.normal(0, 1, 5)
@@ -94,47 +97,40 @@ def test_table_has_its_numbers_the_papers_and_how_it_was_made(tmp_path):
     assert "| 1.0 | 0 | not run | – | 47.6† |" in text
     assert "`python -m experiments x --seeds 2`, 2026-11-26, m, commit abc1234" in text
     assert "paired t test" in text and "† second-hand" in text and "‡" not in text
-    result = gather(new, "x", {})
-    assert by_seed(result["rows"]["0.3"], "linear") == {0: 60.0, 1: 62.0}
+    assert by_seed(gather(new, "x", {})["rows"]["0.3"], "linear") == {0: 60.0, 1: 62.0}
     assert cell({0: 50.0}) == "50.0" and cell({}) == "–"
-
-
-def test_a_method_that_did_not_learn_takes_no_other_row_with_it(tmp_path):
+    # a method that did not learn takes no other row with it
     numbers = {"moco_v2": 60.0, "moco_v2+dilo": 80.0, "byol": 21.0, "byol+dilo": 22.0}
     text = shown(study(tmp_path, "e6", {k: [run(0, knn, knn, 20.0)] for k, knn in numbers.items()}))
     assert "| moco_v2+dilo | 1 | 80.0 | 80.0 | 69.2† |" in text
     assert "| byol+dilo | 1 | (22.0) | – | – |" in text and "15 points above" in text
 
 
-def test_numbers_of_another_machine_count_as_run_and_none_is_lost(tmp_path, monkeypatch, capsys):
+def test_numbers_of_another_machine_count_as_run_and_none_is_lost(tmp_path, capsys):
     runs = {"0": [run(s, 40.0 + s, 50.0, 10.0) for s in (0, 1)], "0.3": [run(0, 50.0, 60.0)]}
     there = gather(study(tmp_path / "there", runs=runs), "x", {"0.3": {"MAE": 0.25}})
-    known = tmp_path / "known" / "embedded" / "e4.json"
+    known, page = tmp_path / "known" / "embedded" / "e4.json", tmp_path / "results.md"
     known.parent.mkdir(parents=True)
     known.write_text(json.dumps(there))
     here = study(tmp_path / "out" / "embedded", runs={"0": [run(0, 99.0, 99.0, 10.0)]})
-    page = tmp_path / "results.md"
     page.write_text("a\n<!-- e4-embedded:begin -->\n<!-- e4-embedded:end -->\nb\n")
-    options = f"--seeds 0 --known {tmp_path}/known --readme {page} --out {tmp_path}/out".split()
-    monkeypatch.setattr(sys, "argv", ["x", "e4", *options])
-    main()  # the table of what there is, without any images
+    options = ("e4", "--seeds", 0, "--readme", page)
+    known_too = ("--known", tmp_path / "known", "--out", tmp_path / "out")
+    call(main, *options, *known_too)  # the table of what there is, without any images
     assert "| 0.3 | 1 | 0.250 | 50.0 | 60.0 | 62.8† |" in page.read_text()
     rows = json.loads(known.read_text())["rows"]
     assert by_seed(rows["0"], "knn") == {0: 99.0, 1: 41.0}  # what is here stays
     before = known.read_text(), page.read_text()
-    monkeypatch.setattr(sys, "argv", ["x", "e4", *options, "--epochs", "3"])
     with pytest.raises(UsageError, match=r"made with preset simclr_demo, 14 epochs .* not with"):
-        main()
-    monkeypatch.setattr(sys, "argv", ["x", "e4", *options[:2], *options[4:-1], f"{tmp_path}/new"])
-    main()  # a table without runs
+        call(main, *options, *known_too, "--epochs", 3)
+    call(main, *options, "--out", tmp_path / "new")  # a table without runs
     assert "stays, its table has more runs of 0, 0.3" in capsys.readouterr().err
     assert (known.read_text(), page.read_text()) == before
-    known.write_text(before[0].replace('"0.3"', '"0.33"'))
-    with pytest.raises(UsageError, match=r"rows that e4 does not have \(0.33\)"):
-        unpack(tmp_path / "known", here)
-    for broken in ("{", "[]", '{"rows": 3}'):
-        known.write_text(broken)
-        with pytest.raises(UsageError, match="not the numbers of a table"):
+    messages = dict.fromkeys(("{", "[]", '{"rows": 3}'), "not the numbers of a table")
+    messages[before[0].replace('"0.3"', '"0.33"')] = r"rows that e4 does not have \(0.33\)"
+    for content, message in messages.items():
+        known.write_text(content)
+        with pytest.raises(UsageError, match=message):
             unpack(tmp_path / "known", here)
 
 
@@ -148,34 +144,19 @@ def test_a_damaged_file_of_numbers_is_one_line(tmp_path):
                 read()
 
 
-def test_a_folder_with_a_blank_is_one_argument(monkeypatch):
-    monkeypatch.setenv("DILO_SHARED", "/my data")
-    arguments = method_flags(choose("embedded"), rows_of("e3", "embedded")["texture"])
-    assert arguments[-2:] == ["--textures", "/my data/data/dtd"]
-
-
-def test_what_needs_a_gpu_says_so(monkeypatch):
+def test_a_gpu_is_needed_and_its_minutes_end_what_runs(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["x"])
     with pytest.raises(UsageError, match="no GPU that torch can use here"):
-        gpu.main()
-
-
-def test_the_gpus_minutes_end_what_runs(tmp_path, monkeypatch, capfd):
-    options = ("--device", "cpu", "--minutes", "1e-9", "--out", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["x", *options])
-    gpu.main()
+        call(gpu.main)
+    call(gpu.main, "--device", "cpu", "--minutes", "1e-9", "--out", tmp_path)
     assert "base: not all is run, --minutes are over" in capfd.readouterr().out
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_networks_masks_stay_on_their_device(truth_cache, tmp_path):
+def test_masks_stay_on_their_device_and_a_finer_one_loses_less(truth_cache, tmp_path):
     assert device_options("rbd", tmp_path, "cuda") == ()
     assert device_options("u2netp", tmp_path, "cuda") == ("--device", "cuda")
     assert device_options("u2netp", truth_cache, "cuda") == ("--device", "cpu")
-
-
-def test_a_finer_mask_loses_less():
     fine = np.random.default_rng(0).random((100, 140), np.float32)
     lost = [np.abs(round_trip(fine, side) - fine).mean() for side in (8, 32, 512)]
     assert lost[0] > lost[1] > lost[2] and round_trip(fine, 32).shape == fine.shape
@@ -189,17 +170,12 @@ def test_a_table_is_shown_though_it_cannot_be_written(tmp_path):
     assert "| rbd | " in done.stdout and (tmp_path / "imagenette64" / "e1.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--data imagenette", "set DILO_SHARED"),
-        ("--rows cat", "--rows cat"),
-        ("--epochs 0", "--epochs 0"),
-        ("--seeds -1", "--seeds -1"),
-    ],
-)
-def test_bad_options_are_one_line(tmp_path, monkeypatch, arguments, message):
+def test_bad_options_are_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DILO_SHARED", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["x", "e4", *arguments.split(), "--out", str(tmp_path)])
-    with pytest.raises(UsageError, match=message):
-        main()
+    cases = {options: options for options in ("--rows cat", "--epochs 0", "--seeds -1")}
+    for options, message in (cases | {"--data imagenette": "set DILO_SHARED"}).items():
+        with pytest.raises(UsageError, match=message):
+            call(main, "e4", *options.split(), "--out", tmp_path)
+    # a row that cannot be run stops nothing
+    assert run_row(Study("e3", choose("embedded"), tmp_path), "texture", 0) is None
+    assert "is missing; set DILO_SHARED" in capsys.readouterr().out

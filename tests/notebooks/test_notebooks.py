@@ -1,5 +1,4 @@
-"""Every notebook runs in a kernel of its own on tiny inputs, shows its figures, and is stored
-without outputs; what stands above a picture, and which picture it is."""
+"""Every notebook runs on tiny inputs, shows its figures, and is stored without outputs."""
 
 import json
 import os
@@ -13,23 +12,21 @@ import pytest
 
 from data.cache.reader import Cache
 from data.sources.images import ImageError, open_images
-from evaluate.common import command
 from evaluate.masks.examples import read
-from evaluate.probes import knn
 from notebooks import comparison
 from notebooks.__main__ import FOLDER, execute
 from notebooks.suspicious import suspicious, union, write_exclusions
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
 from tests.conftest import BARE, read_only
+from tests.evaluate.folders import evaluate
 from tests.train.runs import config
 from train.loop import train
 
 
 @pytest.fixture(scope="module")
 def notebook_inputs(images, truth_cache, tmp_path_factory) -> dict[str, str]:
-    """The environment variables that the notebooks read: images, caches, and two runs of one
-    epoch with their results."""
+    """The environment variables that the notebooks read: images, caches, two runs with results."""
     out = tmp_path_factory.mktemp("notebooks")
     tree, cache, data = images / "train", out / "rbd", out / "data"
     build(str(tree), str(cache), Recipe("rbd", (), 32))
@@ -38,7 +35,7 @@ def notebook_inputs(images, truth_cache, tmp_path_factory) -> dict[str, str]:
         (data / split).symlink_to(tree)
     for name, masks in (("baseline", "none"), ("dilo", cache)):
         train(config(images, masks, out / name, epochs=1))
-        command("knn", knn, ["--run", str(out / name), "--data", str(data), "--k", "5"])
+        evaluate(f"knn --run {out / name} --data {data} --k 5")
     places = {"IMAGES": tree, "CACHE": cache, "CACHES": f"{cache}:{truth_cache}", "DATA": data}
     places |= {"TRUTH": truth_cache, "OUT": out / "caches", "EXCLUDE": out / "exclude.txt"}
     places |= {"MASKS": images / "masks", "RUNS": f"{out / 'baseline'}:{out / 'dilo'}"}
@@ -71,29 +68,26 @@ def test_notebooks_write_where_they_are_told(notebook_inputs, tmp_path):
 
 def test_suspicious_masks_become_a_list_that_train_takes(images, tmp_path):
     """Also where a name is not UTF-8."""
-    tree = os.fsencode(tmp_path / "tree")
-    os.mkdir(tree)
-    for name in (b"\xe9\xff.png", b"1.png", b"2.png"):
-        os.symlink(images / "train/class0/000.png", os.path.join(tree, name))
-    build(str(tmp_path / "tree"), str(tmp_path / "cache"), Recipe("centre", (), 32))
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("\udce9\udcff.png", "1.png", "2.png"):
+        (tree / name).symlink_to(images / "train/class0/000.png")
+    build(str(tree), str(tmp_path / "cache"), Recipe("centre", (), 32))
     cache = Cache(tmp_path / "cache")
     rows = union(suspicious(cache, everything=0.0).values())
     file = write_exclusions(cache, rows[1:], tmp_path / "new" / "exclude.txt")
     assert len(rows) == 3 and Path(file).read_bytes() == b"2.png\n\xe9\xff.png\n"
-    assert open_images(tmp_path / "tree").without(str(file)).paths.tolist() == [b"1.png"]
+    assert open_images(tree).without(str(file)).paths.tolist() == [b"1.png"]
 
 
-def test_the_first_line_names_the_columns(images, truth_cache):
-    cache = Cache(truth_cache)
+def test_pictures_have_their_titles_and_none_is_replaced_by_another(images, truth_cache, tmp_path):
+    cache, some = Cache(truth_cache), tmp_path / "some.tar"
     caches = {"rbd": cache, "mr": cache}
     figure = comparison.side_by_side(caches, images / "train", cache.paths[:2])
     assert [a.get_title() for a in figure.axes] == ["image", "rbd", "mr", "", "", ""]
     difference, overlap = comparison.agreements(caches, cache.paths[:5])
     assert np.array_equal(difference, np.zeros((2, 2))) and np.array_equal(overlap, np.ones((2, 2)))
-
-
-def test_an_image_that_an_archive_lacks_is_not_replaced_by_another(images, truth_cache, tmp_path):
-    cache, some = Cache(truth_cache), tmp_path / "some.tar"
+    # of an archive that lacks some
     with tarfile.open(some, "w") as archive:
         for path in map(os.fsdecode, cache.paths[1:3]):
             archive.add(images / "train" / path, path)
