@@ -23,6 +23,7 @@ while [[ "$*" == *--wait* ]]; do sleep 0.02; done
 # the tests themselves run under `make test ARGS=...`, and a make below a make prints more
 INHERITED = ("MAKE", "MFLAGS", "ARGS")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(INHERITED)}
+NAME = "runs/a 2026-11-27T10:00 50%#1 é 'b' \"c\" $d `e` (f), g\\"
 
 
 def make(*arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
@@ -50,9 +51,6 @@ def test_a_missing_variable_is_one_line_and_exit_code_2():
     done = make("detection", "WEIGHTS=x")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "detection needs DATA=..." in done.stderr
-
-
-NAME = "runs/a 2026-11-27T10:00 50%#1 é 'b' \"c\" $d `e` (f), g\\"
 
 
 @pytest.mark.parametrize(

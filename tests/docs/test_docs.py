@@ -18,6 +18,18 @@ FILE = re.compile(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)^```", re.M | re.S)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
 PARTS = re.split(r"^## (.*)\n", (ROOT / "docs" / "extend.md").read_text(), flags=re.M)[1:]
 SECTIONS = dict(zip(PARTS[::2], PARTS[1::2], strict=True))
+# `srun` is a process group, every process of which gets the signal
+SRUN = f"""#!{sys.executable}
+import os, sys
+os.setsid()
+with open(os.environ["GROUP"], "w") as file:
+    file.write(str(os.getpid()))
+assert sys.argv[1:3] == ["-c", os.environ["SLURM_CPUS_PER_TASK"]]
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+# a page, the images that its script is given, and the run
+SCRIPTS = [("pretraining.md", "/data/imagenet/train", "runs/rbd")]
+SCRIPTS += [("imagenet.md", "/data/ILSVRC2012_img_train.tar", "runs/moco_v2-rbd")]
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -57,22 +69,6 @@ def test_the_page_runs_and_learns(tmp_path):
     before, after = re.search(r"([\d.]+)% before, ([\d.]+)% after", done.stdout).groups()
     assert losses[-1] < max(losses) - 0.1
     assert float(after) > float(before) + 3
-
-
-# `srun` is a process group, every process of which gets the signal
-SRUN = f"""#!{sys.executable}
-import os, sys
-os.setsid()
-with open(os.environ["GROUP"], "w") as file:
-    file.write(str(os.getpid()))
-assert sys.argv[1:3] == ["-c", os.environ["SLURM_CPUS_PER_TASK"]]
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
-
-
-# a page, the images that its script is given, and the run
-SCRIPTS = [("pretraining.md", "/data/imagenet/train", "runs/rbd")]
-SCRIPTS += [("imagenet.md", "/data/ILSVRC2012_img_train.tar", "runs/moco_v2-rbd")]
 
 
 @pytest.mark.slow

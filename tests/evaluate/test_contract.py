@@ -25,6 +25,55 @@ from tests.evaluate.folders import TINY, command_line, evaluate, own_voc
 from train.checkpoint import CHECKPOINTS
 
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+WRONG = {
+    "nope": "no evaluation 'nope'",
+    "knn --data d --run nowhere": "no run here",
+    "knn --data d --weights nowhere.pth": "no such file of weights",
+    "knn --data d --run=": "give either --run RUN or --weights FILE",
+    "knn {knn} --device mps": "--device mps: ",
+    "knn {knn} --seeds 0": "--seeds 0",
+    "knn {knn} {bad}": "a/bad.png: .*; remove or repair that image",
+    "linear {linear} {bad}": "a/bad.png: .*; remove or repair that image",
+    "few {few} --percent 0": "--percent",
+    "few {few} --modes": "--modes: give",
+    "few {few} --labels-list nowhere.txt": "nowhere",
+    "few {few} --labels-list a/1percent.txt b/1percent.txt": "two lists of one name",
+    "few {few} --batch 0": "--batch 0",
+    "few {few} --lr -1": "negative",
+    "in9 {in9} --data /proc": "needs at least mixed_same/val and mixed_rand/val",
+    "detection {detection} --model mask": "--model mask needs outlines",
+    "detection {detection} --size 224": "--size is of crops",
+    "detection {detection} --regions 0": "--regions 0",
+    "detection {detection} --batch 0": "--batch 0",
+    "detection {detection} --lr -1": "--lr",
+    "detection {detection} --scales 8": "short sides from 16",
+    "detection {detection} --test-scale 5000": "short sides from 16",
+    "detection {detection} --dataset coco": "annotations/instances_train2017.json",
+    "saliency {saliency} --estimator rdb": "no estimator 'rdb'",
+    "saliency {saliency} --estimator=": "either --estimator",
+    "saliency {saliency} --truth /nowhere": "/nowhere: no such folder",
+    "saliency {saliency} --images /nowhere/img": "/nowhere/img",
+    "saliency {saliency} --refine crf": "no refinement",
+    "saliency {saliency} --limit 0": "--limit",
+    "diagnose --data d": "give --runs",
+    "diagnose {diagnose} --k 0": "--k",
+    "diagnose {diagnose} --masks /nowhere": "no such mask",
+    "report": "at least one run",
+    "export --to timm --out x.pth": "give either --run RUN or --weights",
+    "report nowhere": "nowhere: no such run folder",
+}
+SLOW = pytest.mark.slow
+TRAININGS = {
+    "linear": "--epochs 2000 --lr 0.1 --batch 8",
+    "few": "--modes finetune --percent 50 --finetune-epochs 2000 --batch 8",
+    "detection": "--iterations 2000",
+}
+SIGNALS = ["linear SIGTERM group", "few SIGUSR1 group", "few SIGTERM one"]
+LONG = ["detection SIGTERM group", "detection SIGTERM launch,one"]
+LONG += [f"{name} SIGTERM launch" for name in TRAININGS]
+SIGNALS += [pytest.param(case, marks=SLOW) for case in LONG]
+DISKS = ["report size=8k", "saliency size=8k", "report ro"]
+DISKS += [pytest.param("detection size=64k", marks=SLOW)]
 
 
 @pytest.fixture(scope="module")
@@ -90,45 +139,6 @@ def test_the_result_is_on_disk_before_it_is_printed(closed, trained, data, tmp_p
     assert ("results are on disk" in errors) == closed
     shown = ("k=200  top-1", "(the bank has 80)", "temperature 0.07")
     assert closed or all(text in out for text in shown)
-
-
-WRONG = {
-    "nope": "no evaluation 'nope'",
-    "knn --data d --run nowhere": "no run here",
-    "knn --data d --weights nowhere.pth": "no such file of weights",
-    "knn --data d --run=": "give either --run RUN or --weights FILE",
-    "knn {knn} --device mps": "--device mps: ",
-    "knn {knn} --seeds 0": "--seeds 0",
-    "knn {knn} {bad}": "a/bad.png: .*; remove or repair that image",
-    "linear {linear} {bad}": "a/bad.png: .*; remove or repair that image",
-    "few {few} --percent 0": "--percent",
-    "few {few} --modes": "--modes: give",
-    "few {few} --labels-list nowhere.txt": "nowhere",
-    "few {few} --labels-list a/1percent.txt b/1percent.txt": "two lists of one name",
-    "few {few} --batch 0": "--batch 0",
-    "few {few} --lr -1": "negative",
-    "in9 {in9} --data /proc": "needs at least mixed_same/val and mixed_rand/val",
-    "detection {detection} --model mask": "--model mask needs outlines",
-    "detection {detection} --size 224": "--size is of crops",
-    "detection {detection} --regions 0": "--regions 0",
-    "detection {detection} --batch 0": "--batch 0",
-    "detection {detection} --lr -1": "--lr",
-    "detection {detection} --scales 8": "short sides from 16",
-    "detection {detection} --test-scale 5000": "short sides from 16",
-    "detection {detection} --dataset coco": "annotations/instances_train2017.json",
-    "saliency {saliency} --estimator rdb": "no estimator 'rdb'",
-    "saliency {saliency} --estimator=": "either --estimator",
-    "saliency {saliency} --truth /nowhere": "/nowhere: no such folder",
-    "saliency {saliency} --images /nowhere/img": "/nowhere/img",
-    "saliency {saliency} --refine crf": "no refinement",
-    "saliency {saliency} --limit 0": "--limit",
-    "diagnose --data d": "give --runs",
-    "diagnose {diagnose} --k 0": "--k",
-    "diagnose {diagnose} --masks /nowhere": "no such mask",
-    "report": "at least one run",
-    "export --to timm --out x.pth": "give either --run RUN or --weights",
-    "report nowhere": "nowhere: no such run folder",
-}
 
 
 @pytest.mark.parametrize("line", WRONG)
@@ -203,20 +213,6 @@ def test_damaged_checkpoints_leave_the_backbone(trained, data, tmp_path, capsys)
     assert "backbone features" in printed.out and "head features  " not in printed.out
     shutil.rmtree(folder / CHECKPOINTS)
     evaluate(f"knn --run {folder} --data {data}")
-
-
-SLOW = pytest.mark.slow
-TRAININGS = {
-    "linear": "--epochs 2000 --lr 0.1 --batch 8",
-    "few": "--modes finetune --percent 50 --finetune-epochs 2000 --batch 8",
-    "detection": "--iterations 2000",
-}
-SIGNALS = ["linear SIGTERM group", "few SIGUSR1 group", "few SIGTERM one"]
-LONG = ["detection SIGTERM group", "detection SIGTERM launch,one"]
-LONG += [f"{name} SIGTERM launch" for name in TRAININGS]
-SIGNALS += [pytest.param(case, marks=SLOW) for case in LONG]
-DISKS = ["report size=8k", "saliency size=8k", "report ro"]
-DISKS += [pytest.param("detection size=64k", marks=SLOW)]
 
 
 @pytest.mark.parametrize("case", SIGNALS)

@@ -14,6 +14,17 @@ from tests.evaluate.folders import evaluate
 from train.network import backbone
 from train.weights import load_weights
 
+# of detectron2's build_resnet_backbone -> torchvision's
+DETECTRON2 = {
+    "stem.conv1.weight": "conv1.weight",
+    "stem.conv1.norm.running_mean": "bn1.running_mean",
+    "res2.0.shortcut.weight": "layer1.0.downsample.0.weight",
+    "res2.0.shortcut.norm.bias": "layer1.0.downsample.1.bias",
+    "res3.3.conv1.weight": "layer2.3.conv1.weight",
+    "res4.5.conv2.norm.running_var": "layer3.5.bn2.running_var",
+    "res5.2.conv3.norm.weight": "layer4.2.bn3.weight",
+}
+
 
 def trained(network):
     """Random weights with statistics that matter."""
@@ -50,18 +61,6 @@ def test_torchvision_and_timm_read_it(tmp_path):
             torch.testing.assert_close(model(x), network(x), rtol=1e-4, atol=1e-4)
             with pytest.raises(RuntimeError, match="fc"):
                 timm.create_model("resnet18", num_classes=1000 - classes, **places)
-
-
-# of detectron2's build_resnet_backbone -> torchvision's
-DETECTRON2 = {
-    "stem.conv1.weight": "conv1.weight",
-    "stem.conv1.norm.running_mean": "bn1.running_mean",
-    "res2.0.shortcut.weight": "layer1.0.downsample.0.weight",
-    "res2.0.shortcut.norm.bias": "layer1.0.downsample.1.bias",
-    "res3.3.conv1.weight": "layer2.3.conv1.weight",
-    "res4.5.conv2.norm.running_var": "layer3.5.bn2.running_var",
-    "res5.2.conv3.norm.weight": "layer4.2.bn3.weight",
-}
 
 
 def test_detectron2s_names(tmp_path, capsys):

@@ -7,6 +7,15 @@ from tests.evaluate.folders import TINY, evaluate, own_voc, pictures
 from train.network import backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+FEW = "--epochs 4 --lr 1 --batch 8 --percent 10 --finetune-epochs 6 --backbone-lr 0.02"
+# a command, and the accuracies that are compared
+RUNS = {
+    "knn --k 5 20": ("5", "20"),
+    "linear --epochs 20 --lr 1 --batch 32": ("top-1",),
+    "linear --epochs 20 --sweep --batch 32": ("top-1",),
+    "linear --protocol optimum": ("top-1",),
+    f"few {FEW}": ("10% linear", "10% finetune"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +27,6 @@ def levels(tmp_path_factory):
     torch.manual_seed(0)
     torch.save(backbone("resnet10", "small_stride2", 8).state_dict(), root / "x.pth")
     return root
-
-
-FEW = "--epochs 4 --lr 1 --batch 8 --percent 10 --finetune-epochs 6 --backbone-lr 0.02"
-# a command, and the accuracies that are compared
-RUNS = {
-    "knn --k 5 20": ("5", "20"),
-    "linear --epochs 20 --lr 1 --batch 32": ("top-1",),
-    "linear --epochs 20 --sweep --batch 32": ("top-1",),
-    "linear --protocol optimum": ("top-1",),
-    f"few {FEW}": ("10% linear", "10% finetune"),
-}
 
 
 @pytest.mark.parametrize("options", RUNS)

@@ -39,10 +39,6 @@ def study(out, table="e4", runs=None):
     return new
 
 
-def shown(new):
-    return markdown(gather(new, "python -m experiments x", {}))
-
-
 def test_rows_that_tables_share_are_one_folder_and_others_are_not():
     data = choose("embedded")
     tables = {table: rows_of(table, "embedded") for table in TABLES}
@@ -91,7 +87,7 @@ def test_a_row_counts_where_its_baseline_learned_and_significance_is_the_paired_
 def test_table_has_its_numbers_the_papers_and_how_it_was_made(tmp_path):
     runs = {"0": [run(0, 40.0, 50.0, 10.0), run(1, 42.0, 54.0, 10.0)]}
     new = study(tmp_path, runs=runs | {"0.3": [run(0, 50.0, 60.0), run(1, 52.1, 62.0)]})
-    text = shown(new)
+    text = markdown(gather(new, "python -m experiments x", {}))
     assert "| 0 | 2 | 41.0 ± 1.4 | 52.0 ± 2.8 | 60.6 |" in text
     assert "| 0.3 | 2 | 51.0 ± 1.5 \\* | 61.0 ± 1.4 | 62.8† |" in text
     assert "| 1.0 | 0 | not run | – | 47.6† |" in text
@@ -101,7 +97,8 @@ def test_table_has_its_numbers_the_papers_and_how_it_was_made(tmp_path):
     assert cell({0: 50.0}) == "50.0" and cell({}) == "–"
     # a method that did not learn takes no other row with it
     numbers = {"moco_v2": 60.0, "moco_v2+dilo": 80.0, "byol": 21.0, "byol+dilo": 22.0}
-    text = shown(study(tmp_path, "e6", {k: [run(0, knn, knn, 20.0)] for k, knn in numbers.items()}))
+    runs = {label: [run(0, knn, knn, 20.0)] for label, knn in numbers.items()}
+    text = markdown(gather(study(tmp_path, "e6", runs), "x", {}))
     assert "| moco_v2+dilo | 1 | 80.0 | 80.0 | 69.2† |" in text
     assert "| byol+dilo | 1 | (22.0) | – | – |" in text and "15 points above" in text
 

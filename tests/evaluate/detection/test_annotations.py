@@ -14,6 +14,10 @@ from evaluate.detection.voc import CLASSES, read_voc
 from tests.evaluate.folders import own_voc, run_lengths, xml
 
 TEST = "VOC2007/Annotations/VOC2007_test.xml"
+IMAGE = {"id": 7, "width": 8, "height": 6, "file_name": "a.jpg"}
+OUTLINE = [1, 1, 5, 1, 5, 5]
+OBJECT = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 1, 4, 4], "segmentation": [OUTLINE]}
+GOOD = {"images": [IMAGE], "categories": [{"id": 3, "name": "x"}], "annotations": [OBJECT]}
 
 
 def official(root: Path) -> Path:
@@ -96,12 +100,6 @@ def test_coco_as_pycocotools_reads_it(shared):
             assert all(ours[key] == theirs[key] for key in ("bbox", "category_id", "segmentation"))
         sides = reference.imgs[image["id"]]
         assert read.size(row) == (sides["height"], sides["width"])
-
-
-IMAGE = {"id": 7, "width": 8, "height": 6, "file_name": "a.jpg"}
-OUTLINE = [1, 1, 5, 1, 5, 5]
-OBJECT = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 1, 4, 4], "segmentation": [OUTLINE]}
-GOOD = {"images": [IMAGE], "categories": [{"id": 3, "name": "x"}], "annotations": [OBJECT]}
 
 
 def read_content(folder: Path, content: object):
