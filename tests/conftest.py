@@ -1,10 +1,15 @@
-"""Shared fixtures: where the team's real data lies, and a tiny image folder."""
+"""The team's real data, a tiny image folder, commands and what they leave."""
 
+import contextlib
+import importlib
+import io
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -17,6 +22,10 @@ import cv2
 import numpy as np
 import pytest
 
+from data import cli
+from data.stopping import SIGNALS
+
+TREE = Path(__file__).parents[1]
 BARE = {"HOME": "/nonexistent", "LC_ALL": "C", "PYTHONUTF8": "0"}  # no home, an ASCII terminal
 
 
@@ -38,14 +47,81 @@ def call(main: Callable[[], object], *words: object) -> None:
         main()
 
 
-def mounted(command: list[str], *mounts: str, **more: str) -> subprocess.CompletedProcess:
+def inline(program: str, *arguments: object) -> subprocess.CompletedProcess:
+    """`python -m PROGRAM ...` in this process."""
+    output, errors = io.StringIO(), io.StringIO()
+    main = importlib.import_module(f"{program}.__main__").main
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as end,
+    ):
+        try:
+            call(lambda: cli.run(main), *arguments)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    code = end.value.code
+    return subprocess.CompletedProcess(program, code, output.getvalue(), errors.getvalue())
+
+
+def data(*arguments: object) -> subprocess.CompletedProcess:
+    return inline("data", *arguments)
+
+
+def one_line(done: subprocess.CompletedProcess) -> str:
+    """The one line of an error with exit code 2."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+    return errors[0]
+
+
+def execute(command: list, **options: object) -> subprocess.CompletedProcess:
+    options = {"capture_output": True, "text": True, "timeout": 600, "cwd": TREE} | options
+    return subprocess.run([*map(str, command)], **options)
+
+
+def refused(function: Callable, *arguments: object, **options: object) -> str:
+    """The one line of the UsageError that a call ends with."""
+    with pytest.raises(cli.UsageError) as error:
+        function(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def start(command: list, **options: object) -> subprocess.Popen:
+    """A command in a process group of its own, as a job manager starts it."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": TREE}
+    return subprocess.Popen([*map(str, command)], **pipes | options, start_new_session=True)
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
+    """Until it is true or the process has ended."""
+    deadline = time.monotonic() + 120
+    while not condition() and (process is None or process.poll() is None):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder but for logs and locks."""
+    files = [path for path in folder.rglob("*") if not path.name.startswith((".", "log."))]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(files) if p.is_file()}
+
+
+def mounted(command: list, *mounts: str, **more: str) -> subprocess.CompletedProcess:
     """Run a command after mounts that it alone sees; skip where that cannot be done."""
-    options = {"capture_output": True, "text": True, "timeout": 600, "env": os.environ | more}
-    unshare = ["unshare", "--mount", "bash", "-ec"]
-    mounts = "\n".join(mounts)
-    if not shutil.which("unshare") or subprocess.run([*unshare, mounts], **options).returncode:
+    unshare, mounts = ["unshare", "--mount", "bash", "-ec"], "\n".join(mounts)
+    if not shutil.which("unshare") or execute([*unshare, mounts]).returncode:
         pytest.skip("this machine does not let us mount")
-    return subprocess.run([*unshare, f'{mounts}\nexec "$@"', "bash", *command], **options)
+    options = {"env": os.environ | more}
+    return execute([*unshare, f'{mounts}\nexec "$@"', "bash", *command], **options)
 
 
 def read_only(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess:

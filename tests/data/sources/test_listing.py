@@ -2,19 +2,19 @@
 
 import errno
 import os
-import subprocess
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.cli import UsageError
 from data.sources.images import ImageError, list_images, open_images
 from data.sources.pack import pack
+from tests.conftest import data, execute, one_line, refused
 from tests.data.sources.test_archives import tar
 
-ROOT = Path(__file__).parents[3]
+OUTSIDE = "line 2: .* is not a path below the image root"
 
 
 def fill(root: Path, *names: str) -> None:
@@ -38,7 +38,7 @@ def test_list_is_sorted_by_bytes_at_any_depth_follows_links_and_holds_data_alone
     assert not capsys.readouterr().err
 
 
-def test_an_unreadable_folder_is_an_error_that_names_it(data, tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_an_error_that_names_it(tmp_path, monkeypatch):
     def refuse(folder: bytes):
         if os.path.basename(folder) in refused:  # root may read everything
             raise PermissionError(errno.EACCES, "Permission denied", folder)
@@ -47,22 +47,19 @@ def test_an_unreadable_folder_is_an_error_that_names_it(data, tmp_path, monkeypa
     fill(tmp_path, "a/x.jpg", "lost+found/x.jpg", "café/y.jpg")
     scandir, refused = os.scandir, [b"lost+found"]
     monkeypatch.setattr(os, "scandir", refuse)
-    assert "2 images" in data("list", tmp_path)[1]
+    assert "2 images" in data("list", tmp_path).stdout
     refused.append("café".encode())
-    code, _, said = data("list", tmp_path)
-    assert code == 2 and f"{tmp_path}/café: Permission denied" in said and said.count("\n") == 1
+    assert f"{tmp_path}/café: Permission denied" in one_line(data("list", tmp_path))
 
 
 def test_a_named_pipe_never_holds_the_run_and_what_is_not_read_is_said(tmp_path):
     fill(tmp_path, "a.gif", "b.gif", "n01.zip")
-    with pytest.raises(UsageError, match=r"no images .*it holds 2 \.gif, 1 \.zip, which are not"):
-        list_images(tmp_path)
+    assert "it holds 2 .gif, 1 .zip, which are not" in refused(list_images, tmp_path)
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="no ordinary file"):
         open_images(tmp_path).read(0)
     for name in ("pipe.jpg", "nope"):
-        with pytest.raises(UsageError, match="no such folder"):
-            open_images(tmp_path / name)
+        assert "no such folder" in refused(open_images, tmp_path / name)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +110,7 @@ def test_missing_paths_are_named(roots, tmp_path, capsys):
         (b"000.png", "have no folder"),
         (b"class0/000.png masks/000.png", "several paths a line"),
         (b"class0/999.png", "another folder"),
-        (b"class0/000.png\n../x.png", "line 2: .* is not a path below the image root"),
-        (b"class0/000.png\n/etc/passwd", "line 2: .* is not a path below the image root"),
-        (b"class0/000.png\na//x.png", "line 2: .* is not a path below the image root"),
+        *((b"class0/000.png\n" + path, OUTSIDE) for path in (b"../x.png", b"/x.png", b"a//x.png")),
         (b"\n", "names no image"),
         ("class0/000.png".encode("utf-16"), "in UTF-8"),
         (None, "No such file"),
@@ -126,10 +121,8 @@ def test_a_list_of_nothing_that_is_there_stops(roots, tmp_path, content, said):
     for root in roots:
         if content is not None:
             listed.write_bytes(content.replace(b"ROOT", os.path.basename(os.fsencode(root))))
-        with pytest.raises(UsageError, match=said):
-            open_images(root, str(listed))
-        with pytest.raises(UsageError, match=said):
-            open_images(root).without(listed)
+        assert re.search(said, refused(open_images, root, str(listed)))
+        assert re.search(said, refused(open_images(root).without, listed))
 
 
 def test_names_of_other_encodings_are_listed_on_any_terminal(tmp_path):
@@ -137,8 +130,7 @@ def test_names_of_other_encodings_are_listed_on_any_terminal(tmp_path):
     (tmp_path / "images").mkdir()
     Path(os.fsdecode(bytes(tmp_path) + b"/images/" + name)).write_bytes(b"x")
     command = [sys.executable, "-m", "data", "list", tmp_path / "images", "--out", listed]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
+    done = execute(command, text=False, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"})
     assert done.returncode == 0 and b"caf" in done.stdout and not done.stderr
     assert listed.read_bytes() == name + b"\n"
     assert open_images(tmp_path / "images", str(listed)).read(0) == b"x"

@@ -1,5 +1,4 @@
-"""The embedded data set and the set like the Backgrounds Challenge's: against plain compositions,
-deterministic, biased as asked, noticed when incomplete."""
+"""The embedded data set and the Backgrounds Challenge's: composed, deterministic, biased, whole."""
 
 import csv
 import json
@@ -10,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-from data.cli import UsageError
 from data.io import lock
 from data.synthetic import challenge, dataset
 from data.synthetic.backdrops import BACKGROUNDS
@@ -19,7 +17,7 @@ from data.synthetic.objects import CLASSES
 from data.synthetic.variants import VARIANTS, binary, box, tiled
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
-from tests.data.conftest import contents
+from tests.conftest import contents, data, one_line, refused
 
 SMALL = dataset.Scenes(train=30, probe=20, test=20, size=32)
 
@@ -83,19 +81,17 @@ def test_up_to_date_returns_at_once_and_other_parameters_replace_it(tmp_path):
     assert len(list((tmp_path / "train").glob("*/*.jpg"))) == 11
     folder = victim.parent.rename(tmp_path.with_name(f"{tmp_path.name}-elsewhere"))
     victim.parent.symlink_to(folder)
-    with pytest.raises(UsageError, match="a link out of"):
-        dataset.make(tmp_path, SMALL)
+    assert "a link out of" in refused(dataset.make, tmp_path, SMALL)
     assert list(folder.iterdir())
 
 
-def test_bad_arguments_and_other_files_are_refused(data, tmp_path):
+def test_bad_arguments_and_other_files_are_refused(tmp_path):
     for option in ("--train 0", "--size 8", "--bias 1.5", "--seed -1"):
-        code, _, said = data("synthetic", tmp_path / "x", *option.split())
-        assert code == 2 and f"{option}: expected" in said
+        done = data("synthetic", tmp_path / "x", *option.split())
+        assert done.returncode == 2 and f"{option}: expected" in done.stderr
     (tmp_path / "train").mkdir()
     (tmp_path / "dataset.json").write_text('{"name": "of another program"}')
-    with pytest.raises(UsageError, match=r"other files \(dataset\.json, train\)"):
-        dataset.make(tmp_path, SMALL)
+    assert "other files (dataset.json, train)" in refused(dataset.make, tmp_path, SMALL)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -152,7 +148,7 @@ def test_the_set_on_disk_is_the_official_layout(challenge_set, images):
             assert np.abs(pictures[variant] - outside)[rest].mean() < 12, variant
 
 
-def test_other_options_or_files_are_refused(challenge_set, images, truth_cache, data, tmp_path):
+def test_other_options_or_files_are_refused(challenge_set, images, truth_cache, tmp_path):
     shutil.copytree(images / "train" / "class0", tmp_path / "alone" / "class0")
     for root, out, options, said in (
         ("train", challenge_set[0], "--limit 5", "other images, masks or options"),
@@ -160,27 +156,27 @@ def test_other_options_or_files_are_refused(challenge_set, images, truth_cache, 
         (tmp_path / "alone", tmp_path / "y", "", "two classes or more (CLASS/image), each with"),
         ("train", tmp_path / "y", "--bias 2", "--bias 2.0: must be in 0..1"),
     ):
-        code, _, error = data("challenge", images / root, truth_cache, out, *options.split())
-        assert code == 2 and said in error
+        done = data("challenge", images / root, truth_cache, out, *options.split())
+        assert done.returncode == 2 and said in done.stderr
 
 
-def test_a_set_is_of_these_images_whole_and_written_by_one_process(images, data, tmp_path):
+def test_a_set_is_of_these_images_whole_and_written_by_one_process(images, tmp_path):
     train, cache, out = (tmp_path / name for name in ("train", "cache", "out"))
     shutil.copytree(images / "train", train)
     build(str(train), str(cache), Recipe("centre", (), 32))
     command = ("challenge", train, cache, out, "--limit", 3, "--workers", 1)
-    assert data(*command)[0] == 0
+    assert data(*command).returncode == 0
     before, victim = contents(out), next(out.glob("only_fg/val/*/*"))
     victim.unlink()
     with lock(out / ".lock"):
-        assert "another process is writing this set" in data(*command)[2]
+        assert "another process is writing this set" in one_line(data(*command))
     image = train / "class0" / "000.png"
     image.touch()  # as a copy has it: the same contents
-    assert data(*command)[0] == 0 and contents(out) == before
+    assert data(*command).returncode == 0 and contents(out) == before
     shutil.copy(train / "class0" / "002.png", image)
-    assert "differ (first: class0/000.png); run `python -m preprocess`" in data(*command)[2]
+    assert "differ (first: class0/000.png); run `python -m preprocess`" in one_line(data(*command))
     build(str(train), str(cache), Recipe("centre", (), 32))
-    assert "holds a challenge set of other images" in data(*command)[2]
+    assert "holds a challenge set of other images" in one_line(data(*command))
 
 
 def test_training_variants_and_backgrounds_that_go_with_the_class(images, truth_cache, tmp_path):
