@@ -1,5 +1,4 @@
-"""A folder of images that a test may change, a whole cache of the unchanged ones, and a small
-network's random weights."""
+"""Folders of images, whole caches, and a small network's random weights."""
 
 import shutil
 from pathlib import Path
@@ -16,6 +15,13 @@ def root(images, tmp_path) -> Path:
     return Path(shutil.copytree(images / "train", tmp_path / "train"))
 
 
+@pytest.fixture
+def many(images, tmp_path) -> Path:
+    for copy in range(12):
+        shutil.copytree(images / "train", tmp_path / "many" / f"{copy:02d}")
+    return tmp_path / "many"
+
+
 @pytest.fixture(scope="session")
 def whole(images) -> Path:
     run(images / "train", images / "cache-whole")
@@ -24,14 +30,12 @@ def whole(images) -> Path:
 
 @pytest.fixture
 def cache(root, tmp_path) -> Path:
-    """A cache of `root`."""
     run(root, tmp_path / "cache")
     return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
-    """A file of U²-Net-p's."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "u2netp.pth"
     torch.save(U2NetP().build().state_dict(), path)

@@ -1,84 +1,51 @@
 """Runs of the batch stage, and what they leave."""
 
 import contextlib
-import io
 import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 
-from data import cli
 from data.cache.reader import Cache
-from data.stopping import SIGNALS
-from preprocess import __main__ as program
+from preprocess import estimators
 from preprocess.estimators import Estimator
 from preprocess.pipeline import build
 from preprocess.progress import Outcome
 from preprocess.recipe import Recipe
+from tests import conftest
 
-TREE = Path(__file__).parents[2]
 FAST = ["--estimator", "spectral", "--side", "32", "--shard-size", "20"]
 
 
 def run(root: Path, folder: Path, **options) -> Outcome:
-    recipe = Recipe("spectral", (), 32)
-    return build(str(root), str(folder), recipe, **{"shard_size": 20, **options})
+    recipe, options = Recipe("spectral", (), 32), {"shard_size": 20} | options
+    return build(str(root), str(folder), recipe, **options)
 
 
-def command(*arguments: str | Path) -> list[str]:
+def command(*arguments: object) -> list[str]:
     """The same as `run`, as a command line: IMAGES CACHE and more options."""
     program = [sys.executable, "-m", "preprocess", *FAST, "--workers", "1"]
     return [*program, *map(str, arguments)]
 
 
-def call(*arguments: str | Path, **options) -> subprocess.CompletedProcess:
-    settings = {"capture_output": True, "text": True, "cwd": TREE, **options}
-    return subprocess.run(command(*arguments), **settings)
+def call(*arguments: object, **options) -> subprocess.CompletedProcess:
+    return conftest.execute(command(*arguments), **options)
 
 
-def inline(*arguments: str | Path) -> subprocess.CompletedProcess:
+def inline(*arguments: object) -> subprocess.CompletedProcess:
     """`python -m preprocess` without workers, in this process."""
-    output, errors = io.StringIO(), io.StringIO()
-    argv = ["preprocess", *FAST, *map(str, arguments), "--workers", "0"]
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    with (
-        mock.patch.object(sys, "argv", argv),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
-    ):
-        try:
-            cli.run(program.main)
-        except SystemExit as end:
-            code = end.code
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    return subprocess.CompletedProcess(argv, code, output.getvalue(), errors.getvalue())
+    return conftest.inline("preprocess", *FAST, *arguments, "--workers", "0")
 
 
-def data(*arguments: str | Path) -> subprocess.CompletedProcess:
-    """`python -m data ...`"""
-    command = [sys.executable, "-m", "data", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=TREE)
-
-
-def one_line(done: subprocess.CompletedProcess) -> str:
-    """The one line of an error with exit code 2."""
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
-    return errors[0]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """The files of a cache but for logs and locks."""
-    files = [p for p in sorted(folder.iterdir()) if not p.name.startswith((".", "log."))]
-    return {p.name: p.read_bytes() for p in files}
+def refusal(name: str, weights: Path, **options: object) -> str:
+    """The one line of the error that an estimator's file of weights is."""
+    line = conftest.refused(estimators.load, name, weights=str(weights), **options)
+    assert weights.name in line and len(line) < 600
+    return line
 
 
 def masks(folder: Path) -> dict[bytes, bytes]:
@@ -100,8 +67,7 @@ def flip(file: Path, bit: int) -> None:
 
 @dataclass(frozen=True)
 class Kills(Estimator):
-    """Kills its own process on 13x13 images, as the kernel's out-of-memory killer would, but for
-    where the file `flag`, which it makes, exists."""
+    """Kills its own process on 13x13 images, but where the file `flag`, which it makes, exists."""
 
     flag: str
 
@@ -119,10 +85,3 @@ class Deadly(Recipe):
 
     def load(self) -> Estimator:
         return Kills(self.flag)
-
-
-def wait_for(condition, process: subprocess.Popen) -> None:
-    """Until it is true or the process has ended, at most a minute."""
-    deadline = time.monotonic() + 60
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)

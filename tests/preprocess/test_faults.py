@@ -1,11 +1,9 @@
-"""Faults that are real: signals, dead workers, a full and a read-only disk, flipped bits, a second
-process."""
+"""Signals, dead workers, a full and a read-only disk, flipped bits, a second process."""
 
 import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -20,31 +18,20 @@ from data.checksums import problems
 from data.io import lock
 from preprocess import writer
 from preprocess.pipeline import build
-from tests.preprocess import runs
-from tests.preprocess.runs import call, command, content, data, inline, one_line, run, shard
-
-START = {"stderr": subprocess.PIPE, "text": True, "cwd": runs.TREE, "start_new_session": True}
+from tests.conftest import children, contents, data, mounted, one_line, start, wait_for
+from tests.preprocess.runs import Deadly, call, command, flip, inline, run, shard
 
 
 def assert_whole_shards(folder: Path, whole: Path) -> None:
-    """Whatever has a final name is whole."""
     for file in folder.glob("shard-*.h5"):
         assert file.read_bytes() == (whole / file.name).read_bytes()
-
-
-@pytest.fixture
-def many(images, tmp_path) -> Path:
-    """960 images."""
-    for copy in range(12):
-        shutil.copytree(images / "train", tmp_path / "many" / f"{copy:02d}")
-    return tmp_path / "many"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(images, whole, tmp_path, number):
     folder = tmp_path / "cache"
-    process = subprocess.Popen(command(images / "train", folder), **START)
-    runs.wait_for(lambda: (folder / "log.jsonl").exists(), process)
+    process = start(command(images / "train", folder))
+    wait_for((folder / "log.jsonl").exists, process)
     os.killpg(process.pid, number)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)
     if "stopped" not in errors and process.returncode == 0:
@@ -55,25 +42,24 @@ def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(images, whole, tmp_
     assert not list(folder.rglob("*.tmp"))
     assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["event"] == "stopped"
     assert call(images / "train", folder).returncode == 0
-    assert content(folder) == content(whole)
+    assert contents(folder) == contents(whole)
 
 
 @pytest.mark.slow
 def test_sigkill_at_20_random_moments(many, tmp_path):
-    """Each run is killed at a random moment of its whole length, and continued."""
     folder, expected, began = tmp_path / "cache", tmp_path / "expected", time.monotonic()
     assert call(many, expected).returncode == 0
     seconds = time.monotonic() - began
     for moment in np.random.default_rng(0).uniform(0.3, 1, 20):
         if (folder / "cache.json").exists():
             shutil.rmtree(folder)
-        process = subprocess.Popen(command(many, folder), **START)
+        process = start(command(many, folder))
         time.sleep(moment * seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert_whole_shards(folder, expected)
     assert call(many, folder).returncode == 0
-    assert content(folder) == content(expected)
+    assert contents(folder) == contents(expected)
 
 
 @pytest.mark.parametrize("always", [True, False])
@@ -83,13 +69,13 @@ def test_images_that_kill_their_worker_are_found_and_the_rest_goes_on(tmp_path, 
     for i in range(66):
         side = 13 if i == 65 else 16
         cv2.imwrite(str(images / f"{i:03d}.png"), np.full((side, side, 3), i, np.uint8))
-    recipe = runs.Deadly("centre", flag=str(tmp_path / ("none/flag" if always else "flag")))
+    recipe = Deadly("centre", flag=str(tmp_path / ("none/flag" if always else "flag")))
     for name in ("cache", "again"):
         build(str(images), str(tmp_path / name), recipe, shard_size=150, workers=2)
         said = capsys.readouterr().err
         assert ("a worker died" in said) == (always or name == "cache")
         assert said.count("crashed: 065.png") == always
-    assert content(tmp_path / "cache") == content(tmp_path / "again")
+    assert contents(tmp_path / "cache") == contents(tmp_path / "again")
     cache = Cache(tmp_path / "cache")
     assert cache.status.tolist() == [0] * 65 + [STATUS["crashed"] if always else 0]
     assert cache.column("digest").any(1).all()
@@ -97,46 +83,28 @@ def test_images_that_kill_their_worker_are_found_and_the_rest_goes_on(tmp_path, 
 
 
 def test_workers_end_when_their_driver_is_killed(many, tmp_path):
-    process = subprocess.Popen(command(many, tmp_path / "cache"), **START)
-    runs.wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
-    tasks = Path(f"/proc/{process.pid}/task").iterdir()
-    children = [Path("/proc") / c for t in tasks for c in (t / "children").read_text().split()]
+    process = start(command(many, tmp_path / "cache"))
+    wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
+    workers = [Path(f"/proc/{child}/cmdline") for child in children(process.pid)]
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while any(map(alive, children)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert children and not any(map(alive, children))
-
-
-def alive(process: Path) -> bool:
-    try:
-        return bool((process / "cmdline").read_text())  # a zombie has none
-    except OSError:
-        return False
+    # a zombie has none
+    wait_for(lambda: not any(file.exists() and file.read_text() for file in workers))
+    assert workers
 
 
 def test_a_full_and_a_read_only_disk(images, whole, tmp_path):
-    small, folder = tmp_path / "small", tmp_path / "small" / "cache"
-    small.mkdir()
-
-    def mount(options: str) -> bool:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(small)]
-        return subprocess.run(command, capture_output=True).returncode == 0
-
-    if not mount("ro,size=140k"):  # room for one shard
-        pytest.skip("a small file system cannot be mounted here")
-    try:
-        assert "Read-only file system" in one_line(inline(images / "train", folder))
-        assert mount("remount,rw,size=140k")
-        error = one_line(call(images / "train", folder))
-        assert "No space left on device" in error and "the same command continues" in error
-        assert_whole_shards(folder, whole)
-        assert not list(folder.rglob("*.tmp")) and mount("remount,size=8m")
-        assert call(images / "train", folder).returncode == 0
-        assert content(folder) == content(whole)
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    arguments = command(images / "train", disk / "cache")
+    done = mounted(arguments, f"mount -t tmpfs -o ro none {disk}")
+    assert "Read-only file system" in one_line(done)
+    more = f'find {disk} -name "*.tmp"; mount -o remount,size=8m {disk}; "$@"; cp -r {disk} {disk}2'
+    script = ["bash", "-c", f'"$@"; {more}', "bash", *arguments]
+    done = mounted(script, f"mount -t tmpfs -o size=140k none {disk}")  # room for one shard
+    assert "No space left on device" in done.stderr and ".tmp" not in done.stdout
+    assert "the same command continues" in done.stderr
+    assert contents(tmp_path / "disk2" / "cache") == contents(whole)
 
 
 def test_damage_of_every_kind_is_found_and_repaired(images, whole, tmp_path):
@@ -145,7 +113,7 @@ def test_damage_of_every_kind_is_found_and_repaired(images, whole, tmp_path):
     sound, files = flipped.read_bytes(), Cache(cache).files
     for bit in [0, 77, 5600, *np.random.default_rng(0).integers(0, 8 * len(sound), 17).tolist()]:
         flipped.write_bytes(sound)
-        runs.flip(flipped, bit)
+        flip(flipped, bit)
         assert [name for name, text in problems(cache, files) if text] == [flipped.name], bit
     cut.write_bytes(cut.read_bytes()[:3000])
     lost.unlink()
@@ -155,7 +123,7 @@ def test_damage_of_every_kind_is_found_and_repaired(images, whole, tmp_path):
     assert done.returncode == 1 and "--repair" in done.stderr
     assert "missing" in done.stderr and "damaged since" in done.stderr
     assert run(images / "train", cache, repair=True).computed == 60  # exactly these three
-    assert content(cache) == content(whole)
+    assert contents(cache) == contents(whole)
     log = [json.loads(line) for line in (cache / "log.jsonl").read_text().splitlines()]
     assert set(log[-5]["damaged"]) == {flipped.name, cut.name, lost.name}
     (cache / "CHECKSUMS").unlink()
@@ -163,7 +131,7 @@ def test_damage_of_every_kind_is_found_and_repaired(images, whole, tmp_path):
     description.write_text(description.read_text().replace("spectral", "spectrum"))
     assert "cache.json: damaged" in one_line(inline(images / "train", cache))
     assert inline(images / "train", cache, "--repair").returncode == 0
-    assert content(cache) == content(whole)
+    assert contents(cache) == contents(whole)
 
 
 def test_a_second_process_is_refused(images, whole, tmp_path):
@@ -175,4 +143,4 @@ def test_a_second_process_is_refused(images, whole, tmp_path):
     with lock(tmp_path / "cache" / LOCK):
         for refused in (inline(*arguments), inline(*arguments, *part), data("clean", arguments[1])):
             assert "another process is writing this cache" in one_line(refused)
-    assert content(tmp_path / "cache") == content(whole)
+    assert contents(tmp_path / "cache") == contents(whole)

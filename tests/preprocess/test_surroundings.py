@@ -1,24 +1,25 @@
-"""Surroundings that are not a developer's machine: containers, quotas, file systems without
-locks, maps and images of which none can be used."""
+"""Containers, quotas, file systems without locks, maps and images of which none can be used."""
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from data.cache.reader import Cache
-from tests.preprocess.runs import TREE, call, content, inline, one_line
+from tests.conftest import TREE, contents, execute, one_line
+from tests.preprocess.runs import call, inline
 from tests.train.runs import command_line, config
 
 # $1 the Python installation, $2 the project, $3 a folder for all else; then the command. /root may
 # be closed to other users: it is replaced, with the installation alone in it.
 STRANGER = """
-set -e
 base=$1 tree=$2 place=$3
 shift 3
 mkdir -p "$place/base" "$place/tree" "$place/tmp"
@@ -37,12 +38,11 @@ exec setpriv --reuid 12345 --regid 12345 --clear-groups env -i PATH="$PATH" TMPD
 
 
 def test_an_unknown_user_without_home_and_a_project_that_cannot_be_written(images, tmp_path):
-    """Masks by a compiled estimator, then a training on them."""
     shutil.copytree(images / "train" / "class0", tmp_path / "images" / "train")
 
-    def stranger(*command):
-        start = ["unshare", "--mount", "sh", "-c", STRANGER, "sh", sys.base_prefix, TREE, tmp_path]
-        return subprocess.run([*start, *command], capture_output=True, text=True)
+    def stranger(*command: object) -> subprocess.CompletedProcess:
+        unshare = ["unshare", "--mount", "sh", "-ec", STRANGER, "sh"]
+        return execute([*unshare, sys.base_prefix, TREE, tmp_path, *command])
 
     if not (shutil.which("unshare") and shutil.which("setpriv")):
         pytest.skip("needs unshare and setpriv")
@@ -53,19 +53,19 @@ def test_an_unknown_user_without_home_and_a_project_that_cannot_be_written(image
     options = ("--estimator", "mbd", "--side", "32", "--workers", "1")
     made = stranger(python, "-m", "preprocess", "/mnt/images/train", "/mnt/masks", *options)
     assert made.returncode == 0 and "40 of 40 masks computed" in made.stdout, made.stderr
-    assert list(tmp_path.glob("tmp/dilo-kernels-12345"))
-    settings = config(*map(type(TREE), ("/mnt/images", "/mnt/masks", "/mnt/run")), epochs=1)
+    settings = config(Path("/mnt/images"), "/mnt/masks", Path("/mnt/run"), epochs=1)
     done = stranger(python, *command_line(settings)[1:])
     assert done.returncode == 0 and (tmp_path / "run" / "backbone.pt").exists(), done.stderr
+    for kernel in ("barrier", "colours"):  # of the estimator, of the training
+        assert list(tmp_path.glob(f"tmp/dilo-kernels-*/**/{kernel}*.nbi"))
 
 
 def failing(folder, call, code) -> dict[str, str]:
-    """Environment in which a system call fails with that error."""
     (folder / "shim.c").write_text("#include <errno.h>\nint CALL() { errno = CODE; return -1; }\n")
-    compiler = ["cc", "-shared", "-fPIC", f"-DCALL={call}", f"-DCODE={code}"]
     if not shutil.which("cc"):
         pytest.skip("no C compiler here")
-    subprocess.run([*compiler, "-o", "shim.so", "shim.c"], cwd=folder, check=True)
+    define = f"-DCALL={call}", f"-DCODE={code}"
+    execute(["cc", "-shared", "-fPIC", *define, "-o", "shim.so", "shim.c"], cwd=folder)
     return {**os.environ, "LD_PRELOAD": str(folder / "shim.so")}
 
 
@@ -75,9 +75,9 @@ def test_a_file_system_without_locks_is_a_note(images, whole, tmp_path, code):
     for part in ("1/2", "2/2"):
         done = call(images / "train", tmp_path / "cache", "--part", part, env=environment)
         assert done.returncode == 0 and done.stderr.count("has no locks") == 1, done.stderr
-    assert content(tmp_path / "cache") == content(whole)
+    assert contents(tmp_path / "cache") == contents(whole)
     clean = [sys.executable, "-m", "data", "clean", tmp_path / "cache"]
-    assert subprocess.run(clean, capture_output=True, cwd=TREE, env=environment).returncode == 0
+    assert execute(clean, env=environment).returncode == 0
 
 
 @pytest.mark.parametrize("code", [errno.EDQUOT, errno.EIO])
@@ -89,68 +89,57 @@ def test_a_quota_or_a_failing_disk_is_one_line(images, tmp_path, code):
 
 
 def test_worker_processes_that_cannot_start_are_one_line():
-    code = (
-        "import os; from data.cli import run; from data.parallel import alone;"
-        "os.environ['PYTHONHOME'] = '/nowhere'; run(lambda: alone(len, [1]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TREE)
+    code = """import os
+from data import cli, parallel
+os.environ["PYTHONHOME"] = "/nowhere"
+cli.run(lambda: parallel.alone(len, [1]))"""
+    done = execute([sys.executable, "-c", code])
     assert "worker processes cannot be started" in one_line(done)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("", "maps lie flat"), ("x", "maps must lie at the images' relative")]
-)
-def test_no_map_at_all_stops_before_anything_is_written(images, tmp_path, name, message):
-    maps = tmp_path / "maps"
-    maps.mkdir()
-    for file in (images / "masks").rglob("*.png"):
-        shutil.copy(file, maps / (name + file.name))
-    options = ("--estimator", "files", "--maps", maps)
-    error = one_line(inline(images / "train", tmp_path / "cache", *options))
-    assert "no map for any of the 80 images (first: no " in error and message in error
-    assert not (tmp_path / "cache").exists()
+def test_no_map_at_all_stops_before_anything_is_written(images, tmp_path):
+    for name, message in (("", "maps lie flat"), ("x", "maps must lie at the images' relative")):
+        maps = tmp_path / f"maps{name}"
+        maps.mkdir()
+        for file in (images / "masks").rglob("*.png"):
+            shutil.copy(file, maps / (name + file.name))
+        options = ("--estimator", "files", "--maps", maps)
+        error = one_line(inline(images / "train", tmp_path / "cache", *options))
+        assert "no map for any of the 80 images (first: no " in error and message in error
+        assert not (tmp_path / "cache").exists()
 
 
 def png(levels: np.ndarray) -> bytes:
     return cv2.imencode(".png", levels.astype(np.uint8))[1].tobytes()
 
 
-MAPS = "{images}/train {cache} --estimator files --maps {root}"
-
-
 @pytest.mark.parametrize(
-    ("arguments", "fill", "said", "counts", "reason"),
+    ("fill", "said", "why"),
     [
-        ("{root} {cache}", b"no image", "", "80 unreadable", "are these images?"),
-        (MAPS, png(np.zeros((9, 9))), "80 masks are empty", "all are empty", "objects bright?"),
-        (MAPS, png(np.eye(9) * 3), "no_map: 80 levels 0 to 3 of 255", "80 no_map", "grey levels"),
+        (b"no image", "", r"\(80 unreadable\); .*are these images\?"),
+        (png(np.zeros((9, 9))), "80 masks are empty", r"\(all are empty\); .*objects bright\?"),
+        (png(np.eye(9) * 3), "no_map: 80 levels 0 to 3 of 255", r"\(80 no_map\); .*grey levels"),
     ],
 )
-def test_nothing_usable_is_an_error_every_time(
-    images, root, tmp_path, arguments, fill, said, counts, reason
-):
+def test_nothing_usable_is_an_error_every_time(images, root, tmp_path, fill, said, why):
     for file in root.rglob("*.png"):
         file.write_bytes(fill)
-    places = {"images": images, "root": root, "cache": tmp_path / "cache"}
+    maps = images / "train", tmp_path / "cache", "--estimator", "files", "--maps", root
     for _ in range(2):
-        done = inline(*arguments.format(**places).split())
-        error = one_line(done)
-        assert f"none of the 80 masks can be pasted ({counts}); " in error and reason in error
+        done = inline(*(maps if said else (root, tmp_path / "cache")))
+        assert re.search(f"none of the 80 masks can be pasted {why}", one_line(done))
         assert said in done.stdout
 
 
 def test_images_and_maps_that_come_back_are_taken_by_the_same_command(images, root, tmp_path):
-    """At first some maps are missing, and some images cannot be read; then they are there, and one
-    map is corrected."""
     maps, cache = tmp_path / "maps", tmp_path / "cache"
     shutil.copytree(images / "masks", maps)
     hidden = [maps / "class0" / "000.png", maps / "class1" / "001.png", root / "class0" / "010.png"]
     for file in hidden:
         file.rename(tmp_path / file.name)
     hidden[2].mkdir()  # listed, but no file
-    paths = sorted(str(p.relative_to(images / "masks")) for p in (images / "masks").rglob("*.png"))
-    lines = [f"{path} {i}\r\n" for i, path in enumerate(paths)] + ["\n"]
-    (tmp_path / "list.txt").write_text("\ufeff" + "".join(lines))
+    paths = [str(p.relative_to(images / "masks")) for p in (images / "masks").rglob("*.png")]
+    (tmp_path / "list.txt").write_text("\n".join(paths))
 
     def said() -> str:
         options = f"--estimator files --maps {maps} --list {tmp_path}/list.txt --shard-size 99"

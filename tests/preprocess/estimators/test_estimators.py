@@ -13,7 +13,6 @@ WEAK = ("centre", "spectral", "fine_grained")  # these do not find the disc
 
 
 def picture(seed=0):
-    """A dark disc on a bright gradient, with noise, 160 x 120."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:120, :160]
     image = np.stack([180 + 40 * x / 160, 170 + 50 * y / 120, np.full((120, 160), 160.0)], 2)
@@ -54,9 +53,8 @@ def test_refinements_bring_a_blurred_map_to_the_images_edges():
     radius = np.hypot(y - 54, x - 64)
     disc = (radius < 26.4).astype(np.float32)
     soft = cv2.GaussianBlur(disc, (0, 0), 4)
-    cut, guided = (
-        resize(refine.REFINE[k](picture(), soft), 160, 120) for k in ("grabcut", "guided")
-    )
+    maps = [refine.REFINE[name](picture(), soft) for name in ("grabcut", "guided")]
+    cut, guided = (resize(refined, 160, 120) for refined in maps)
     assert np.abs(cut - disc).mean() < 0.3 * np.abs(soft - disc).mean()
     inner, outer = (radius < 26) & (radius > 24), (radius > 27) & (radius < 29)
     contrast = soft[inner].mean() - soft[outer].mean()

@@ -36,7 +36,6 @@ def palette(index, *colours):
 
 
 def displayed(orientation):
-    """The stored picture as Pillow turns it."""
     picture = Image.fromarray(LEVELS)
     picture.getexif()[0x0112] = orientation
     return ImageOps.exif_transpose(picture)

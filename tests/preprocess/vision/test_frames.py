@@ -8,38 +8,7 @@ from preprocess.estimators import load
 from preprocess.vision.frames import inner_box
 from preprocess.vision.pixels import working_image
 
-
-def picture(top=0, bottom=0, left=0, right=0, colour=255):
-    """Noise, with a frame of so many px on each side."""
-    image = np.full((200, 256, 3), colour, np.uint8)
-    inside = slice(top, 200 - bottom), slice(left, 256 - right)
-    image[inside] = np.random.default_rng(1).integers(90, 110, image[inside].shape)
-    return image
-
-
-def box(image):
-    rows, columns = inner_box(image)
-    return rows.start, rows.stop, columns.start, columns.stop
-
-
 Y, X = np.mgrid[:200, :256, :1][:2]
-
-
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        (picture(top=10, bottom=10, left=10, right=10), (10, 190, 10, 246)),
-        # sides without a frame take the widest
-        (picture(top=12, bottom=8, colour=0), (12, 192, 12, 244)),
-        (picture(), (0, 200, 0, 256)),
-        (picture(bottom=140), (0, 200, 0, 256)),  # an edge deep inside
-        # objects of one colour on a plain ground, the second at one side
-        (np.where(np.hypot(Y - 100, X - 128) < 60, 40, np.uint8([250] * 3)), (0, 200, 0, 256)),
-        (np.where((Y > 120) & (abs(X - 130) < 70), 90, np.uint8([250] * 3)), (0, 200, 0, 256)),
-    ],
-)
-def test_a_drawn_frame_is_cut_and_nothing_else(image, expected):
-    assert box(image) == pytest.approx(expected, abs=1 if 0 < expected[0] else 0)
 
 
 def catalogue(top=0, bottom=0, left=0, right=0, colour=255):
@@ -53,6 +22,28 @@ def catalogue(top=0, bottom=0, left=0, right=0, colour=255):
     return np.repeat(grey.astype(np.uint8)[..., None], 3, 2), np.pad(disc, margins)
 
 
+def box(image):
+    rows, columns = inner_box(image)
+    return rows.start, rows.stop, columns.start, columns.stop
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (catalogue(10, 10, 10, 10)[0], (10, 160, 10, 210)),
+        # sides without a frame take the widest
+        (catalogue(12, 8, colour=0)[0], (12, 162, 12, 188)),
+        (catalogue()[0], (0, 150, 0, 200)),
+        (catalogue(bottom=350)[0], (0, 500, 0, 200)),  # an edge deep inside
+        # objects of one colour on a plain ground, the second at one side
+        (np.where(np.hypot(Y - 100, X - 128) < 60, 40, np.uint8([250] * 3)), (0, 200, 0, 256)),
+        (np.where((Y > 120) & (abs(X - 130) < 70), 90, np.uint8([250] * 3)), (0, 200, 0, 256)),
+    ],
+)
+def test_a_drawn_frame_is_cut_and_nothing_else(image, expected):
+    assert box(image) == pytest.approx(expected, abs=1 if 0 < expected[0] else 0)
+
+
 @pytest.mark.parametrize("name", ["rbd", "mbd", "fusion"])
 def test_the_object_of_a_picture_with_wide_margins_is_within_the_picture(name):
     image, disc = catalogue(top=50, left=65, colour=200)
@@ -62,7 +53,6 @@ def test_the_object_of_a_picture_with_wide_margins_is_within_the_picture(name):
 
 @pytest.mark.parametrize("seed", range(24))
 def test_margins_of_any_width_on_two_to_four_sides(seed):
-    """At random: sides, widths of 3 to 80 % of the photograph's, colours, JPEG's noise."""
     rng = np.random.default_rng(seed)
     sides = rng.permutation(["top", "bottom", "left", "right"])[: rng.integers(2, 5)].tolist()
     widths = dict.fromkeys(("top", "bottom", "left"), 0)

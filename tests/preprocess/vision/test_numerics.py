@@ -47,8 +47,7 @@ def test_mixture_likelihood_is_the_formula():
 
 
 def exact_barrier(plane):
-    """Barrier distance of each pixel by all pairs of bounds: a pixel's is the least high - low such
-    that the pixels between them connect it to the border. Exact for one channel."""
+    """The least high - low such that the pixels between them connect a pixel to the border."""
     best = np.full(plane.shape, np.inf)
     border = np.ones(plane.shape, bool)
     border[1:-1, 1:-1] = False
@@ -139,8 +138,7 @@ def test_mr_rank_equals_the_closed_form():
 
 
 def test_mc_absorbed_time_equals_a_simulated_walk():
-    # A chain a - b - c with self weights 1; a is absorbing: a and its neighbour b are also linked
-    # to a's duplicate.
+    # a chain a - b - c with self weights 1; a and its neighbour b are linked to a's absorbing copy
     weight = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1.0]])
     step = np.array([[1 / 3, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4], [0, 1 / 2, 1 / 2]])
     time, alive = np.zeros(3), np.eye(3)
