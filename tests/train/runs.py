@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -11,31 +10,19 @@ from torch import nn
 
 from data.cache.reader import Cache
 from data.sources.images import Images, open_images
+from tests.conftest import execute, wait_for
 from train.config import Config, flag, flat
 from train.dataset import TrainingSet
 from train.loader import Pairs
 from train.masks import Masks
+from train.parameters import COVERAGE, PARAMETERS, PASTED
 from train.presets import configure
 
-SETTINGS = {
-    "network": "resnet10",
-    "stem": "small",
-    "width": 4,
-    "size": 32,
-    "crop": (0.3, 1.0),
-    "batch": 16,
-    "queue": 40,
-    "splits": 2,
-    "lr": 0.06,
-    "weight_decay": 5e-4,
-    "momentum": 0.99,
-    "grey_p": 0.5,
-    "soften_sigma": 1.0,
-    "epochs": 4,
-    "workers": 0,
-    "threads": 1,
-    "log_every": 1,
-}
+SETTINGS = {"network": "resnet10", "stem": "small", "width": 4, "size": 32, "crop": (0.3, 1.0)}
+SETTINGS |= {"batch": 16, "queue": 40, "splits": 2, "momentum": 0.99, "epochs": 4, "log_every": 1}
+SETTINGS |= {"lr": 0.06, "weight_decay": 5e-4, "grey_p": 0.5, "soften_sigma": 1.0}
+SETTINGS |= {"workers": 0, "threads": 1}
+COLOURS = [column for column in range(PARAMETERS) if column not in (PASTED, COVERAGE)]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
@@ -46,7 +33,6 @@ def config(images: Path, masks: Path | str, out: Path, **changes) -> Config:
 
 
 def command_line(settings: Config, *extra: str) -> list[str]:
-    """The `python -m train` command that gives these settings."""
     folders = [settings.images, "--masks", settings.masks, "--out", settings.out]
     command = [sys.executable, "-m", "train", *folders, "--method", settings.method.method]
     values = flat(settings)
@@ -57,9 +43,7 @@ def command_line(settings: Config, *extra: str) -> list[str]:
 
 
 def together(settings: Config, *extra: str, processes: int = 2) -> subprocess.CompletedProcess:
-    """Run `python -m train` as several processes."""
-    command = [*TORCHRUN, str(processes), *command_line(settings, *extra)[1:]]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return execute([*TORCHRUN, processes, *command_line(settings, *extra)[1:]])
 
 
 def log(out: Path) -> list[dict]:
@@ -71,11 +55,7 @@ def losses(out: Path) -> list[float]:
 
 
 def wait_for_steps(out: Path, steps: int) -> None:
-    """Until a run on another process has logged so many steps."""
-    deadline = time.monotonic() + 120
-    while not (out / "log.jsonl").exists() or len(losses(out)) < steps:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: (out / "log.jsonl").exists() and len(losses(out)) >= steps)
 
 
 def pairs(images: Path | Images, cache: Cache | None, **changes) -> Pairs:

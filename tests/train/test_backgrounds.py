@@ -1,7 +1,7 @@
-"""Backgrounds against a literal Pillow version, and what they depend on: the stream of pasting
-alone."""
+"""Backgrounds against a literal Pillow version; they depend on the stream of pasting alone."""
 
 import io
+import shutil
 
 import cv2
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from data.cache.reader import Cache
-from data.sources.base import Folder
 from data.sources.images import open_images
 from tests.train.runs import config, losses
 from tests.train.test_copy_paste import SIZE, cases, pillow_crop
@@ -28,14 +27,12 @@ from train.workers import Loader, WorkerError
 
 
 def settings(images, cache, **changes):
-    given = {"paste_p": 0.5, "batch": 8, "epochs": 1, "textures": None} | changes
-    if given.get("background") == "texture":
-        given["textures"] = str(images / "masks")
+    textures = str(images / "masks") if changes.get("background") == "texture" else None
+    given = {"paste_p": 0.5, "batch": 8, "epochs": 1, "textures": textures} | changes
     return config(images, cache, "", **given)
 
 
-def joined(images, cache, rank=0, world=1, **changes) -> dict[str, torch.Tensor]:
-    """All views of one epoch."""
+def epoch(images, cache, rank=0, world=1, **changes) -> dict[str, torch.Tensor]:
     made = settings(images, cache, **changes)
     order = Order(80, 8, 1, 0, 0, rank, world)
     batches = list(Loader(Pairs(made, open_training_set(made)), order, made.runtime.workers))
@@ -53,7 +50,6 @@ def cover(picture: Image.Image, box: Box, left: float, top: float) -> Image.Imag
 
 
 def test_nearly_the_same_picture_as_cover_paste_and_crop(shared):
-    """Donors are other photographs: JPEGs, some larger than a view needs."""
     content = [(shared / "ecssd" / "images" / f"{i:04d}.jpg").read_bytes() for i in range(101, 161)]
 
     class Photographs:
@@ -102,16 +98,15 @@ def test_filling_keeps_what_is_known_and_stays_within_it():
 
 @pytest.mark.parametrize("kind", ["texture", "image", "random", "swap"])
 def test_backgrounds_depend_on_their_stream_alone(images, truth_cache, kind):
-    """Neither on workers nor on processes; crops and colours are those of the run with grey."""
-    one = joined(images, truth_cache, background=kind)
-    other = joined(images, truth_cache, background=kind, workers=2)
-    halves = [joined(images, truth_cache, background=kind, rank=r, world=2) for r in range(2)]
+    one = epoch(images, truth_cache, background=kind)
+    other = epoch(images, truth_cache, background=kind, workers=2)
+    halves = [epoch(images, truth_cache, background=kind, rank=r, world=2) for r in range(2)]
     for key, value in one.items():
         assert torch.equal(value, other[key])
         at = value.ndim > 1  # of each batch of 8 a process has four in a row
         parts = [half[key].unflatten(int(at), (-1, 4)) for half in halves]
         assert torch.equal(value, torch.cat(parts, at + 1).flatten(int(at), at + 1))
-    grey = joined(images, truth_cache, paste_views="key" if kind == "swap" else "both")
+    grey = epoch(images, truth_cache, paste_views="key" if kind == "swap" else "both")
     parameters, views = one["parameters"][:2], one["views"][:2]
     assert torch.equal(grey["parameters"], parameters)
     pasted = parameters[..., PASTED] > 0
@@ -123,52 +118,42 @@ def test_backgrounds_depend_on_their_stream_alone(images, truth_cache, kind):
 
 def test_swaps_negative_is_the_query_outside_of_its_foreground(images, truth_cache):
     whole = {"paste_p": 1.0, "soften_p": 0.0, "flip_p": 0.0, "crop": (1.0, 1.0)}
-    batch = joined(images, truth_cache, background="swap", **whole)
+    batch = epoch(images, truth_cache, background="swap", **whole)
     query, _, negative = batch["views"]
     counts = batch["parameters"][2, :, PASTED] > 0
     assert counts.float().mean() > 0.8 and not batch["parameters"][0, :, PASTED].any()
     assert torch.equal(negative[~counts], query[~counts])
     share = batch["parameters"][2, :, COVERAGE]
     assert (share[counts] >= LEAST_SHARE).all() and (share[~counts] == 0).all()
-    cache, found = Cache(truth_cache), open_images(images / "train")
-    rows = cache.require(found.paths)
     # masks have 32 px, as the views: no crop between them
-    masks = torch.from_numpy(np.stack([cache.mask(rows[i]) for i in batch["index"]]))
+    masks = torch.from_numpy(np.stack([Cache(truth_cache).mask(i) for i in batch["index"]]))
     same = (negative == query).all(-1)
     assert same[counts][masks[counts] == 0].all()
     assert not (same | (masks < 255))[counts].flatten(1).all(1).any()
 
 
-class Broken(Folder):
-    def read(self, row: int) -> bytes:
-        return b"broken" if row == 0 else super().read(row)
-
-
-def test_an_image_is_never_its_own_background_and_broken_ones_are_passed_over(images):
-    found, box = open_images(images / "train"), Box(0, 0, 48, 48, 48, 48)
-    second = cv2.imread(str(images / "train" / found.paths[1].decode()))[..., ::-1]
-    donors = [Donors(found, np.arange(2)), Donors(Broken(found.root, found.paths), np.arange(2))]
-    for own, source in enumerate(donors):
+def test_an_image_is_never_its_own_background_and_broken_ones_are_passed_over(images, tmp_path):
+    box, files = Box(0, 0, 48, 48, 48, 48), sorted((images / "train" / "class0").iterdir())[:2]
+    (tmp_path / "0.png").write_bytes(b"broken")
+    shutil.copy(files[1], tmp_path / "1.png")
+    for own, folder in ((0, files[0].parent), (2, tmp_path)):
+        donors = Donors(open_images(folder), np.arange(2))
         for i in range(20):
-            draw = source.draw(stream(PASTE, 0, 0, i), box, 48, own=2 * own)
-            assert np.array_equal(draw.picture, second)
+            draw = donors.draw(stream(PASTE, 0, 0, i), box, 48, own=own)
+            assert np.array_equal(draw.picture, cv2.imread(str(files[1]))[..., ::-1])
     with pytest.raises(WorkerError, match="100 backgrounds in a row"):
-        Donors(donors[1].images, np.array([0, 0])).draw(stream(PASTE, 0), box, 48, own=2)
+        Donors(donors.images, np.array([0, 0])).draw(stream(PASTE, 0), box, 48, own=2)
 
 
 def test_pools_follow_the_quality_columns(images, truth_cache):
-    found, cache = open_images(images / "train"), Cache(truth_cache)
-    rows = cache.require(found.paths)
-    coverage = np.array([cache.mask(r).mean() / 255 for r in rows])
-    cache.status = cache.status.copy()
-    cache.status[rows[:5]] = 1
-    pools = {}
+    found, cache, pools = open_images(images / "train"), Cache(truth_cache), []
+    coverage = np.array([cache.mask(row).mean() / 255 for row in range(80)])
+    cache.status = (np.arange(80) < 5).astype(int)
     for kind in ("image", "random"):
         paste = settings(images, truth_cache, background=kind, pool=0.25).paste
-        pools[kind] = make_donors(paste, found, cache, rows).pool
-    assert set(pools["random"]) == set(range(5, 80)) and len(pools["image"]) == round(0.25 * 75)
-    largest = coverage[pools["image"]].max()
-    assert largest <= coverage[[*set(range(5, 80)) - set(pools["image"])]].min() + 1e-3
+        pools.append(set(make_donors(paste, found, cache, np.arange(80)).pool))
+    assert pools[1] == set(range(5, 80)) and len(pools[0]) == round(0.25 * 75)
+    assert coverage[[*pools[0]]].max() <= coverage[[*pools[1] - pools[0]]].min() + 1e-3
 
 
 def test_swap_trains_and_resumes_exactly(images, truth_cache, tmp_path):

@@ -1,5 +1,4 @@
-"""The compiled colours of a CPU against torchvision's functions and against the batched ones of a
-GPU."""
+"""A CPU's compiled colours against torchvision's functions and against a GPU's batched ones."""
 
 import numpy as np
 import pytest
@@ -8,30 +7,16 @@ from scipy.stats import chisquare, ks_2samp
 from torchvision.transforms import ColorJitter, GaussianBlur
 from torchvision.transforms import functional as tv
 
+from train import parameters as column
 from train.colours import MEAN, ORDERS, STD, colours
 from train.config import ViewSettings
-from train.parameters import (
-    BRIGHTNESS,
-    CONTRAST,
-    GREY,
-    HUE,
-    ORDER,
-    PARAMETERS,
-    SATURATION,
-    SIGMA,
-    SOLARISE,
-    draw_colours,
-)
+from train.parameters import draw_colours
 from train.photometric import batched, normalise, photometric
 from train.streams import VIEW, stream
 
-CPU = torch.device("cpu")
-ADJUST = {
-    BRIGHTNESS: tv.adjust_brightness,
-    CONTRAST: tv.adjust_contrast,
-    SATURATION: tv.adjust_saturation,
-    HUE: tv.adjust_hue,
-}
+FACTORS = [column.BRIGHTNESS, column.CONTRAST, column.SATURATION, column.HUE]
+FUNCTIONS = tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue
+ADJUST = dict(zip(FACTORS, FUNCTIONS, strict=True))
 
 
 def draw(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,40 +26,39 @@ def draw(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     views[:, :3] = rng.integers(0, 256, (count, 1, 1, 3))
     views[:, 3:5] = views[:, 3:5, :, :1]
     views[:, 5, :8], views[:, 5, 8:16] = 0, 255
-    parameters = np.zeros((count, PARAMETERS), np.float32)
-    parameters[:, [BRIGHTNESS, CONTRAST, SATURATION]] = rng.uniform(0.2, 1.8, (count, 3))
-    parameters[:, HUE] = rng.uniform(-0.5, 0.5, count)
-    parameters[:, ORDER] = np.arange(count) % 25 - 1  # every order, and none
-    parameters[:, GREY] = rng.random(count) < 0.2
-    parameters[:, SIGMA] = np.where(rng.random(count) < 0.5, rng.uniform(0.1, 2, count), 0)
-    parameters[:, SOLARISE] = rng.random(count) < 0.2
+    parameters = np.zeros((count, column.PARAMETERS), np.float32)
+    parameters[:, FACTORS[:3]] = rng.uniform(0.2, 1.8, (count, 3))
+    parameters[:, column.HUE] = rng.uniform(-0.5, 0.5, count)
+    parameters[:, column.ORDER] = np.arange(count) % 25 - 1  # every order, and none
+    parameters[:, column.GREY] = rng.random(count) < 0.2
+    parameters[:, column.SIGMA] = np.where(rng.random(count) < 0.5, rng.uniform(0.1, 2, count), 0)
+    parameters[:, column.SOLARISE] = rng.random(count) < 0.2
     return torch.from_numpy(views), torch.from_numpy(parameters)
 
 
 def torchvisions(view: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     """(3, s, s), by torchvision's functions one after the other."""
     picture = view.permute(2, 0, 1).float() / 255
-    if row[ORDER] >= 0:
-        for operation in ORDERS[int(row[ORDER])].tolist():
+    if row[column.ORDER] >= 0:
+        for operation in ORDERS[int(row[column.ORDER])].tolist():
             picture = ADJUST[operation](picture, row[operation].item())
-    if row[GREY]:
+    if row[column.GREY]:
         picture = tv.rgb_to_grayscale(picture, 3)
-    if row[SIGMA]:
-        picture = tv.gaussian_blur(picture, [31, 31], [row[SIGMA].item()])
+    if row[column.SIGMA]:
+        picture = tv.gaussian_blur(picture, [31, 31], [row[column.SIGMA].item()])
     return tv.normalize(picture, MEAN, STD)
 
 
 def test_every_order_of_operations_is_torchvisions():
     views, parameters = draw(100, 40)
-    parameters[:, SOLARISE] = 0  # it jumps at one half, where the last digit decides
-    for i, ours in enumerate(photometric(views, parameters, CPU)):
+    parameters[:, column.SOLARISE] = 0  # it jumps at one half, where the last digit decides
+    for i, ours in enumerate(photometric(views, parameters, torch.device("cpu"))):
         # its luma has rounded weights
         assert (ours - torchvisions(views[i], parameters[i])).abs().max() < 2e-3, parameters[i]
 
 
 @pytest.mark.parametrize("side", [12, 33, 50, 96])  # 50 * 50 is no whole number of pieces
 def test_compiled_and_batched_agree(side):
-    """Also where a blur is wider than the picture."""
     views, parameters = draw(60, side)
     one = torch.from_numpy(colours(views.numpy(), parameters.numpy()))
     other = batched(views, parameters)
@@ -86,21 +70,20 @@ def test_compiled_and_batched_agree(side):
 
 
 def test_jitter_and_blur_follow_torchvisions_law():
-    """Factors, order and sigma of 10,000 draws, and how often each happens."""
     torch.manual_seed(0)
     settings = ViewSettings(jitter=(0.4, 0.3, 0.9, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5)
-    rows = np.zeros((10_000, PARAMETERS), np.float32)
+    rows = np.zeros((10_000, column.PARAMETERS), np.float32)
     for i, row in enumerate(rows):
         draw_colours(stream(VIEW, 0, 0, i), settings, 0, row)
     jitter = ColorJitter(*settings.jitter)
     laws = jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue
     drawn = zip(*(ColorJitter.get_params(*laws)[1:] for _ in range(10_000)), strict=True)
-    for column, theirs in zip((BRIGHTNESS, CONTRAST, SATURATION, HUE), drawn, strict=True):
-        assert ks_2samp(rows[:, column], theirs).pvalue > 1e-4, column
+    for place, theirs in zip(FACTORS, drawn, strict=True):
+        assert ks_2samp(rows[:, place], theirs).pvalue > 1e-4, place
     sigma = [GaussianBlur.get_params(*settings.blur_sigma) for _ in range(10_000)]
-    assert ks_2samp(rows[rows[:, SIGMA] > 0, SIGMA], sigma).pvalue > 1e-4
-    orders = np.bincount(rows[rows[:, ORDER] >= 0, ORDER].astype(int), minlength=24)
+    assert ks_2samp(rows[rows[:, column.SIGMA] > 0, column.SIGMA], sigma).pvalue > 1e-4
+    orders = np.bincount(rows[rows[:, column.ORDER] >= 0, column.ORDER].astype(int), minlength=24)
     assert len(orders) == 24 and chisquare(orders).pvalue > 1e-4
-    happened = (rows[:, ORDER] >= 0, 0.8), (rows[:, GREY] > 0, 0.2), (rows[:, SIGMA] > 0, 0.5)
-    for times, p in happened:
-        assert abs(times.mean() - p) < 4 * np.sqrt(p * (1 - p) / 10_000)
+    for place, p in ((column.ORDER, 0.8), (column.GREY, 0.2), (column.SIGMA, 0.5)):
+        happened = rows[:, place] >= 0 if place == column.ORDER else rows[:, place] > 0
+        assert abs(happened.mean() - p) < 4 * np.sqrt(p * (1 - p) / 10_000)

@@ -1,5 +1,4 @@
-"""The augmentation against a literal Pillow paste-then-crop on real photographs; crops by
-torchvision's law and OpenCV's numbers, masks at sub-pixel places, crops that keep foreground."""
+"""The augmentation against a literal Pillow paste-then-crop; crops against torchvision."""
 
 import cv2
 import numpy as np
@@ -11,14 +10,15 @@ from torchvision.transforms import RandomResizedCrop
 
 from data.cache.reader import Cache
 from data.sources.images import decode
-from tests.train.runs import pairs
+from tests.train.runs import COLOURS, pairs
 from train.config import PasteSettings
 from train.copy_paste import copy_paste, paste, soften
 from train.crop import Box, crop_mask, kept, random_box, resize_crop
-from train.parameters import COVERAGE, PARAMETERS, PASTED
+from train.parameters import COVERAGE
 from train.streams import VIEW, stream
 
 SIZE = 224
+CROPS = [(64, 64, 64), (65, 90, 64), (399, 299, 20), (20, 20, 32), (60, 25, 32)]
 
 
 def literal(image: np.ndarray, mask: np.ndarray, level: int, box: Box, blurred: bool) -> np.ndarray:
@@ -49,8 +49,7 @@ def cases(shared, count: int):
 
 @pytest.mark.parametrize("blurred", [False, True])
 def test_nearly_the_same_picture_as_paste_then_crop(shared, blurred):
-    """Mean difference at most 0.3 grey levels, and 99th percentile at most 3, beyond what the
-    resampler differs by."""
+    """Beyond what the resampler differs by."""
     pastes, resamplers = [], []
     for image, mask, box in cases(shared, 60):
         crop = resize_crop(image, box, SIZE)
@@ -92,28 +91,22 @@ def test_settings_of_the_authors():
 
 
 def test_crops_follow_torchvisions_law():
-    """Area, aspect and place over 10,000 draws."""
     torch.manual_seed(0)
     law = torch.zeros(3, 375, 500), (0.2, 1.0), (3 / 4, 4 / 3)
     theirs = np.array([RandomResizedCrop.get_params(*law) for _ in range(10_000)])
     boxes = [random_box(stream(VIEW, 0, 0, i), 500, 375, (0.2, 1.0)) for i in range(10_000)]
     ours = np.array([(b.y, b.x, b.h, b.w) for b in boxes])
-    for law in (
-        lambda b: b[:, 2] * b[:, 3],
-        lambda b: b[:, 3] / b[:, 2],
-        lambda b: b[:, :2].sum(1),
-    ):
-        assert ks_2samp(law(ours), law(theirs)).pvalue > 1e-4
-    boxes += [
-        random_box(stream(VIEW, 0), *size, (0.2, 1.0)) for size in ((1, 1), (3000, 2), (2, 9))
-    ]
+    statistics = [(h * w, w / h, y + x) for y, x, h, w in (ours.T, theirs.T)]
+    for one, other in zip(*statistics, strict=True):
+        assert ks_2samp(one, other).pvalue > 1e-4
+    sizes = (1, 1), (3000, 2), (2, 9)
+    boxes += [random_box(stream(VIEW, 0), *size, (0.2, 1.0)) for size in sizes]
     assert all(0 <= b.x < b.x + b.w <= b.width and 0 <= b.y < b.y + b.h <= b.height for b in boxes)
 
 
-@pytest.mark.parametrize(
-    ("w", "h", "size"), [(64, 64, 64), (65, 90, 64), (399, 299, 20), (20, 20, 32), (60, 25, 32)]
-)
-def test_a_crop_is_opencvs_whether_it_grows_or_shrinks(w, h, size):
+@pytest.mark.parametrize("crop", CROPS)
+def test_a_crop_is_opencvs_whether_it_grows_or_shrinks(crop):
+    w, h, size = crop
     picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
     x, y = 400 - w, (300 - h) // 2
     law = cv2.INTER_AREA if w * h > size**2 else cv2.INTER_LINEAR
@@ -130,7 +123,6 @@ def test_a_crop_is_opencvs_whether_it_grows_or_shrinks(w, h, size):
 
 
 def test_crop_of_a_mask_is_sub_pixel():
-    """A crop by a fraction of a mask pixel moves a linear ramp by that fraction."""
     ramp = np.tile(np.arange(128, dtype=np.uint8), (128, 1))
     for x, y, w, h in ((101, 0, 300, 375), (7, 30, 50, 60), (1, 1, 498, 370)):
         for size in (32, 224):
@@ -151,7 +143,6 @@ def test_kept_is_the_masks_mass_in_the_box():
 
 
 def test_crops_keep_the_share_and_nothing_else_changes(images, truth_cache):
-    """Crops that kept enough before are the same; the others hold more of the foreground."""
     cache = Cache(truth_cache)
     items, batches = [(epoch, index) for epoch in range(3) for index in range(80)], []
     for share in (0.0, 0.6):
@@ -160,7 +151,6 @@ def test_crops_keep_the_share_and_nothing_else_changes(images, truth_cache):
     plain, keeping = batches
     same = (plain["views"] == keeping["views"]).flatten(2).all(2)
     assert 0.1 < same.float().mean() < 0.9
-    colours = [c for c in range(PARAMETERS) if c not in (PASTED, COVERAGE)]
-    assert torch.equal(plain["parameters"][..., colours], keeping["parameters"][..., colours])
+    assert torch.equal(plain["parameters"][..., COLOURS], keeping["parameters"][..., COLOURS])
     more = keeping["parameters"][..., COVERAGE] - plain["parameters"][..., COVERAGE]
     assert more[~same].mean() > 0.1 and (more[same] == 0).all()

@@ -1,8 +1,7 @@
-"""Two processes under gloo: the losses, gradients and memories that one process has with the same
-global batch; their run resumed and stopped the same way."""
+"""Two processes under gloo have the losses, gradients and memories of one with the same batch."""
 
-import subprocess
-import time
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.train.runs import TORCHRUN, Flat, command_line, config, losses, together
+from tests.conftest import children, start
+from tests.train.runs import TORCHRUN, Flat, command_line, config, losses, together, wait_for_steps
 from train import checkpoint
 from train.distributed import gather, local_part, rank, world
 from train.loop import train
@@ -41,8 +41,6 @@ def make(settings) -> nn.Module:
 
 
 def run(name: str) -> dict:
-    """Three steps on this process's part of each global batch: losses, accuracies, gradients and
-    the final state."""
     method = make(SETTINGS[name])
     model = DistributedDataParallel(method, broadcast_buffers=False) if world() > 1 else method
     trained = [p for p in method.parameters() if p.requires_grad]
@@ -70,7 +68,6 @@ def child(number: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> list[dict]:
-    """What each of the two processes found."""
     folder = tmp_path_factory.mktemp("two")
     torch.multiprocessing.spawn(child, (str(folder),), nprocs=2)
     return [torch.load(Path(folder, f"{number}.pt"), weights_only=True) for number in range(2)]
@@ -107,22 +104,11 @@ def test_two_processes_make_the_run_of_one(images, truth_cache, tmp_path, splits
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
-def test_one_process_that_fails_ends_the_job_with_its_error(images, truth_cache, tmp_path):
-    script = tmp_path / "failing.py"
-    script.write_text(f"""
-import sys; sys.path.insert(0, {str(Path.cwd())!r})
-from train import distributed, loop
-from train.command import parse
-before = loop.learning_rate
-def failing(config, step, steps_per_epoch):
-    if step == 2 and distributed.rank() == 1:
-        raise RuntimeError("the second process has had enough")
-    return before(config, step, steps_per_epoch)
-loop.learning_rate = failing
-loop.train(parse(sys.argv[1:]))
-""")
-    arguments = command_line(config(images, truth_cache, tmp_path / "run"))[3:]
-    began = time.monotonic()
-    done = subprocess.run([*TORCHRUN, "2", str(script), *arguments], capture_output=True, text=True)
-    assert done.returncode != 0 and "the second process has had enough" in done.stderr
-    assert time.monotonic() - began < 120 and not (tmp_path / "run" / "backbone.pt").exists()
+def test_one_process_that_is_killed_ends_the_job(images, truth_cache, tmp_path):
+    settings = config(images, truth_cache, tmp_path / "run", epochs=400)
+    job = start([*TORCHRUN, 2, *command_line(settings)[1:]])
+    wait_for_steps(tmp_path / "run", 2)
+    os.kill(children(job.pid)[-1], signal.SIGKILL)
+    errors = job.communicate(timeout=120)[1]
+    assert job.returncode and "SIGKILL" in errors
+    assert not (tmp_path / "run" / "backbone.pt").exists()

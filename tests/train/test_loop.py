@@ -1,6 +1,7 @@
 """The loop: fixed losses of every method, exact resume, and one clear line on bad input."""
 
 import json
+import re
 import shutil
 import time
 from collections import defaultdict
@@ -12,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data.cli import UsageError
+from tests.conftest import refused
 from tests.train.runs import config, log, losses
 from train import checkpoint
 from train.collapse import deviation, rankme
@@ -32,28 +33,17 @@ RUNS = {
 # stream of randomness, another initialisation) says so in its commit and replaces them. Processors
 # round differently, and every step amplifies it: the first 4 are held closely.
 GOLDEN = {
-    "instdisc": """
-        4.48110 25.33408 38.62968 55.64661 68.11508 78.00017 97.15591 98.52601 114.78738 129.22459
-    """,
-    "moco_v1": """
-        0.11199 3.77254 3.66299 4.25599 4.41039 4.03914 4.15905 4.04653 4.11767 3.93345
-    """,
-    "moco_v2": """
-        0.52310 3.03262 3.51356 3.75161 3.70430 3.64791 3.70266 3.66139 3.78504 3.68197 3.72643
-        3.69779 3.60614 3.75116 3.75066 3.76723 3.81767 3.69263 3.66020 3.66465
-    """,
-    "simclr": """
-        3.95306 3.68158 3.45974 3.36567 3.88195 3.36442 3.65044 3.73149 3.59658 3.65149
-    """,
-    "byol": """
-        4.43497 4.35764 4.51259 4.40778 3.96605 4.17586 4.11964 3.82404 3.82853 3.81355
-    """,
+    "instdisc": "4.48110 25.33408 38.62968 55.64661 68.115 78.000 97.156 98.526 114.787 129.225",
+    "moco_v1": "0.11199 3.77254 3.66299 4.25599 4.4104 4.0391 4.1591 4.0465 4.1177 3.9335",
+    "moco_v2": "0.52310 3.03262 3.51356 3.75161 3.7043 3.6479 3.7027 3.6614 3.7850 3.6820",
+    "simclr": "3.95306 3.68158 3.45974 3.36567 3.8820 3.3644 3.6504 3.7315 3.5966 3.6515",
+    "byol": "4.43497 4.35764 4.51259 4.40778 3.9661 4.1759 4.1196 3.8240 3.8285 3.8136",
 }
+GOLDEN["moco_v2"] += " 3.7264 3.6978 3.6061 3.7512 3.7507 3.7672 3.8182 3.6926 3.6602 3.6647"
 
 
 @pytest.fixture(scope="module")
 def finished(images, truth_cache, tmp_path_factory):
-    """(name) -> the finished run of a method, made once."""
     runs: dict[str, Path] = {}
 
     def run(name: str = "moco_v2") -> Path:
@@ -103,9 +93,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_stopped_and_continued_is_bit_identical(
-    images, truth_cache, finished, tmp_path, name, capsys
-):
+def test_stopped_and_continued_is_the_same(images, truth_cache, finished, tmp_path, name, capsys):
     """Damaged checkpoints and lines of the log are passed over; workers change nothing."""
     out, plain = tmp_path / "run", name == "moco_v2"
     assert train(config(images, truth_cache, out, **RUNS[name]), stop_at=7) is False
@@ -126,8 +114,7 @@ def test_stopped_and_continued_is_bit_identical(
 
 def test_a_finished_run_has_nothing_to_do(images, truth_cache, finished, tmp_path, capsys):
     """One that was killed before its weights were written only writes them."""
-    out = tmp_path / "run"
-    shutil.copytree(finished(), out)
+    out = Path(shutil.copytree(finished(), tmp_path / "run"))
     (out / "backbone.pt").unlink()
     half = out / "checkpoints" / "step-000000003.pt.host.1.tmp"
     half.write_bytes(b"of a process that is dead")
@@ -139,18 +126,16 @@ def test_a_finished_run_has_nothing_to_do(images, truth_cache, finished, tmp_pat
 
 def test_what_cannot_be_continued_is_one_clear_line(images, truth_cache, tmp_path):
     out = tmp_path / "run"
-    train(config(images, truth_cache, out), stop_at=3)
-    with pytest.raises(UsageError, match=r"\(temperature: 0.2 -> 0.5; seed: 0 -> 1; lr: .*5\)"):
-        train(config(images, truth_cache, out, temperature=0.5, lr=0.5, seed=1))
-    with pytest.raises(UsageError, match=r"masks: [0-9a-f]{32} -> none"):
-        train(config(images, "none", out))
+    settings = config(images, truth_cache, out)
+    train(settings, stop_at=3)
+    other = config(images, "none", out, temperature=0.5, lr=0.5, seed=1)
+    changes = "temperature: 0.2 -> 0.5; seed: 0 -> 1; lr: 0.06 -> 0.5; masks: [0-9a-f]{32} -> none"
+    assert re.search(rf"\({changes}\)", refused(train, other))
     (file,) = checkpoint.steps(out)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UsageError, match="none of its 1 checkpoints can be loaded; delete that"):
-        train(config(images, truth_cache, out))
+    assert "none of its 1 checkpoints can be loaded; delete that" in refused(train, settings)
     (out / "config.json").write_text("{")
-    with pytest.raises(UsageError, match=r"config.json: damaged or foreign"):
-        train(config(images, truth_cache, out))
+    assert "config.json: damaged or foreign" in refused(train, settings)
 
 
 def test_online_knn_is_logged_and_changes_nothing(images, truth_cache, finished, tmp_path):
@@ -182,8 +167,8 @@ def test_a_run_from_before_a_setting_existed_goes_on(images, truth_cache, tmp_pa
         del old["identity"][name]
     old["identity"]["negatives"] = 4096  # another method's setting, which was once in every run
     file.write_text(json.dumps(old))
-    with pytest.raises(UsageError, match=r"\(paste_views: auto -> key\)"):
-        train(config(images, truth_cache, tmp_path, epochs=1, paste_views="key"))
+    other = config(images, truth_cache, tmp_path, epochs=1, paste_views="key")
+    assert "(paste_views: auto -> key)" in refused(train, other)
     assert train(config(images, truth_cache, tmp_path, epochs=1)) is True
 
 

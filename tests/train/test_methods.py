@@ -44,7 +44,6 @@ def assert_means(result: Sequence[torch.Tensor], rows: list[tuple[float, float]]
 
 
 def moved(model: nn.Module) -> list[torch.Tensor]:
-    """Parameters of the slow copy; those of the encoder are no longer the same."""
     with torch.no_grad():
         for p in model.encoder.parameters():
             p.add_(torch.randn(p.shape))
@@ -52,7 +51,6 @@ def moved(model: nn.Module) -> list[torch.Tensor]:
 
 
 def assert_follows(before: list, model: nn.Module, stays: float) -> None:
-    """A slow copy follows its encoder, and gets no gradient."""
     pairs = zip(before, model.slow.parameters(), model.encoder.parameters(), strict=True)
     for old, new, online in pairs:
         assert torch.allclose(new, stays * old + (1 - stays) * online, atol=1e-6)
@@ -121,7 +119,6 @@ def test_byol_is_the_plain_formula():
 
 
 def test_instdisc_is_the_plain_formula():
-    """It estimates Z at the first step, and moves its bank at each."""
     settings = instdisc.Settings(dim=4, temperature=0.5, head="linear", negatives=6)
     model, (view,) = instdisc.InstDisc(flat(), settings, 20), views(1)
     index, bank, z = torch.tensor([3, 0, 19, 7, 8]), model.bank.clone(), None

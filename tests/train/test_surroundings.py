@@ -1,12 +1,10 @@
-"""What real surroundings do to a training: signals, killed workers, small and full file systems,
-losses that are not finite, two trainings in one folder."""
+"""What real surroundings do to a training: signals, kills, full disks, losses that diverge."""
 
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 
@@ -14,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.cli import UsageError
 from data.stopping import SIGNALS
-from tests.conftest import mounted
+from tests.conftest import children, mounted, refused, start, wait_for
 from tests.train.runs import command_line, config, log, losses, wait_for_steps
 from train import checkpoint
 from train.loop import train
@@ -25,28 +22,12 @@ EARLY = [("imports", SIGTERM), ("imports", SIGINT), ("workers", SIGUSR1)]
 LAUNCH = [sys.executable, "-m", "train.launch", "--standalone", "--nproc-per-node"]
 
 
-def start(command: list[str]) -> subprocess.Popen:
-    """A command in a process group of its own, as a job manager starts it."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, start_new_session=True, **pipes)
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def wait_for_moment(pid: int, moment: str) -> None:
-    """Until a process has its handlers and imports, or has begun to start its workers."""
-    deadline, reached = time.monotonic() + 60, False
-    while not reached and time.monotonic() < deadline:
-        time.sleep(0.01)
-        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
-        handles = int(caught, 16) >> (SIGUSR1 - 1) & 1
-        reached = children(pid) if moment == "workers" else handles
+def handles_signals(pid: int) -> int:
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
+    return int(caught, 16) >> (SIGUSR1 - 1) & 1
 
 
 def end(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
-    """What a process printed, which ends with this exit code and no traceback."""
     said, errors = process.communicate(timeout=120)
     assert process.returncode == code and "Traceback" not in errors, errors
     return said, errors
@@ -60,8 +41,9 @@ def test_a_signal_to_every_process_of_the_job_saves(images, truth_cache, tmp_pat
     process = start(command)
     if moment == "steps":
         wait_for_steps(out, 3)
-    else:
-        wait_for_moment(process.pid, moment)
+    else:  # it has its handlers and imports, or has begun to start its workers
+        reached = {"imports": handles_signals, "workers": children}[moment]
+        wait_for(lambda: reached(process.pid), process)
     for _ in range(2 if moment == "steps" and number != SIGINT else 1):
         os.killpg(process.pid, number)
     said, _ = end(process, 130 if number == SIGINT else 0)
@@ -74,7 +56,7 @@ def test_a_signal_to_every_process_of_the_job_saves(images, truth_cache, tmp_pat
 
 def test_a_launcher_ends_as_its_processes_do():
     process = start([*LAUNCH, "1", "-m", "train"])
-    wait_for_moment(process.pid, "imports")
+    wait_for(lambda: handles_signals(process.pid), process)
     process.terminate()
     assert end(process)[1] == "stopped before the first process was started\n"
     replay = ["/nowhere", "--out", "/nowhere/run", "--device", "cpu", "--replay", "FILE"]
@@ -141,11 +123,9 @@ def test_a_loss_that_is_not_finite_is_never_saved(images, truth_cache, tmp_path,
     broken = checkpoint.newest(out)
     broken["model"]["query.fc.0.weight"].fill_(torch.nan)  # the next step's loss is not finite
     checkpoint.save_step(out, broken, 2)
-    with pytest.raises(UsageError, match=r"finite at step 7; .*step-000000006.pt is kept.*--lr"):
-        run()
+    assert re.search("finite at step 7; .*step-000000006.pt is kept.*--lr", refused(run))
     assert checkpoint.newest(out)["step"] == 6 and not (out / "backbone.pt").exists()
-    with pytest.raises(UsageError, match=r"another configuration \(lr: 0.06 -> 0.5\)"):
-        run(lr=0.5)
+    assert "another configuration (lr: 0.06 -> 0.5)" in refused(run, lr=0.5)
     checkpoint.steps(out)[-1].unlink()
     file = out / "diverged.json"
     what = json.loads(file.read_text())
@@ -158,14 +138,6 @@ def test_a_loss_that_is_not_finite_is_never_saved(images, truth_cache, tmp_path,
     assert all(np.isfinite(losses(out))) and not file.exists()
 
 
-def test_weights_that_are_not_finite_are_not_saved_either(images, tmp_path):
-    """The last step's loss is finite, and what it leaves behind is not."""
-    settings = config(images, "none", tmp_path / "run", epochs=1, lr=1e30, weight_decay=1e30)
-    with pytest.raises(UsageError, match="not finite at step"):
-        train(settings, stop_at=1)
-    assert not checkpoint.steps(tmp_path / "run")
-
-
 def test_a_replay_takes_only_its_run_and_leaves_it_as_it_is(images, tmp_path):
     out, wrong = tmp_path / "run", tmp_path / "wrong.json"
     file = out / "diverged.json"
@@ -174,8 +146,9 @@ def test_a_replay_takes_only_its_run_and_leaves_it_as_it_is(images, tmp_path):
         given = {"epochs": 1, "weight_decay": 1e30, "replay": replay and str(replay)}
         return train(config(images, "none", folder, **given | changes), stop_at=1)
 
-    with pytest.raises(UsageError, match="add --lr 5e"):
-        run(out, None, lr=1e30)
+    # the last step's loss is finite, and what it leaves behind is not
+    assert re.search("not finite at step .* add --lr 5e", refused(run, out, None, lr=1e30))
+    assert not checkpoint.steps(out)
     before = (out / "config.json").read_text()
     assert run(out, file, lr=5e29) is False  # both pieces of the message's advice
     for change, message in (
@@ -185,14 +158,11 @@ def test_a_replay_takes_only_its_run_and_leaves_it_as_it_is(images, tmp_path):
         ({"step": []}, r"step \[\] is none"),
     ):
         wrong.write_text(json.dumps(json.loads(file.read_text()) | change))
-        with pytest.raises(UsageError, match=message):
-            run(out, wrong, lr=1e30)
+        assert re.search(message, refused(run, out, wrong, lr=1e30))
     wrong.write_text("[]")
-    with pytest.raises(UsageError, match=r"not a run's diverged.json"):
-        run(out, wrong, lr=1e30)
+    assert "not a run's diverged.json" in refused(run, out, wrong, lr=1e30)
     assert file.exists() and (out / "config.json").read_text() == before
-    with pytest.raises(UsageError, match="no run here"):
-        run(tmp_path / "new", file)
+    assert "no run here" in refused(run, tmp_path / "new", file)
     assert not (tmp_path / "new").exists()
 
 
@@ -209,15 +179,4 @@ def test_a_second_training_in_the_folder_is_told_so(images, truth_cache, tmp_pat
 
 
 def test_too_little_memory_is_one_line(images, tmp_path):
-    with pytest.raises(UsageError, match=r"too little memory \(.*allocate"):
-        train(config(images, "none", tmp_path / "run", queue=10**9))
-
-
-def test_a_program_folder_and_a_home_that_cannot_be_written(images, tmp_path):
-    """As in containers: compiled kernels go to a temporary folder."""
-    root = Path(__file__).parents[2]
-    command = command_line(config(images, "none", tmp_path / "run", epochs=1))
-    mounts = f"mount --bind {root} {root}", f"mount -o remount,ro,bind {root}"
-    done = mounted(command, *mounts, HOME="/proc", TMPDIR=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert any(tmp_path.glob(f"dilo-kernels-{os.getuid()}/**/*.nbi"))
+    assert "too little memory (" in refused(train, config(images, "none", tmp_path, queue=10**9))

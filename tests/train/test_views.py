@@ -1,5 +1,4 @@
-"""Views and their order: streams that depend on what is drawn and not on who draws it; which masks
-are used, and the controls."""
+"""Views and their order depend on what is drawn, not on who draws it; which masks are used."""
 
 from types import SimpleNamespace
 
@@ -8,16 +7,17 @@ import pytest
 import torch
 
 from data.cache.reader import Cache
-from data.cli import UsageError
+from data.cache.shard import STATUS
 from data.sources.images import ImageError, decode, open_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
-from tests.train.runs import config, pairs
+from tests.conftest import refused
+from tests.train.runs import COLOURS, config, pairs
 from train.dataset import open_training_set
 from train.loader import Order
 from train.loop import train
 from train.masks import Masks, ellipse_like, make_masks
-from train.parameters import COVERAGE, PARAMETERS, PASTED
+from train.parameters import COVERAGE, PASTED
 
 
 def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, truth_cache):
@@ -28,8 +28,7 @@ def test_runs_that_differ_only_in_masks_see_the_same_crops_and_colours(images, t
     assert 0.2 < pasted.float().mean() < 0.4 and not without["parameters"][..., PASTED].any()
     coverage = with_masks["parameters"][..., COVERAGE]
     assert (coverage[~pasted] == 0).all() and 0.05 < coverage[pasted].mean() < 0.5
-    colours = [c for c in range(PARAMETERS) if c not in (PASTED, COVERAGE)]
-    assert torch.equal(without["parameters"][..., colours], with_masks["parameters"][..., colours])
+    assert torch.equal(without["parameters"][..., COLOURS], with_masks["parameters"][..., COLOURS])
     same = with_masks["views"] == without["views"]
     assert torch.equal(same.flatten(2).all(2), ~pasted)
     # where the mask is full the pasted view is still the same crop
@@ -63,8 +62,8 @@ def test_a_row_has_a_mask_exactly_where_the_trainer_has_an_image(shared, tmp_pat
     for row in range(len(images)):
         try:
             image = decode(images.read(row))
-        except ImageError:
-            assert cache.status[row] and data.data.masks[row] is None
+        except ImageError as error:
+            assert cache.status[row] == STATUS[error.reason] and data.data.masks[row] is None
             assert not cache.mask(row).any() and read["index"][row] != row
             continue
         assert cache.status[row] == 0 and read["index"][row] == row
@@ -102,28 +101,23 @@ def test_the_ellipse_has_the_masks_coverage_and_stands_in_the_middle(side, cover
 def test_controls(images, truth_cache, tmp_path):
     cache, found = Cache(truth_cache), open_images(images / "train")
     rows = cache.require(found.paths)
-    plain, truth, ellipse, shuffled, again = (
-        make_masks(config(images, truth_cache, "", control=c), cache, rows)
-        for c in ("none", "truth", "ellipse", "shuffled", "shuffled")
-    )
+    controls = "none", "truth", "ellipse", "shuffled", "shuffled"
+    settings = [config(images, truth_cache, "", control=control) for control in controls]
+    plain, truth, ellipse, shuffled, again = (make_masks(s, cache, rows) for s in settings)
     assert np.array_equal(plain[3], truth[3]) and np.array_equal(ellipse[3], ellipse_like(plain[3]))
     assert sorted(shuffled.rows) == sorted(rows) and (shuffled.rows != rows).all()
     assert np.array_equal(shuffled.rows, again.rows)
     build(str(images / "train"), str(tmp_path / "estimated"), Recipe("centre", (), 32))
-    with pytest.raises(
-        UsageError, match=r"--control truth: .* masks estimated by centre, not true"
-    ):
-        train(config(images, tmp_path / "estimated", tmp_path / "run", control="truth"))
+    wrong = config(images, tmp_path / "estimated", tmp_path / "run", control="truth")
+    assert "masks estimated by centre, not true" in refused(train, wrong)
 
 
-def test_masks_that_cannot_be_pasted_are_counted_and_refused(
-    images, truth_cache, tmp_path, monkeypatch
-):
+def test_masks_that_cannot_be_pasted_are_refused(images, truth_cache, tmp_path, monkeypatch):
     settings = config(images, truth_cache, tmp_path / "run", mask_coverage=(0.1, 1.0))
     assert 0 < int(open_training_set(settings).usable.split(" of 80 images can")[0]) < 80
     failed = Cache(truth_cache)
     failed.status = np.ones_like(failed.status)
     monkeypatch.setattr("train.dataset.Cache", lambda folder: failed)
-    with pytest.raises(UsageError, match=r"none of the 80 images can be pasted: 80 have no mask"):
-        train(settings)
+    error = "none of the 80 images can be pasted: 80 have no mask"
+    assert error in refused(train, settings)
     assert not (tmp_path / "run").exists()
