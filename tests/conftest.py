@@ -97,8 +97,11 @@ def start(command: list, **options: object) -> subprocess.Popen:
 
 
 def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found += map(int, task.read_text().split())
+    return found
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:

@@ -85,12 +85,18 @@ def test_images_that_kill_their_worker_are_found_and_the_rest_goes_on(tmp_path, 
 def test_workers_end_when_their_driver_is_killed(many, tmp_path):
     process = start(command(many, tmp_path / "cache"))
     wait_for(lambda: list((tmp_path / "cache").glob("shard-*.h5")), process)
-    workers = [Path(f"/proc/{child}/cmdline") for child in children(process.pid)]
+    workers = children(process.pid)
     process.kill()
     process.wait()
-    # a zombie has none
-    wait_for(lambda: not any(file.exists() and file.read_text() for file in workers))
+    wait_for(lambda: not any(map(alive, workers)))
     assert workers
+
+
+def alive(process: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_text())  # a zombie has none
+    except OSError:
+        return False
 
 
 def test_a_full_and_a_read_only_disk(images, whole, tmp_path):

@@ -13,6 +13,7 @@ from data.io import lock
 from data.sources.images import ImageError, decode, open_images
 from data.sources.pack import Outcome, Settings, pack, smaller
 from tests.conftest import contents, data, one_line, refused
+from tests.preprocess.runs import flip
 from tests.train.runs import config
 from train.dataset import open_training_set
 from train.presets import change
@@ -82,9 +83,7 @@ def test_resumed_and_repaired_gives_the_same_bytes(images, packed, tmp_path):
     (again / ".DS_Store").write_bytes(b"x")
     assert "no images" in refused(open_images, again)
     assert pack(root, str(again), THIRTY) == Outcome(30, 0)
-    damaged = bytearray((again / "images-00002.h5").read_bytes())
-    damaged[-2000] ^= 1  # a bit in an image
-    (again / "images-00002.h5").write_bytes(damaged)
+    flip(again / "images-00002.h5", -2000 * 8)  # a bit in an image
     done = data("verify", again)
     assert done.returncode == 1 and done.stderr.count("images-") == 1
     assert "images-00002.h5: does not match" in done.stderr
