@@ -112,7 +112,7 @@ pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=mo
 	exec $(PY) $(LAUNCH) -m train $(call q,IMAGES) --masks $(if $(value MASKS)$(value CACHE),$(call q,$(if $(value MASKS),MASKS,CACHE)),none) \
 		--preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) $(call option,LIST,--list) $(ARGS)
 
-# stage 3: a command does nothing where its result is newer than the weights, with the same options and data
+# stage 3: a command does nothing where its result was made with the same options, weights and data
 knn:  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
 linear:  ## stage 3: RUN=folder DATA=folder with train/ and val/: linear probe
 backgrounds:  ## stage 3: RUN=folder DATA=folder of `python -m data synthetic`

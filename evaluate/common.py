@@ -13,7 +13,8 @@ An evaluation is a module with
 `Arguments.result_file()` is where the JSON goes; an evaluation without it writes none. `evaluate`
 repeats over --seeds by `repeat`, and is what other programs call; `command` is the command line:
 it parses, joins the process group, locks the JSON, evaluates, writes, and prints at last. The JSON
-also holds the "arguments" that the result depends on, by which --unless-current knows it again.
+also holds the "arguments" that the result depends on and a digest of its "inputs", by which
+--unless-current knows it again.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ import tyro
 
 from data.cli import UsageError
 from data.io import lock, write_text
+from data.sources.listing import files_below
 from data.stopping import ending
 
 # options that a result does not depend on
@@ -72,11 +74,13 @@ class Common:
     """File to write the result to (default: RUN/NAME.json, or runs/evaluate/FILE/NAME.json for
     --weights)."""
     unless_current: bool = False
-    """Do nothing where that file is newer than the weights and was made with the same options and
-    data."""
+    """Do nothing where that file was made with the same options, weights and data (of each file
+    below DATA: name, length and time)."""
 
     evaluation: ClassVar[str]
     """Name of the evaluation in its result, and of its file."""
+    folders: ClassVar[tuple[str, ...]] = ("train", "val")
+    """What is read below DATA."""
 
     def check(self) -> None:
         """UsageError where options are missing or do not fit together."""
@@ -151,14 +155,29 @@ class Common:
             values[key] = values[key] and _spelling(values[key])
         return json.loads(json.dumps(values))
 
-    def is_current(self) -> bool:
-        """Whether the result's file is newer than the weights and was made with these options."""
-        file = self.result_file()
+    def inputs(self) -> list[Path]:
+        """Files and folders that the result is computed from; some may not be there."""
+        places = [Path(self.data, name) for name in self.folders]
+        return [*self.sources(), *places, *(Path(f"{place}.tar") for place in places)]
+
+    def made_with(self) -> dict:
+        """What a result is known again by: the options, and 16 hex digits of the name, length and
+        time of every input file, at the moment of the call."""
+        hashed = hashlib.blake2b(digest_size=8)
+        for place in self.inputs():
+            names = sorted(files_below(os.fspath(place))) if place.is_dir() else [b""]
+            for name in names:
+                with contextlib.suppress(OSError):
+                    status = os.stat(os.path.join(os.fsencode(place), name) if name else place)
+                    hashed.update(b"%s\0%d %d\n" % (name, status.st_size, status.st_mtime_ns))
+        return {"arguments": self.identity(), "inputs": hashed.hexdigest()}
+
+    def is_current(self, made_with: dict) -> bool:
+        """Whether there is a result, and it was made with these options and inputs."""
         try:
-            made_with = json.loads(file.read_text())["arguments"]
-            newest = max(source.stat().st_mtime_ns for source in self.sources())
-            return file.stat().st_mtime_ns > newest and made_with == self.identity()
-        except (OSError, ValueError, KeyError, TypeError):
+            result = json.loads(self.result_file().read_text())
+            return all(result.get(key) == value for key, value in made_with.items())
+        except (OSError, ValueError, AttributeError):
             return False
 
     def kept_file(self, seed: int, part: str = "", ending: str = ".pt") -> Path:
@@ -192,11 +211,13 @@ def command(name: str, module: ModuleType, argv: list[str]) -> None:
         ending("stopped; the same command begins again, or goes on from what is kept"),
         reserved(arguments) as first,
     ):
-        if network and arguments.unless_current and arguments.is_current():
+        # before: a file may be changed while it is computed
+        made_with = arguments.made_with() if network and (first or arguments.unless_current) else {}
+        if network and arguments.unless_current and arguments.is_current(made_with):
             text = [f"{arguments.result_file()}: up to date, with the same options and data"]
         else:
             result = module.evaluate(arguments)
-            written = publish(module, arguments, result) if first else []
+            written = publish(module, arguments, result, made_with) if first else []
             text = [*module.lines(result), *written]
         if first:
             print("\n".join(text))
@@ -231,8 +252,8 @@ def reserved(arguments: object) -> Iterator[bool]:
         yield first
 
 
-def publish(module: ModuleType, arguments: object, result: dict) -> list[str]:
-    """Write the result as JSON, and its figures.
+def publish(module: ModuleType, arguments: object, result: dict, made_with: dict) -> list[str]:
+    """Write the result, and what it was made with, as JSON, and its figures.
 
     Returns:
         lines that say where; the figures' pictures are no longer in `result`.
@@ -241,7 +262,6 @@ def publish(module: ModuleType, arguments: object, result: dict) -> list[str]:
     if not hasattr(arguments, "result_file"):
         return []
     file = arguments.result_file()
-    made_with = {"arguments": arguments.identity()} if isinstance(arguments, Common) else {}
     write_text(file, json.dumps(result | made_with, indent=2) + "\n")
     figures = module.draw(arguments, result, pictures) if hasattr(module, "draw") else []
     return ["written to " + ", ".join(map(str, [file, *figures]))]

@@ -131,7 +131,7 @@ def extract(
     if keep is None:
         return _fill(encoder, images, batch)
     name = f"{os.path.basename(images.root.rstrip('/'))}-{images.crop.__name__}{encoder.size}"
-    file = Path(keep, f"{name}-{encoder.digest}-{images.digest()}.npy")
+    file = Path(keep, f"{name}-{encoder.digest}-{images.digest(times=True)}.npy")
     if not os.path.lexists(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic(file) as temporary:

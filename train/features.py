@@ -41,10 +41,11 @@ class Labelled(labelled.Labelled, Dataset):
             batch[place] = self[row]
         return torch.from_numpy(batch)
 
-    def digest(self) -> str:
-        """16 hex digits of the list of images and their sizes."""
-        sizes = np.ascontiguousarray(self.images.stat()[:, 0])
-        content = b"\n".join(self.paths.tolist()) + sizes.tobytes()
+    def digest(self, times: bool = False) -> str:
+        """16 hex digits of the list of images, their sizes and, where `times`, when they were last
+        changed, which a copy of the data may not keep."""
+        status = np.ascontiguousarray(self.images.stat()[:, : 1 + times])
+        content = b"\n".join(self.paths.tolist()) + status.tobytes()
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -74,6 +75,16 @@ def list_folder(root: str) -> np.ndarray:
         OSError: a folder that may not be read.
     """
     gathered = Paths()
+    for path in files_below(root):
+        gathered.add_image(path)
+    paths = gathered.images(root)
+    paths.sort()
+    return paths
+
+
+def files_below(root: str) -> Iterator[bytes]:
+    """Relative paths of all files below a folder, links followed, without what systems put there;
+    OSError where a folder may not be read."""
     top = os.fsencode(root)
     above: dict[bytes, list[bytes]] = {top: []}  # real paths of the folders above each
     for folder, folders, files in os.walk(top, onerror=_raise, followlinks=True):
@@ -84,10 +95,7 @@ def list_folder(root: str) -> np.ndarray:
         above |= {os.path.join(folder, name): real for name in folders}
         for name in files:
             if not is_system(name):
-                gathered.add_image(os.path.join(below, name))
-    paths = gathered.images(root)
-    paths.sort()
-    return paths
+                yield os.path.join(below, name)
 
 
 def _is_cycle(folder: bytes, above: list[bytes]) -> bool:

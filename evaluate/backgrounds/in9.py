@@ -40,6 +40,7 @@ from evaluate.probes.linear import L2, fit_probe
 from evaluate.published import IN9
 from train.features import Labelled
 
+KEPT = "linear-seed0.pt"  # what `evaluate linear` keeps in a run
 CLASSES, MAPPED = 9, 370  # of ImageNet's 1000 classes
 
 
@@ -62,6 +63,13 @@ class Arguments(Common):
     4,050 x 4,050 pictures, less those that need not be tried)."""
 
     evaluation: ClassVar[str] = "in9"
+    folders: ClassVar[tuple[str, ...]] = (*VARIANTS, BIASED, "fg_mask", "challenge.json")
+
+    def inputs(self) -> list[Path]:
+        heads = [Path(self.head)] if self.head else [s.with_name(KEPT) for s in self.sources()]
+        mapping = Path(self.mapping) if self.mapping else _find_mapping(self.data)
+        train = [Path(self.train)] if self.train else []
+        return [*super().inputs(), *heads, mapping, *train]
 
 
 def read_mapping(file: str | os.PathLike) -> np.ndarray:
@@ -287,7 +295,7 @@ def _deciders(
 def _head(arguments: Arguments, encoder: Encoder) -> nn.Linear | None:
     """The 1000-way classifier: named, kept in the run where no probe is wanted, or of the file of
     weights."""
-    kept = Path(arguments.run or "", "linear-seed0.pt")
+    kept = Path(arguments.run or "", KEPT)
     if arguments.head:
         return read_head(Path(arguments.head), encoder)
     if arguments.run and kept.exists() and not arguments.train:

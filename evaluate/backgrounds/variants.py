@@ -31,6 +31,7 @@ class Arguments(Common):
     """Weight of the squared norm of the probes (on standardised features)."""
 
     evaluation: ClassVar[str] = "backgrounds"
+    folders: ClassVar[tuple[str, ...]] = (*PROBES.values(), *SPLITS)
 
 
 def evaluate(arguments: Arguments) -> dict:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from data.cli import UsageError
 from evaluate.common import Common, describe, percent, repeat
@@ -84,6 +84,11 @@ class Arguments(Common):
     """Steps between two checkpoints."""
     seeds: int = 1
     """Repeat with seeds 0, 1, ... and report mean and deviation; MoCo's table has 5."""
+
+    folders: ClassVar[tuple[str, ...]] = (
+        *("VOCdevkit", "VOC2007", "VOC2012", "JPEGImages", "Annotations", "ImageSets"),
+        *("annotations", "train2017", "val2017"),
+    )
 
     @property
     def evaluation(self) -> str:

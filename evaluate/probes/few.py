@@ -67,6 +67,9 @@ class Arguments(Common):
 
     evaluation: ClassVar[str] = "few"
 
+    def inputs(self) -> list[Path]:
+        return [*super().inputs(), *map(Path, self.labels_list)]
+
     def check_labels(self) -> None:
         """UsageError where the labels or the modes cannot be meant."""
         names = [Path(file).stem for file in self.labels_list]

@@ -194,10 +194,15 @@ def test_a_current_result_is_left(trained, data, tmp_path, capsys):
 
     assert computed(f"{accented}") and not computed(f"{accented}")
     decomposed = unicodedata.normalize("NFD", f"{accented}/")
+    os.symlink(accented, decomposed[:-1])
     assert not computed(f"{decomposed} --workers 1 --device cpu")
     assert computed(f"{accented} --k 5") and not computed(f"{accented} --k 5") and computed(data)
-    os.utime(tmp_path / "run" / "backbone.pt")
-    assert computed(data)
+    os.utime(tmp_path / "run" / "backbone.pt", (1, 1))  # another one, which `cp -p` brought
+    assert computed(data) and computed(f"{accented}")
+    (accented / "val").unlink()
+    shutil.copytree(Path(data, "val"), accented / "val")
+    (accented / "val" / "class0" / "000.png").unlink()
+    assert computed(f"{accented}") and not computed(f"{accented}") and computed(data)
     (tmp_path / "run" / "knn.json").write_text("{")
     assert computed(data)
 
