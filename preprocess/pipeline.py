@@ -75,15 +75,27 @@ def build(
 
 
 def _require_maps(source: Source) -> None:
-    """UsageError where masks come from files and no image has one."""
-    if source.recipe.estimator != "files" or source.keys[:, 2:].any():
+    """UsageError where masks come from files, and no image has one or one is an image itself."""
+    maps, images = source.recipe.maps, source.images
+    if source.recipe.estimator != "files":
         return
-    file = map_file(source.recipe.maps, source.images.paths[0])
-    flat = os.path.exists(os.path.join(source.recipe.maps, os.path.basename(file)))
+    below = os.path.relpath(os.path.realpath(maps), os.path.realpath(images.root))
+    paths = [] if below.startswith("..") else images.paths.tolist()
+    files = {os.path.normpath(map_file(below, path)) for path in paths}
+    among = files.intersection(map(os.fsdecode, paths))
+    if among:
+        raise UsageError(
+            f"--maps {maps}: maps lie among the images (first: {min(among)}); give each a folder "
+            "of its own, or name the images alone with --list"
+        )
+    if source.keys[:, 2:].any():
+        return
+    file = map_file(maps, images.paths[0])
+    flat = os.path.exists(os.path.join(maps, os.path.basename(file)))
     reason = "maps lie flat in that folder, bring them into" if flat else "maps must lie at"
     raise UsageError(
-        f"--maps {source.recipe.maps}: no map for any of the {len(source.images)} images (first: "
-        f"no {file}); {reason} the images' relative paths, as .png"
+        f"--maps {maps}: no map for any of the {len(images)} images (first: no {file}); {reason} "
+        "the images' relative paths, as .png"
     )
 
 

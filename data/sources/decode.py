@@ -1,5 +1,6 @@
 """Decode one image file: the same way in every stage, so that mask and image always agree."""
 
+import contextlib
 import io
 import struct
 
@@ -13,6 +14,7 @@ from data.sources.salvage import WHOLE, png_chunks, salvage
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest ImageNet image has 24 Mpx
 # by content, not by name: ImageNet has a PNG named .JPEG
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
+ORIENTATION = 0x0112  # EXIF's tag
 SCALED = "PPM of any scale"  # its largest level is not 255 or 65535, or its levels are text
 
 
@@ -67,6 +69,14 @@ def image_size(content: bytes) -> tuple[int, int]:
     """(width, height) from an image file's header. ImageError: "empty", "unreadable" or
     "too_large"."""
     return _header(content)[0]
+
+
+def orientation(content: bytes) -> int:
+    """An image file's EXIF orientation, 2..8 where it is not displayed as it is stored, else 1."""
+    with contextlib.suppress(Exception), silence(), Image.open(io.BytesIO(content)) as picture:
+        value = picture.getexif().get(ORIENTATION)
+        return value if value in range(2, 9) else 1
+    return 1
 
 
 def _header(content: bytes) -> tuple[tuple[int, int], str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from data.checksums import problem, read_checksums, write_checksums
@@ -23,6 +24,7 @@ from data.cli import UsageError
 from data.columns import own_width, to_bytes
 from data.io import entries, lock, read_json, remove_temporary, write_bytes, write_text
 from data.parallel import bounded_map
+from data.sources.decode import ORIENTATION, orientation
 from data.sources.images import ImageError, Images, decode, image_size, open_images
 from data.sources.packed import PACK, SCHEMA, PackError, describe, is_pack, read_shard, shard_name
 
@@ -77,7 +79,7 @@ def smaller(content: bytes, side: int, quality: int) -> bytes:
 
     A file that is small enough stays as it is, byte for byte. Others are decoded as every stage
     does (data/sources/decode.py), area-averaged, and written as JPEG with OpenCV's settings (4:2:0
-    chroma).
+    chroma). Its EXIF orientation stays, by which maps of the displayed picture are turned.
 
     Args:
         side: in pixels; 0 keeps every file as it is.
@@ -92,7 +94,15 @@ def smaller(content: bytes, side: int, quality: int) -> bytes:
         return content
     size = max(1, round(width * side / short)), max(1, round(height * side / short))
     image = cv2.resize(decode(content), size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    jpeg = cv2.imencode(".jpg", image[..., ::-1], settings)[1].tobytes()
+    turn = orientation(content)
+    if turn == 1:
+        return jpeg
+    exif = Image.Exif()
+    exif[ORIENTATION] = turn
+    tags = exif.tobytes()
+    return jpeg[:2] + b"\xff\xe1" + (len(tags) + 2).to_bytes(2, "big") + tags + jpeg[2:]
 
 
 def pack(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
+from data.sources.decode import ORIENTATION, image_size, orientation
 from data.sources.images import MAX_PIXELS, ImageError, Images, read_bytes
 from data.sources.opencv import silence
 from preprocess.estimators.base import Estimator
@@ -17,8 +18,6 @@ FAINT = 16  # a largest level under this part of the scale, but for 1, is on ano
 TINT = 8  # levels between the channels of a grey picture that JPEG has had
 CLASSES = 20  # of VOC's files of classes; their last level is void
 COLOURS = 64  # in a palette of classes; more are a photograph's
-ORIENTATION = 0x0112  # EXIF's tag
-TURNED = range(2, 9)  # its values of pictures that are not displayed as they are stored
 INVERSE = {6: 8, 8: 6}  # the other orientations undo themselves
 
 
@@ -145,23 +144,23 @@ def _as_stored(levels: np.ndarray, own: int, image: bytes | None) -> np.ndarray:
         image: the image's file, None where it is not at hand.
     """
     shown = _turned(levels, own)
-    orientation, stored = 1, levels.shape
-    with contextlib.suppress(Exception), silence(), Image.open(io.BytesIO(image or b"")) as picture:
-        orientation, stored = picture.getexif().get(ORIENTATION, 1), picture.size[::-1]
+    turn, stored = orientation(image or b""), levels.shape
+    with contextlib.suppress(ImageError):
+        stored = image_size(image or b"")[::-1]
     fits = _same_aspect(levels.shape, stored)
     turned = _same_aspect(levels.shape, stored[::-1])
-    if orientation not in TURNED:
-        if levels.shape == stored[::-1] and not fits:
+    if turn == 1:
+        if turned and not fits:
             raise ValueError("the map has the image's width and height exchanged")
         return shown
-    if own == 1 and (orientation < 5 or fits == turned):
+    if own == 1 and (turn < 5 or fits == turned):
         raise ValueError(
-            f"the image's EXIF orientation is {orientation}: whether the map is turned cannot be "
+            f"the image's EXIF orientation is {turn}: whether the map is turned cannot be "
             "known; turn the image and remove the tag"
         )
     if own == 1 and fits:
         return levels
-    return _turned(shown, INVERSE.get(orientation, orientation))
+    return _turned(shown, INVERSE.get(turn, turn))
 
 
 def _turned(levels: np.ndarray, orientation: int) -> np.ndarray:

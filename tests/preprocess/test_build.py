@@ -49,6 +49,7 @@ def test_other_parameters_are_another_cache(images, whole, options):
         ("{images} {out} --estimator magic", "no estimator 'magic'; there are: auto"),
         ("{images} {images}", "no cache.json; choose an empty folder"),
         ("{images} {out} --estimator files", "needs --maps FOLDER"),
+        ("{images} {out} --estimator files --maps {images}", "maps lie among the images"),
         ("{images} {out} --side 0", "--side must be at least 8"),
         ("{images} {out} --part=0/2", "must be I/N"),
         ("{images} {out} --estimator u2net", "no weights for u2net: put u2net.pth into $DILO"),

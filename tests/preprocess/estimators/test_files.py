@@ -9,6 +9,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from data.cache.reader import Cache
 from data.cache.shard import STATUS
 from data.resize import resize
+from data.sources.pack import Settings, pack
 from tests.preprocess.runs import inline
 
 TRUTH = np.zeros((60, 80), bool)
@@ -72,7 +73,7 @@ KINDS = [
     (Image.fromarray(np.where(TRUTH, 7, 255).astype(np.uint8)), {}, "levels of classes"),
     (GREY, {}, "orientation is 3: whether the map is turned cannot be known", 3),
     (GREY, {}, "orientation is 6: whether the map is turned cannot be known", 6, (70, 70)),
-    (GREY.resize((60, 80)), {}, "width and height exchanged"),
+    (GREY.resize((30, 40)), {}, "width and height exchanged"),
     (None, {}, "no map for this image"),
 ]
 
@@ -88,8 +89,12 @@ def test_a_map_is_right_or_refused_with_the_reason(tmp_path):
         Image.new("RGB", size).save(images / f"{i:02d}.jpg", **exif(orientation))
         if picture:
             picture.save(maps / f"{i:02d}.png", **saved or {"pnginfo": text})
-    done = inline(images, tmp_path / "c", "--estimator", "files", "--maps", maps, "--side", "60")
+    options = ("--estimator", "files", "--maps", maps, "--side", "60")
+    done = inline(images, tmp_path / "c", *options)
     cache = Cache(tmp_path / "c")
+    pack(str(images), str(tmp_path / "pack"), Settings(40))  # reduced, they are turned as before
+    assert inline(tmp_path / "pack", tmp_path / "p", *options).returncode == 0
+    assert np.array_equal(Cache(tmp_path / "p").column("mask"), cache.column("mask"))
     for i, (_, _, expected, *_) in enumerate(KINDS):
         if isinstance(expected, str):
             assert cache.status[i] == STATUS["no_map"] and not cache.mask(i).any()
