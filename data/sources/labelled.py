@@ -53,8 +53,8 @@ class Labelled:
         crop: (image, size) -> the crop.
 
     Raises:
-        UsageError: no such folder, no classes in it, or one that is not in `classes`. Items:
-            ImageError.
+        UsageError: no such folder, no classes in it or a single one, or one that is not in
+            `classes`. Items: ImageError.
     """
 
     def __init__(
@@ -70,6 +70,11 @@ class Labelled:
         self.paths = self.images.paths
         names = _labels(root, self.paths)
         self.classes = classes or [os.fsdecode(name) for name in sorted(set(names))]
+        if classes is None and len(self.classes) < 2:  # whatever the network, it would be right
+            raise UsageError(
+                f"{root}: one class, {self.classes[0]}; give the folder that holds the class "
+                "folders of train/, val/, ... themselves"
+            )
         index = {os.fsencode(name): i for i, name in enumerate(self.classes)}
         unknown = sorted(set(names) - index.keys())
         if unknown:

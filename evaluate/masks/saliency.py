@@ -102,10 +102,11 @@ def evaluate(arguments: Arguments) -> dict:
         UsageError: a folder or estimator that does not fit, or most images cannot be scored.
     """
     arguments.check()
-    paths = _paths(arguments)
+    paths, without = _paths(arguments)
     entries = {name: _description(name, arguments.refine) for name in arguments.names}
     entries = entries or {arguments.maps: {}}
     rows, left_out = _score_all(arguments, paths)
+    left_out |= without
     for i, entry in enumerate(entries.values()):
         scores = [row[i][0] for row in rows.values()]
         entry.update(summarise(scores), curves=curves(scores))
@@ -182,16 +183,34 @@ def _base(path: str) -> str:
     return os.path.basename(path.rstrip("/"))
 
 
-def _paths(arguments: Arguments) -> list[bytes]:
-    """The images that are scored."""
+def _paths(arguments: Arguments) -> tuple[list[bytes], dict[str, list[str]]]:
+    """The images that are scored, and by the reason those of the folder that cannot be.
+
+    Raises:
+        UsageError: no image with a true mask, or two images that share one.
+    """
+    folders = [os.path.realpath(folder) for folder in (arguments.truth, arguments.maps) if folder]
+    beside = os.path.realpath(arguments.images) in folders
     paths = list_images(arguments.images).tolist()
+    if beside:  # x.png is then x.jpg's mask or map
+        paths = [path for path in paths if not path.endswith(b".png")]
     if arguments.half != "all":
         paths = [path for path in paths if _is_odd(path) == (arguments.half == "odd")]
-    paths = [path for path in paths if os.path.exists(map_file(arguments.truth, path))]
-    if not paths:
+    masks: dict[str, bytes] = {}
+    without = []
+    for path in paths:
+        mask = map_file(arguments.truth, path)
+        if not os.path.exists(mask):
+            without.append(os.fsdecode(path))
+        elif masks.setdefault(mask, path) != path:
+            both = f"{os.fsdecode(masks[mask])} and {os.fsdecode(path)}"
+            raise UsageError(f"{mask}: is the true mask of both {both}; remove one of the images")
+    if not masks:
         raise UsageError(f"{arguments.truth}: no mask (.png) of any image in {arguments.images}")
+    paths = list(masks.values())
     limit = min(arguments.limit or len(paths), len(paths))
-    return [paths[i * len(paths) // limit] for i in range(limit)]
+    chosen = [paths[i * len(paths) // limit] for i in range(limit)]
+    return chosen, {"true mask: none": without} if without else {}
 
 
 def _is_odd(path: bytes) -> bool:

@@ -172,7 +172,7 @@ def test_masks_of_displayed_pictures_missing_ones_and_of_the_queries_alone(tmp_p
     for name in ("0.jpg", "1.jpg"):
         picture.save(val / "a" / name, exif=picture.getexif())
     Image.fromarray(np.rot90(truth, -1)).save(masks / "a/0.png")
-    found = find_masks(str(masks), Labelled(str(val), 24), np.arange(2))
+    found = find_masks(str(masks), Labelled(str(val), 24, ["a"]), np.arange(2))
     assert np.array_equal(found[0], truth) and found[1] is None
 
 

@@ -96,6 +96,19 @@ def test_bad_maps_are_counted_by_reason(folder, tmp_path):
         scores(folder, maps=str(maps))
 
 
+def test_masks_beside_their_images_are_no_images(folder, tmp_path):
+    """MSRA10K's layout: x.jpg and x.png in one folder; an image without a mask is counted."""
+    for file in (folder / "images").iterdir():
+        cv2.imwrite(str(tmp_path / f"{file.stem}.jpg"), cv2.imread(str(file)))
+    for file in list((folder / "truth").iterdir())[1:]:
+        shutil.copy(file, tmp_path)
+    result = scores(folder, images=str(tmp_path), truth=str(tmp_path), estimator="centre")
+    assert result["count"] == 5 and len(result["left_out"]["true mask: none"]) == 1
+    shutil.copy(tmp_path / result["paths"][0], tmp_path / result["paths"][0].replace("jpg", "bmp"))
+    with pytest.raises(UsageError, match=r"is the true mask of both .* remove one of the images"):
+        scores(folder, images=str(tmp_path), truth=str(tmp_path), estimator="centre")
+
+
 def test_halves_and_workers_agree(folder):
     for half, names in (("even", "000 002 004"), ("odd", "001 003 005")):
         result = scores(folder, estimator="ft", half=half)

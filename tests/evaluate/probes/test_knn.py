@@ -98,9 +98,12 @@ def test_knn_with_third_party_weights(network, data):
     assert set(untrained["accuracy"]) == {"1"} and "k_used" not in untrained["protocol"]
 
 
-def test_labels_are_places_in_the_given_classes(images):
+def test_labels_are_places_in_the_given_classes(images, tmp_path):
+    (tmp_path / "train").symlink_to(images / "train")
     assert features.Labelled(str(images / "train"), 32, ["class1", "class0"]).labels[0] == 1
     with pytest.raises(UsageError, match=r"class class0 .* is not one that the probe was trained"):
         features.Labelled(str(images / "train"), 32, ["class1"])
     with pytest.raises(UsageError, match="needs one folder a class"):
         features.Labelled(str(images / "train" / "class0"), 32)
+    with pytest.raises(UsageError, match="one class, train; give the folder that holds the class"):
+        features.Labelled(str(tmp_path), 32)
