@@ -22,7 +22,6 @@ from train.config import PasteSettings
 from train.copy_paste import paste
 from train.crop import Box, crop_mask, resize_crop
 from train.masks import COVERAGE
-from train.workers import WorkerError
 
 FILL = 64  # side at which a donor's foreground is filled in: a smooth filling needs no more
 # largest coverage of a donor whose foreground is filled in: more leaves too little to fill it from
@@ -71,7 +70,7 @@ class Donors:
             size: s, the view's side.  own: the image's place in the run's list.
 
         Raises:
-            WorkerError: TRIES donors in a row cannot be decoded.
+            UsageError: TRIES donors in a row cannot be decoded.
         """
         which, left, top = rng.random(3).tolist()
         first = int(which * len(self.pool))
@@ -87,7 +86,7 @@ class Donors:
             if self.cache is None:
                 return Donor(crop, crop)
             return Donor(crop, remove(picture, self.cache.mask(self.rows[donor]), crop, part))
-        raise WorkerError(f"{TRIES} backgrounds in a row from {self.images.root} cannot be decoded")
+        raise UsageError(f"{TRIES} backgrounds in a row from {self.images.root} cannot be decoded")
 
 
 @dataclass

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
+from data.cli import UsageError
 from data.sources import labelled
 from data.sources.images import ImageError
 from train.photometric import normalise, to_float
-from train.workers import Loader, WorkerError
+from train.workers import Loader
 
 FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
 
 
-class BadImage(WorkerError):
+class BadImage(UsageError):
     """An image that cannot be decoded."""
 
 

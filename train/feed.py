@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.cli import UsageError, describe
 from train.loader import RawBatch
 from train.parameters import COVERAGE, PASTED
 from train.photometric import photometric
 from train.views import NEGATIVE
-from train.workers import LoaderError
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ class Feed:
         began = time.perf_counter()
         try:
             raw = next(self.batches, None)
-        except LoaderError as error:
-            self.error = str(error)
+        except (UsageError, MemoryError, OSError) as error:
+            text = describe(error) if isinstance(error, OSError) else str(error)
+            self.error = text or "too little memory"
             return None
         self.waited += time.perf_counter() - began
         if raw is None:

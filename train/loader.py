@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from data.cli import UsageError
 from data.sources.images import ImageError, decode
 from data.sources.opencv import silence
 from train.config import Config
@@ -18,7 +19,7 @@ from train.distributed import rank, world
 from train.parameters import PARAMETERS
 from train.streams import ORDER, stream
 from train.views import NEGATIVE, Sample, Views
-from train.workers import Loader, WorkerError, batches_ahead
+from train.workers import Loader, batches_ahead
 
 TRIES = 100  # broken images in a row before the run gives up
 
@@ -87,7 +88,7 @@ class Pairs(Dataset):
             except ImageError:
                 continue
         first = os.fsdecode(images.paths[index])
-        raise WorkerError(f"{first}: {TRIES} images in a row from it on cannot be decoded")
+        raise UsageError(f"{first}: {TRIES} images in a row from it on cannot be decoded")
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ how much shared memory that takes."""
 import contextlib
 import itertools
 import os
+import pickle
 import signal
+import tempfile
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,44 +21,49 @@ from data.cli import UsageError, note
 Batch = TypeVar("Batch")
 AHEAD = 4  # batches that each worker prepares ahead
 SHARED_MEMORY = "/dev/shm"
+# bytes of a folder in which a socket of multiprocessing can lie: its path has at most 107
+LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
 ADVICE = "give the container more (docker run --shm-size 8g), or use --workers 0"
-
-
-class WorkerError(UsageError):
-    """Bad input that a worker met: one line in the main process too.
-
-    torch makes the exception again there with the worker's traceback in front of its message.
-    """
-
-    def __init__(self, message: str):
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 def start_worker(_: int) -> None:
     """A DataLoader's worker_init_fn: one thread, ignores the signals, ends with its parent."""
     stopping.start_worker()
     torch.set_num_threads(1)
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
+        tempfile.tempdir = "/tmp"
 
 
-def identity_collate(batch: Batch) -> Batch:
-    """A DataLoader's collate_fn: the data set makes whole batches itself.
+class HandedOver(Generic[Batch]):
+    """A batch on its way from a worker, which has put its tensors into shared memory here: an error
+    of that reaches the main process, where the thread that would do it otherwise drops the batch
+    and lets the main process wait for ever."""
 
-    A worker moves them to shared memory here, where an error reaches the main process; the thread
-    that would do it otherwise drops the batch, and the main process waits for ever.
-    """
-    if get_worker_info() is not None:
-        _share(batch)
-    return batch
+    def __init__(self, batch: Batch):
+        self.content = bytes(ForkingPickler.dumps(batch))
+
+    def open(self) -> Batch:
+        """The batch; once, since the worker then lets go of it."""
+        return pickle.loads(self.content)
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, as torch's thread for that asks for it."""
+        return _pinned(self.open())
 
 
-def _share(value: object) -> None:
+def hand_over(batch: Batch) -> Batch | HandedOver[Batch]:
+    """A DataLoader's collate_fn: the data set makes whole batches itself."""
+    return batch if get_worker_info() is None else HandedOver(batch)
+
+
+def _pinned(value: Any) -> Any:
     if isinstance(value, Tensor):
-        value.share_memory_()
-    elif isinstance(value, dict):
-        _share(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            _share(part)
+        return value.pin_memory()
+    if isinstance(value, dict):
+        return {key: _pinned(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_pinned, value))
+    return value
 
 
 class LoaderError(UsageError):
@@ -75,6 +83,7 @@ class Loader(DataLoader):
 
     Raises:
         LoaderError: in iterating, where a batch fails twice.
+        UsageError: in iterating, what the data set raises, in a worker too.
     """
 
     def __init__(
@@ -90,7 +99,7 @@ class Loader(DataLoader):
             images,
             batch_sampler=self.rest,
             num_workers=workers,
-            collate_fn=identity_collate,
+            collate_fn=hand_over,
             worker_init_fn=start_worker,
             pin_memory=pin_memory,
             prefetch_factor=ahead if workers else None,
@@ -102,10 +111,13 @@ class Loader(DataLoader):
             batches = self._begin(done)
             try:
                 for batch in batches:
-                    yield batch
+                    yield batch.open() if isinstance(batch, HandedOver) else batch
                     done += 1
                 return
-            except (RuntimeError, OSError, EOFError) as error:  # of a worker that is gone
+            except UsageError as error:  # a worker's comes with its traceback before the message
+                message = str(error).rpartition(f"{type(error).__name__}: ")[2]
+                raise type(error)(message.strip()) from None
+            except (RuntimeError, OSError, EOFError, MemoryError) as error:  # of a worker
                 if not self.num_workers:
                     raise
                 reason = str(error).strip() or type(error).__name__

@@ -67,12 +67,16 @@ class Cache:
     def __setstate__(self, state: dict) -> None:
         try:
             self.__init__(state["folder"], state["description"])
-        except CacheError as error:
-            if load_description(Path(state["folder"])) == state["description"]:
-                raise
+        except CacheError:
+            self._check_current()
+            raise
+
+    def _check_current(self) -> None:
+        """CacheError where another cache has taken this one's place, whose shards may be gone."""
+        if load_description(self.folder) != self.description:
             raise CacheError(
-                f"{state['folder']}: its old shards were removed while they were read; start again"
-            ) from error
+                f"{self.folder}: its old shards were removed while they were read; start again"
+            )
 
     def find(self, paths: np.ndarray) -> np.ndarray:
         """(M,) int64 rows of `paths` ((M,) bytes); -1 where the cache has no such image."""
@@ -107,6 +111,7 @@ class Cache:
         try:
             flat = map_bytes(file, self._offsets[shard], count * self.side**2)
         except (OSError, ValueError) as error:
+            self._check_current()
             raise CacheError(f"{file} cannot be read any more ({error}): {REPAIR}") from error
         masks = self._maps[shard] = flat.reshape(count, self.side, self.side)
         return masks

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from data.cache.reader import Cache
+from data.cli import UsageError
 from data.sources.images import open_images
 from tests.train.runs import config, losses
 from tests.train.test_copy_paste import SIZE, cases, pillow_crop
@@ -23,7 +24,7 @@ from train.loop import train
 from train.parameters import COVERAGE, PASTED
 from train.streams import PASTE, stream
 from train.views import LEAST_SHARE
-from train.workers import Loader, WorkerError
+from train.workers import Loader
 
 
 def settings(images, cache, **changes):
@@ -141,7 +142,7 @@ def test_an_image_is_never_its_own_background_and_broken_ones_are_passed_over(im
         for i in range(20):
             draw = donors.draw(stream(PASTE, 0, 0, i), box, 48, own=own)
             assert np.array_equal(draw.picture, cv2.imread(str(files[1]))[..., ::-1])
-    with pytest.raises(WorkerError, match="100 backgrounds in a row"):
+    with pytest.raises(UsageError, match="100 backgrounds in a row"):
         Donors(donors.images, np.array([0, 0])).draw(stream(PASTE, 0), box, 48, own=2)
 
 

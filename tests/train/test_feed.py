@@ -1,12 +1,14 @@
 """Workers that die, precision, torch.compile; the trainer on a GPU, alone and under NCCL."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
+from data.cache.shard import CacheError
 from tests.train.runs import config, losses, together
 from train.checkpoint import newest
 from train.loop import train
@@ -35,6 +37,36 @@ def test_a_worker_that_dies_again_is_an_error(capsys):
         list(Loader(Failing(), [[i] for i in range(5)], workers=1))
     # which one depends on how many of those before had been handed over
     assert "a loader worker failed at batch" in capsys.readouterr().err
+
+
+class Unsendable:
+    def __reduce__(self):
+        raise OSError("no socket")
+
+
+class Odd(Dataset):
+    def __getitems__(self, items: list[int]) -> object:
+        if items == [1]:
+            raise CacheError("shard: is missing")
+        return [Unsendable(), None, torch.tensor(5)][items[0]]
+
+
+@pytest.mark.parametrize(
+    ("item", "kind", "message"),
+    [
+        (0, LoaderError, r"loader workers failed twice at batch 0 \(.*no socket\)"),
+        (1, CacheError, "^shard: is missing$"),
+    ],
+)
+def test_a_workers_error_is_one_line_here(item, kind, message):
+    with pytest.raises(kind, match=message):
+        list(Loader(Odd(), [[item]], workers=1))
+
+
+def test_a_temporary_folder_that_is_too_long_for_sockets(tmp_path, monkeypatch):
+    (tmp_path / ("x" * 80)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 80)))
+    assert [batch.item() for batch in Loader(Odd(), [[2]], workers=1)] == [5]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_a_killed_worker_costs_nothing(images, truth_cache, tmp_path):
     os.kill(children(process.pid)[-1], SIGKILL)
     end(process)
     assert losses(out) == losses(whole)
+
+
+def test_images_that_are_gone_for_a_while_cost_nothing(images, truth_cache, tmp_path):
+    here, out = tmp_path / "train", tmp_path / "run"
+    shutil.copytree(images / "train", here)
+    process = start(command_line(config(tmp_path, truth_cache, out, workers=1, epochs=40)))
+    wait_for_steps(out, 3)
+    here.rename(tmp_path / "gone")
+    errors = end(process, 2)[1]
+    step = checkpoint.newest(out)["step"]
+    assert re.search(rf"saved at step {step}; .*100 images in a row", errors) and step >= 3
 
 
 @pytest.mark.slow
