@@ -42,7 +42,7 @@ def accuracies(runs: Sequence[Run]) -> Accuracies:
     for result in (result for run in runs for result in run.results):
         for path, (value, _) in leaves(result.values, result.deviations):
             if path[0] not in DETAILS:
-                values.setdefault(" ".join((result.evaluation, *path)), {})[result.run] = value
+                values.setdefault(" ".join((result.evaluation, *path)), {})[result.name] = value
     return values
 
 

@@ -21,20 +21,24 @@ DETAILS = ("per_class", "maps", "neighbours")  # of a result, beside its main nu
 HUGE = 1e300  # numbers beyond it cannot be drawn
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
     """One evaluation of one network.
 
     Attributes:
-        run: the run's name; with ", untrained" where its weights were random.
+        run: the run's name.
+        name: the run's, with ", untrained" where its weights were random, and with the file's where
+            other results of this evaluation have the same.
         values: numbers, nested: {measure: number} or {part: {measure: number}}, and deeper details.
         deviations: over seeds, in the same shape, where there are any.
-        protocol: parameters.
+        protocol: parameters, and the data.
         references: {"model", "source" and numbers} of publications, and of chance.
     """
 
     evaluation: str
     run: str
+    name: str
+    file: Path
     values: dict
     deviations: dict
     protocol: dict
@@ -77,6 +81,13 @@ def collect(paths: Sequence[str | os.PathLike]) -> tuple[list[Run], list[str]]:
     notes: list[str] = []
     for run in runs:
         _read(run, {os.path.realpath(other.path): other.name for other in runs}, notes)
+    same = defaultdict(list)
+    for result in (result for run in runs for result in run.results):
+        same[result.evaluation, result.name].append(result)
+    for results in same.values():
+        files = short_names([result.file for result in results])
+        for result, file in zip(results, files, strict=True):
+            result.name += f" ({file})" * (len(results) > 1)
     return runs, notes
 
 
@@ -125,7 +136,7 @@ def _read(run: Run, names: dict[str, str], notes: list[str]) -> None:
             elif file.name == SETTINGS:
                 run.config = _inner(json.loads(read_file(file)), "config")
             else:
-                run.results += _results(json.loads(read_file(file)), run.name, names)
+                run.results += _results(json.loads(read_file(file)), run.name, file, names)
         except (ValueError, OSError, RecursionError) as error:
             notes.append(f"{file}: {error}")
     folder, start = (run.path.parent, glob.escape(run.path.stem)) if alone else (run.path, "[!.]")
@@ -140,7 +151,7 @@ def _inner(content: object, key: str) -> dict:
     return inner if isinstance(inner, dict) else {}
 
 
-def _results(content: object, run: str, names: dict[str, str]) -> Iterator[Result]:
+def _results(content: object, run: str, file: Path, names: dict[str, str]) -> Iterator[Result]:
     """The result in a JSON; one a run where it holds several. ValueError where there is none."""
     evaluation = content.get("evaluation") if isinstance(content, dict) else None
     estimators = _inner(content, "estimators")
@@ -149,22 +160,25 @@ def _results(content: object, run: str, names: dict[str, str]) -> Iterator[Resul
         raise ValueError("no result of an evaluation (it has no `evaluation`)")
     published = content.get("published")
     rows = published if isinstance(published, list) else []
-    references = [row for row in rows if isinstance(row, dict)]
-    if chance := _inner(content, "chance"):
-        references.append({"model": "chance", **chance})
+    published = [row for row in rows if isinstance(row, dict)]
+    data = _inner(content, "arguments").get("data") or content.get("data")
+    about = {"data": data} if isinstance(data, str) else {}
     for path, single in _inner(content, "runs").items() or [("", content)]:
         name = names.get(os.path.realpath(path), Path(path).name) if path else run
         values = {key: _inner(single, key) for key in DETAILS} | _inner(single, "accuracy")
         for estimator in estimators:
             scores = _inner(estimators, estimator)
             values[estimator] = {key: scores[key] for key in TITLES if key in scores}
+        chance = _inner(single, "chance") or _inner(content, "chance")
         yield Result(
             evaluation,
+            name,
             name + ", untrained" * (content.get("untrained") is True),
+            file,
             values,
             _inner(single, "deviation"),
-            _inner(single, "protocol") or _inner(content, "protocol"),
-            references,
+            about | (_inner(single, "protocol") or _inner(content, "protocol")),
+            published + ([{"model": "chance", **chance}] if chance else []),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -30,12 +30,14 @@ class Row:
     Attributes:
         part: what of the run: a probe, a share of the labels, an estimator; often empty.
         values: by measure.
+        result: where a run's numbers are from.
     """
 
     name: str
     part: str
     values: dict[str, Value] = field(default_factory=dict)
     kind: str = "run"
+    result: Result | None = None
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Section:
     def add(self, result: Result) -> None:
         """Add the numbers of one run."""
         if result.protocol:
-            self.protocols[result.run] = result.protocol
+            self.protocols[result.name] = result.protocol
         in_parts = all(isinstance(value, dict) for value in result.values.values())
         rows: dict[str, Row] = {}
         for path, value in leaves(result.values, result.deviations):
@@ -64,10 +66,11 @@ class Section:
             if in_parts and path[0] not in DETAILS:
                 part, *inner = path
             if len(inner) == 1:
-                rows.setdefault(part, Row(result.run, part)).values[inner[0]] = value
+                row = rows.setdefault(part, Row(result.name, part, result=result))
+                row.values[inner[0]] = value
             else:
                 table = self.details.setdefault(f"{part} {inner[0]}".strip(), {})
-                table.setdefault(" / ".join(inner[1:]), {})[result.run] = value
+                table.setdefault(" / ".join(inner[1:]), {})[result.name] = value
         self.rows += rows.values()
 
     def by_protocol(self) -> dict[str, dict]:
@@ -95,16 +98,16 @@ def keys(dictionaries: Iterable[dict]) -> list[str]:
 def sections(runs: list[Run]) -> list[Section]:
     """A section for every evaluation that some run has."""
     by_name: dict[str, Section] = {}
-    references: dict[str, dict[str, Row]] = defaultdict(dict)
+    results: dict[str, list[Result]] = defaultdict(list)
     for result in (result for run in runs for result in run.results):
         name = result.evaluation
         by_name.setdefault(name, Section(name)).add(result)
-        references[name] |= _references(result)
+        results[name].append(result)
     for name, section in by_name.items():
         section.rows += _means(section.rows, runs)
         parts = keys({row.part: None} for row in section.rows)
         section.rows.sort(key=lambda row, parts=parts: parts.index(row.part))
-        section.rows += references[name].values()
+        section.rows += _references(results[name])
     return sorted(by_name.values(), key=_place)
 
 
@@ -124,15 +127,18 @@ def leaves(values: dict, deviations: object, path: tuple = ()) -> Iterator[tuple
 
 
 def _means(rows: list[Row], runs: list[Run]) -> Iterator[Row]:
-    """Mean and sample deviation of runs whose settings differ in the seed (and in FREE) alone."""
+    """Mean and sample deviation of runs whose settings differ in the seed (and in FREE) alone, and
+    that were evaluated by one protocol on the same data."""
     configs = {run.name: run.config for run in runs if "seed" in run.config}
     groups: dict[tuple, dict[str, Row]] = defaultdict(dict)
     for row in rows:
-        name = row.name.removesuffix(", untrained")
-        if name in configs:
-            same = {key: value for key, value in configs[name].items() if key not in FREE}
-            experiment = json.dumps(same, sort_keys=True), name != row.name, row.part
-            groups[experiment][str(configs[name]["seed"])] = row
+        config = configs.get(row.result.run)
+        if config:
+            same = {key: value for key, value in config.items() if key not in FREE}
+            protocol = {key: v for key, v in row.result.protocol.items() if key != TUNED}
+            experiment = json.dumps([same, protocol], sort_keys=True)
+            untrained = ", untrained" in row.name
+            groups[experiment, untrained, row.part][str(config["seed"])] = row
     for (*_, part), seeds in groups.items():
         if len(seeds) > 1:
             members = [row.values for row in seeds.values()]
@@ -144,13 +150,18 @@ def _means(rows: list[Row], runs: list[Run]) -> Iterator[Row]:
             yield Row(f"mean: {', '.join(row.name for row in seeds.values())}", part, means, "mean")
 
 
-def _references(result: Result) -> dict[str, Row]:
-    return {
-        str(reference.get("model")): Row(
-            str(reference.get("model")),
-            str(reference.get("source", "")),
-            {path[0]: value for path, value in leaves(reference, None)},
-            "published",
-        )
-        for reference in result.references
-    }
+def _references(results: list[Result]) -> list[Row]:
+    """Their publications and chances, those of one content once; where those of one name differ,
+    the name says of which results they are."""
+    rows: dict[str, tuple[Row, list[str]]] = {}
+    for result in results:
+        for reference in result.references:
+            model, source = str(reference.get("model")), str(reference.get("source", ""))
+            values = {path[0]: value for path, value in leaves(reference, None)}
+            row = Row(model, source, values, "published")
+            rows.setdefault(str(row), (row, []))[1].append(result.name)
+    count = Counter((row.name, row.part) for row, _ in rows.values())
+    for row, names in rows.values():
+        if count[row.name, row.part] > 1:
+            row.name = ", ".join([row.name, *names])
+    return [row for row, _ in rows.values()]

@@ -95,16 +95,27 @@ def test_one_file_of_several_estimators_or_runs(runs, tmp_path):
         str(run): {"accuracy": {"share": share}, "maps": {"knn": {"gradcam": {"iou": share - 7}}}}
         for run, share in ((runs[2], 40.0), ("/elsewhere/x", 41.0))
     }
+    numbers["/elsewhere/x"]["chance"] = {"share": 26.0}  # of another image size
     write(tmp_path, saliency={"estimators": estimators})
     write(tmp_path, diagnose={"chance": {"share": 25.0}, "runs": numbers})
     found = shown(runs[2], tmp_path / "saliency.json", tmp_path / "diagnose.json")
     scores = {("saliency", "rbd"): ["0.1709", "0.6893"], ("saliency", "ft"): ["0.2958", "0.4662"]}
     assert table(found, "Saliency") == scores
-    shares = {("dilo",): ["40.00"], ("x",): ["41.00"], ("chance",): ["25.00"]}
-    assert table(found, "Does it look at the object? %") == shares
+    shares = {("dilo",): ["40.00"], ("x",): ["41.00"]}
+    chances = {("chance, dilo",): ["25.00"], ("chance, x",): ["26.00"]}
+    assert table(found, "Does it look at the object? %") == shares | chances
     assert table(found, "maps")["knn / gradcam / iou",] == ["33.00", "34.00"]
     paths = [tmp_path / name for name in ("a/x", "b/x", "b/y", "b/z.json")]
     assert short_names(paths) == ["a/x", "b/x", "y", "z"]
+
+
+def test_results_that_do_not_compare_have_their_own_rows_and_no_mean(runs):
+    other = linear(90.0, 100) | {"evaluation": "linear", "data": "other"}
+    found = shown(runs[0], write(runs[1], again=other))
+    rows = table(found, "Linear classification, MoCo's protocol: %")
+    own = {("base-s0",), ("base-s1 (linear)",), ("base-s1 (again)",)}
+    assert set(rows) == own | {("mean: base-s0, base-s1 (linear)",)}
+    assert "The protocols differ in data: compare with care." in found.text
 
 
 def page_of_names(root: Path, name: str) -> BeautifulSoup:
