@@ -100,6 +100,15 @@ def any_rank(flag: bool | int) -> int:
     return flags.item()
 
 
+def first_text(text: str) -> str:
+    """Of all processes' texts the first that is not empty; the same on every process."""
+    if world() == 1:
+        return text
+    texts = [""] * world()
+    dist.all_gather_object(texts, text)
+    return next(filter(None, texts), "")
+
+
 @torch.no_grad()
 def total(values: Tensor) -> Tensor:
     """The sum over all processes, in place."""

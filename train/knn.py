@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.cli import UsageError
 from train.config import Config
-from train.distributed import gather, rank, world
+from train.distributed import first_text, gather, rank, world
 from train.features import Labelled, batches, features
 
 BANK, QUERIES = 32768, 2048  # rows of a block
@@ -113,7 +114,7 @@ class OnlineKnn:
         """Top-1 accuracy in 0..1; the same on every process. Leaves the encoder as it was.
 
         Raises:
-            UsageError: an image that cannot be decoded.
+            UsageError: an image that cannot be decoded, in every process.
         """
         with backbone_alone(encoder):
             parts = [self._features(encoder, x, device) for x in (self.bank, self.queries)]
@@ -128,7 +129,12 @@ class OnlineKnn:
         order = [local[i : i + batch].tolist() for i in range(0, len(local), batch)]
         loader = batches(images, self.config.runtime.workers, device, order=order)
         bar = tqdm(loader, desc="online kNN", unit="batch", leave=False, disable=rank() > 0)
-        part = np.concatenate([*features(encoder, bar, device)])
+        try:
+            part, error = np.concatenate([*features(encoder, bar, device)]), ""
+        except UsageError as reason:
+            error = str(reason)
+        if error := first_text(error):  # or the other processes would wait for this one's part
+            raise UsageError(error)
         whole = gather(torch.from_numpy(part).to(device))[: len(rows)]
         return whole.cpu().numpy(), images.labels[rows]
 

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from data.cli import UsageError
+from data.cli import UsageError, note
 from data.stopping import Stopping, ending
 from train import checkpoint, distributed
 from train.batch_norm import average_statistics
@@ -176,15 +177,15 @@ def _train(
                     wait=f"{values['waiting']:.0%}",
                     refresh=False,
                 )
+            if epoch_ends and epoch % config.runtime.checkpoint_every == 0 and run.step < last:
+                run.save(losses)
             measures = epoch_ends and (epoch % config.knn.knn_every == 0 or run.step == last)
             if online_knn and measures:
                 with clock.paused():
-                    top1 = online_knn(method.encoder, device)
-                if writer:
+                    top1 = _measure(online_knn, method.encoder, device)
+                if writer and top1 is not None:
                     log.write(run.step, epoch=epoch, knn=top1)
-                bar.write(f"epoch {epoch:.0f}: online kNN {top1:.1%}")
-            if epoch_ends and epoch % config.runtime.checkpoint_every == 0 and run.step < last:
-                run.save(losses)
+                    bar.write(f"epoch {epoch:.0f}: online kNN {top1:.1%}")
     if writer:
         log.close()
     average_statistics(method)
@@ -201,6 +202,15 @@ def _train(
     final = f", final loss {values['loss']:.3f}" if values else ""
     say(f"{out}: finished{final}; weights in {out / checkpoint.BACKBONE}")
     return True
+
+
+def _measure(online_knn: OnlineKnn, encoder: nn.Module, device: torch.device) -> float | None:
+    """The accuracy; None, with a note, where an image of it cannot be read: training goes on."""
+    try:
+        return online_knn(encoder, device)
+    except UsageError as error:
+        note(f"no online kNN this time: {error}")
+        return None
 
 
 def _end_where(signalled: int, where: str) -> None:

@@ -149,6 +149,19 @@ def test_online_knn_is_logged_and_changes_nothing(images, truth_cache, finished,
     assert losses(out) == losses(finished())
 
 
+def test_a_broken_image_of_the_online_knn_costs_its_measurements_alone(
+    images, truth_cache, tmp_path, capsys
+):
+    for part in ("train", "val"):
+        shutil.copytree(images / "train", tmp_path / part)
+    (tmp_path / "val" / "class0" / "000.png").write_bytes(b"broken")
+    online = {"knn": str(tmp_path), "knn_every": 1, "knn_limit": 20, "epochs": 1}
+    assert train(config(images, truth_cache, tmp_path / "run", workers=1, **online)) is True
+    assert (
+        f"note: no online kNN this time: {tmp_path}/val/class0/000.png" in capsys.readouterr().err
+    )
+
+
 def test_excluded_images_are_left_out(images, truth_cache, tmp_path):
     """A cache may hold more images than the run."""
     (tmp_path / "no.txt").write_text("class0/000.png\nclass1/001.png\n")
