@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.processes import run_command, timed
 from benchmarks.publish import PAGE, about, markdown, publish
-from data.cli import UsageError, run
+from data.cli import require, run
 from train.distributed import choose_device
 from train.features import Labelled, batches, features, to_input
 from train.knn import BANK, nearest
@@ -80,10 +80,7 @@ class Arguments:
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.evaluate", description=__doc__)
-    if min(args.rounds, args.limit or 1, args.batch, args.workers) < 1 or args.queries < 0:
-        raise UsageError(
-            "--rounds, --limit, --batch and --workers must be at least 1, --queries not negative"
-        )
+    require(args, rounds=1, limit=1, batch=1, workers=1, queries=0)
     torch.set_num_threads(1)  # on a CPU the other cores are the workers'
     folders = {"imagenet": args.imagenet, "imagenette": args.imagenette}
     rows = []

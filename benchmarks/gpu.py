@@ -28,9 +28,9 @@ import torch
 import tyro
 from torch.profiler import ProfilerActivity
 
-from benchmarks.publish import MEASURED, PAGE, about, markdown, publish, require_numbers
+from benchmarks.publish import MEASURED, PAGE, about, markdown, publish
 from benchmarks.train_parts import Step, moco_step, seconds, supervised_step
-from data.cli import UsageError, run
+from data.cli import UsageError, require, run
 from data.sources.images import list_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
@@ -124,7 +124,7 @@ def checked(args: Arguments) -> Config:
     if not Path(args.images).is_dir():
         raise UsageError(f"{args.images}: no such folder; --images names one with photographs")
     list_images(args.images)
-    require_numbers(args, batch=1, steps=1, workers=0)
+    require(args, batch=1, steps=1, workers=0)
     config = configure(images="", out="", batch=args.batch, network=args.network, size=args.size)
     trainer_config(args, config, "").check()
     return config

@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from benchmarks import peer
 from benchmarks.processes import timed
-from benchmarks.publish import PAGE, about, markdown, publish, require_numbers
+from benchmarks.publish import PAGE, about, markdown, publish
 from benchmarks.train_parts import colours, sources
-from data.cli import UsageError, describe, run
+from data.cli import UsageError, describe, require, run
 from data.sources.images import list_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
@@ -74,7 +74,7 @@ class Arguments:
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.peers", description=__doc__)
-    require_numbers(args, limit=peer.BATCH, size=1, repeats=1)
+    require(args, limit=peer.BATCH, size=1, repeats=1)
     count = min(args.limit, len(list_images(args.images))) // peer.BATCH * peer.BATCH
     if not count:
         raise UsageError(f"{args.images}: fewer than {peer.BATCH} images")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.cli import UsageError, describe, note
+from data.cli import describe, note
 from data.io import write_text
 
 PAGE = "docs/benchmarks.md"
@@ -38,13 +38,6 @@ def about() -> dict[str, str]:
         "machine": f"{os.cpu_count()} x {names[0]}",
         "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
     }
-
-
-def require_numbers(args: object, **least: int) -> None:
-    """UsageError where an option is below its least value."""
-    for name, value in least.items():
-        if getattr(args, name) < value:
-            raise UsageError(f"--{name} {getattr(args, name)}: must be at least {value}")
 
 
 def markdown(heads: str, rows: Iterable[str], numbers: int = 0) -> str:

@@ -23,8 +23,8 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.processes import timed
-from benchmarks.publish import PAGE, markdown, publish, require_numbers
-from data.cli import UsageError, run
+from benchmarks.publish import PAGE, markdown, publish
+from data.cli import UsageError, require, run
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
 from preprocess import estimators
@@ -62,7 +62,7 @@ class Arguments:
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.speed", description=__doc__)
-    require_numbers(args, limit=1, repeats=1)
+    require(args, limit=1, repeats=1)
     known = [*sorted(estimators.ESTIMATORS), *sorted(estimators.NETWORKS)]  # in turn
     names = known if args.estimator == "all" else args.estimator.split(",")
     absent = [n for n in names if n in estimators.NETWORKS and not estimators.has_weights(n)]

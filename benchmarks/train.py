@@ -22,8 +22,8 @@ import torch
 import tyro
 
 from benchmarks import train_parts as parts
-from benchmarks.publish import MEASURED, PAGE, about, markdown, publish, require_numbers
-from data.cli import UsageError, run
+from benchmarks.publish import MEASURED, PAGE, about, markdown, publish
+from data.cli import UsageError, require, run
 
 PARTS = ("loader", "step", "memory", "packs")
 TARGETS = {"grey": "≤ 8 %", "image": "≤ 40 %", "swap": "≤ 40 %"}  # of a pair's time in the loader
@@ -55,7 +55,7 @@ class Arguments:
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m benchmarks.train", description=__doc__)
-    require_numbers(args, limit=parts.CHUNK, size=1, repeats=1, batch=2, taken=1000)
+    require(args, limit=parts.CHUNK, size=1, repeats=1, batch=2, taken=1000)
     root = Path(args.data)
     for name in ("imagenet_sample", "dtd", "imagenette_128"):
         if not (root / name).is_dir():

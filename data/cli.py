@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import sys
@@ -26,6 +27,23 @@ ADVICE = {
 
 class UsageError(ValueError):
     """Bad input: the message says what, which file, and what to do."""
+
+
+def require(options: object, *above_zero: str, **least: float) -> None:
+    """UsageError where a number among the options, or one of several, cannot be meant.
+
+    Args:
+        above_zero: names of options that must be above 0.
+        least: name of an option -> its least value. None is fine: a default.
+    """
+    for name in (*above_zero, *least):
+        low, given = least.get(name, 0), getattr(options, name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is None or (low <= value < math.inf and (value or name in least)):
+                continue
+            bound = f"at least {low}" if name in least else "above 0"
+            finite = " and finite" if isinstance(value, float) else ""
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be {bound}{finite}")
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -33,7 +33,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 import tyro
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from data.io import lock, write_text
 from data.sources.listing import files_below
 from data.stopping import ending
@@ -88,12 +88,7 @@ class Common:
             raise UsageError("give either --run RUN or --weights FILE")
         if not self.data:
             raise UsageError("give --data DIR, the folder of the data set")
-        size = 1 if self.size is None else self.size
-        if min(self.seeds, size, self.workers + 1) < 1:
-            raise UsageError(
-                f"--seeds {self.seeds}, --size {size}, --workers {self.workers}: must be at least "
-                "1, 1 and 0"
-            )
+        require(self, seeds=1, size=1, workers=0)
         for source in self.sources():
             if self.run and not source.with_name("config.json").exists():
                 raise UsageError(f"{source.parent}: no run here (no config.json)")

@@ -19,7 +19,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from data.cli import UsageError, run
+from data.cli import UsageError, require, run
 from data.stopping import ending
 from experiments.__main__ import Arguments as TableArguments
 from experiments.__main__ import known_scores, write_table
@@ -65,10 +65,7 @@ def main() -> None:
     args = tyro.cli(Arguments, prog="python -m experiments.gpu", description=__doc__)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("no GPU that torch can use here; `make e1 DATASET=imagenette` needs none")
-    if not min(args.minutes, args.seeds, args.base_epochs) > 0 or args.workers < 0:
-        raise UsageError(
-            "--minutes, --seeds and --base-epochs must be above 0, --workers at least 0"
-        )
+    require(args, "minutes", seeds=1, base_epochs=1, workers=0)
     os.environ.setdefault("DILO_WEIGHTS", str(real_data("weights")))
     ends = time.monotonic() + 60 * args.minutes * (1 - RESERVED)
     logs = Path(args.out, "logs")

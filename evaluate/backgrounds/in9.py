@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from data.sources.labelled import whole_image
 from data.synthetic.variants import BIASED, VARIANTS
 from data.tensors import fitting, load_tensors
@@ -213,6 +213,7 @@ def evaluate(arguments: Arguments) -> dict:
         rows, with their sources; means over the seeds' networks, since nothing is drawn here: see
         evaluate.common.repeat.
     """
+    require(arguments, l2=0)
     return repeat(arguments, _measure, draws=False)
 
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from data.cli import require
 from evaluate.common import Common, aligned, describe, repeat
 from evaluate.features import extract, load_encoder
 from evaluate.probes.linear import L2, fit_probe
@@ -42,6 +43,7 @@ def evaluate(arguments: Arguments) -> dict:
         the protocol's parameters, and `accuracy`: {probe: {split or "gap": percent}}; means over
         the seeds' networks, since nothing is drawn here: see evaluate.common.repeat.
     """
+    require(arguments, l2=0)
     return repeat(arguments, _measure, draws=False)
 
 

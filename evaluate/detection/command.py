@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from evaluate.common import Common, describe, percent, repeat
 from evaluate.detection.annotations import AnnotatedImages
 from evaluate.detection.average_precision import coco_ap, voc07_ap
@@ -107,6 +107,7 @@ class Arguments(Common):
 
     def plan(self) -> Schedule:
         """The schedule with this command line's changes. UsageError where they cannot be meant."""
+        require(self, batch=1, regions=1, save_every=1)
         changes = self.changes
         schedule = SCHEDULES[self.schedule_name]
         if "batch" in changes:
@@ -122,10 +123,6 @@ class Arguments(Common):
         if self.size is not None:
             raise UsageError(
                 "--size is of crops; a detector's images are given by --scales and --test-scale"
-            )
-        if min(self.regions, self.save_every) < 1:
-            raise UsageError(
-                f"--regions {self.regions}, --save-every {self.save_every}: must be at least 1"
             )
         return schedule
 

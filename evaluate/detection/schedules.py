@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ class Schedule:
     def with_batch(self, batch: int) -> Schedule:
         """The same number of images in other batches: rate in proportion, steps inversely (MoCo's
         advice)."""
-        if batch < 1:
-            raise UsageError(f"--batch {batch}: must be at least 1")
         ratio = self.batch / batch
         return replace(
             self,
@@ -70,10 +68,7 @@ class Schedule:
 
     def check(self) -> None:
         """UsageError where a value cannot be meant."""
-        if self.iterations < 1 or min(self.warmup, self.precise_bn, self.lr, self.weight_decay) < 0:
-            raise UsageError(
-                "--iterations must be at least 1, and --warmup, --lr and --precise-bn not negative"
-            )
+        require(self, iterations=1, warmup=0, precise_bn=0, lr=0, weight_decay=0)
         sides = (*self.scales, self.test_scale)
         if not self.scales or min(sides) < 16 or max(sides) > self.longest:
             raise UsageError(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from evaluate.probes.linear import L2
 
 
@@ -70,10 +70,7 @@ class Arguments:
             raise UsageError("give --runs RUN [RUN ...] and --data DIR")
         if len(set(self.runs)) < len(self.runs):
             raise UsageError("--runs names the same run twice")
-        if min(self.k, self.limit) < 1 or self.temperature <= 0:
-            raise UsageError("--k and --limit must be at least 1, --temperature above 0")
-        if min(self.workers, self.examples) < 0:
-            raise UsageError("--workers and --examples must not be negative")
+        require(self, "temperature", k=1, limit=1, size=1, l2=0, workers=0, examples=0)
         val = os.path.isdir(os.path.join(self.data, "val"))
         queries = self.queries or ("original" if embedded and not val else "val")
         folder = os.path.join(self.data, "masks")

@@ -124,6 +124,7 @@ def _protocol(study: Study) -> dict:
         "bank_images": len(bank.rows),
         "classes": len(bank.images.classes),
         "k": arguments.k,
+        **({"k_used": len(bank.rows)} if arguments.k > len(bank.rows) else {}),
         "temperature": arguments.temperature,
         "knn_map": "log of the decided class's vote",
         "linear_map": "decided logit less the mean, L-BFGS on standardised features",

@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from data.parallel import bounded_map
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
@@ -74,10 +74,7 @@ class Arguments:
         """UsageError where options do not fit together."""
         if bool(self.names) == bool(self.maps):
             raise UsageError("give either --estimator NAME[,NAME...] or --maps FOLDER")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError("--limit must be at least 1")
-        if min(self.workers, self.examples) < 0:
-            raise UsageError("--workers and --examples must not be negative")
+        require(self, limit=1, workers=0, examples=0)
         if not os.path.isdir(self.truth):
             raise UsageError(f"{self.truth}: no such folder of true masks")
 

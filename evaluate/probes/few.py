@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from data.io import write_text
 from data.sources.lists import read_list
 from evaluate.common import Common, describe, percent, repeat
@@ -77,6 +77,7 @@ class Arguments(Common):
             raise UsageError("--labels-list: two lists of one name, by which results are called")
         if not (names or self.percent) or not all(0 < p <= 100 for p in self.percent):
             raise UsageError(f"--percent {self.percent}: must be above 0 and at most 100")
+        require(self, finetune_epochs=1, head_lr=0, backbone_lr=0)
         if not self.modes:
             raise UsageError("--modes: give linear, finetune or both")
         for mode in self.modes:

@@ -15,7 +15,7 @@ similarities (0.27 GB); the 200 nearest of every query, 12 bytes each (0.12 GB):
 from dataclasses import dataclass
 from typing import ClassVar
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from evaluate.common import Common, describe, percent, repeat
 from evaluate.features import load_encoder, project, sizes, train_and_val
 from train.knn import knn_top1
@@ -50,8 +50,9 @@ def evaluate(arguments: Arguments) -> dict:
         "head 200"; means over the seeds' networks, since nothing is drawn here: see
         evaluate.common.repeat.
     """
-    if not arguments.k or min(arguments.k) < 1 or arguments.temperature <= 0:
-        raise UsageError("--k must be at least 1 and --temperature above 0")
+    require(arguments, "temperature", k=1)
+    if not arguments.k:
+        raise UsageError("--k: give at least one number of neighbours")
     return repeat(arguments, _measure, draws=False)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from evaluate.common import Common, describe, percent, repeat
 from evaluate.features import (
     Encoder,
@@ -162,6 +162,9 @@ def evaluate(arguments: Arguments) -> dict:
         raise UsageError("give --sweep or --protocol optimum, not both")
     if kind != "linear" and distributed.world() > 1:
         raise UsageError("--sweep and --protocol optimum run on one process; no train.launch")
+    require(arguments, "sweep_lr", l2=0)
+    if not arguments.sweep_lr:
+        raise UsageError("--sweep-lr needs rates above 0")
     encoder = load_encoder(arguments)
     start = {"linear": _moco, "linear-sweep": _sweep, "linear-optimum": _optimum}[kind]
     details, accuracy = start(arguments, encoder)
@@ -198,8 +201,6 @@ def _moco(arguments: Arguments, encoder: Encoder) -> Protocol:
 
 def _sweep(arguments: Arguments, encoder: Encoder) -> Protocol:
     rates, schedule = arguments.sweep_lr, _schedule(arguments)
-    if not rates or min(rates) <= 0:
-        raise UsageError("--sweep-lr needs rates above 0")
     features = train_and_val(arguments, encoder)
     chosen = []
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.cli import UsageError
+from data.cli import require
 from evaluate.features import Encoder, accuracies
 from evaluate.steps import Training, spread
 from train import distributed
@@ -57,10 +57,7 @@ class Schedule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch) < 1:
-            raise UsageError(f"--epochs {self.epochs}, --batch {self.batch}: must be at least 1")
-        if min(self.lr, self.backbone_lr, self.weight_decay) < 0:
-            raise UsageError("learning rates and weight decay must not be negative")
+        require(self, epochs=1, batch=1, lr=0, backbone_lr=0, weight_decay=0)
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What the rates are multiplied by at a step."""

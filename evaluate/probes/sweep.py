@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from data.cli import UsageError
 from evaluate.features import TrainVal, accuracies, hits, project
 from evaluate.probes.sgd import Order, Schedule
 from train.streams import WEIGHTS, stream
@@ -79,6 +80,9 @@ def sweep(
         evaluate.features.accuracies of the chosen rate, and {"lr": it, "held_out": {rate: top-1},
         "by_lr": {rate: top-1 on the test images}}, percent. Only the chosen rate's is a fair
         number.
+
+    Raises:
+        UsageError: every rate diverges.
     """
 
     def right(rows: np.ndarray, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -93,6 +97,8 @@ def sweep(
         held_out = 100 * on_held[:, :, 0].mean(1)
     best = int(held_out.argmax())
     tested = right(np.arange(len(held)), features.val, features.truth)
+    if not tested.any():  # not even by chance: scores that are not finite are never right
+        raise UsageError("--sweep-lr: every rate diverges on these features; give lower ones")
     names = [f"{rate:g}" for rate in rates]
     return {
         **accuracies(tested[best], features.truth, features.classes),

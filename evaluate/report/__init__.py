@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from data.cli import UsageError
+from data.cli import UsageError, require
 from data.io import lock, write_text
 from evaluate.report.page import page
 from evaluate.report.runs import collect
@@ -51,15 +51,13 @@ def evaluate(arguments: Arguments) -> dict:
     """
     if not arguments.runs:
         raise UsageError("name at least one run: python -m evaluate report runs/a runs/b")
-    masks, pictures = arguments.masks, arguments.pictures
-    if masks < 0 or pictures < 0:
-        raise UsageError(f"--masks {masks}, --pictures {pictures}: must not be negative")
+    require(arguments, masks=0, pictures=0)
     runs, notes = collect(arguments.runs)
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is writing it; wait for that, or choose another --out"
     with lock(out.with_name(f".{out.name}.lock"), busy, remove=True):
-        text = page(runs, notes, arguments.title, masks, pictures)
+        text = page(runs, notes, arguments.title, arguments.masks, arguments.pictures)
         write_text(out, text)
     for note in notes:
         print(f"left out: {' '.join(note.split())}", file=sys.stderr)

@@ -32,14 +32,18 @@ WRONG = {
     "knn --data d --run=": "give either --run RUN or --weights FILE",
     "knn {knn} --device mps": "--device mps: ",
     "knn {knn} --seeds 0": "--seeds 0",
-    "knn {knn} {bad}": "a/bad.png: .*; remove or repair that image",
-    "linear {linear} {bad}": "a/bad.png: .*; remove or repair that image",
+    "knn {knn} {bad}": "/bad.png: .*; remove or repair that image",
+    "linear {linear} {bad}": "/bad.png: .*; remove or repair that image",
     "few {few} --percent 0": "--percent",
     "few {few} --modes": "--modes: give",
     "few {few} --labels-list nowhere.txt": "nowhere",
     "few {few} --labels-list a/1percent.txt b/1percent.txt": "two lists of one name",
     "few {few} --batch 0": "--batch 0",
-    "few {few} --lr -1": "negative",
+    "few {few} --lr -1": "--lr -1.0: must be at least 0 and finite",
+    "knn {knn} --temperature nan": "--temperature nan: must be above 0 and finite",
+    "linear {linear} --protocol optimum --l2 -1": "--l2 -1.0",
+    "linear {linear} --sweep --epochs 2 --sweep-lr 1e38 3e38": "every rate diverges",
+    "diagnose {diagnose} --size -5": "--size -5",
     "in9 {in9} --data /proc": "needs at least mixed_same/val and mixed_rand/val",
     "detection {detection} --model mask": "--model mask needs outlines",
     "detection {detection} --size 224": "--size is of crops",
@@ -80,9 +84,9 @@ DISKS += [pytest.param("detection size=64k", marks=SLOW)]
 def inputs(images, data, moco, trained, tmp_path_factory) -> dict[str, str]:
     """Each command's options, its output in the folder that it is run in."""
     root, masks = tmp_path_factory.mktemp("inputs"), images / "masks"
-    for split in ("train", "val"):
-        (root / split / "a").mkdir(parents=True)
-        (root / split / "a" / "bad.png").write_bytes(b"nothing")
+    for folder in ("train/a", "train/b", "val/a", "val/b"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "bad.png").write_bytes(b"nothing")
     (root / "knn.json").write_text('{"evaluation": "knn", "accuracy": {"20": 1.5}}')
     network = f"--weights {moco} --stem small_stride2 --json out.x.json --data "
     scored = f"--images {data}/val --truth {masks} --estimator centre --limit 2 --examples 1"
