@@ -197,7 +197,7 @@ def _parts(images: Images, size: int, folder: Path) -> list[Part]:
 
 
 def _is_kept(part: Part, checksums: dict[str, str], finished: bool, repair: bool) -> bool:
-    """Whether a shard is there, of these images, unchanged. UsageError where a finished pack's is
+    """Whether a shard is there, of these images, unchanged, and all were read. UsageError where a finished pack's is
     of others: whoever reads it now would find other images in their places."""
     file = part.file
     if file.name not in checksums or not file.exists():
@@ -208,7 +208,9 @@ def _is_kept(part: Part, checksums: dict[str, str], finished: bool, repair: bool
         shard = read_shard(file)
         same = np.array_equal(shard.paths, part.images.paths)
         if same and np.array_equal(shard.sources, part.sources):
-            return True
+            lengths = part.sources[:, 0]
+            unread = (np.diff(shard.offsets) == 0) & (lengths > 0) & (lengths <= KEPT_BROKEN)
+            return not unread.any()  # what could not be read is tried again
     if finished:
         raise UsageError(
             f"{file.parent}: is a finished pack, and images of {file.name} were changed since; "

@@ -72,6 +72,20 @@ def test_broken_images_keep_their_place_and_the_caller_its_threads(images, tmp_p
         found.read(2)
 
 
+def test_an_image_that_could_not_be_read_is_tried_again(images, tmp_path):
+    shutil.copytree(images / "train" / "class0", tmp_path / "images")
+    file, listed, out = tmp_path / "images" / "z.png", tmp_path / "list.txt", tmp_path / "pack"
+    listed.write_text("000.png\nz.png\n")
+    (file / "a file's name").mkdir(parents=True)  # a folder has a length, and cannot be read
+    status = file.stat()
+    assert pack(str(file.parent), str(out), THIRTY, listed=str(listed)) == Outcome(2, 1)
+    shutil.rmtree(file)
+    file.write_bytes(bytes(status.st_size))
+    os.utime(file, ns=(1, status.st_mtime_ns))
+    for packed in (2, 0):
+        assert pack(str(file.parent), str(out), THIRTY, listed=str(listed)) == Outcome(packed, 0)
+
+
 def test_resumed_and_repaired_gives_the_same_bytes(images, packed, tmp_path):
     whole, again, root = contents(packed), tmp_path / "again", str(images / "train")
     assert set(whole) == {"pack.json", "CHECKSUMS", *(f"images-{n:05d}.h5" for n in range(3))}
