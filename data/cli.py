@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 
 from tqdm import tqdm
 
@@ -53,6 +54,7 @@ def run(main: Callable[[], int | None]) -> None:
         with contextlib.suppress(AttributeError, ValueError):  # a terminal that cannot show a name
             stream.reconfigure(errors="backslashreplace")
     try:
+        _require_no_empty(sys.argv)
         code = main() or 0
         sys.stdout.flush()
     except UsageError as error:
@@ -68,6 +70,16 @@ def run(main: Callable[[], int | None]) -> None:
     finally:
         stopping.ignore()
     sys.exit(code)
+
+
+def _require_no_empty(arguments: list[str]) -> None:
+    """UsageError where one is empty, as of a shell's variable that is not set: as a path it would
+    be the current folder."""
+    for before, argument in pairwise(arguments):
+        if re.fullmatch("(--[a-z0-9-]+=)?", argument):
+            option = argument.rstrip("=") or before
+            where = option if option.startswith("--") else "an argument"
+            raise UsageError(f"{where}: is empty; name it, or leave the option out")
 
 
 def fail(message: str) -> int:

@@ -197,8 +197,9 @@ def _parts(images: Images, size: int, folder: Path) -> list[Part]:
 
 
 def _is_kept(part: Part, checksums: dict[str, str], finished: bool, repair: bool) -> bool:
-    """Whether a shard is there, of these images, unchanged, and all were read. UsageError where a finished pack's is
-    of others: whoever reads it now would find other images in their places."""
+    """Whether a shard is there, of these images, unchanged, and none is to be tried again.
+    UsageError where a finished pack's is of others: whoever reads it now would find other images
+    in their places."""
     file = part.file
     if file.name not in checksums or not file.exists():
         return False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 
 import cv2
@@ -46,6 +47,8 @@ def test_other_parameters_are_another_cache(images, whole, options):
     ("arguments", "message"),
     [
         ("{images}/nope {out}", "nope: no such folder of images"),
+        ("'' {out}", "an argument: is empty; name it"),
+        ("{images} {out} {network} --weights=", "--weights: is empty; name it"),
         ("{images} {out} --estimator magic", "no estimator 'magic'; there are: auto"),
         ("{images} {images}", "no cache.json; choose an empty folder"),
         ("{images} {out} --estimator files", "needs --maps FOLDER"),
@@ -66,7 +69,7 @@ def test_bad_input_is_one_line(images, weights, tmp_path, monkeypatch, arguments
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     network = f"--estimator u2netp --weights {weights}"
     places = {"images": images / "train", "out": tmp_path / "out", "network": network}
-    done = inline(*arguments.format(**places).split())
+    done = inline(*shlex.split(arguments.format(**places)))
     assert message in one_line(done) and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
