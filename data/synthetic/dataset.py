@@ -155,7 +155,7 @@ def make(
     *,
     workers: int = 1,
 ) -> Record:
-    """Write the data set under `out`, or return at once where it is already there.
+    """Write the data set under `out`, or what is missing of it.
 
     Layout: `<split>/<class>/NNNNN.jpg` for each of SPLITS, `masks/<split>/<class>/NNNNN.png`
     (uint8, soft edge, 255 = foreground), and `dataset.json`, named so last: a folder that holds
@@ -182,18 +182,32 @@ def make(
         "kinds": list(BACKGROUNDS),
     }
     output = Output(out, "dataset.json", record)
-    if not output.finished:
-        jobs = [(part, index) for part, count in parts.items() for index in range(count)]
-        output.write(partial(_write_block, output.folder, scenes), jobs, workers, PICTURES + MASKS)
+    jobs = [(part, index) for part, count in parts.items() for index in range(count)]
+    own = PICTURES + MASKS
+    if output.finished:
+        jobs, own = [job for job in jobs if not _is_there(output.folder, *job)], []
+    if jobs:
+        output.write(partial(_write_block, output.folder, scenes), jobs, workers, own)
     return record
+
+
+def _files(out: Path, split: str, index: int) -> tuple[Path, Path]:
+    """A picture, and its mask."""
+    place = Path(split, CLASSES[index % len(CLASSES)], f"{index:05d}")
+    return out / place.with_suffix(".jpg"), out / "masks" / place.with_suffix(".png")
+
+
+def _is_there(out: Path, part: str, index: int) -> bool:
+    splits = TEST_SPLITS if part == "test" else (part,)
+    return all(file.exists() for split in splits for file in _files(out, split, index))
 
 
 def _write_block(out: Path, scenes: Scenes, jobs: list[tuple[str, int]]) -> int:
     for part, index in jobs:
         views = draw(part, index, seed=scenes.seed, size=scenes.size, bias=scenes.bias)
         for split, (image, mask) in views.items():
-            place = Path(split, CLASSES[index % len(CLASSES)], f"{index:05d}")
-            write_jpeg(out / place.with_suffix(".jpg"), image)
+            picture, mask_file = _files(out, split, index)
+            write_jpeg(picture, image)
             png = cv2.imencode(".png", mask, (cv2.IMWRITE_PNG_COMPRESSION, 3))[1]
-            write_file(out / "masks" / place.with_suffix(".png"), png.tobytes())
+            write_file(mask_file, png.tobytes())
     return len(jobs)
