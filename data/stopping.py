@@ -1,8 +1,8 @@
 """Signals: the main process notes them, ends its step and saves; workers ignore them.
 
 A job manager sends SIGTERM to one process or to every process of the job, Slurm's SIGUSR1 warns
-before a requeue, Ctrl-C sends SIGINT to the whole process group. In each case the main process
-alone answers, and workers end when it does.
+before a requeue, Ctrl-C sends SIGINT to the whole process group, and a terminal that goes SIGHUP,
+which nohup has ignored. In each case the main process alone answers, and workers end when it does.
 """
 
 import atexit
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import NoReturn, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # a process a core and a thread a process is the fastest way through many images
 THREADS = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -24,7 +24,7 @@ THREADS = dict.fromkeys(
 
 class Stopping:
     """Within it, the signals are noted in `received` (0: none) instead of killing; a second SIGINT
-    kills, a second SIGTERM or SIGUSR1 does no harm. Outside of the main thread, where Python hears
+    kills, a second one of the others does no harm. Outside of the main thread, where Python hears
     no signals, nothing changes.
 
         with Stopping() as stop:
@@ -53,7 +53,9 @@ def _handled_by(handler: Callable[[int, object], None]) -> dict[int, object]:
     """The handlers that it replaces; none outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in SIGNALS}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup
+    numbers = SIGNALS[:-1] if ignored else SIGNALS
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 @contextmanager
@@ -108,7 +110,7 @@ def leave(error: BaseException) -> NoReturn:
 
 
 def ignore(numbers: Iterable[signal.Signals] = SIGNALS[1:]) -> None:
-    """From now on SIGTERM and SIGUSR1 (or `numbers`) do nothing: the process is ending, with its
+    """From now on all signals but SIGINT (or `numbers`) do nothing: the process is ending, with its
     exit code decided."""
     if threading.current_thread() is threading.main_thread():
         for number in numbers:

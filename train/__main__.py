@@ -3,7 +3,7 @@
     python -m train /data/imagenet/train --masks caches/imagenet-rbd --out runs/moco_v2-rbd
     python -m train /data/imagenet/train --masks none --out runs/moco_v2          # the baseline
 
-The same command continues a stopped run; Ctrl-C and SIGTERM save first.
+The same command continues a stopped run; Ctrl-C, SIGTERM and SIGHUP save first.
 """
 
 import sys

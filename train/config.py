@@ -231,7 +231,7 @@ class Runtime:
     log_every: Count = 20
     """Steps between two lines of the log."""
     checkpoint_every: Count = 1
-    """Epochs between two checkpoints; Ctrl-C, SIGTERM and SIGUSR1 save one too."""
+    """Epochs between two checkpoints; Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save one too."""
     keep: Count = 2
     """Newest checkpoints that are kept: should the last one be damaged, the run goes on from the
     one before."""

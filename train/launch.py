@@ -23,7 +23,7 @@ def main() -> None:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
         try:
-            run.main(["--signals-to-handle", "SIGHUP", *sys.argv[1:]])
+            run.main(["--signals-to-handle", "SIGQUIT", *sys.argv[1:]])
         except ChildFailedError as error:  # that process has said why
             _, failure = error.get_first_failure()
             raise SystemExit(max(1, failure.exitcode)) from None

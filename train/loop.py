@@ -35,7 +35,7 @@ from train.replay import replay
 from train.run import FiniteLosses, begin, init_weights
 
 # why the loop ends early, beside the numbers of signals; of several processes' the largest counts
-STOP_AT, LOADER_FAILED, NOT_FINITE = 1, 1000, 1001
+STOP_AT, LOADER_FAILED, NOT_FINITE = 999, 1000, 1001
 UNBEGUN = "before its first step; the same command begins"
 
 

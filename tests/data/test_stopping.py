@@ -16,6 +16,7 @@ def _handlers_come_back(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -47,3 +48,10 @@ def test_a_signal_ends_the_block_once_also_from_within_a_callback(number, capsys
             cleaned.append(True)
     assert end.value.code == (130 if number == signal.SIGINT else 0)
     assert cleaned and capsys.readouterr().err == "stopped\n"
+
+
+def test_nohup_stays():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with ending("stopped"), Stopping() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.received and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
+from signal import SIG_IGN, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, getsignal
 
 import numpy as np
 import pytest
@@ -20,6 +20,8 @@ from train import checkpoint
 from train.loop import train
 
 EARLY = [("imports", SIGTERM), ("imports", SIGINT), ("workers", SIGUSR1)]
+# under nohup SIGHUP stays ignored
+STEPS = [("steps", n) for n in SIGNALS if (n, getsignal(n)) != (SIGHUP, SIG_IGN)]
 LAUNCH = [sys.executable, "-m", "train.launch", "--standalone", "--nproc-per-node"]
 
 
@@ -34,7 +36,7 @@ def end(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
     return said, errors
 
 
-@pytest.mark.parametrize(("moment", "number"), [*EARLY, *(("steps", number) for number in SIGNALS)])
+@pytest.mark.parametrize(("moment", "number"), [*EARLY, *STEPS])
 def test_a_signal_to_every_process_of_the_job_saves(images, truth_cache, tmp_path, moment, number):
     """As srun --signal, scancel and a terminal's Ctrl-C send it; a second one does no harm."""
     out = tmp_path / "run"
