@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -224,7 +224,7 @@ def reserved(arguments: object) -> Iterator[bool]:
     writes, and hold the lock on the result's file; gives whether this process is the first.
 
     Raises:
-        UsageError: another evaluation holds the lock.
+        UsageError: another evaluation holds the lock, or the result's file cannot be meant.
     """
     with contextlib.ExitStack() as stack:
         first = True
@@ -236,6 +236,7 @@ def reserved(arguments: object) -> Iterator[bool]:
             first = distributed.rank() == 0
         if first and hasattr(arguments, "result_file"):
             file = arguments.result_file()
+            refuse_output(file, arguments.inputs() if isinstance(arguments, Common) else [])
             file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(arguments, Common) and arguments.weights and not arguments.json_file:
                 with contextlib.suppress(FileExistsError), open(file.with_name(OWNER), "xb") as out:
@@ -245,6 +246,14 @@ def reserved(arguments: object) -> Iterator[bool]:
             busy = f"{file}: another evaluation is writing it; wait, or choose another --json"
             stack.enter_context(lock(held, busy, remove=True))
         yield first
+
+
+def refuse_output(file: Path, inputs: Iterable[str | Path]) -> None:
+    """UsageError where a file that will be written is a folder, or one of the inputs."""
+    if file.is_dir():
+        raise UsageError(f"{file}: a folder; give the name of a file to write")
+    if os.path.realpath(file) in map(os.path.realpath, inputs):
+        raise UsageError(f"{file}: is read, and would be replaced; give another file to write")
 
 
 def publish(module: ModuleType, arguments: object, result: dict, made_with: dict) -> list[str]:

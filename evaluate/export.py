@@ -20,6 +20,7 @@ from typing import Literal
 from data.cli import UsageError
 from data.io import write_bytes
 from data.tensors import write_tensors
+from evaluate.common import refuse_output
 from train.weights import State, Weights, load_source
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -94,6 +95,7 @@ def evaluate(arguments: Arguments) -> dict:
     suffixes = (".pth", ".safetensors") if to == "timm" else (".pth",)
     if path.suffix not in suffixes:
         raise UsageError(f"--out {path}: {to} reads {' or '.join(suffixes)}")
+    refuse_output(path, filter(None, [arguments.weights]))
     weights = load_source(arguments.run, arguments.weights)
     if weights.network not in NETWORKS or weights.stem != "imagenet":
         raise UsageError(

@@ -73,7 +73,7 @@ class Labelled:
         if classes is None and len(self.classes) < 2:  # whatever the network, it would be right
             raise UsageError(
                 f"{root}: one class, {self.classes[0]}; give the folder that holds the class "
-                "folders of train/, val/, ... themselves"
+                "folders"
             )
         index = {os.fsencode(name): i for i, name in enumerate(self.classes)}
         unknown = sorted(set(names) - index.keys())

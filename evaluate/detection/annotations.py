@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+
+from data.cli import UsageError
+from data.sources.listing import files_below
+
+SHOWN = 5  # names of missing files that an error gives
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,17 @@ class AnnotatedImages:
     def learnable(self) -> np.ndarray:
         """Rows of the images with something to learn from, int64."""
         return np.flatnonzero([bool(objects) for objects in self.objects])
+
+    def require_files(self, rows: np.ndarray) -> None:
+        """UsageError where there is no file of one of these images."""
+        there = {os.fsdecode(path) for path in files_below(os.fspath(self.folder))}
+        names = [self.truth["images"][row]["file_name"] for row in rows.tolist()]
+        absent = [name for name in names if name not in there and not (self.folder / name).exists()]
+        if absent:
+            raise UsageError(
+                f"{self.folder}: lacks {len(absent)} of {len(names)} images of {self.name}: "
+                f"{', '.join(absent[:SHOWN])} ..."
+            )
 
     def digest(self) -> str:
         """16 hex digits of the names, sizes and boxes."""

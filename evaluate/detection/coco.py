@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ def from_coco(content: dict, folder: Path, name: str, outlines: bool = False) ->
         outlines: with segmentations; an object without one is left out.
 
     Raises:
-        UsageError: no images, categories or annotations, or most of these are broken.
+        UsageError: no images, categories or annotations, most of these are broken, or boxes in
+            another convention.
         MALFORMED: not COCO's form.
     """
     for key in ("images", "categories", "annotations"):
@@ -75,12 +77,29 @@ def from_coco(content: dict, folder: Path, name: str, outlines: bool = False) ->
         if len(broken) > len(objects):
             raise UsageError(f"cannot use {count}")
         note(f"{name}: left out {count}")
+    _require_pixels(objects, images.values())
     truth = {
         "images": list(images.values()),
         "categories": _named(categories),
         "annotations": objects,
     }
     return AnnotatedImages(name, folder, truth)
+
+
+def _require_pixels(objects: list[dict], images: Iterable[dict]) -> None:
+    """UsageError where the boxes as a whole are not [x, y, width, height] in pixels."""
+    sides = {image["id"]: (image["width"], image["height"]) for image in images}
+    boxes = np.array([a["bbox"] for a in objects])
+    start, size = boxes[:, :2], boxes[:, 2:]
+    most = 1.02 * np.array([sides[a["image_id"]] for a in objects])
+    if (start + size < 1.5).all():
+        raise UsageError("all boxes lie within 1.5 pixels; are they shares? Pixels are needed")
+    # [x1, y1, x2, y2] has its second corner after the first and in the image
+    as_corners = ((start <= size) & (size <= most)).all(1).mean()
+    if as_corners > 0.95 and (start + size > most).any(1).mean() > 0.1:
+        raise UsageError(
+            "many boxes reach beyond their images; corners? COCO's are [x, y, width, height]"
+        )
 
 
 def _key(value: object) -> str:

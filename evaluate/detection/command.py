@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from data.cli import UsageError, require
 from evaluate.common import Common, describe, percent, repeat
 from evaluate.detection.annotations import AnnotatedImages
@@ -141,6 +143,8 @@ class Arguments(Common):
                 )
                 for split in ("train2017", "val2017")
             )
+            train.require_files(train.learnable())
+            test.require_files(np.arange(len(test)))
         if train.truth["categories"] != test.truth["categories"]:
             raise UsageError(f"{self.data}: train2017 and val2017 have different categories")
         if all(a["iscrowd"] for a in test.truth["annotations"]):

@@ -20,6 +20,7 @@ import tyro
 
 from data.cli import UsageError, require
 from data.io import lock, write_text
+from evaluate.common import refuse_output
 from evaluate.report.page import page
 from evaluate.report.runs import collect
 
@@ -54,6 +55,8 @@ def evaluate(arguments: Arguments) -> dict:
     require(arguments, masks=0, pictures=0)
     runs, notes = collect(arguments.runs)
     out = Path(arguments.out)
+    read = [file for run in runs for file in (run.path, *run.path.glob("*.json*"))]
+    refuse_output(out, read)
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is writing it; wait for that, or choose another --out"
     with lock(out.with_name(f".{out.name}.lock"), busy, remove=True):

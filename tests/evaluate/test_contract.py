@@ -64,6 +64,8 @@ WRONG = {
     "diagnose {diagnose} --masks /nowhere": "no such mask",
     "report": "at least one run",
     "export --to timm --out x.pth": "give either --run RUN or --weights",
+    "report {report} --out {json}": "is read, and would be replaced",
+    "knn {knn} --json /proc": "/proc: a folder; give the name of a file",
     "report nowhere": "nowhere: no such run folder",
 }
 SLOW = pytest.mark.slow
@@ -95,6 +97,7 @@ def inputs(images, data, moco, trained, tmp_path_factory) -> dict[str, str]:
         "detection": f"{network} {own_voc(root / 'voc')} {TINY} --iterations 9",
         "report": f"{root}/knn.json --out out.x",
         "bad": f"--data {root}",
+        "json": f"{root}/knn.json",
         "saliency": f"{scored} --workers 0 --json out.x",
         "diagnose": f"--runs {trained} --data {data} --masks {masks} --limit 4 --json out.x",
     }

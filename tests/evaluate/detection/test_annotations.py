@@ -1,6 +1,7 @@
 """VOC and COCO: what the files say; single broken objects are left out, all else is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,9 @@ def test_coco_as_pycocotools_reads_it(shared):
     reference = COCO(str(folder / "trainval.json"))
     assert read.classes == [c["name"] for c in reference.loadCats(reference.getCatIds())]
     assert len(read) == len(reference.imgs)
+    read.require_files(np.arange(len(read)))
+    with pytest.raises(UsageError, match=r"lacks 1 of 1 images of mini: .*\.jpg"):
+        replace(read, folder=folder).require_files(np.arange(1))
     for row, image in enumerate(read.truth["images"]):
         annotations = reference.loadAnns(reference.getAnnIds(imgIds=[image["id"]]))
         for ours, theirs in zip(read.objects[row], annotations, strict=True):
@@ -167,6 +171,8 @@ def test_what_is_wrong_with_coco_is_said(tmp_path):
         (GOOD | {"images": [IMAGE | {"file_name": "../a.jpg"}]}, "not a path below"),
         (GOOD | {"images": [IMAGE | {"width": 10**9}]}, "pixels, and .*: No such file"),
         (GOOD | {"images": [IMAGE, IMAGE | {"height": 9}]}, "two images have the same id, 7"),
+        (GOOD | {"annotations": [OBJECT | {"bbox": [0.2, 0.1, 0.5, 0.8]}]}, "are they shares"),
+        (GOOD | {"annotations": [OBJECT | {"bbox": [3, 2, 8, 5]}]}, "reach beyond .* corners"),
     ):
         with pytest.raises(UsageError, match=message):
             read_content(tmp_path, content)
