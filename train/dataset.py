@@ -33,7 +33,10 @@ class TrainingSet:
             images += f", {self.images.altered}"
         identity = {"images": images, "masks": "none"}
         if self.masks:
-            identity["masks"] = self.masks.cache.description["identity_hash"]
+            cache = self.masks.cache
+            identity["masks"] = cache.description["identity_hash"]
+            if cache.identity["estimator"] == "files":  # which does not say what the maps were
+                identity["maps"] = self.masks.digest()
         if isinstance(self.donors, Donors) and not self.donors.apart:
             identity["textures"] = _describe(self.donors.images)
         return identity
@@ -63,6 +66,7 @@ def open_training_set(config: Config) -> TrainingSet:
         return TrainingSet(images)
     cache = Cache(config.masks)
     rows = cache.require(images.paths)
+    cache.note_other_files(rows, images)
     masks = make_masks(config, cache, rows)
     usable = count_usable(masks, config.masks)
     donors = make_donors(config.paste, images, cache, rows)

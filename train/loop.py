@@ -227,6 +227,8 @@ def _prepare_folder(out: Path, config: Config, identity: dict) -> None:
     settings = flat(config)
     settings["list"] = settings.pop("listed")
     defaults = configure(method=config.method.method, images="", out="").identity()
+    if "maps" in identity:  # runs of earlier versions do not say it
+        defaults["maps"] = identity["maps"]
     if distributed.rank() > 0:
         distributed.barrier()
     checkpoint.prepare_run(out, identity, settings, defaults, config.runtime.replay is not None)

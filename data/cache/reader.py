@@ -8,8 +8,11 @@ import numpy as np
 from data.cache.description import Description, load_description
 from data.cache.index import load_index
 from data.cache.shard import REPAIR, STATUS, CacheError, open_shard
+from data.cli import note
 from data.io import is_own, map_bytes
+from data.sources.base import Images
 
+LOOKED = 1000  # masks of many that stand for all of them
 OPEN_MAPS = 16384  # the kernel allows a process 65,530
 
 
@@ -24,6 +27,7 @@ class Cache:
         side: S, the masks' side in pixels.
         paths: (N,) bytes, sorted.
         status: (N,) uint8, codes of data.cache.shard.STATUS; 0 = usable.
+        keys: (N, 2 or 4) int64, length and mtime of the files that masks were made of.
         identity: how the masks were made.
 
     Raises:
@@ -40,6 +44,7 @@ class Cache:
         index = load_index(self.folder, self.description)
         self.paths = index["path"]
         self.status = index["status"]
+        self.keys = index["key"]
         self._offsets = index["offset"].tolist()
         self._maps: dict[int, np.ndarray] = {}
         for shard, expected in enumerate(index["file_bytes"].tolist()):
@@ -96,6 +101,26 @@ class Cache:
             )
         return rows
 
+    def changed(self, rows: np.ndarray, images: Images) -> np.ndarray:
+        """(M, 2) bool: whether the image of each row now has another length, and another mtime,
+        than when its mask was made."""
+        return images.stat() != self.keys[rows, :2]
+
+    def note_other_files(self, rows: np.ndarray, images: Images) -> None:
+        """Note it where most of the images of `rows` are other files than their masks were made of:
+        copies of the same pictures, or others with the same names. Up to LOOKED of them are looked
+        at."""
+        usable = np.flatnonzero(self.status[rows] == 0)
+        places = usable[evenly_spaced(len(usable), LOOKED)]
+        images = images.take(places)
+        other = np.flatnonzero(self.changed(rows[places], images).all(1))
+        if 2 * len(other) > len(places):
+            note(
+                f"{self.folder}: {len(other):,} of {len(places):,} masks looked at were made of "
+                f"other files than those in {images.root} (first: {images.name(other[0])}); right "
+                "only where these are copies of the same pictures"
+            )
+
     def mask(self, row: int) -> np.ndarray:
         """Row's mask, (S, S) uint8, 0 = background .. 255 = foreground: a read-only view of the
         map."""
@@ -123,6 +148,11 @@ class Cache:
             with open_shard(self.folder / file) as shard:
                 parts.append(shard[name][...])
         return np.concatenate(parts)
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """At most `most` of the numbers 0 .. count - 1."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def failures(paths: np.ndarray, status: np.ndarray) -> list[tuple[str, int]]:

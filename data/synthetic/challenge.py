@@ -163,7 +163,7 @@ class Source:
         images = self.images.take(used)
         rows = self.masks.require(images.paths)
         digests = self.masks.column("digest")[rows]
-        differs = images.stat() != self.masks.column("key")[rows, :2]
+        differs = self.masks.changed(rows, images)
         other = differs[:, 0]
         if self.masks.identity["estimator"] != "files":  # whose digests are of the maps too
             for i in np.flatnonzero(differs[:, 1] & ~other).tolist():  # a copy, or a tar

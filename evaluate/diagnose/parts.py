@@ -48,6 +48,7 @@ def find_masks(source: str, images: Labelled, rows: np.ndarray) -> list[np.ndarr
     places = cache.find(paths)
     places = np.where(places < 0, cache.find(below), places)
     usable = (places >= 0) & (cache.status[places] == 0)
+    cache.note_other_files(places[usable], images.images.take(rows[usable]))
     return [cache.mask(place) if usable[i] else None for i, place in enumerate(places.tolist())]
 
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from preprocess.pipeline import build
+from preprocess.recipe import Recipe
 from tests.conftest import refused
 from tests.train.runs import config, log, losses
 from train import checkpoint
@@ -176,13 +178,37 @@ def test_a_run_from_before_a_setting_existed_goes_on(images, truth_cache, tmp_pa
     file = tmp_path / checkpoint.CONFIG
     train(config(images, truth_cache, tmp_path, epochs=1), stop_at=2)
     old = json.loads(file.read_text())
-    for name in ("paste_views", "mask_coverage", "pool"):
+    for name in ("paste_views", "mask_coverage", "pool", "maps"):
         del old["identity"][name]
     old["identity"]["negatives"] = 4096  # another method's setting, which was once in every run
     file.write_text(json.dumps(old))
     other = config(images, truth_cache, tmp_path, epochs=1, paste_views="key")
     assert "(paste_views: auto -> key)" in refused(train, other)
     assert train(config(images, truth_cache, tmp_path, epochs=1)) is True
+
+
+def test_maps_are_part_of_a_run_and_their_place_or_copies_of_images_are_not(
+    images, truth_cache, tmp_path, capsys
+):
+    out, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(images / "train", tmp_path / "train")  # with other times
+    shutil.copytree(truth_cache, tmp_path / "cache")
+    train(config(images, truth_cache, out, epochs=1), stop_at=1)
+    train(config(tmp_path, tmp_path / "cache", out, epochs=1), stop_at=2)
+    assert "note" not in capsys.readouterr().err
+    for picture in (tmp_path / "train").rglob("*.png"):
+        cv2.imwrite(str(picture), cv2.imread(str(picture))[::2, ::2])
+    assert train(config(tmp_path, tmp_path / "cache", out, epochs=1)) is True
+    said = f"cache: 80 of 80 masks looked at .* in {tmp_path}/train .first: class0/000.png.; right"
+    assert re.search(said, capsys.readouterr().err)
+    for picture in (images / "masks").rglob("*.png"):
+        mirrored = other / "masks" / picture.relative_to(images / "masks")
+        mirrored.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(mirrored), cv2.imread(str(picture), 0)[:, ::-1])
+    recipe = Recipe("files", (), 32, str(other / "masks"))
+    build(str(images / "train"), str(other / "cache"), recipe)
+    with_others = config(images, other / "cache", out, epochs=1)
+    assert re.search(r"\(maps: [0-9a-f]{16} -> [0-9a-f]{16}\)", refused(train, with_others))
 
 
 def test_gauges_of_collapse_are_the_plain_formulas():
