@@ -24,7 +24,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +79,8 @@ class Common:
 
     evaluation: ClassVar[str]
     """Name of the evaluation in its result, and of its file."""
+    draws: ClassVar[bool] = False
+    """Whether it draws (crops, subsets, a classifier's first weights): seeds are then of that."""
     folders: ClassVar[tuple[str, ...]] = ("train", "val")
     """What is read below DATA."""
 
@@ -86,6 +88,14 @@ class Common:
         """UsageError where options are missing or do not fit together."""
         if bool(self.run) == bool(self.weights):
             raise UsageError("give either --run RUN or --weights FILE")
+        name = self.run or self.weights
+        if self.draws and "{seed}" in name:
+            raise UsageError(
+                f"{name}: seeds of `{self.evaluation}` are of its own draws; give one network, and "
+                "`report` the runs of several seeds"
+            )
+        if self.run:
+            refuse_unused(self, "stem", "with --run, which has its own")
         if not self.data:
             raise UsageError("give --data DIR, the folder of the data set")
         require(self, seeds=1, size=1, workers=0)
@@ -271,28 +281,36 @@ def publish(module: ModuleType, arguments: object, result: dict, made_with: dict
     return ["written to " + ", ".join(map(str, [file, *figures]))]
 
 
-def repeat(arguments: Common, measure: Callable[[Common, int], dict], *, draws: bool) -> dict:
+def refuse_unused(options: object, names: str, where: str) -> None:
+    """UsageError where one of the options that `names` lists was given: they have no effect
+    `where`."""
+    for field in fields(options):
+        if field.name in names.split() and getattr(options, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            raise UsageError(f"--{flag} has no effect {where}; leave it out")
+
+
+def repeat(arguments: Common, measure: Callable[[Common, int], dict]) -> dict:
     """Repeat a measurement over --seeds.
 
     Args:
         measure: (arguments, seed) -> a whole result: "accuracy": {name: number, list of numbers, or
-            such a dictionary again}, "protocol", perhaps "per_class".
-        draws: whether the measurement draws (crops, subsets, first weights of a classifier): each
-            seed is measured on the same network. One that draws nothing is repeated over the
-            networks of the seeds; where all seeds have the same network, it is measured once and
-            the deviation is 0, which the protocol says.
+            such a dictionary again}, "protocol", perhaps "per_class". One that draws is repeated
+            on the same network. One that draws nothing is repeated over the networks of the seeds;
+            where all seeds have the same network, it is measured once and the deviation is 0, which
+            the protocol says.
 
     Returns:
         the first seed's result; with several seeds the means in place of its accuracies,
         "deviation": the sample deviations (divisor n - 1), and "per_seed": each seed's accuracies.
     """
-    varies = draws or arguments.network_depends_on_seed
+    varies = arguments.draws or arguments.network_depends_on_seed
     seeds = range(arguments.seeds if varies else 1)
     results = [measure(arguments.with_seed(seed), seed) for seed in seeds]
     if arguments.seeds == 1:
         return results[0]
     merged = {**results[0], "run": arguments.run or arguments.weights}
-    if not draws:
+    if not arguments.draws:
         over = "runs" if varies else "nothing that a seed changes"
         over = "first weights" if arguments.untrained else over
         merged["protocol"] |= {"seeds": arguments.seeds, "seeds_over": over}

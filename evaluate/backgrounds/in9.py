@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.cli import UsageError, require
+from data.cli import UsageError, note, require
 from data.sources.labelled import whole_image
 from data.synthetic.variants import BIASED, VARIANTS
 from data.tensors import fitting, load_tensors
 from evaluate.backgrounds.challenge import challenge
-from evaluate.common import Common, aligned, describe, repeat
+from evaluate.common import Common, aligned, describe, refuse_unused, repeat
 from evaluate.features import Encoder, accuracy_by_class, extract, load_encoder, project
 from evaluate.probes.linear import L2, fit_probe
 from evaluate.published import IN9
@@ -214,7 +214,9 @@ def evaluate(arguments: Arguments) -> dict:
         evaluate.common.repeat.
     """
     require(arguments, l2=0)
-    return repeat(arguments, _measure, draws=False)
+    if not arguments.train:
+        refuse_unused(arguments, "l2", "without --train")
+    return repeat(arguments, _measure)
 
 
 def _measure(arguments: Arguments, seed: int) -> dict:
@@ -265,7 +267,9 @@ def _deciders(
             "classes, and no --head, which has ImageNet's"
         )
     head = None if classes else _head(arguments, encoder)
-    if head is not None:
+    if head is None:
+        refuse_unused(arguments, "mapping", "without a 1000-way classifier")
+    else:
         mapping = read_mapping(arguments.mapping or _find_mapping(data))
         text = f"1000-way, {MAPPED} classes mapped to {CLASSES}, the others count as wrong"
         protocol["head"] = text
@@ -295,12 +299,16 @@ def _deciders(
 
 def _head(arguments: Arguments, encoder: Encoder) -> nn.Linear | None:
     """The 1000-way classifier: named, kept in the run where no probe is wanted, or of the file of
-    weights."""
+    weights; the latter beside a probe only where there is a mapping."""
     kept = Path(arguments.run or "", KEPT)
     if arguments.head:
         return read_head(Path(arguments.head), encoder)
     if arguments.run and kept.exists() and not arguments.train:
         return read_head(kept, encoder)
+    mapping = Path(arguments.mapping or _find_mapping(arguments.data))
+    if encoder.classifier and arguments.train and not (arguments.mapping or mapping.exists()):
+        note(f"{mapping}: no such mapping; the weights' 1000-way classifier is not evaluated")
+        return None
     return encoder.classifier
 
 

@@ -44,7 +44,7 @@ def evaluate(arguments: Arguments) -> dict:
         the seeds' networks, since nothing is drawn here: see evaluate.common.repeat.
     """
     require(arguments, l2=0)
-    return repeat(arguments, _measure, draws=False)
+    return repeat(arguments, _measure)
 
 
 def _measure(arguments: Arguments, seed: int) -> dict:

@@ -87,6 +87,7 @@ class Arguments(Common):
     seeds: int = 1
     """Repeat with seeds 0, 1, ... and report mean and deviation; MoCo's table has 5."""
 
+    draws: ClassVar[bool] = True
     folders: ClassVar[tuple[str, ...]] = (
         *("VOCdevkit", "VOC2007", "VOC2012", "JPEGImages", "Annotations", "ImageSets"),
         *("annotations", "train2017", "val2017"),
@@ -216,7 +217,7 @@ def evaluate(arguments: Arguments) -> dict:
             accuracy["voc07"] = voc07_ap(test.truth, detections)
         return arguments.result(protocol, accuracy=accuracy)
 
-    return repeat(arguments, measure, draws=True)
+    return repeat(arguments, measure)
 
 
 def lines(result: dict) -> list[str]:

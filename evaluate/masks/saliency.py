@@ -27,7 +27,7 @@ from data.cli import UsageError, require
 from data.parallel import bounded_map
 from data.resize import resize
 from data.sources.images import ImageError, decode, list_images, read_bytes
-from evaluate.common import beside
+from evaluate.common import beside, refuse_unused
 from evaluate.masks import figure
 from evaluate.masks.metrics import TITLES, Scores, curves, nearest_foreground, score, summarise
 from evaluate.published import saliency_check
@@ -74,6 +74,8 @@ class Arguments:
         """UsageError where options do not fit together."""
         if bool(self.names) == bool(self.maps):
             raise UsageError("give either --estimator NAME[,NAME...] or --maps FOLDER")
+        if self.maps:
+            refuse_unused(self, "refine", "with --maps")
         require(self, limit=1, workers=0, examples=0)
         if not os.path.isdir(self.truth):
             raise UsageError(f"{self.truth}: no such folder of true masks")

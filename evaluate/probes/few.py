@@ -25,7 +25,7 @@ import numpy as np
 from data.cli import UsageError, require
 from data.io import write_text
 from data.sources.lists import read_list
-from evaluate.common import Common, describe, percent, repeat
+from evaluate.common import Common, describe, percent, refuse_unused, repeat
 from evaluate.features import labelled_pair, load_encoder, sizes
 from evaluate.probes import sgd
 from evaluate.probes.sgd import Schedule
@@ -66,6 +66,7 @@ class Arguments(Common):
     """Weight decay of SGD (its momentum is 0.9)."""
 
     evaluation: ClassVar[str] = "few"
+    draws: ClassVar[bool] = True
 
     def inputs(self) -> list[Path]:
         return [*super().inputs(), *map(Path, self.labels_list)]
@@ -77,9 +78,15 @@ class Arguments(Common):
             raise UsageError("--labels-list: two lists of one name, by which results are called")
         if not (names or self.percent) or not all(0 < p <= 100 for p in self.percent):
             raise UsageError(f"--percent {self.percent}: must be above 0 and at most 100")
-        require(self, finetune_epochs=1, head_lr=0, backbone_lr=0)
         if not self.modes:
             raise UsageError("--modes: give linear, finetune or both")
+        if names:
+            refuse_unused(self, "percent", "with --labels-list")
+        if "linear" not in self.modes:
+            refuse_unused(self, "lr epochs", "without the mode linear")
+        if "finetune" not in self.modes:
+            refuse_unused(self, "finetune_epochs head_lr backbone_lr", "without the mode finetune")
+        require(self, finetune_epochs=1, head_lr=0, backbone_lr=0)
         for mode in self.modes:
             schedule_for(self, mode, 100, 0)  # bad rates are refused before a list is written
 
@@ -160,7 +167,7 @@ def evaluate(arguments: Arguments) -> dict:
                 accuracy[f"{name} {mode}"] = sgd.evaluate(model, test)
         return arguments.result(protocol, accuracy=accuracy)
 
-    return repeat(arguments, measure, draws=True)
+    return repeat(arguments, measure)
 
 
 def _labelled_rows(arguments: Arguments, train: Labelled, seed: int) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def evaluate(arguments: Arguments) -> dict:
     require(arguments, "temperature", k=1)
     if not arguments.k:
         raise UsageError("--k: give at least one number of neighbours")
-    return repeat(arguments, _measure, draws=False)
+    return repeat(arguments, _measure)
 
 
 def _measure(arguments: Arguments, seed: int) -> dict:

@@ -15,14 +15,14 @@ classifier's first weights; the optimum draws nothing.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from data.cli import UsageError, require
-from evaluate.common import Common, describe, percent, repeat
+from evaluate.common import Common, describe, percent, refuse_unused, repeat
 from evaluate.features import (
     Encoder,
     accuracies,
@@ -46,6 +46,12 @@ NAMES = {
     "training images; not MoCo's protocol",
     "linear-optimum": "optimum of regularised logistic regression on standardised cached features; "
     "not MoCo's protocol",
+}
+# options that have no effect in each, and what to call it
+UNUSED = {
+    "linear": ("sweep_lr l2 features", "in MoCo's protocol"),
+    "linear-sweep": ("lr l2", "with --sweep"),
+    "linear-optimum": ("sweep_lr lr epochs batch weight_decay", "with --protocol optimum"),
 }
 
 
@@ -73,6 +79,8 @@ class Arguments(Common):
     """Weight of the squared norm of the classifier (--protocol optimum)."""
     features: str | None = None
     """Folder that keeps cached features (float16) for the next evaluation (--sweep and optimum)."""
+
+    draws: ClassVar[bool] = True
 
     @property
     def evaluation(self) -> str:
@@ -162,6 +170,7 @@ def evaluate(arguments: Arguments) -> dict:
         raise UsageError("give --sweep or --protocol optimum, not both")
     if kind != "linear" and distributed.world() > 1:
         raise UsageError("--sweep and --protocol optimum run on one process; no train.launch")
+    refuse_unused(arguments, *UNUSED[kind])
     require(arguments, "sweep_lr", l2=0)
     if not arguments.sweep_lr:
         raise UsageError("--sweep-lr needs rates above 0")
@@ -173,7 +182,7 @@ def evaluate(arguments: Arguments) -> dict:
     def measure(_: Common, seed: int) -> dict:
         return arguments.result(protocol, accuracy=accuracy(seed))
 
-    return repeat(arguments, measure, draws=True)
+    return repeat(arguments, measure)
 
 
 # a protocol: its parameters, and the accuracy of a seed
