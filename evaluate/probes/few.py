@@ -82,10 +82,6 @@ class Arguments(Common):
             raise UsageError("--modes: give linear, finetune or both")
         if names:
             refuse_unused(self, "percent", "with --labels-list")
-        if "linear" not in self.modes:
-            refuse_unused(self, "lr epochs", "without the mode linear")
-        if "finetune" not in self.modes:
-            refuse_unused(self, "finetune_epochs head_lr backbone_lr", "without the mode finetune")
         require(self, finetune_epochs=1, head_lr=0, backbone_lr=0)
         for mode in self.modes:
             schedule_for(self, mode, 100, 0)  # bad rates are refused before a list is written

@@ -82,6 +82,10 @@ class Arguments(Common):
 
     draws: ClassVar[bool] = True
 
+    def check(self) -> None:
+        super().check()
+        refuse_unused(self, *UNUSED[self.evaluation])
+
     @property
     def evaluation(self) -> str:
         if self.sweep:
@@ -170,7 +174,6 @@ def evaluate(arguments: Arguments) -> dict:
         raise UsageError("give --sweep or --protocol optimum, not both")
     if kind != "linear" and distributed.world() > 1:
         raise UsageError("--sweep and --protocol optimum run on one process; no train.launch")
-    refuse_unused(arguments, *UNUSED[kind])
     require(arguments, "sweep_lr", l2=0)
     if not arguments.sweep_lr:
         raise UsageError("--sweep-lr needs rates above 0")
