@@ -2,7 +2,7 @@
 #   make masks IMAGES=/data/imagenet/train CACHE=caches/imagenet-rbd ESTIMATOR=rbd WORKERS=16
 
 PYTHON    ?= python3
-WORKERS   ?= $(shell nproc 2>/dev/null || echo 1)
+WORKERS   ?=
 ESTIMATOR ?= auto
 SIDE      ?= 128
 SHARD     ?= 4096
@@ -17,7 +17,6 @@ LIST      ?=
 PART      ?=
 IMAGES    ?=
 CACHE     ?=
-MASKS     ?=
 RUN       ?=
 DATA      ?=
 RUNS      ?=
@@ -101,16 +100,16 @@ lint: $(READY)  ## ruff alone
 
 masks: $(READY)  ## stage 1: IMAGES=folder-or-tar CACHE=folder [ESTIMATOR=auto REFINE=none SIDE=128 WORKERS=n LIST=file PART=I/N; a network: WEIGHTS=file DEVICE=cuda BATCH=32 PRECISION=bf16]
 	exec $(PY) -m preprocess $(call q,IMAGES) $(call q,CACHE) --estimator $(ESTIMATOR) --refine $(REFINE) --side $(SIDE) --shard-size $(SHARD) \
-		--workers $(WORKERS) $(call option,LIST,--list) $(call option,PART,--part) \
+		$(call option,WORKERS,--workers) $(call option,LIST,--list) $(call option,PART,--part) \
 		$(call option,WEIGHTS,--weights) $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE)) \
 		$(call option,BATCH,--batch) $(if $(filter-out fp32,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
 
 pack: $(READY)  ## a million small files into a few large ones: IMAGES=folder-or-tar OUT=folder [WORKERS=n LIST=file ARGS="--side 256 --quality 90"]
-	exec $(PY) -m data pack $(call q,IMAGES) $(call q,OUT) --workers $(WORKERS) $(call option,LIST,--list) $(ARGS)
+	exec $(PY) -m data pack $(call q,IMAGES) $(call q,OUT) $(call option,WORKERS,--workers) $(call option,LIST,--list) $(ARGS)
 
 pretrain: $(READY)  ## stage 2: IMAGES=folder RUN=folder [CACHE=folder PRESET=moco_v2 GPUS=8 ARGS="--epochs 100"]
-	exec $(PY) $(LAUNCH) -m train $(call q,IMAGES) --masks $(if $(value MASKS)$(value CACHE),$(call q,$(if $(value MASKS),MASKS,CACHE)),none) \
-		--preset $(PRESET) --out $(call q,RUN) --workers $(WORKERS) $(call option,LIST,--list) $(ARGS)
+	exec $(PY) $(LAUNCH) -m train $(call q,IMAGES) --masks $(if $(value CACHE),$(call q,CACHE),none) \
+		--preset $(PRESET) --out $(call q,RUN) $(call option,WORKERS,--workers) $(call option,LIST,--list) $(ARGS)
 
 # stage 3: a command does nothing where its result was made with the same options, weights and data
 knn:  ## stage 3: RUN=folder DATA=folder with train/ and val/: nearest neighbours
@@ -118,7 +117,7 @@ linear:  ## stage 3: RUN=folder DATA=folder with train/ and val/: linear probe
 backgrounds:  ## stage 3: RUN=folder DATA=folder of `python -m data synthetic`
 
 knn linear backgrounds: $(READY)
-	exec $(PY) -m evaluate $@ --unless-current --run $(call q,RUN) --data $(call q,DATA) --workers $(WORKERS) $(ARGS)
+	exec $(PY) -m evaluate $@ --unless-current --run $(call q,RUN) --data $(call q,DATA) $(call option,WORKERS,--workers) $(ARGS)
 
 # a run, or third-party weights
 SOURCE = $(if $(value WEIGHTS),$(call option,WEIGHTS,--weights),--run $(call q,RUN))
@@ -126,13 +125,13 @@ SOURCE = $(if $(value WEIGHTS),$(call option,WEIGHTS,--weights),--run $(call q,R
 detection: $(READY)  ## stage 3: RUN=folder or WEIGHTS=file, DATA=folder [DATASET=voc|coco MODEL=c4|fpn|mask SCHEDULE=voc_24k|coco_1x GPUS=8 ARGS="--seeds 5"]
 	exec $(PY) $(LAUNCH) -m evaluate detection $(SOURCE) \
 		--data $(call q,DATA) $(if $(filter voc coco,$(DATASET)),--dataset $(DATASET)) --model $(MODEL) \
-		$(call option,SCHEDULE,--schedule) --workers $(WORKERS) $(ARGS)
+		$(call option,SCHEDULE,--schedule) $(call option,WORKERS,--workers) $(ARGS)
 
 export: $(READY)  ## weights for other tools: RUN=folder or WEIGHTS=file, OUT=file [TO=torchvision|timm|detectron2]
 	exec $(PY) -m evaluate export --to $(TO) $(SOURCE) --out $(call q,OUT) $(ARGS)
 
 diagnose: $(READY)  ## does it look at the object? RUNS="folder folder" (a blank in a name: \ ) DATA=folder [ARGS="--masks CACHE --bank-masks CACHE"]: runs/diagnose.json
-	exec $(PY) -m evaluate diagnose --runs $(call several,RUNS) --data $(call q,DATA) --workers $(WORKERS) $(ARGS)
+	exec $(PY) -m evaluate diagnose --runs $(call several,RUNS) --data $(call q,DATA) $(call option,WORKERS,--workers) $(ARGS)
 
 report: $(READY)  ## every result of RUNS="a b c" on one page that loads nothing: [OUT=report.html]
 	exec $(PY) -m evaluate report $(call several,RUNS) --out $(if $(value OUT),$(call q,OUT),report.html) $(ARGS)
@@ -166,7 +165,7 @@ records: $(READY)  ## seconds to results that anyone can repeat, what this machi
 	DILO_SHARED=$(call q,DILO_SHARED) exec $(PY) -m benchmarks.records $(ARGS)
 
 bench-gpu: $(READY)  ## speed of the trainer on a GPU against its steps alone: runs/bench/gpu.json and docs/benchmarks.md, 6 minutes
-	exec $(PY) -m benchmarks.gpu --images $(call q,DILO_SHARED)/data/imagenet_sample --workers $(WORKERS) $(ARGS)
+	exec $(PY) -m benchmarks.gpu --images $(call q,DILO_SHARED)/data/imagenet_sample $(call option,WORKERS,--workers) $(ARGS)
 
 bench-train: $(READY)  ## what copy-paste and colours cost the trainer, memory, packs: runs/bench/train.json and docs/benchmarks.md, 5 minutes
 	exec $(PY) -m benchmarks.train --data $(call q,DILO_SHARED)/data $(ARGS)

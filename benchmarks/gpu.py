@@ -20,7 +20,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity
 from benchmarks.publish import MEASURED, PAGE, about, markdown, publish
 from benchmarks.train_parts import Step, moco_step, seconds, supervised_step
 from data.cli import UsageError, require, run
+from data.parallel import cpus
 from data.sources.images import list_images
 from preprocess.pipeline import build
 from preprocess.recipe import Recipe
@@ -60,7 +61,7 @@ class Arguments:
 
     images: str = "../shared/data/imagenet_sample"
     """Folder of photographs at their own size; they are used again and again."""
-    workers: int = os.cpu_count() or 1
+    workers: int = field(default_factory=cpus)
     """Processes that decode and crop."""
     batch: int = 256
     """Images a step."""

@@ -82,17 +82,17 @@ def command(name: str, out: str) -> list[str]:
     if name == "demo":
         return ["experiments.demo", "--out", out]
     source = real_data("imagenette_128")
-    images, workers = f"{source}/train", ("--workers", str(len(os.sched_getaffinity(0))))
+    images = f"{source}/train"
     if not os.path.isdir(images):
         raise UsageError(
             f"{source}: no Imagenette there; set DILO_SHARED to the folder above data/"
         )
     if name != "knn":
-        return ["preprocess", images, f"{out}/masks", "--estimator", name, *workers]
+        return ["preprocess", images, f"{out}/masks", "--estimator", name]
     data = choose("imagenette64")
     options = (*method_flags(data, BASE), "--preset", data.preset, "--epochs", str(data.epochs))
     knn = ("--knn", str(source), "--knn-k", "200", "--knn-every", "1")
-    return ["train", images, "--out", out, *options, *knn, *workers]
+    return ["train", images, "--out", out, *options, *knn]
 
 
 def seconds(arguments: list[str], log: Path) -> float:

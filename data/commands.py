@@ -18,6 +18,7 @@ from data.cache.verify import BUSY, LOCK, old_shards
 from data.checksums import problems, read_checksums, write_checksums
 from data.cli import UsageError
 from data.io import is_own, lock, remove_temporary, write_bytes
+from data.parallel import cpus
 from data.sources import packed
 from data.sources.images import open_images
 from data.sources.pack import Settings
@@ -31,7 +32,7 @@ from data.synthetic.dataset import make as make_dataset
 ImagesPath = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
 CachePath = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
 OutPath = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-CPUS = len(os.sched_getaffinity(0))
+CPUS = cpus()
 STOPPED = "stopped; the same command continues"
 
 

@@ -1,8 +1,10 @@
 """Work on other processes, here or on a Dask cluster: bounded, in order, a death is survived."""
 
 import multiprocessing
+import os
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -18,6 +20,14 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 AHEAD = 4  # tasks a worker that may wait for an earlier, slower one: what bounds the memory
+
+
+def cpus() -> int:
+    """The CPUs that this process may use, by its affinity and its container's quota: its share of
+    them where a launcher has started several on this machine."""
+    with warnings.catch_warnings(action="ignore"):  # joblib warns where there are no semaphores
+        import joblib
+    return max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def bounded_map(

@@ -24,7 +24,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +35,7 @@ import tyro
 
 from data.cli import UsageError, require
 from data.io import lock, write_text
+from data.parallel import cpus
 from data.sources.listing import files_below
 from data.stopping import ending
 
@@ -64,8 +65,9 @@ class Common:
     """Evaluate the network with random first weights instead, as a reference value."""
     device: str = "auto"
     """cuda, cpu, or auto."""
-    workers: int = 0
-    """Processes that decode; 0 does it in this one, and then nothing overlaps."""
+    workers: int = field(default_factory=cpus)
+    """Processes that decode (default: the CPUs this process may use); 0 does it in this one, and
+    then nothing overlaps."""
     seeds: int = 1
     """Repeat with seeds 0, 1, ... and report mean and deviation. Where the evaluation itself draws
     nothing: over runs, named by their seed (--run "runs/rbd-s{seed}"), or with --untrained over
@@ -284,9 +286,9 @@ def publish(module: ModuleType, arguments: object, result: dict, made_with: dict
 def refuse_unused(options: object, names: str, where: str) -> None:
     """UsageError where one of the options that `names` lists was given: they have no effect
     `where`."""
-    for field in fields(options):
-        if field.name in names.split() and getattr(options, field.name) != field.default:
-            flag = field.name.replace("_", "-")
+    for entry in fields(options):
+        if entry.name in names.split() and getattr(options, entry.name) != entry.default:
+            flag = entry.name.replace("_", "-")
             raise UsageError(f"--{flag} has no effect {where}; leave it out")
 
 

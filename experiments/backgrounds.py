@@ -49,7 +49,8 @@ def diagnose(study: Study) -> None:
         if not lacking or next(iter(runs)) != study.file("none", seed):
             continue
         folders = tuple(str(file.parent) for file in runs)
-        arguments = Arguments(folders, str(study.images), limit=QUERIES, examples=0)
+        options = {"limit": QUERIES, "examples": 0, "workers": study.workers}
+        arguments = Arguments(folders, str(study.images), **options)
         diagnoses = diagnosis.evaluate(arguments)["runs"]
         for file, result in runs.items():
             numbers = diagnoses[str(file.parent)]["accuracy"]

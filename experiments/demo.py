@@ -183,6 +183,7 @@ def _evaluate_all(out: Path, images: str) -> None:
     jobs = {}
     for row, (run_name, options, _) in ROWS.items():
         command = ("evaluate", "backgrounds", "--unless-current", "--data", images, *options)
+        command += ("--workers", "0")  # a process a CPU
         log = out / "logs" / f"evaluate-{row}.txt"
         jobs[log] = (*command, "--run", str(out / run_name))
     with tqdm(total=len(jobs), unit="network", desc="evaluating") as bar:

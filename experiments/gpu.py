@@ -20,6 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from data.cli import UsageError, require, run
+from data.parallel import cpus
 from data.stopping import ending
 from experiments.__main__ import Arguments as TableArguments
 from experiments.__main__ import known_scores, write_table
@@ -126,7 +127,7 @@ def run_table(args: Arguments, study: Study, logs: Path, ends: float) -> None:
         if row.masks != "none" and all(path.exists() for path in needs(row)):
             cache = study.cache(row)
             options = device_options(row.masks, cache, args.device)
-            work = {"workers": len(os.sched_getaffinity(0)), "ends": ends}
+            work = {"workers": cpus(), "ends": ends}
             make_masks(study.originals / "train", cache, row.masks, row.side, *options, **work)
     commands = {label: command(args, table, study.data.name, label) for label in labels}
     run_all({logs / f"{table}-{label}.txt": job for label, job in commands.items()}, table, ends)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.cli import UsageError
+from data.parallel import cpus
 
 STOPPED = "stopped; the same command continues"
 
@@ -83,7 +84,7 @@ def side_by_side(
         if code := process.wait():
             raise UsageError(f"{_error(log)} (exit code {code}; the whole output is in {log})")
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cpus()) as pool:
         pending = {pool.submit(work, log) for log in jobs}
         try:
             while pending and time.monotonic() < ends:

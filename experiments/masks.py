@@ -1,13 +1,13 @@
 """Scores of the masks that rows are trained with: against true masks on the embedded data, of their
 estimator on ECSSD for photographs, and what storing them small loses."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from data.cache.reader import Cache
 from data.cli import UsageError
+from data.parallel import cpus
 from data.resize import resize
 from data.sources.images import decode, list_images, read_bytes
 from evaluate.masks import saliency
@@ -71,7 +71,7 @@ def on_ecssd(estimator: str, out: Path) -> Scores:
     for kind in ("images", "masks"):
         squash(source / kind, small / kind, SIDE, ".png")
     folders = (str(small / "images"), str(small / "masks"))
-    options = {"half": "odd", "examples": 0, "workers": len(os.sched_getaffinity(0))}
+    options = {"half": "odd", "examples": 0, "workers": cpus()}
     arguments = saliency.Arguments(*folders, estimator=estimator, **options)
     found = saliency.evaluate(arguments)["estimators"][estimator]
     return {"MAE": found["mae"], "maxF": found["max_f_a"]}

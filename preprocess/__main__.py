@@ -32,6 +32,7 @@ from data.cache.reader import Cache
 from data.cache.shard import STATUS
 from data.cli import UsageError, run
 from data.io import sha256
+from data.parallel import cpus
 from data.sources.images import MAX_PIXELS, open_images
 from data.stopping import ending
 from preprocess import estimators
@@ -114,7 +115,7 @@ class Arguments:
     """Side of the stored masks, in pixels; the whole image is squashed to side x side."""
     shard_size: int = 4096
     """Images a shard."""
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=cpus)
     """Processes that decode and estimate (default: the CPUs this process may use); 0 uses none but
     the driver."""
     max_pixels: int = MAX_PIXELS

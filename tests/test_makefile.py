@@ -61,7 +61,7 @@ def test_a_missing_variable_is_one_line_and_exit_code_2():
         ("masks IMAGES CACHE DEVICE=cuda BATCH=64 PART=1/4", "--part 1/4|--device cuda --batch 64"),
         ("pack IMAGES OUT LIST", "data pack IMAGES OUT|--list LIST"),
         ("pretrain IMAGES CACHE RUN", "train IMAGES --masks CACHE --preset moco_v2 --out RUN"),
-        ("pretrain IMAGES MASKS RUN ARGS=--dry", "train IMAGES --masks MASKS|--out RUN|--dry"),
+        ("pretrain IMAGES RUN WORKERS=3 ARGS=--dry", "--out RUN --workers 3 --dry"),
         ("pretrain IMAGES RUN LIST", "train IMAGES --masks none|--out RUN|--list LIST"),
         ("knn RUN DATA", "evaluate knn --unless-current --run RUN --data DATA"),
         ("linear RUN DATA", "evaluate linear --unless-current --run RUN --data DATA"),
@@ -89,6 +89,7 @@ def test_values_and_names_of_any_characters_reach_the_commands(program, command,
     for variable, name in names.items():
         given = given.replace(name, variable)
     assert all(part in given for part in expected.split("|")), given
+    assert ("--workers" in given) == ("WORKERS" in command)
 
 
 def test_a_signal_to_make_reaches_the_training(program):

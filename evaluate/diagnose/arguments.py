@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from data.cli import UsageError, require
+from data.parallel import cpus
 from evaluate.probes.linear import L2
 
 
@@ -48,8 +49,8 @@ class Arguments:
     """Rows of the figure; 0 draws none."""
     device: str = "auto"
     """cuda, cpu, or auto."""
-    workers: int = 0
-    """Processes that decode."""
+    workers: int = field(default_factory=cpus)
+    """Processes that decode (default: the CPUs this process may use)."""
     json_file: Annotated[str, tyro.conf.arg(name="json")] = "runs/diagnose.json"
     """File for the numbers; the figure lies beside it, as .png."""
 

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 
+from data.parallel import cpus
 from data.stopping import SIGNALS, Stopping, ending
 
 
@@ -55,3 +56,10 @@ def test_nohup_stays():
     with ending("stopped"), Stopping() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert not stop.received and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_several_processes_of_a_machine_share_its_cpus(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 16)
+    for processes, share in (("1", 16), ("8", 2), ("32", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert cpus() == share

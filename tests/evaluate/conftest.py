@@ -60,6 +60,6 @@ def moco(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def network(moco: str) -> dict[str, str]:
+def network(moco: str) -> dict[str, str | int]:
     """That network's options."""
-    return {"weights": moco, "stem": "small_stride2", "device": "cpu"}
+    return {"weights": moco, "stem": "small_stride2", "device": "cpu", "workers": 0}

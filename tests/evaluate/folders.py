@@ -15,7 +15,7 @@ from tests.conftest import call
 
 # a detector's training and test in seconds
 TINY = "--batch 2 --scales 48 64 --test-scale 64 --regions 16 --precise-bn 2 --lr 0.002"
-TINY += " --device cpu --save-every 5"
+TINY += " --device cpu --workers 0 --save-every 5"
 OBJECT = """<object><name>{name}</name>{difficult}
 <bndbox><xmin>{x}</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox>
 <part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin></bndbox></part></object>"""

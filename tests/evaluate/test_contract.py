@@ -95,8 +95,9 @@ def inputs(images, data, moco, trained, tmp_path_factory) -> dict[str, str]:
         (root / folder).mkdir(parents=True)
         (root / folder / "bad.png").write_bytes(b"nothing")
     (root / "knn.json").write_text('{"evaluation": "knn", "accuracy": {"20": 1.5}}')
-    network = f"--weights {moco} --stem small_stride2 --json out.x.json --data "
+    network = f"--weights {moco} --stem small_stride2 --workers 0 --json out.x.json --data "
     scored = f"--images {data}/val --truth {masks} --estimator centre --limit 2 --examples 1"
+    diagnosed = f"--runs {trained} --data {data} --masks {masks} --limit 4"
     return {
         **dict.fromkeys(("knn", "linear", "few", "in9"), f"{network} {data}"),
         "detection": f"{network} {own_voc(root / 'voc')} {TINY} --iterations 9",
@@ -104,7 +105,7 @@ def inputs(images, data, moco, trained, tmp_path_factory) -> dict[str, str]:
         "bad": f"--data {root}",
         "json": f"{root}/knn.json",
         "saliency": f"{scored} --workers 0 --json out.x",
-        "diagnose": f"--runs {trained} --data {data} --masks {masks} --limit 4 --json out.x",
+        "diagnose": f"{diagnosed} --workers 0 --json out.x",
     }
 
 
@@ -115,7 +116,7 @@ def test_seeds_repeat_over_runs(trained, data, tmp_path):
     file = tmp_path / "run-s1" / "backbone.pt"
     state = torch.load(file, weights_only=True)
     torch.save(state | {"conv1.weight": state["conv1.weight"].flip(1, 2)}, file)
-    arguments = knn.Arguments(f"{tmp_path}/run-s{{seed}}", data, k=(20,), seeds=2)
+    arguments = knn.Arguments(f"{tmp_path}/run-s{{seed}}", data, k=(20,), seeds=2, workers=0)
     runs = [replace(arguments.with_seed(seed), seeds=1) for seed in range(2)]
     each = [knn.evaluate(run)["accuracy"]["20"] for run in runs]
     assert arguments.result_file() == tmp_path / "run-s0-1" / "knn.json"
@@ -125,12 +126,13 @@ def test_seeds_repeat_over_runs(trained, data, tmp_path):
     assert both["deviation"]["20"] == pytest.approx(np.std(each, ddof=1))
     assert [values["20"] for values in both["per_seed"]] == each
     # over first weights, or nothing changes
-    fresh = variants.evaluate(variants.Arguments(trained, data, untrained=True, seeds=3))
-    first = variants.evaluate(variants.Arguments(trained, data, untrained=True))
+    untrained = {"run": trained, "data": data, "untrained": True, "workers": 0}
+    fresh = variants.evaluate(variants.Arguments(**untrained, seeds=3))
+    first = variants.evaluate(variants.Arguments(**untrained))
     assert fresh["per_seed"][0] == first["accuracy"]
     assert fresh["protocol"]["seeds_over"] == "first weights"
     assert len({values["biased"]["original"] for values in fresh["per_seed"]}) > 1
-    same = knn.evaluate(knn.Arguments(trained, data, k=(1,), seeds=3))
+    same = knn.evaluate(knn.Arguments(trained, data, k=(1,), seeds=3, workers=0))
     assert set(same["deviation"].values()) == {0}
     assert same["protocol"]["seeds_over"] == "nothing that a seed changes"
     assert same["accuracy"]["1"] == same["accuracy"]["head 1"] == 100  # every query is banked
@@ -201,7 +203,7 @@ def test_a_current_result_is_left(trained, data, tmp_path, capsys):
     shutil.copytree(data, accented, symlinks=True)
 
     def computed(options: str) -> bool:
-        evaluate(f"knn --run {tmp_path}/run --unless-current --data {options}")
+        evaluate(f"knn --run {tmp_path}/run --workers 0 --unless-current --data {options}")
         return "up to date" not in capsys.readouterr().out
 
     assert computed(f"{accented}") and not computed(f"{accented}")

@@ -52,7 +52,8 @@ def network(tmp_path_factory):
     # spread the decisions over the classes: a random network would give a single one
     nn.init.normal_(model.fc.weight, 0, 3)
     torch.save(model.state_dict(), file)
-    return model.eval(), {"weights": str(file), "stem": "small_stride2", "device": "cpu"}
+    options = {"weights": str(file), "stem": "small_stride2", "device": "cpu", "workers": 0}
+    return model.eval(), options
 
 
 def pixels(file) -> torch.Tensor:

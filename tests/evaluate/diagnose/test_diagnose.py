@@ -145,7 +145,7 @@ def test_two_networks_on_the_embedded_data(tmp_path, capsys):
 def test_a_run_has_its_own_numbers_unless_its_folder_takes_none(trained, data, images, tmp_path):
     masks, own = images / "masks", Path(trained, "diagnose.json")
     line = f"diagnose --runs {trained} --data {data} --masks {masks} --bank-masks {masks} --limit 4"
-    line += f" --examples 0 --json {tmp_path}/d.json"
+    line += f" --examples 0 --workers 0 --json {tmp_path}/d.json"
     result, numbers = evaluate(line), json.loads(own.read_text())
     assert numbers["run"] == trained and numbers["evaluation"] == "diagnose"
     assert result["runs"][trained].items() <= numbers.items()
