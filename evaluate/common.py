@@ -172,10 +172,12 @@ class Common:
         time of every input file, at the moment of the call."""
         hashed = hashlib.blake2b(digest_size=8)
         for place in self.inputs():
-            names = sorted(files_below(os.fspath(place))) if place.is_dir() else [b""]
+            folder = place.is_dir()
+            names = sorted(files_below(os.fspath(place))) if folder else [b""]
+            prefix = os.fsencode(place) + b"/" * folder
             for name in names:
                 with contextlib.suppress(OSError):
-                    status = os.stat(os.path.join(os.fsencode(place), name) if name else place)
+                    status = os.stat(prefix + name)
                     hashed.update(b"%s\0%d %d\n" % (name, status.st_size, status.st_mtime_ns))
         return {"arguments": self.identity(), "inputs": hashed.hexdigest()}
 
