@@ -114,6 +114,7 @@ def lock(
     shared: bool = False,
     wait: bool = False,
     remove: bool = False,
+    may_read: bool = False,
 ) -> Iterator[None]:
     """Hold a lock on the file `path`, made where it is missing, as long as the block runs.
 
@@ -122,6 +123,8 @@ def lock(
         shared: several processes may hold it, as long as none holds it alone.
         wait: wait for the lock.
         remove: remove the file at the end.
+        may_read: in a folder that cannot be written the block runs without a lock, since it may
+            find nothing to write.
 
     On a file system without locks a note says so, and the block runs.
 
@@ -129,6 +132,9 @@ def lock(
         UsageError: another process holds the lock, and `wait` is false.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if may_read and not os.access(os.path.dirname(path) or ".", os.W_OK):
+        yield
+        return
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:

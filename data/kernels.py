@@ -35,7 +35,8 @@ def _can_be_written(folder: str) -> bool:
         return False
 
 
-if not any(map(_can_be_written, (PROJECT, os.path.expanduser("~/.cache")))):
+USERS = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))  # as numba finds it
+if not any(map(_can_be_written, (PROJECT, USERS))):
     os.environ.setdefault("NUMBA_CACHE_DIR", _temporary_folder())
 
 from numba import njit, types  # noqa: E402 - numba reads the variable when it is imported

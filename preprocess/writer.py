@@ -50,11 +50,12 @@ def writing(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
         UsageError: another process does.
     """
     with contextlib.ExitStack() as held:
-        held.enter_context(lock(folder / LOCK, f"{folder}: {BUSY}", shared=part is not None))
+        of_all = lock(folder / LOCK, f"{folder}: {BUSY}", shared=part is not None, may_read=True)
+        held.enter_context(of_all)
         if part is not None:
             busy = f"{folder}: another process is computing part {part[0]}/{part[1]}; wait for it"
             file = folder / f".lock-part-{part[0]}-of-{part[1]}"
-            held.enter_context(lock(file, f"{busy} or stop it"))
+            held.enter_context(lock(file, f"{busy} or stop it", may_read=True))
         yield
 
 

@@ -131,7 +131,7 @@ def pack(
     images, out = open_images(root, listed), Path(folder)
     _check_folder(out, settings)
     out.mkdir(parents=True, exist_ok=True)
-    with lock(out / ".lock", f"{out}: another process is making this pack"):
+    with lock(out / ".lock", f"{out}: another process is making this pack", may_read=True):
         remove_temporary(out)
         return _complete(images, out, settings, workers, repair)
 

@@ -110,10 +110,14 @@ def test_a_disk_that_takes_nothing_is_one_line(images, truth_cache, tmp_path, di
 def test_a_read_only_disk_can_be_read(images, truth_cache, tmp_path):
     shutil.copytree(truth_cache, tmp_path / "cache", ignore=shutil.ignore_patterns(".lock"))
     tar(images / "train", tmp_path / "x.tar")
+    data("pack", images / "train", tmp_path / "pack")
     more = {"PYTHONPATH": str(TREE), "XDG_CACHE_HOME": str(tmp_path)}
     for command, code, said in (
         ("info cache", 0, ""),
         ("verify cache", 0, ""),
+        (f"pack {images}/train pack", 0, ""),
+        (f"pack {images}/train pack --side 7", 2, "other settings"),
+        (f"pack {images}/train new", 2, "new: Read-only file system"),
         ("clean cache", 2, "Read-only file system"),
         ("list x.tar", 0, "index cannot be kept"),
     ):

@@ -106,10 +106,11 @@ def test_a_full_and_a_read_only_disk(images, whole, tmp_path):
     done = mounted(arguments, f"mount -t tmpfs -o ro none {disk}")
     assert "Read-only file system" in one_line(done)
     more = f'find {disk} -name "*.tmp"; mount -o remount,size=8m {disk}; "$@"; cp -r {disk} {disk}2'
+    more += f'; mount -o remount,ro {disk}; "$@"'
     script = ["bash", "-c", f'"$@"; {more}', "bash", *arguments]
     done = mounted(script, f"mount -t tmpfs -o size=140k none {disk}")  # room for one shard
     assert "No space left on device" in done.stderr and ".tmp" not in done.stdout
-    assert "the same command continues" in done.stderr
+    assert "the same command continues" in done.stderr and "nothing to do" in done.stdout
     assert contents(tmp_path / "disk2" / "cache") == contents(whole)
 
 

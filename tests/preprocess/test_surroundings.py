@@ -54,7 +54,8 @@ def test_an_unknown_user_without_home_and_a_project_that_cannot_be_written(image
     made = stranger(python, "-m", "preprocess", "/mnt/images/train", "/mnt/masks", *options)
     assert made.returncode == 0 and "40 of 40 masks computed" in made.stdout, made.stderr
     settings = config(Path("/mnt/images"), "/mnt/masks", Path("/mnt/run"), epochs=1)
-    done = stranger(python, *command_line(settings)[1:])
+    places = ("HOME=/mnt/tmp", "XDG_CACHE_HOME=/nowhere")  # of which numba takes the second
+    done = stranger("env", *places, python, *command_line(settings)[1:])
     assert done.returncode == 0 and (tmp_path / "run" / "backbone.pt").exists(), done.stderr
     for kernel in ("barrier", "colours"):  # of the estimator, of the training
         assert list(tmp_path.glob(f"tmp/dilo-kernels-*/**/{kernel}*.nbi"))
