@@ -15,6 +15,8 @@ from data.cli import UsageError
 # torch's deprecation of those names recommends a private module
 warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.", FutureWarning)
 
+ADVICE = "start with python -m train.launch (torchrun), or unset WORLD_SIZE for one process"
+
 
 def start(device: str) -> torch.device:
     """Join the other processes where torchrun started this one, and choose its device.
@@ -24,11 +26,24 @@ def start(device: str) -> torch.device:
             local rank's own.
 
     Raises:
-        UsageError: the named device is not there.
+        UsageError: the named device is not there, or the others cannot be joined.
     """
     chosen = choose_device(device)
     if "WORLD_SIZE" not in os.environ:
         return chosen
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT", *["LOCAL_RANK"] * (chosen.type == "cuda"))
+    if missing := [name for name in needed if name not in os.environ]:
+        raise UsageError(f"WORLD_SIZE is set without {', '.join(missing)}; {ADVICE}")
+    try:
+        return _join(chosen)
+    except UsageError:
+        raise
+    except (ValueError, RuntimeError) as error:  # not a number, a port in use, nobody there
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"the other processes cannot be joined: {reason}; {ADVICE}") from None
+
+
+def _join(chosen: torch.device) -> torch.device:
     if chosen.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():

@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from data.cli import fail
 from data.stopping import ending
 
 received: list[int] = []
@@ -27,6 +28,9 @@ def main() -> None:
         except ChildFailedError as error:  # that process has said why
             _, failure = error.get_first_failure()
             raise SystemExit(max(1, failure.exitcode)) from None
+        except (AssertionError, ValueError, RuntimeError) as error:  # torchrun's, of its arguments
+            reason = str(error) or "nodes and processes must be at least 1"
+            raise SystemExit(fail(f"torchrun: {reason}")) from None
     if signal.SIGINT in received:
         raise SystemExit(130)
 

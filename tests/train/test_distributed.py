@@ -1,6 +1,7 @@
 """Two processes under gloo have the losses, gradients and memories of one with the same batch."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.conftest import children, start
+from tests.conftest import call, children, refused, start
 from tests.train.runs import TORCHRUN, Flat, command_line, config, losses, together, wait_for_steps
-from train import checkpoint
+from train import checkpoint, distributed, launch
 from train.distributed import gather, local_part, rank, world
 from train.loop import train
 from train.methods import byol, instdisc, moco, simclr
@@ -112,3 +113,25 @@ def test_one_process_that_is_killed_ends_the_job(images, truth_cache, tmp_path):
     errors = job.communicate(timeout=120)[1]
     assert job.returncode and "SIGKILL" in errors
     assert not (tmp_path / "run" / "backbone.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RANK": None, "MASTER_PORT": None}, "WORLD_SIZE is set without RANK, MASTER_PORT; start"),
+        ({"MASTER_PORT": "22x"}, "cannot be joined: invalid literal .*'22x'; start with python -m"),
+    ],
+)
+def test_an_environment_that_no_launcher_made_is_one_line(monkeypatch, changes, message):
+    job = {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in (job | changes).items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    assert re.search(message, refused(distributed.start, "cpu"))
+
+
+@pytest.mark.parametrize(("processes", "message"), [("0", "at least 1"), ("x", "Unsupported")])
+def test_a_launcher_of_no_processes_is_one_line(capfd, processes, message):
+    with pytest.raises(SystemExit) as end:
+        call(launch.main, "--nproc-per-node", processes, "-m", "train")
+    assert end.value.code == 2
+    assert re.fullmatch(f"error: torchrun: .*{message}.*\n", capfd.readouterr().err)
