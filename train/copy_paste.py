@@ -53,13 +53,13 @@ def copy_paste(
 
 def soften(mask: np.ndarray, sigma: float, box: Box) -> np.ndarray:
     """Blur a squashed (S, S) mask as a Gaussian of `sigma` image pixels would: (sigma S / width,
-    sigma S / height)."""
-    scaled = sigma * len(mask)
+    sigma S / height), each at most S: wider ones take seconds."""
+    side = len(mask)
     return cv2.GaussianBlur(
         mask,
         (0, 0),
-        sigmaX=scaled / box.width,
-        sigmaY=scaled / box.height,
+        sigmaX=min(sigma * side / box.width, side),
+        sigmaY=min(sigma * side / box.height, side),
         borderType=cv2.BORDER_REPLICATE,
     )
 

@@ -88,7 +88,8 @@ def _start(config: Config, device: torch.device, stop: Stopping, stop_at: int | 
         init_weights(config)  # another backbone's are refused before there is a folder
     _prepare_folder(out, config, config.identity() | data.identity())
     if (out / checkpoint.BACKBONE).exists():
-        say(f"nothing to do: {out} is finished ({config.optimiser.epochs} epochs)")
+        knn = f"; for its kNN: python -m evaluate knn --run {out}" if config.knn.knn else ""
+        say(f"nothing to do: {out} is finished ({config.optimiser.epochs} epochs){knn}")
         return True
     if config.runtime.replay is not None:
         print(replay(config, data, device))

@@ -75,6 +75,7 @@ def test_settings_of_the_authors():
     """Probability 0.3 a view, one grey level 0..254; a flipped view takes the flipped mask."""
     box, levels, half = Box(0, 0, 8, 8, 8, 8), [], np.zeros((16, 16), np.uint8)
     half[:, :8] = 255
+    assert np.array_equal(soften(half, 1000, box), soften(half, 8, box))  # or it takes seconds
     image, hard = np.full((8, 8, 3), 77, np.uint8), {"soften_p": 0.0}
     for i in range(4000):
         rng = (stream(1, 0, 0, i) for _ in range(3))
