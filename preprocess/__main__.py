@@ -28,9 +28,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from data.cache.description import LARGEST_SIDE
 from data.cache.reader import Cache
 from data.cache.shard import STATUS
-from data.cli import UsageError, run
+from data.cli import UsageError, require, run
 from data.io import sha256
 from data.parallel import cpus
 from data.sources.images import MAX_PIXELS, open_images
@@ -135,11 +136,9 @@ class Arguments:
 
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m preprocess", description=__doc__)
-    if args.side < 8 or args.shard_size < 1 or args.workers < 0 or args.max_pixels < 1:
-        raise UsageError(
-            "--side must be at least 8, --shard-size and --max-pixels at least 1, --workers at "
-            "least 0"
-        )
+    require(args, side=8, shard_size=1, max_pixels=1, workers=0)
+    if args.side > LARGEST_SIDE:
+        raise UsageError(f"--side {args.side}: must be at most {LARGEST_SIDE}")
     part = _part(args.part)
     recipe = _recipe(args)
     print(_heading(args, recipe), flush=True)

@@ -17,7 +17,7 @@ import numpy as np
 from data.cache.description import DamagedDescription, Description, identity_hash, load_description
 from data.cache.index import read_index
 from data.cache.reader import Cache
-from data.cache.shard import NAME, SCHEMA, Rows, empty_rows, read_rows
+from data.cache.shard import NAME, SCHEMA, CacheError, Rows, empty_rows, open_shard, read_rows
 from data.cache.verify import old_shards
 from data.cli import UsageError
 from data.io import lock, remove_temporary
@@ -110,6 +110,14 @@ def _check_same(folder: Path, before: Description, description: Description) -> 
         )
 
 
+def _identity(folder: Path) -> str | None:
+    """Of the first shard in a folder that can be read."""
+    for file in sorted(folder.glob("shard-*.h5")):
+        with contextlib.suppress(CacheError, OSError), open_shard(file) as shard:
+            return shard.attrs["identity"]
+    return None
+
+
 @dataclass
 class Run:
     """One run: what it makes, where, and how, as far as the masks do not depend on it.
@@ -173,6 +181,11 @@ class Run:
                     f"{self.folder}: holds {name} but no cache.json; choose an empty folder for "
                     "the cache"
                 )
+        if _identity(self.folder) not in (None, self.identity):
+            raise UsageError(
+                f"{self.folder}: holds shards of an unfinished cache made with other parameters; "
+                "choose another folder, or delete this one"
+            )
         return None
 
     def bring_up_to_date(self, before: Description | None) -> Outcome:

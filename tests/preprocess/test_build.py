@@ -36,11 +36,15 @@ def test_an_estimator_that_fails_costs_one_row(images, monkeypatch):
 
 
 @pytest.mark.parametrize("options", ["--side 48", "--estimator ft", "--shard-size 31"])
-def test_other_parameters_are_another_cache(images, whole, options):
+def test_other_parameters_are_another_cache(images, whole, tmp_path, options):
     before = contents(whole)
     error = one_line(inline(images / "train", whole, *options.split()))
     assert "made with other parameters" in error and options.split()[1] in error
     assert contents(whole) == before
+    unfinished = shutil.copytree(whole, tmp_path / "x", ignore=shutil.ignore_patterns("*.json"))
+    done = inline(images / "train", unfinished, *options.split())
+    other = options.startswith("--shard-size")  # whose rows are the same
+    assert done.returncode == 0 if other else "unfinished cache made with other" in one_line(done)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,8 @@ def test_other_parameters_are_another_cache(images, whole, options):
         ("{images} {images}", "no cache.json; choose an empty folder"),
         ("{images} {out} --estimator files", "needs --maps FOLDER"),
         ("{images} {out} --estimator files --maps {images}", "maps lie among the images"),
-        ("{images} {out} --side 0", "--side must be at least 8"),
+        ("{images} {out} --side 0", "--side 0: must be at least 8"),
+        ("{images} {out} --side 20000", "--side 20000: must be at most 16384"),
         ("{images} {out} --part=0/2", "must be I/N"),
         ("{images} {out} --estimator u2net", "no weights for u2net: put u2net.pth into $DILO"),
         ("{images} {out} --estimator rbd --device cuda", "--device is for networks (basnet"),
