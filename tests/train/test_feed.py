@@ -9,34 +9,20 @@ import torch
 from torch.utils.data import Dataset
 
 from data.cache.shard import CacheError
+from data.cli import UsageError
 from tests.train.runs import config, losses, together
 from train.checkpoint import newest
 from train.loop import train
 from train.methods import METHODS
-from train.workers import Loader, LoaderError
+from train.workers import Loader
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CHANGES = [{}, {"background": "swap"}, {"splits": 8}, {"symmetric": True}, {"precision": "fp32"}]
 CHANGES += [{"batch_negatives": True, "head_norm": True}, {"method": "simclr"}, {"method": "byol"}]
 CHANGES += [{"method": "instdisc", "negatives": 16}]
 COMPILED = pytest.param({"compile": True}, marks=pytest.mark.slow)
-
-
-class Failing(Dataset):
-    """The worker of batch 2 dies of it."""
-
-    def __getitems__(self, items: list[int]) -> torch.Tensor:
-        if items == [2]:
-            os._exit(9)
-        return torch.tensor(items)
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_again_is_an_error(capsys):
-    with pytest.raises(LoaderError, match=r"failed twice at batch .*lower --workers"):
-        list(Loader(Failing(), [[i] for i in range(5)], workers=1))
-    # which one depends on how many of those before had been handed over
-    assert "a loader worker failed at batch" in capsys.readouterr().err
+TWICE = "failed twice at batch"
+ERRORS = ["^shard: is missing$", f"{TWICE} .*lower --workers", f"{TWICE} 1 .*no socket"]
 
 
 class Unsendable:
@@ -44,29 +30,24 @@ class Unsendable:
         raise OSError("no socket")
 
 
-class Odd(Dataset):
+class Failing(Dataset):
+    """Batch 1 raises an error, the worker of 2 dies of it, 3 cannot be handed over."""
+
     def __getitems__(self, items: list[int]) -> object:
         if items == [1]:
             raise CacheError("shard: is missing")
-        return [Unsendable(), None, torch.tensor(5)][items[0]]
+        if items == [2]:
+            os._exit(9)
+        return Unsendable() if items == [3] else torch.tensor(items)
 
 
-@pytest.mark.parametrize(
-    ("item", "kind", "message"),
-    [
-        (0, LoaderError, r"loader workers failed twice at batch 0 \(.*no socket\)"),
-        (1, CacheError, "^shard: is missing$"),
-    ],
-)
-def test_a_workers_error_is_one_line_here(item, kind, message):
-    with pytest.raises(kind, match=message):
-        list(Loader(Odd(), [[item]], workers=1))
-
-
-def test_a_temporary_folder_that_is_too_long_for_sockets(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("item", "message"), [*enumerate(ERRORS, 1)])
+def test_a_workers_error_is_one_line_here(tmp_path, monkeypatch, item, message):
+    """Also where the temporary folder's name is too long for a socket."""
     (tmp_path / ("x" * 80)).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 80)))
-    assert [batch.item() for batch in Loader(Odd(), [[2]], workers=1)] == [5]
+    with pytest.raises(UsageError, match=message):
+        list(Loader(Failing(), [[0], [item], [4]], workers=1))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -168,13 +168,9 @@ def theirs() -> dict:
 
 def test_a_stem_that_shapes_do_not_tell_and_a_head_that_is_not_needed(theirs, tmp_path, capsys):
     torch.save(renamed(theirs, "") | {"fc.proj.weight": torch.ones(3)}, tmp_path / "x.pth")
-    plain, small, stride2 = (
-        load_weights(tmp_path / "x.pth", stem) for stem in (None, "small", "small_stride2")
-    )
-    assert plain.digest() == small.digest() != stride2.digest()
-    assert plain.head is None and plain.classifier is None
-    said = capsys.readouterr().err
-    assert said.count("x.pth: a head of layers proj is not one of linear layers and norms") == 1
+    plain, stride2 = (load_weights(tmp_path / "x.pth", stem) for stem in (None, "small_stride2"))
+    assert plain.digest() != stride2.digest() and plain.head is None and plain.classifier is None
+    assert capsys.readouterr().err.count("x.pth: a head of layers proj is not") == 1
 
 
 def classifier(state: dict) -> dict:
