@@ -32,6 +32,9 @@ def test_a_signal_is_noted_and_a_second_ctrl_c_kills(number):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
     assert [signal.getsignal(n) for n in SIGNALS] == before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with Stopping():
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -49,13 +52,6 @@ def test_a_signal_ends_the_block_once_also_from_within_a_callback(number, capsys
             cleaned.append(True)
     assert end.value.code == (130 if number == signal.SIGINT else 0)
     assert cleaned and capsys.readouterr().err == "stopped\n"
-
-
-def test_nohup_stays():
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with ending("stopped"), Stopping() as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert not stop.received and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_several_processes_of_a_machine_share_its_cpus(monkeypatch):

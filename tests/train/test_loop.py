@@ -181,20 +181,17 @@ def test_a_run_from_before_a_setting_existed_goes_on(images, truth_cache, tmp_pa
     assert train(config(images, truth_cache, tmp_path, epochs=1)) is True
 
 
-def test_other_maps_are_another_run_and_other_files_are_noted(images, tmp_path, capsys):
-    def cache(name: str) -> Path:
-        build(str(images / "train"), str(tmp_path / name), Recipe("files", (), 32, str(maps)))
-        return tmp_path / name
-
+def test_other_maps_are_another_run_and_other_files_noted(images, truth_cache, tmp_path, capsys):
     maps, out = shutil.copytree(images / "masks", tmp_path / "masks"), tmp_path / "run"
-    train(config(images, cache("one"), out, epochs=1), stop_at=1)
+    train(config(images, truth_cache, out, epochs=1), stop_at=1)
+    assert " looked at were" not in capsys.readouterr().err
     for picture in shutil.copytree(images / "train", tmp_path / "train").rglob("*.png"):
-        assert " looked at were" not in capsys.readouterr().err
         cv2.imwrite(str(picture), cv2.imread(str(picture))[::2, ::2])
-    train(config(tmp_path, shutil.copytree(tmp_path / "one", tmp_path / "two"), out, epochs=1))
-    assert "/two: 80 of 80 masks looked at were made of" in capsys.readouterr().err
+    train(config(tmp_path, shutil.copytree(truth_cache, tmp_path / "copy"), out, epochs=1))
+    assert "/copy: 80 of 80 masks looked at were made of" in capsys.readouterr().err
     (maps / "class0" / "000.png").unlink()
-    said = refused(train, config(images, cache("three"), out, epochs=1))
+    build(str(images / "train"), str(tmp_path / "other"), Recipe("files", (), 32, str(maps)))
+    said = refused(train, config(images, tmp_path / "other", out, epochs=1))
     assert re.search(r"\(maps: \w{16} -> \w{16}\)", said)
 
 

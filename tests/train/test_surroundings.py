@@ -20,8 +20,7 @@ from train import checkpoint
 from train.loop import train
 
 EARLY = [("imports", SIGTERM), ("imports", SIGINT), ("workers", SIGUSR1)]
-# under nohup SIGHUP stays ignored
-STEPS = [("steps", n) for n in SIGNALS if (n, getsignal(n)) != (SIGHUP, SIG_IGN)]
+STEPS = [("steps", n) for n in SIGNALS if (n, getsignal(n)) != (SIGHUP, SIG_IGN)]  # by nohup
 LAUNCH = [sys.executable, "-m", "train.launch", "--standalone", "--nproc-per-node"]
 
 
