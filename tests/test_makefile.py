@@ -5,14 +5,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import read_only
+from tests.conftest import TREE as ROOT
+from tests.conftest import execute, read_only, start, wait_for
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 # in place of Python, it writes its arguments to $SEEN; with --wait it goes on until a signal
 PROGRAM = r"""#!/bin/bash
@@ -27,8 +26,7 @@ NAME = "runs/a 2026-11-27T10:00 50%#1 é 'b' \"c\" $d `e` (f), g\\"
 
 
 def make(*arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
-    options = {"cwd": cwd, "env": ENVIRONMENT | more, "capture_output": True, "text": True}
-    return subprocess.run(["make", *arguments], **options)
+    return execute(["make", *arguments], cwd=cwd, env=ENVIRONMENT | more)
 
 
 @pytest.fixture
@@ -64,8 +62,6 @@ def test_a_missing_variable_is_one_line_and_exit_code_2():
         ("pretrain IMAGES RUN WORKERS=3 ARGS=--dry", "--out RUN --workers 3 --dry"),
         ("pretrain IMAGES RUN LIST", "train IMAGES --masks none|--out RUN|--list LIST"),
         ("knn RUN DATA", "evaluate knn --unless-current --run RUN --data DATA"),
-        ("linear RUN DATA", "evaluate linear --unless-current --run RUN --data DATA"),
-        ("backgrounds RUN DATA", "evaluate backgrounds --unless-current --run RUN --data DATA"),
         ("detection RUN DATA GPUS=8", "-node 8 -m evaluate detection --run RUN --data DATA"),
         ("detection WEIGHTS DATA DATASET=coco MODEL=mask", "--dataset coco --model mask"),
         ("export WEIGHTS OUT", "evaluate export|--weights WEIGHTS --out OUT"),
@@ -95,9 +91,8 @@ def test_values_and_names_of_any_characters_reach_the_commands(program, command,
 def test_a_signal_to_make_reaches_the_training(program):
     seen = program.with_name("seen")
     command = ["make", "pretrain", "IMAGES=x", "RUN=r", "ARGS=--wait", "READY=", f"PY={program}"]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | {"SEEN": str(seen)})
-    while not seen.exists() or not seen.read_text():
-        time.sleep(0.02)
+    process = start(command, env=ENVIRONMENT | {"SEEN": str(seen)})
+    wait_for(lambda: seen.exists() and seen.read_text(), process)
     process.send_signal(signal.SIGTERM)  # to make alone, as `docker stop` does
     process.wait(10)
     assert seen.with_name("seen.saved").exists()

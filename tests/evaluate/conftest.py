@@ -41,7 +41,6 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> AnnotatedImages:
-    """Eleven images with two outlined rectangles each."""
     root = folders.squares(tmp_path_factory.mktemp("squares") / "coco")
     file = root / "annotations" / "instances_train2017.json"
     return read_coco(file, root / "train2017", "squares", outlines=True)
@@ -61,5 +60,4 @@ def moco(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def network(moco: str) -> dict[str, str | int]:
-    """That network's options."""
     return {"weights": moco, "stem": "small_stride2", "device": "cpu", "workers": 0}

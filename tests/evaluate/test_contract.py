@@ -2,12 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
-import subprocess
 import time
-import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from data.cli import UsageError
+from data import cli
 from data.io import lock, remove_temporary
 from evaluate.backgrounds import variants
 from evaluate.common import reserved
 from evaluate.probes import knn
-from tests.conftest import mounted
+from tests.conftest import execute, mounted, refused, start, wait_for
 from tests.evaluate.folders import TINY, command_line, evaluate, own_voc
 from train.checkpoint import CHECKPOINTS
 
-PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 WRONG = {
     "nope": "no evaluation 'nope'",
     "knn --data d --run nowhere": "no run here",
@@ -36,39 +34,30 @@ WRONG = {
     "linear {linear} {bad}": "/bad.png: .*; remove or repair that image",
     "few {few} --percent 0": "--percent",
     "few {few} --modes": "--modes: give",
-    "few {few} --labels-list nowhere.txt": "nowhere",
     "few {few} --labels-list a/1percent.txt b/1percent.txt": "two lists of one name",
     "few {few} --batch 0": "--batch 0",
-    "few {few} --lr -1": "--lr -1.0: must be at least 0 and finite",
     "few {few} --labels-list a.txt --percent 50": "--percent has no effect with --labels-list",
     "linear {linear} --sweep-lr 1": "--sweep-lr has no effect in MoCo's protocol",
     "linear --run r-s{{seed}} --seeds 2 --data d": "seeds of `linear` are of its own draws",
     "in9 {in9} --l2 1": "--l2 has no effect without --train",
     "saliency {saliency} --estimator= --maps m --refine x": "--refine has no effect with --maps",
     "knn {knn} --temperature nan": "--temperature nan: must be above 0 and finite",
-    "linear {linear} --protocol optimum --l2 -1": "--l2 -1.0",
     "linear {linear} --sweep --epochs 2 --sweep-lr 1e38 3e38": "every rate diverges",
-    "diagnose {diagnose} --size -5": "--size -5",
     "in9 {in9} --data /proc": "needs at least mixed_same/val and mixed_rand/val",
     "detection {detection} --model mask": "--model mask needs outlines",
     "detection {detection} --size 224": "--size is of crops",
-    "detection {detection} --regions 0": "--regions 0",
     "detection {detection} --batch 0": "--batch 0",
-    "detection {detection} --lr -1": "--lr",
     "detection {detection} --scales 8": "short sides from 16",
-    "detection {detection} --test-scale 5000": "short sides from 16",
     "detection {detection} --dataset coco": "annotations/instances_train2017.json",
     "saliency {saliency} --estimator rdb": "no estimator 'rdb'",
     "saliency {saliency} --estimator=": "either --estimator",
     "saliency {saliency} --truth /nowhere": "/nowhere: no such folder",
-    "saliency {saliency} --images /nowhere/img": "/nowhere/img",
     "saliency {saliency} --refine crf": "no refinement",
     "saliency {saliency} --limit 0": "--limit",
     "diagnose --data d": "give --runs",
     "diagnose {diagnose} --k 0": "--k",
     "diagnose {diagnose} --masks /nowhere": "no such mask",
     "report": "at least one run",
-    "export --to timm --out x.pth": "give either --run RUN or --weights",
     "report {report} --out {json}": "is read, and would be replaced",
     "knn {knn} --json /proc": "/proc: a folder; give the name of a file",
     "report nowhere": "nowhere: no such run folder",
@@ -143,8 +132,7 @@ def test_the_result_is_on_disk_before_it_is_printed(closed, trained, data, tmp_p
     """Also into a pipe that is closed; on a terminal without the letters of the name."""
     file = tmp_path / "é\udcff.json"
     line = command_line("knn", "--run", trained, "--data", data, "--json", file)
-    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    process = subprocess.Popen(line, env=ascii_only, **PIPES)
+    process = start(line, env=os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
     if closed:
         process.stdout.close()
     out, errors = process.communicate()
@@ -158,7 +146,7 @@ def test_the_result_is_on_disk_before_it_is_printed(closed, trained, data, tmp_p
 @pytest.mark.parametrize("line", WRONG)
 def test_what_is_wrong_leaves_nothing(line, inputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises((UsageError, FileNotFoundError), match=WRONG[line]):
+    with pytest.raises((cli.UsageError, FileNotFoundError), match=WRONG[line]):
         evaluate(line.format(**inputs))
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
@@ -166,10 +154,10 @@ def test_what_is_wrong_leaves_nothing(line, inputs, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["knn", "report", "saliency", "diagnose", "detection"])
 def test_an_output_that_another_process_writes(name, inputs, tmp_path, monkeypatch):
     """Nor are x and x.json written at once, which have the same files beside them."""
-    busy = pytest.raises(UsageError, match=r"out\.x.*: another (process|evaluation) is writing it")
     monkeypatch.chdir(tmp_path)
-    with lock(".out.x.lock"), busy:
-        evaluate(f"{name} {inputs[name]}")
+    with lock(".out.x.lock"):
+        busy = refused(evaluate, f"{name} {inputs[name]}")
+    assert re.search(r"out\.x.*: another (process|evaluation) is writing it", busy)
 
 
 def test_a_training_leaves_what_an_evaluation_beside_it_writes(tmp_path):
@@ -207,9 +195,7 @@ def test_a_current_result_is_left(trained, data, tmp_path, capsys):
         return "up to date" not in capsys.readouterr().out
 
     assert computed(f"{accented}") and not computed(f"{accented}")
-    decomposed = unicodedata.normalize("NFD", f"{accented}/")
-    os.symlink(accented, decomposed[:-1])
-    assert not computed(f"{decomposed} --workers 1 --device cpu")
+    assert not computed(f"{accented}/ --workers 1 --device cpu")
     assert computed(f"{accented} --k 5") and not computed(f"{accented} --k 5") and computed(data)
     os.utime(tmp_path / "run" / "backbone.pt", (1, 1))  # another one, which `cp -p` brought
     assert computed(data) and computed(f"{accented}")
@@ -240,15 +226,12 @@ def test_a_signal_saves(case, inputs, tmp_path):
     name, number, to = case.split()
     options = f"{inputs[name]} {TRAININGS[name]} --workers 2 --json {tmp_path}/x.json".split()
     line = command_line(name, *options, processes=1 + ("launch" in to))
-    process = subprocess.Popen(line, start_new_session=True, **PIPES)
+    process = start(line)
     send, number = os.kill if "one" in to else os.killpg, signal.Signals[number]
-    while not list(tmp_path.glob("x*-seed0.pt")):  # the first epoch is saved
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    send(process.pid, number)
-    time.sleep(0.02)
-    if process.poll() is None:
+    wait_for(lambda: list(tmp_path.glob("x*-seed0.pt")), process)  # the first epoch is saved
+    for _ in range(2):
         send(process.pid, number)
+        time.sleep(0.02)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and "Traceback" not in errors, errors
     assert out.count("the same command continues") == 1 and not (tmp_path / "x.json").exists()
@@ -281,8 +264,7 @@ def test_names_that_are_not_utf8_and_system_files(images, tmp_path):
             file.write_bytes(b"system's" if name.startswith(".") else content)
     options = [part for name in folders for part in (f"--{name}", root / name)]
     line = command_line("saliency", *options, "--json", root / "out.json")
-    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
-    done = subprocess.run(line, env=environment, capture_output=True)
+    done = execute(line, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"}, text=False)
     assert done.returncode == 0, done.stderr
     result = json.loads((root / "out.json").read_text())
     assert result["paths"] == ["\udce9 1.png"]

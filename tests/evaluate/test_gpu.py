@@ -8,7 +8,6 @@ from train.network import backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 FEW = "--epochs 4 --lr 1 --batch 8 --percent 10 --finetune-epochs 6 --backbone-lr 0.02"
-# a command, and the accuracies that are compared
 RUNS = {
     "knn --k 5 20": ("5", "20"),
     "linear --epochs 20 --lr 1 --batch 32": ("top-1",),
@@ -20,7 +19,6 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def levels(tmp_path_factory):
-    """Three classes told apart by brightness, and a small random network."""
     root = tmp_path_factory.mktemp("levels")
     classes = {"dark": (50, 50, 50), "grey": (110, 110, 110), "light": (190, 190, 190)}
     pictures(root, classes, (40, 20), 0, 30)
@@ -42,7 +40,6 @@ def test_accuracy_is_a_cpus(options, levels, tmp_path):
 
 
 def test_a_detector_is_a_cpus(tmp_path):
-    """Begun and kept on the GPU, tested there and on the CPU."""
     torch.save(backbone("resnet10", "small_stride2", 16).state_dict(), tmp_path / "w.pth")
     line = f"detection --weights {tmp_path}/w.pth --stem small_stride2 --json {tmp_path}/x.json"
     line += f" --data {own_voc(tmp_path / 'voc')} {TINY} --iterations 60 --device"

@@ -2,19 +2,15 @@
 
 import json
 import os
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
-from data.cli import UsageError
 from evaluate.backgrounds.variants import SPLITS
 from experiments import jobs
-from experiments.demo import ROWS, Arguments, demo, table
-from train.presets import configure
+from experiments.demo import ROWS, table
+from tests.conftest import TREE, execute, refused, start, wait_for
 
 CHILD = """
 import pathlib, time
@@ -61,8 +57,8 @@ def test_the_error_of_a_failed_command_is_repeated(tmp_path):
     log = tmp_path / "log"
     with open(log, "w") as orphan, tqdm(total=1) as bar:  # of an earlier try, it writes on
         command = ("data", "info", str(tmp_path / "nothing"))
-        with pytest.raises(UsageError, match=r"^.*nothing.*\(exit code 2; the whole"):
-            jobs.side_by_side({log: command}, bar)
+        said = refused(jobs.side_by_side, {log: command}, bar)
+        assert "nothing" in said and "(exit code 2; the whole" in said
         print("baseline: 14%", file=orphan, flush=True)
     assert "14%" not in log.read_text()
 
@@ -70,12 +66,11 @@ def test_the_error_of_a_failed_command_is_repeated(tmp_path):
 @pytest.mark.parametrize("how", ["call", "side_by_side"])
 def test_a_signal_and_the_end_of_the_time_stop_what_runs(tmp_path, how):
     (tmp_path / "child.py").write_text(CHILD)
-    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}"}
+    environment = os.environ | {"PYTHONPATH": f"{TREE}:{tmp_path}"}
     for ends in ("inf", "3"):
         parent = [sys.executable, "-c", PARENT, ends, how]
-        process = subprocess.Popen(parent, cwd=tmp_path, env=environment)
-        while not (tmp_path / "began").exists():
-            time.sleep(0.05)
+        process = start(parent, cwd=tmp_path, env=environment)
+        wait_for((tmp_path / "began").exists, process)
         if ends == "inf":
             process.terminate()
         assert process.wait(60) == (how == "call" and ends != "inf")  # a TimeoutError
@@ -83,26 +78,15 @@ def test_a_signal_and_the_end_of_the_time_stop_what_runs(tmp_path, how):
         (tmp_path / "began").unlink()
 
 
-def test_epochs_are_the_presets_unless_given(tmp_path, monkeypatch):
-    commands = {}
-    monkeypatch.setattr("experiments.demo.call", lambda *_: None)
-    monkeypatch.setattr("experiments.demo.side_by_side", lambda jobs, *_: commands.update(jobs))
-    with pytest.raises(FileNotFoundError):  # nothing was evaluated
-        demo(Arguments(out=str(tmp_path)))
-    epochs = configure("simclr_demo", images="", out="").optimiser.epochs
-    assert f"--epochs {epochs} " in " ".join(commands[tmp_path / "logs" / "train-baseline.txt"])
-
-
 @pytest.mark.slow
 def test_demo_runs_end_to_end_and_again(tmp_path):
     out = tmp_path / "demo"
     sizes = "--epochs 1 --train-images 300 --probe-images 60 --test-images 60 --out"
     command = [sys.executable, "-m", "experiments.demo", *sizes.split(), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = execute(command)
     assert done.returncode == 0, done.stderr
     results = json.loads((out / "results.json").read_text())
     assert set(results["rows"]) == set(ROWS) and "| no DiLo |" in done.stdout
     assert (out / "demo.png").stat().st_size > 50_000
     before = {p: p.stat().st_mtime_ns for p in out.rglob("backbone.pt")}
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0 and {p: p.stat().st_mtime_ns for p in before} == before
+    assert execute(command).returncode == 0 and {p: p.stat().st_mtime_ns for p in before} == before

@@ -66,7 +66,6 @@ def test_notebooks_write_where_they_are_told(notebook_inputs, tmp_path):
 
 
 def test_suspicious_masks_become_a_list_that_train_takes(images, tmp_path):
-    """Also where a name is not UTF-8."""
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in ("\udce9\udcff.png", "1.png", "2.png"):
@@ -86,7 +85,6 @@ def test_pictures_have_their_titles_and_none_is_replaced_by_another(images, trut
     assert [a.get_title() for a in figure.axes] == ["image", "rbd", "mr", "", "", ""]
     difference, overlap = comparison.agreements(caches, cache.paths[:5])
     assert np.array_equal(difference, np.zeros((2, 2))) and np.array_equal(overlap, np.ones((2, 2)))
-    # of an archive that lacks some
     with tarfile.open(some, "w") as archive:
         for path in map(os.fsdecode, cache.paths[1:3]):
             archive.add(images / "train" / path, path)

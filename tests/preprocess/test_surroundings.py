@@ -89,15 +89,6 @@ def test_a_quota_or_a_failing_disk_is_one_line(images, tmp_path, code):
     assert not list(cache.glob("*.tmp")) and not list(cache.glob("shard*"))
 
 
-def test_worker_processes_that_cannot_start_are_one_line():
-    code = """import os
-from data import cli, parallel
-os.environ["PYTHONHOME"] = "/nowhere"
-cli.run(lambda: parallel.alone(len, [1]))"""
-    done = execute([sys.executable, "-c", code])
-    assert "worker processes cannot be started" in one_line(done)
-
-
 def test_no_map_at_all_stops_before_anything_is_written(images, tmp_path):
     for name, message in (("", "maps lie flat"), ("x", "maps must lie at the images' relative")):
         maps = tmp_path / f"maps{name}"

@@ -37,7 +37,6 @@ def draw(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def torchvisions(view: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-    """(3, s, s), by torchvision's functions one after the other."""
     picture = view.permute(2, 0, 1).float() / 255
     if row[column.ORDER] >= 0:
         for operation in ORDERS[int(row[column.ORDER])].tolist():

@@ -45,7 +45,6 @@ def test_a_method_has_its_own_options_alone(capsys):
         ({"batch": 15}, "does not divide into"),
         ({"batch": 512, "splits": 1}, "80 images are fewer than one --batch of 512"),
         ({"control": "shuffled", "masks": "none"}, "--control shuffled needs --masks"),
-        ({"crop_keeps": 0.2, "masks": "none"}, "--crop-keeps 0.2 needs --masks CACHE"),
         ({"background": "random", "masks": "none"}, "--background random needs --masks"),
         ({"masks": "."}, "no mask cache here"),
         ({"method": "nope"}, "no method 'nope'; there are: moco"),
@@ -61,7 +60,6 @@ def test_a_method_has_its_own_options_alone(capsys):
         ({"method": "byol", "background": "swap"}, "byol has no negatives"),
         ({"head": "linear", "head_norm": True}, "--head-norm needs --head mlp"),
         ({"init": ""}, "--init: is empty"),
-        ({"listed": ""}, "--list: is empty"),
     ],
 )
 def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):

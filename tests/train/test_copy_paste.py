@@ -116,8 +116,7 @@ def test_a_crop_is_opencvs_whether_it_grows_or_shrinks(crop):
     for flip in (False, True):
         wanted = expected[:, ::-1] if flip else expected
         difference = np.abs(resize_crop(picture, box, size, flip, into[1]) - wanted)
-        # OpenCV rounds a half to the even neighbour
-        assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01  # halves go to the even
         assert np.array_equal(into[1], resize_crop(picture, box, size, flip)) and not into[0].any()
     strided = resize_crop(np.stack([picture, picture], 3)[..., 1], box, size).astype(int)
     assert np.abs(strided - expected).max() <= 1
@@ -127,7 +126,6 @@ def test_crop_of_a_mask_is_sub_pixel():
     ramp = np.tile(np.arange(128, dtype=np.uint8), (128, 1))
     for x, y, w, h in ((101, 0, 300, 375), (7, 30, 50, 60), (1, 1, 498, 370)):
         for size in (32, 224):
-            # mask coordinate of each column
             at = (x + (np.arange(size) + 0.5) * w / size) * 128 / 500 - 0.5
             crop = crop_mask(ramp, Box(x, y, w, h, 500, 375), size)
             inside = (at > 1) & (at < 126)

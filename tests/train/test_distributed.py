@@ -78,7 +78,6 @@ def test_two_processes_are_one(two, name):
     one = run(name)
     assert all(gradient.any() for step in one["steps"] for gradient in step[2:])
     torch.testing.assert_close(two[0][name], one, rtol=1e-4, atol=1e-5)
-    # and they never drift apart
     torch.testing.assert_close(two[0][name]["state"], two[1][name]["state"], rtol=0, atol=0)
 
 
@@ -97,7 +96,7 @@ def test_two_processes_make_the_run_of_one(images, truth_cache, tmp_path, splits
     # evaluations use the running statistics, training does not
     for name in ("queue", "pointer", *(name for name in one if "running" in name)):
         assert torch.allclose(one[name], two[name], rtol=0.02, atol=0.01), name
-    # and one process continues what two began
+    # one process continues what two began
     (tmp_path / "two" / "backbone.pt").unlink()
     checkpoint.steps(tmp_path / "two")[-1].unlink()
     assert train(other) is True

@@ -15,9 +15,8 @@ from benchmarks.sparse import sparse_cache
 from data.cache.description import identity_hash, load_description
 from data.cache.index import load_index, write_index
 from data.cache.reader import Cache
-from data.cache.shard import CacheError
 from data.sources.images import list_images
-from tests.conftest import data, execute, one_line
+from tests.conftest import data, execute, one_line, refused
 
 EXTERNAL = {"data": None, "shape": (30, 16), "external": [("/etc/hostname", 0, 480)]}
 FOREIGN = [{"shards": ["../other/shard-00000-0123456789abcdef.h5"] * 3}, {"shards": 3}]
@@ -39,8 +38,8 @@ def test_rows_are_the_images_masks_in_the_order_of_their_paths(images, truth_cac
         assert np.abs(cache.mask(row) - true).max() <= 0.51
     wanted = np.array([cache.paths[70], b"class0/none.png", cache.paths[3], b"zzz"], dtype="S20")
     assert cache.find(wanted).tolist() == [70, -1, 3, -1]
-    with pytest.raises(CacheError, match=r"2 of the run's 4 images \(first: class0/none\.png"):
-        cache.require(wanted)
+    lacking = "2 of the run's 4 images (first: class0/none.png"
+    assert lacking in refused(cache.require, wanted)
 
 
 def test_shards_can_be_mapped_and_hold_what_their_rows_were_made_from(images, truth_cache):
@@ -124,7 +123,6 @@ def move(file: Path) -> None:
         (index(offset=np.array([-4096, 4096, 4096])), "is cut short"),
         (index(offset=np.array([10**12, 4096, 4096])), "is cut short"),
         (column("digest", chunks=(1, 16)), "is damaged or cut short"),
-        (column("digest", np.zeros((30, 16), "f4")), "is damaged or cut short"),
         (column("digest", h5py.ExternalLink("/etc/passwd", "/")), "is damaged or cut short"),
         (column("digest", **EXTERNAL), "is damaged or cut short"),
         (column("mask", np.zeros((30, 32, 31), "u1")), "is damaged or cut short"),

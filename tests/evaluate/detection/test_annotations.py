@@ -1,6 +1,7 @@
 """VOC and COCO: what the files say; single broken objects are left out, all else is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pycocotools.coco import COCO
 from data.cli import UsageError
 from evaluate.detection.coco import read_coco
 from evaluate.detection.voc import CLASSES, read_voc
+from tests.conftest import refused
 from tests.evaluate.folders import own_voc, run_lengths, xml
 
 TEST = "VOC2007/Annotations/VOC2007_test.xml"
@@ -76,7 +78,6 @@ def test_what_is_wrong_with_voc_is_said(tmp_path):
         ("VOC2007/ImageSets/Main/test.txt", None, "test.txt: no such list"),
         ("VOC2007/JPEGImages/VOC2007_test.jpg", None, "no such image"),
         (TEST, None, "no such file of annotations"),
-        (TEST, "<annotation>", "not an annotation"),
         (TEST, '<?xml version="1.0" encoding="none"?><a/>', "not an annotation"),
         (TEST, '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "declarations"),
         (TEST, xml({"x": "nan"}), "1 of 1 objects.*the box"),
@@ -96,8 +97,8 @@ def test_coco_as_pycocotools_reads_it(shared):
     assert read.classes == [c["name"] for c in reference.loadCats(reference.getCatIds())]
     assert len(read) == len(reference.imgs)
     read.require_files(np.arange(len(read)))
-    with pytest.raises(UsageError, match=r"lacks 1 of 1 images of mini: .*\.jpg"):
-        replace(read, folder=folder).require_files(np.arange(1))
+    lacking = refused(replace(read, folder=folder).require_files, np.arange(1))
+    assert "lacks 1 of 1 images of mini: " in lacking
     for row, image in enumerate(read.truth["images"]):
         annotations = reference.loadAnns(reference.getAnnIds(imgIds=[image["id"]]))
         for ours, theirs in zip(read.objects[row], annotations, strict=True):
@@ -112,7 +113,6 @@ def read_content(folder: Path, content: object):
 
 
 def read_changed(folder: Path, *changes: dict):
-    """An object for each of the changes."""
     return read_content(folder, GOOD | {"annotations": [OBJECT | change for change in changes]})
 
 
@@ -149,7 +149,6 @@ def test_one_broken_object_is_left_out_and_many_are_refused(tmp_path, capsys):
         ({"image_id": 8}, "image '8'"),
         ({"category_id": 8}, "category '8'"),
         ({"bbox": [0, 0, -1, 4]}, "the box"),
-        ({"bbox": [0, 0, 1]}, "the box"),
         ({"bbox": [20, 2, 3, 3]}, "outside of its image of 8x6 pixels"),
         (lengths([10**12], (10**6, 10**6)), "has no outline"),
         *((outline, "has no outline") for outline in broken),
@@ -159,8 +158,8 @@ def test_one_broken_object_is_left_out_and_many_are_refused(tmp_path, capsys):
         assert len(read.truth["annotations"]) == 3 and [a["id"] for a in read.objects[0]] == [2]
         note = capsys.readouterr().err
         assert "x: left out 1 of 4 objects, the first: annotation 1" in note and message in note
-        with pytest.raises(UsageError, match=f"a.json: cannot use 1 of 1 objects.*{message}"):
-            read_changed(tmp_path, change)
+        said = refused(read_changed, tmp_path, change)
+        assert "a.json: cannot use 1 of 1 objects" in said and message in said
 
 
 def test_what_is_wrong_with_coco_is_said(tmp_path):
@@ -174,5 +173,4 @@ def test_what_is_wrong_with_coco_is_said(tmp_path):
         (GOOD | {"annotations": [OBJECT | {"bbox": [0.2, 0.1, 0.5, 0.8]}]}, "are they shares"),
         (GOOD | {"annotations": [OBJECT | {"bbox": [3, 2, 8, 5]}]}, "reach beyond .* corners"),
     ):
-        with pytest.raises(UsageError, match=message):
-            read_content(tmp_path, content)
+        assert re.search(message, refused(read_content, tmp_path, content))

@@ -88,7 +88,6 @@ def test_numbers_are_those_of_the_files(runs):
 
 
 def test_one_file_of_several_estimators_or_runs(runs, tmp_path):
-    """As `evaluate saliency` and `evaluate diagnose` write them."""
     rbd = {"mae": 0.17094, "s": 0.6893, "version": 3, "curves": {"recall": [0.0, 1.0]}}
     estimators = {"rbd": rbd, "ft": {"mae": 0.2958, "s": 0.4662, "parameters": {"k": 2}}}
     numbers = {

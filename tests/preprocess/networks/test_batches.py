@@ -25,7 +25,6 @@ def recipe(weights):
 
 @pytest.fixture(scope="module")
 def few(images, tmp_path_factory):
-    """Eight images, one that cannot be read, and a white one."""
     root = tmp_path_factory.mktemp("few")
     for i, path in enumerate(sorted((images / "train").rglob("*.png"))[:9]):
         (root / f"{i}.png").write_bytes(path.read_bytes())
