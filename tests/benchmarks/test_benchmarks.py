@@ -63,7 +63,6 @@ def test_extraction_beside_the_bare_network(bench, images, monkeypatch):
 
 
 def test_the_trainers_parts(bench, images, tmp_path):
-    """Every background and both readers on a tiny set, as `make bench-datapath` measures them."""
     (tmp_path / "imagenette_128").mkdir()
     for name in ("imagenet_sample", "dtd", "imagenette_128/train"):
         (tmp_path / name).symlink_to(images / "train")

@@ -4,15 +4,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.conftest import TREE as ROOT
+from tests.conftest import execute, start
 from tests.train.runs import wait_for_steps
 
-ROOT = Path(__file__).parents[2]
 MINIMAL = (ROOT / "docs" / "minimal.md").read_text()
 FILE = re.compile(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)^```", re.M | re.S)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
@@ -49,8 +48,7 @@ def test_the_example_works_as_written(name, tmp_path):
     environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     linted = f"python -m ruff check --no-cache {' '.join(file for file, _ in files)}"
     for script in [*SHELL.findall(SECTIONS[name]), linted]:
-        command = ["bash", "-ec", script]
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        done = execute(["bash", "-ec", script], cwd=copy, env=environment)
         assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
         assert script == linted or re.search(r"[1-9]\d* passed", done.stdout)
 
@@ -61,9 +59,8 @@ def test_the_page_runs_and_learns(tmp_path):
     assert sum(bool(line.strip()) for line in program.splitlines()) <= 135
     command = re.search(r"^```sh\npython (-m data synthetic .*)\n```", MINIMAL, re.M)[1]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
     for arguments in (command.split(), ["-c", program]):
-        done = subprocess.run([sys.executable, *arguments], **options)
+        done = execute([sys.executable, *arguments], cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
     before, after = re.search(r"([\d.]+)% before, ([\d.]+)% after", done.stdout).groups()
@@ -81,7 +78,7 @@ def test_the_script_saves_in_time(images, truth_cache, tmp_path, page, source, n
     small = "--preset moco_v2_demo --epochs 1000 --batch 16 --queue 64 --log-every 1"
     for ours, theirs in (
         ("cd /project/dilo", f"cd {ROOT}"),
-        ("source .venv/bin/activate", f"export PATH={Path(sys.executable).parent}:$PATH"),
+        ("source .venv/bin/activate", f"export PATH={os.path.dirname(sys.executable)}:$PATH"),
         ("--nproc-per-node 8", "--nproc-per-node 2"),
         (source, str(images / "train")),
         ("caches/imagenet-rbd", str(truth_cache)),
@@ -94,8 +91,7 @@ def test_the_script_saves_in_time(images, truth_cache, tmp_path, page, source, n
     (tmp_path / "srun").chmod(0o755)
     more = {"GROUP": str(tmp_path / "group"), "SLURM_CPUS_PER_TASK": "2"}
     more["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
-    options = {"stderr": subprocess.PIPE, "text": True, "env": os.environ | more}
-    job = subprocess.Popen(["bash", "-c", script], **options)
+    job = start(["bash", "-c", script], env=os.environ | more)
     wait_for_steps(run, 1)
     os.killpg(int((tmp_path / "group").read_text()), signal.SIGTERM)
     _, errors = job.communicate(timeout=60)

@@ -31,7 +31,6 @@ def evaluate(line: str) -> dict:
 
 
 def command_line(name: str, *options: object, processes: int = 1) -> list[str]:
-    """`python -m evaluate NAME OPTIONS`, as several processes under train.launch."""
     launch = ["-m", "train.launch", "--standalone", "--nproc-per-node", str(processes)]
     launch *= processes > 1
     return [sys.executable, *launch, "-m", "evaluate", name, *map(str, options)]

@@ -54,7 +54,6 @@ def masks(folder: Path) -> dict[bytes, bytes]:
 
 
 def shard(folder: Path, number: int) -> Path:
-    """The file of a shard that is there once."""
     (file,) = folder.glob(f"shard-{number:05d}-*.h5")
     return file
 

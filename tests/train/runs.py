@@ -27,7 +27,6 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def config(images: Path, masks: Path | str, out: Path, **changes) -> Config:
-    """A run of a few seconds on the test images, with changes by their flat names."""
     folders = {"images": str(images / "train"), "masks": str(masks), "out": str(out)}
     return configure(**(folders | SETTINGS | changes))
 

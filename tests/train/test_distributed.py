@@ -84,8 +84,7 @@ def test_two_processes_are_one(two, name):
 # SyncBN over both processes; a BatchNorm of its own for each
 @pytest.mark.parametrize("splits", [1, 2])
 def test_two_processes_make_the_run_of_one(images, truth_cache, tmp_path, splits):
-    # a small rate: at a large one, the last digits in which two orders of summation differ grow
-    # tenfold every two steps
+    # at a large rate the last digits, which the order of summation changes, grow at every step
     changes = {"splits": splits, "epochs": 2, "lr": 0.003, "batch_negatives": splits == 1}
     train(config(images, truth_cache, tmp_path / "one", **changes))
     other = config(images, truth_cache, tmp_path / "two", **changes)

@@ -73,7 +73,6 @@ def test_a_compiled_run_is_the_run_and_may_go_on_without(images, truth_cache, tm
 
 @pytest.fixture
 def run(images, truth_cache, tmp_path):
-
     def call(name: str, **changes: object) -> list[float]:
         changes = {"epochs": 1, "device": "cuda", "workers": 2} | changes
         train(config(images, truth_cache, tmp_path / name, **changes))

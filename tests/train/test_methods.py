@@ -111,8 +111,7 @@ def test_byol_is_the_plain_formula():
     targets = encoded(model.target, batches)
     cosines = [(predictions[i] @ targets[1 - i].T).numpy() for i in range(2)]
     rows = [(2 - 2 * c[i, i], c[i].argmax() == i) for c in cosines for i in range(5)]
-    # the loss is the sum over both roles of the views
-    assert_means((result[0] / 2, result[1]), rows)
+    assert_means((result[0] / 2, result[1]), rows)  # the loss is the sum over both roles
     assert all(p.grad is not None for p in model.predictor.parameters())
     # the update of step 3 comes first
     assert_follows(before, model, 1 - 0.1 * (math.cos(math.pi * 3 / 10) + 1) / 2)

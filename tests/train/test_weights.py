@@ -27,8 +27,6 @@ def plain():
 
 @pytest.fixture
 def load(tmp_path):
-    """(content of a file, stem) -> what load_weights takes it for."""
-
     def call(content: object, *stem: str) -> Weights:
         torch.save(content, tmp_path / "x.bin")
         return load_weights(tmp_path / "x.bin", *stem)

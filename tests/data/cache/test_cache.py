@@ -38,8 +38,7 @@ def test_rows_are_the_images_masks_in_the_order_of_their_paths(images, truth_cac
         assert np.abs(cache.mask(row) - true).max() <= 0.51
     wanted = np.array([cache.paths[70], b"class0/none.png", cache.paths[3], b"zzz"], dtype="S20")
     assert cache.find(wanted).tolist() == [70, -1, 3, -1]
-    lacking = "2 of the run's 4 images (first: class0/none.png"
-    assert lacking in refused(cache.require, wanted)
+    assert "2 of the run's 4 images (first: class0/none.png" in refused(cache.require, wanted)
 
 
 def test_shards_can_be_mapped_and_hold_what_their_rows_were_made_from(images, truth_cache):

@@ -29,7 +29,6 @@ def tar(root: Path, file: Path) -> Path:
 
 
 def class_tars(root: Path, out: Path) -> Path:
-    """As ILSVRC2012_img_train.tar, taken apart."""
     out.mkdir()
     for folder in root.iterdir():
         tar(folder, out / f"{folder.name}.tar")

@@ -48,8 +48,7 @@ def test_odd_images(shared):
     expected = {"empty.jpg": "empty", "text.jpg": "unreadable", "header_only.jpg": "unreadable"}
     expected |= {"truncated.jpg": "truncated", "bomb_30000x30000.png": "too_large"}
     assert {name: why for name, why in reasons.items() if why != "ok"} == expected
-    shapes = {"one_pixel.png": (1, 1, 3), "sliver.png": (2, 3000, 3)}
-    # the orientation in EXIF is ignored
+    shapes = {"one_pixel.png": (1, 1, 3), "sliver.png": (2, 3000, 3)}  # EXIF turns none
     names = "grey.jpg grey16.png rgba.png palette.png cmyk.jpg png_named.jpg exif_rotated.jpg"
     shapes |= dict.fromkeys([*names.split(), "webp_image.webp"], SHAPE)
     assert {name: decode(odd[name]).shape for name in shapes} == shapes
@@ -71,8 +70,7 @@ def test_cut_by_a_few_bytes_is_used_and_cut_by_half_is_not(photograph, kind):
 
 def test_a_progressive_jpeg_a_webp_several_jpegs_and_a_broken_png(photograph):
     progressive = encoded(photograph, "JPEG", progressive=True)
-    # every row is there, only softer
-    assert reason(progressive[: len(progressive) // 2]) == "ok"
+    assert reason(progressive[: len(progressive) // 2]) == "ok"  # every row is there, only softer
     assert reason(progressive[: len(progressive) // 20]) == "truncated"
     assert reason(encoded(photograph, "WEBP")[:-1]) == "truncated"
     several = encoded(photograph, "MPO", save_all=True, append_images=[photograph])

@@ -76,8 +76,7 @@ def test_up_to_date_returns_at_once_and_other_parameters_replace_it(tmp_path):
     (tmp_path / "train" / "my_own").mkdir()
     (tmp_path / "train" / "my_own" / "00000.jpg").write_bytes(b"precious")
     dataset.make(tmp_path, replace(SMALL, train=10))
-    # killed while it removed the pictures of another set
-    (tmp_path / "dataset.json").rename(tmp_path / "dataset.json.tmp")
+    (tmp_path / "dataset.json").rename(tmp_path / "dataset.json.tmp")  # killed while it removed
     victim.with_name("00099.jpg").write_bytes(b"stale")
     dataset.make(tmp_path, replace(SMALL, train=10))
     assert len(list((tmp_path / "train").glob("*/*.jpg"))) == 11

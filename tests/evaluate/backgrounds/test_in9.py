@@ -77,8 +77,7 @@ def test_the_mappings_counts_are_held_to(root, tmp_path):
     ):
         file.write_text(json.dumps(content))
         assert message in refused(in9.read_mapping, file)
-    absent = refused(in9.read_mapping, tmp_path / "absent.json")
-    assert "no such mapping; in_to_in9.json is in" in absent
+    assert "in_to_in9.json is in" in refused(in9.read_mapping, tmp_path / "absent.json")
 
 
 def test_a_head_mapped_as_the_official_script_does_and_a_probe(root, network):
@@ -98,9 +97,7 @@ def test_a_head_mapped_as_the_official_script_does_and_a_probe(root, network):
     assert found["bg_gap"] == found["mixed_same"] - found["mixed_rand"]
     assert 0 < found["mixed_same"] < 100  # a network that is always wrong would show nothing
     assert result["accuracy"]["probe"]["original"] > 100 / 9
-    said = refused(evaluated, root, untrained=True, **options)
-    assert "no classifier: give --train" in said
-    # a class without an image has no accuracy, and no NaN
+    assert "no classifier: give --train" in refused(evaluated, root, untrained=True, **options)
     assert accuracy_by_class(np.array([True]), np.array([1]), ["a", "b"]) == {"b": 100}
 
 
@@ -122,8 +119,7 @@ def test_the_challenge_needs_every_background(root, network):
         return (features[:, 0] > np.float32(threshold)) * 1
 
     assert in9.challenge(encoder, decide, str(root), [*NAMES]) == pytest.approx(100 * np.mean(safe))
-    said = refused(in9.challenge, encoder, decide, str(root), ["a", "b"])
-    assert "of the classes a to b" in said
+    assert "of the classes a to b" in refused(in9.challenge, encoder, decide, str(root), ["a", "b"])
 
 
 def test_a_kept_classifier_of_imagenet_is_a_head(root, network, tmp_path):

@@ -97,8 +97,8 @@ def test_coco_as_pycocotools_reads_it(shared):
     assert read.classes == [c["name"] for c in reference.loadCats(reference.getCatIds())]
     assert len(read) == len(reference.imgs)
     read.require_files(np.arange(len(read)))
-    lacking = refused(replace(read, folder=folder).require_files, np.arange(1))
-    assert "lacks 1 of 1 images of mini: " in lacking
+    absent = replace(read, folder=folder)
+    assert "lacks 1 of 1 images of mini: " in refused(absent.require_files, np.arange(1))
     for row, image in enumerate(read.truth["images"]):
         annotations = reference.loadAnns(reference.getAnnIds(imgIds=[image["id"]]))
         for ours, theirs in zip(read.objects[row], annotations, strict=True):

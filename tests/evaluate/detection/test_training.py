@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from data.stopping import Stopping
 from evaluate.detection import command as detection
 from evaluate.detection.models import AlignedRegions
 from evaluate.detection.views import GroupedBatches, Views
-from tests.conftest import refused
+from tests.conftest import execute, refused
 from tests.evaluate.folders import TINY, command_line, evaluate, own_voc, signal_when
 from train.network import backbone
 from train.weights import Weights, load_weights
@@ -168,7 +167,7 @@ def test_two_processes_train_and_detect_what_one_detects(squares, weights, tmp_p
     options = f"--weights {weights} --data {squares.folder.parent} --json {tmp_path}/x.json {TINY}"
     options += " --dataset coco --model mask --iterations 4"
     line = command_line("detection", *options.split(), processes=2)
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    done = execute(line)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == 1 and "masks, COCO's AP" in done.stdout
     two = json.loads((tmp_path / "x.json").read_text())

@@ -62,7 +62,6 @@ def test_maps_lie_where_the_decision_comes_from():
     assert heat.stage_of(replace(encoder, size=12)) == ("layer3", 12)  # the last has 3x3
     features = forward(encoder.model, crops, encoder.device)
     classes = torch.from_numpy(labels)
-    # a much redder and a much greener picture
     bank = F.normalize(torch.tensor([[2, 0, 0.1], [0, 2, 0.1]]), dim=1)
     rows = torch.arange(2).repeat(40, 1)
     scores = {"knn": heat.knn_score(bank, torch.arange(2), rows, classes, 0.07)}
@@ -75,7 +74,6 @@ def test_maps_lie_where_the_decision_comes_from():
             assert on["pointing"] == 100 and off["pointing"] == 0, (kind, method)
             assert on["share"] > 60 > 10 > off["share"], (kind, method)
             assert on["iou_area"] > 50 and on["without_map"] == 0
-    # the votes' score is the log of the vote
     bank = F.normalize(torch.from_numpy(np.random.default_rng(1).normal(size=(9, 3))))
     kinds, rows = torch.tensor([0, 1, 2] * 3), torch.tensor([[0, 1, 3], [8, 6, 0], [4, 5, 1]])
     features, decided = features[:3].double(), torch.tensor([0, 0, 1])
@@ -118,7 +116,6 @@ def test_neighbours_against_scipy_and_by_hand():
 
 
 def test_two_networks_on_the_embedded_data(tmp_path, capsys):
-    """Random ones, which see it at 32 and at 224 px."""
     make(tmp_path / "data", Scenes(train=120, probe=10, test=40, size=32))
     files = [str(tmp_path / f"{stem}.pth") for stem in ("small_stride2", "imagenet")]
     for file in files:
@@ -134,8 +131,7 @@ def test_two_networks_on_the_embedded_data(tmp_path, capsys):
         numbers, split = values["accuracy"], values["neighbours"]
         assert {"pointing", "iou", "same_background", "knn", "linear"} <= set(numbers)
         assert 0 < numbers["share"] < 100 and split["nearest_wrong"] > 10
-        # 90 % of a class are on its own kind
-        assert split["known_chance"] == pytest.approx(2.2, abs=1.5)
+        assert split["known_chance"] == pytest.approx(2.2, abs=1.5)  # 90 % are on their own kind
         assert (split["estimate_auc"] is None) == (split["known_same_background"] in (0, 100))
     small, large = (values["chance"] for values in result["runs"].values())
     assert small != large and "chance" not in result  # each of its own size

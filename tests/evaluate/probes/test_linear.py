@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +18,7 @@ from evaluate.features import Encoder, TrainVal, extract, load_encoder
 from evaluate.probes import linear, sgd
 from evaluate.probes.sgd import Schedule
 from evaluate.probes.sweep import fit_all, hold_out, sweep
-from tests.conftest import refused
+from tests.conftest import execute, refused
 from tests.evaluate.folders import command_line, signal_when
 
 CPU = torch.device("cpu")
@@ -126,8 +125,7 @@ def test_stopped_and_continued_bit_by_bit(finetune, encoder, images, tmp_path, m
     assert sgd.fingerprint(parts) == sgd.fingerprint(whole)
     assert sgd.fingerprint(encoder.model) == before  # fine-tuning works on a copy
     assert (sgd.fingerprint(parts.backbone) == before) != finetune
-    other = replace(schedule, lr=2.0)
-    said = refused(sgd.fit, encoder, images, other, tmp_path / "b.pt")
+    said = refused(sgd.fit, encoder, images, replace(schedule, lr=2.0), tmp_path / "b.pt")
     assert "trained otherwise (lr: 1.0 -> 2.0)" in said
 
 
@@ -238,7 +236,7 @@ def test_two_processes_give_what_one_gives(colours, network, tmp_path):
     for processes in (1, 2):
         file = tmp_path / f"{processes}.json"
         line = command_line("few", *options.split(), file, processes=processes)
-        done = subprocess.run(line, capture_output=True, text=True)
+        done = execute(line)
         assert done.returncode == 0 and done.stdout.count("written to") == 1, done.stderr
         result = json.loads(file.read_text())
         results.append((result["accuracy"], result["protocol"]))

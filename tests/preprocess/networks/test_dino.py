@@ -52,7 +52,6 @@ def test_an_object_of_one_colour_is_found(tmp_path):
     state = {f"backbone.{key}": value for key, value in network.state_dict().items()}
     state |= {"backbone.mask_token": torch.zeros(1, 32), "backbone.head.weight": torch.zeros(9)}
     torch.save({"teacher": state}, tmp_path / "dino.pth")
-    # a random network tells little apart
     estimator = estimators.load("dino", weights=str(tmp_path / "dino.pth"), side=96, tau=0.9)
     image = np.full((64, 96, 3), (20, 40, 220), np.uint8)
     assert not estimator.working(image).any()

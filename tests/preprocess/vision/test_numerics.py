@@ -28,8 +28,7 @@ def test_minimum_cut_is_the_best_of_all_sets():
         allowed = (sets >= (certain == 1)).all(1) & (sets <= (certain >= 0)).all(1)
         found = (sets == chosen).all(1)
         assert allowed[found].all()
-        # capacities are in 1 / 256
-        assert values[found] == pytest.approx(values[allowed].max(), abs=0.1)
+        assert values[found] == pytest.approx(values[allowed].max(), abs=0.1)  # of 1 / 256
 
 
 def test_mixture_likelihood_is_the_formula():
