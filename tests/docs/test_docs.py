@@ -4,12 +4,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
 
 from tests.conftest import TREE as ROOT
-from tests.conftest import execute, start
+from tests.conftest import execute
 from tests.train.runs import wait_for_steps
 
 MINIMAL = (ROOT / "docs" / "minimal.md").read_text()
@@ -91,7 +92,8 @@ def test_the_script_saves_in_time(images, truth_cache, tmp_path, page, source, n
     (tmp_path / "srun").chmod(0o755)
     more = {"GROUP": str(tmp_path / "group"), "SLURM_CPUS_PER_TASK": "2"}
     more["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
-    job = start(["bash", "-c", script], env=os.environ | more)
+    options = {"stderr": subprocess.PIPE, "text": True, "env": os.environ | more}
+    job = subprocess.Popen(["bash", "-c", script], **options)
     wait_for_steps(run, 1)
     os.killpg(int((tmp_path / "group").read_text()), signal.SIGTERM)
     _, errors = job.communicate(timeout=60)
