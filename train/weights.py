@@ -66,6 +66,7 @@ class Weights:
         origin: which part of which file this is, for people.
         size: side of the images that it was trained on, in pixels.
         seed: of the weights that a run began with.
+        chosen_stem: the stem that was asked for, where it is not what the shapes are taken for.
     """
 
     network: str
@@ -76,6 +77,7 @@ class Weights:
     origin: str = ""
     size: int = 224
     seed: int = 0
+    chosen_stem: str = ""
 
     def build(self, untrained: bool = False, seed: int = 0) -> nn.Module:
         """The network with these weights, or its random first ones; fc is the identity: it gives
@@ -99,9 +101,7 @@ class Weights:
 
     def digest(self) -> str:
         """16 hex digits of all weights: two files of the same network have the same."""
-        hashed = hashlib.blake2b(digest_size=8)
-        if self.stem == "small_stride2":  # the one stem that shapes do not tell
-            hashed.update(self.stem.encode())
+        hashed = hashlib.blake2b(self.chosen_stem.encode(), digest_size=8)
         for key in sorted(self.state):
             hashed.update(key.encode())
             hashed.update(self.state[key].contiguous().numpy().tobytes())
@@ -315,7 +315,7 @@ def _fit(path: str, name: str, state: State, fc: State, stem: str | None) -> Wei
     what = f"{path}: {which} looks like {network} but does not fit"
     state = fitting(state, weights.empty("meta").state_dict(), what)
     state = {k: v if k.endswith("num_batches_tracked") else v.float() for k, v in state.items()}
-    return replace(weights, state=state)
+    return replace(weights, state=state, chosen_stem=stem if stem == "small_stride2" else "")
 
 
 def _inventory(content: object) -> str:
