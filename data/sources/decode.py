@@ -15,6 +15,9 @@ MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest ImageNet image has 24 Mpx
 # by content, not by name: ImageNet has a PNG named .JPEG
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 ORIENTATION = 0x0112  # EXIF's tag
+PNG = b"\x89PNG\r\n\x1a\n"
+# keywords of a PNG's texts that may hold the orientation
+TURNING = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
 SCALED = "PPM of any scale"  # its largest level is not 255 or 65535, or its levels are text
 
 
@@ -73,6 +76,10 @@ def image_size(content: bytes) -> tuple[int, int]:
 
 def orientation(content: bytes) -> int:
     """An image file's EXIF orientation, 2..8 where it is not displayed as it is stored, else 1."""
+    if content[:8] == PNG and not any(  # Pillow decodes a whole PNG to look for it
+        name == b"eXIf" or body.startswith(TURNING) for name, body, _ in png_chunks(content)
+    ):
+        return 1
     with contextlib.suppress(Exception), silence(), Image.open(io.BytesIO(content)) as picture:
         value = picture.getexif().get(ORIENTATION)
         return value if value in range(2, 9) else 1
@@ -83,7 +90,7 @@ def _header(content: bytes) -> tuple[tuple[int, int], str]:
     """((width, height), format). A PNG's is read here: Pillow refuses those with much text."""
     if not content:
         raise ImageError("empty", "the file is empty")
-    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR" and len(content) > 32:
+    if content[:8] == PNG and content[12:16] == b"IHDR" and len(content) > 32:
         return struct.unpack_from(">II", content, 16), "PNG"
     webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if webp and len(content) < 8 + int.from_bytes(content[4:8], "little"):

@@ -172,7 +172,7 @@ def _complete(
     if not finished:
         write_text(folder / SETTINGS, json.dumps(description) + "\n")
     parts = _parts(images, settings.shard_size, folder)
-    missing = [part for part in parts if not _is_kept(part, checksums, finished, repair)]
+    missing = [part for part in parts if not _is_kept(part, settings, checksums, finished, repair)]
     for part, content in _shards(missing, settings, workers):
         write_bytes(part.file, content)
         checksums[part.file.name] = hashlib.sha256(content).hexdigest()
@@ -196,8 +196,10 @@ def _parts(images: Images, size: int, folder: Path) -> list[Part]:
     ]
 
 
-def _is_kept(part: Part, checksums: dict[str, str], finished: bool, repair: bool) -> bool:
-    """Whether a shard is there, of these images, unchanged, and none is to be tried again.
+def _is_kept(
+    part: Part, settings: Settings, checksums: dict[str, str], finished: bool, repair: bool
+) -> bool:
+    """Whether a shard is there, of these images, unchanged, and none that it lacks can be read now.
     UsageError where a finished pack's is of others: whoever reads it now would find other images
     in their places."""
     file = part.file
@@ -209,9 +211,8 @@ def _is_kept(part: Part, checksums: dict[str, str], finished: bool, repair: bool
         shard = read_shard(file)
         same = np.array_equal(shard.paths, part.images.paths)
         if same and np.array_equal(shard.sources, part.sources):
-            lengths = part.sources[:, 0]
-            unread = (np.diff(shard.offsets) == 0) & (lengths > 0) & (lengths <= KEPT_BROKEN)
-            return not unread.any()  # what could not be read is tried again
+            unread = np.flatnonzero(np.diff(shard.offsets) == 0)
+            return not any(_pack_image(part.images, row, settings) for row in unread.tolist())
     if finished:
         raise UsageError(
             f"{file.parent}: is a finished pack, and images of {file.name} were changed since; "
@@ -227,7 +228,7 @@ def _shards(parts: list[Part], settings: Settings, workers: int) -> Iterator[tup
         for part in parts
         for first in range(0, len(part.images), BLOCK)
     )
-    function = partial(_pack_block, side=settings.side, quality=settings.quality)
+    function = partial(_pack_block, settings=settings)
     files = bounded_map(function, blocks, workers if workers > 1 else 0, ahead=AHEAD)
     total = sum(len(part.images) for part in parts)
     bar = tqdm(total=total, desc="pack", unit="img", delay=2, smoothing=0.05)
@@ -247,13 +248,15 @@ def _shards(parts: list[Part], settings: Settings, workers: int) -> Iterator[tup
             yield part, to_bytes(columns)
 
 
-def _pack_block(images: Images, side: int, quality: int) -> list[bytes]:
-    contents = []
-    for row in range(len(images)):
-        content = b""
-        try:
-            content = images.read(row)
-            contents.append(smaller(content, side, quality))
-        except ImageError:
-            contents.append(content if len(content) <= KEPT_BROKEN else b"")
-    return contents
+def _pack_block(images: Images, settings: Settings) -> list[bytes]:
+    return [_pack_image(images, row, settings) for row in range(len(images))]
+
+
+def _pack_image(images: Images, row: int, settings: Settings) -> bytes:
+    """What the pack holds of an image; nothing where it cannot be read, or is broken and large."""
+    content = b""
+    try:
+        content = images.read(row)
+        return smaller(content, settings.side, settings.quality)
+    except ImageError:
+        return content if len(content) <= KEPT_BROKEN else b""

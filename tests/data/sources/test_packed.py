@@ -79,6 +79,7 @@ def test_images_that_could_not_be_read_are_tried_again(images, packed, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "read", mock.Mock(side_effect=ImageError("missing", "offline")))
         assert pack(*places) == Outcome(80, 80)
+        assert pack(*places) == Outcome(0, 80)
     assert pack(*places) == Outcome(80, 0) and contents(tmp_path / "pack") == contents(packed)
 
 
