@@ -27,7 +27,13 @@ def cpus() -> int:
     them where a launcher has started several on this machine."""
     with warnings.catch_warnings(action="ignore"):  # joblib warns where there are no semaphores
         import joblib
-    return max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, joblib.cpu_count() // local_processes())
+
+
+def local_processes() -> int:
+    """How many processes a launcher has started on this machine; 1 where none says so."""
+    value = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(value)) if value.isdecimal() else 1
 
 
 def bounded_map(

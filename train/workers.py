@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data import stopping
 from data.cli import UsageError, note
+from data.parallel import local_processes
 
 Batch = TypeVar("Batch")
 AHEAD = 4  # batches that each worker prepares ahead
@@ -181,7 +182,7 @@ def batches_ahead(size: int, workers: int) -> int:
         return AHEAD
     check_shared_memory()
     status = os.statvfs(SHARED_MEMORY)
-    free = status.f_bavail * status.f_frsize // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = status.f_bavail * status.f_frsize // local_processes()
     fits = (free // size - 2) // workers  # one is in use, and one on its way
     if fits < 1:
         raise UsageError(

@@ -56,6 +56,6 @@ def test_a_signal_ends_the_block_once_also_from_within_a_callback(number, capsys
 
 def test_several_processes_of_a_machine_share_its_cpus(monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: 16)
-    for processes, share in (("1", 16), ("8", 2), ("32", 1)):
+    for processes, share in (("1", 16), ("8", 2), ("32", 1), ("", 16), ("0", 16), ("x", 16)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         assert cpus() == share
