@@ -144,11 +144,11 @@ def _as_stored(levels: np.ndarray, own: int, image: bytes | None) -> np.ndarray:
         image: the image's file, None where it is not at hand.
     """
     shown = _turned(levels, own)
-    turn, stored = orientation(image or b""), levels.shape
+    turn, stored = orientation(image or b""), shown.shape
     with contextlib.suppress(ImageError):
         stored = image_size(image or b"")[::-1]
-    fits = _same_aspect(levels.shape, stored)
-    turned = _same_aspect(levels.shape, stored[::-1])
+    fits = _same_aspect(shown.shape, stored)
+    turned = _same_aspect(shown.shape, stored[::-1])
     if turn == 1:
         if turned and not fits:
             raise ValueError("the map has the image's width and height exchanged")

@@ -61,6 +61,7 @@ KINDS = [
     (GREY.resize((60, 60)), {}, SOFT),  # of the whole picture, as many networks give it
     (Image.fromarray(np.zeros((60, 80), np.uint8)), {}, np.zeros((60, 80))),
     (Image.fromarray(LEVELS[::-1]), exif(4), SOFT),
+    (displayed(8), exif(6), SOFT),
     *((GREY, {}, SOFT, turned) for turned in range(5, 9)),
     *((GREY, exif(turned), SOFT, turned) for turned in range(5, 9)),
     *((displayed(turned), {}, SOFT, turned) for turned in range(5, 9)),
