@@ -76,7 +76,7 @@ def _require_no_empty(arguments: list[str]) -> None:
     """UsageError where one is empty, as of a shell's variable that is not set: as a path it would
     be the current folder."""
     for before, argument in pairwise(arguments):
-        if re.fullmatch("(--[a-z0-9-]+=)?", argument):
+        if re.fullmatch("(--[a-z0-9_-]+=)?", argument):
             option = argument.rstrip("=") or before
             where = option if option.startswith("--") else "an argument"
             raise UsageError(f"{where}: is empty; name it, or leave the option out")

@@ -391,8 +391,6 @@ def _check_ranges(settings: Any) -> None:
         value = getattr(settings, entry.name)
         if dataclasses.is_dataclass(value):
             _check_ranges(value)
-        if entry.default is None and value == "":  # as of a shell's variable that is not set
-            raise UsageError(f"{flag(entry.name)}: is empty; name it, or leave the option out")
         values = list(value) if isinstance(value, tuple) else [value]
         for limits in getattr(hints[entry.name], "__metadata__", ()):
             if isinstance(limits, Range) and value is not None and not limits.holds(values):

@@ -52,7 +52,7 @@ def test_other_parameters_are_another_cache(images, whole, tmp_path, options):
     [
         ("{images}/nope {out}", "nope: no such folder of images"),
         ("'' {out}", "an argument: is empty; name it"),
-        ("{images} {out} {network} --weights=", "--weights: is empty; name it"),
+        ("{images} {out} {network} --net_side=", "--net_side: is empty; name it"),
         ("{images} {out} --estimator magic", "no estimator 'magic'; there are: auto"),
         ("{images} {images}", "no cache.json; choose an empty folder"),
         ("{images} {out} --estimator files", "needs --maps FOLDER"),

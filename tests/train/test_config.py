@@ -59,7 +59,6 @@ def test_a_method_has_its_own_options_alone(capsys):
         ({"mask_coverage": (0.5, 0.5)}, "--mask-coverage"),
         ({"method": "byol", "background": "swap"}, "byol has no negatives"),
         ({"head": "linear", "head_norm": True}, "--head-norm needs --head mlp"),
-        ({"init": ""}, "--init: is empty"),
     ],
 )
 def test_settings_that_do_not_fit(images, truth_cache, tmp_path, changes, message):
