@@ -24,7 +24,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +35,6 @@ import tyro
 
 from data.cli import UsageError, require
 from data.io import lock, write_text
-from data.parallel import cpus
 from data.sources.listing import files_below
 from data.stopping import ending
 
@@ -65,9 +64,9 @@ class Common:
     """Evaluate the network with random first weights instead, as a reference value."""
     device: str = "auto"
     """cuda, cpu, or auto."""
-    workers: int = field(default_factory=cpus)
-    """Processes that decode (default: the CPUs this process may use); 0 does it in this one, and
-    then nothing overlaps."""
+    workers: int | None = None
+    """Processes that decode (default: this process's share of the CPUs, fewer where /dev/shm has
+    less room); 0 does it in this one, and then nothing overlaps."""
     seeds: int = 1
     """Repeat with seeds 0, 1, ... and report mean and deviation. Where the evaluation itself draws
     nothing: over runs, named by their seed (--run "runs/rbd-s{seed}"), or with --untrained over

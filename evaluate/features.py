@@ -34,7 +34,7 @@ class Encoder:
         digest: of its weights.
         head: its projection head, on the same device, or None.
         classifier: its classifier of ImageNet's classes, or None.
-        workers: processes that decode its images; 0: this one.
+        workers: processes that decode its images; 0: this one; None: see train.workers.fit_workers.
     """
 
     model: nn.Module
@@ -43,7 +43,7 @@ class Encoder:
     digest: str = ""
     head: nn.Module | None = None
     classifier: nn.Linear | None = None
-    workers: int = 0
+    workers: int | None = 0
 
     @property
     def crop(self) -> str:

@@ -25,7 +25,6 @@ import tyro
 
 from data.cli import UsageError, note
 from data.io import sha256
-from data.parallel import cpus
 
 if TYPE_CHECKING:  # torch takes seconds to import; benchmarks and notebooks only need the settings
     from torch import nn
@@ -219,9 +218,10 @@ class Optimiser:
 class Runtime:
     """How the run is made, and not what it is: may change when a run is continued."""
 
-    workers: Processes = field(default_factory=cpus)
+    workers: Annotated[int | None, Range(0, 1024)] = None
     """Processes that decode and crop, a training process (default: its share of the CPUs that this
-    machine lets it use); 0 does it in that. Does not change the result."""
+    machine lets it use, fewer where /dev/shm has less room); 0 does it in that. Does not change the
+    result."""
     threads: Processes = 0
     """CPU threads of the training process; 0 leaves torch's default."""
     device: str = "auto"

@@ -13,7 +13,7 @@ from data.cli import UsageError
 from data.sources import labelled
 from data.sources.images import ImageError
 from train.photometric import normalise, to_float
-from train.workers import Loader
+from train.workers import AHEAD, Loader, fit_workers
 
 FLUSH = 16  # batches between two copies from the device: it never waits for the host in between
 
@@ -52,7 +52,7 @@ class Labelled(labelled.Labelled, Dataset):
 
 def batches(
     images: Dataset,
-    workers: int,
+    workers: int | None,
     device: torch.device,
     batch: int | None = None,
     order: Iterable[list] | None = None,
@@ -60,12 +60,18 @@ def batches(
     """A loader of whole batches, decoded ahead by `workers` processes.
 
     Args:
+        images: with `size`, the side of its crops, or their longest.
+        workers: None: see fit_workers.
         batch: images in order, so many at a time; or
         order: a sampler of lists of items, which images.__getitems__ takes.
     """
     if order is None:
         order = BatchSampler(SequentialSampler(images), batch, drop_last=False)
-    return Loader(images, order, workers, device.type == "cuda")
+    ahead = AHEAD
+    if workers is None:
+        most = max(1, len(next(iter(order), [])))
+        workers, ahead = fit_workers(most * 3 * images.size**2, None)
+    return Loader(images, order, workers, device.type == "cuda", ahead)
 
 
 def to_input(crops: Tensor, device: torch.device) -> Tensor:

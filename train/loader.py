@@ -19,7 +19,7 @@ from train.distributed import rank, world
 from train.parameters import PARAMETERS
 from train.streams import ORDER, stream
 from train.views import NEGATIVE, Sample, Views
-from train.workers import Loader, batches_ahead
+from train.workers import Loader, fit_workers
 
 TRIES = 100  # broken images in a row before the run gives up
 
@@ -144,8 +144,9 @@ def make_loader(config: Config, data: TrainingSet, start: int, device: torch.dev
     Raises:
         UsageError: no batch fits into the shared memory.
     """
-    pairs, workers = Pairs(config, data), config.runtime.workers
+    pairs = Pairs(config, data)
     order = make_order(config, len(data.images), start)
     share = config.optimiser.batch // world()
-    ahead = batches_ahead(share * pairs.pictures * 3 * config.views.size**2, workers)
+    size = share * pairs.pictures * 3 * config.views.size**2
+    workers, ahead = fit_workers(size, config.runtime.workers)
     return Loader(pairs, order, workers, device.type == "cuda", ahead)

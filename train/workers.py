@@ -2,10 +2,12 @@
 how much shared memory that takes."""
 
 import contextlib
+import functools
 import itertools
 import os
 import pickle
 import signal
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from multiprocessing.reduction import ForkingPickler
@@ -17,13 +19,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data import stopping
 from data.cli import UsageError, note
-from data.parallel import local_processes
+from data.parallel import cpus, local_processes
 
 Batch = TypeVar("Batch")
 AHEAD = 4  # batches that each worker prepares ahead
 SHARED_MEMORY = "/dev/shm"
 # bytes of a folder in which a socket of multiprocessing can lie: its path has at most 107
 LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
+note_once = functools.cache(note)  # a command may make many loaders
 ADVICE = "give the container more (docker run --shm-size 8g), or use --workers 0"
 
 
@@ -171,19 +174,37 @@ def check_shared_memory() -> None:
         )
 
 
-def batches_ahead(size: int, workers: int) -> int:
-    """How many batches of `size` bytes each worker may prepare ahead: AHEAD, or what fits into the
-    shared memory that they are handed over in.
+def _free_memory() -> int:
+    """Bytes of shared memory that this process may fill."""
+    if not os.path.exists(SHARED_MEMORY):  # other systems hand over otherwise
+        return sys.maxsize
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        return 0
+    status = os.statvfs(SHARED_MEMORY)
+    return status.f_bavail * status.f_frsize // local_processes()
+
+
+def fit_workers(size: int, workers: int | None) -> tuple[int, int]:
+    """How many workers make batches of `size` bytes, and how many batches each prepares ahead:
+    AHEAD, or what fits into the shared memory that they are handed over in.
+
+    Args:
+        workers: None: this process's share of the CPUs, or as many as one batch each fits for.
 
     Raises:
-        UsageError: not even one fits, or the shared memory cannot be written.
+        UsageError: for that number not one batch each fits, or the shared memory cannot be written.
     """
-    if not workers or not os.path.exists(SHARED_MEMORY):
-        return AHEAD
+    free = _free_memory()
+    room = free // size - 2  # one is in use, and one on its way
+    if workers is None:
+        workers = min(cpus(), max(0, room))
+        if workers < cpus():
+            note_once(f"{SHARED_MEMORY} has room for {workers} of {cpus()} loader workers")
+            return workers, 1
+    if not workers:
+        return workers, AHEAD
     check_shared_memory()
-    status = os.statvfs(SHARED_MEMORY)
-    free = status.f_bavail * status.f_frsize // local_processes()
-    fits = (free // size - 2) // workers  # one is in use, and one on its way
+    fits = room // workers
     if fits < 1:
         raise UsageError(
             f"{SHARED_MEMORY}: {free / 1e6:.0f} MB are free, too few for {workers + 2} batches of "
@@ -191,5 +212,6 @@ def batches_ahead(size: int, workers: int) -> int:
             "--batch"
         )
     if fits < AHEAD:
-        note(f"{SHARED_MEMORY} is small: each worker prepares {fits} of {AHEAD} batches ahead")
-    return min(AHEAD, fits)
+        prepared = f"each worker prepares {fits} of {AHEAD} batches ahead"
+        note_once(f"{SHARED_MEMORY} is small: {prepared}")
+    return workers, min(AHEAD, fits)

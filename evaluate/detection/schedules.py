@@ -82,14 +82,14 @@ class Runtime:
     """Where and how a detector is trained and run.
 
     Attributes:
-        workers: processes that decode.
+        workers: processes that decode; None: see train.workers.fit_workers.
         half: bf16 on a GPU.
         sync_bn: BatchNorm over the images of all processes.
         save_every: steps between two checkpoints.
     """
 
     device: torch.device
-    workers: int = 0
+    workers: int | None = 0
     half: bool = False
     sync_bn: bool = True
     save_every: int = 1000

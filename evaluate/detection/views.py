@@ -45,6 +45,11 @@ class Views(Dataset):
     training: bool
     outlines: bool = False
 
+    @property
+    def size(self) -> int:
+        """The longest side of a view, in pixels."""
+        return self.schedule.longest
+
     def __getitems__(self, items: list[tuple[int, int]]) -> list[View]:
         return [self.view(*item) for item in items]
 

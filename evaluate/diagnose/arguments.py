@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from data.cli import UsageError, require
-from data.parallel import cpus
 from evaluate.probes.linear import L2
 
 
@@ -49,8 +48,9 @@ class Arguments:
     """Rows of the figure; 0 draws none."""
     device: str = "auto"
     """cuda, cpu, or auto."""
-    workers: int = field(default_factory=cpus)
-    """Processes that decode (default: the CPUs this process may use)."""
+    workers: int | None = None
+    """Processes that decode (default: this process's share of the CPUs, fewer where /dev/shm has
+    less room)."""
     json_file: Annotated[str, tyro.conf.arg(name="json")] = "runs/diagnose.json"
     """File for the numbers; the figure lies beside it, as .png."""
 

@@ -89,9 +89,14 @@ class RandomCrops(Dataset):
     rows: np.ndarray
     seed: int
 
+    @property
+    def size(self) -> int:
+        """Side of a crop, in pixels."""
+        return self.images.size
+
     def __getitems__(self, items: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, s, s, 3) uint8 and (B,) int64 labels."""
-        size = self.images.size
+        size = self.size
         crops = np.empty((len(items), size, size, 3), np.uint8)
         rows = self.rows[[place for _, place in items]]
         for out, (epoch, _), row in zip(crops, items, rows.tolist(), strict=True):

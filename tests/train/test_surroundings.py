@@ -97,7 +97,8 @@ def test_images_that_are_gone_for_a_while_cost_nothing(images, truth_cache, tmp_
 
 @pytest.mark.slow
 def test_small_shared_memory(images, truth_cache, tmp_path):
-    """Docker's is 64 MB: batches ahead are as many as fit, and where none fits one line says so."""
+    """Docker's is 64 MB: batches ahead are as many as fit, and workers by default; where a number
+    was given that does not fit, one line says so."""
     fits = command_line(config(images, truth_cache, tmp_path / "fits", workers=1, epochs=1))
     done = mounted(fits, "mount -t tmpfs -o size=500k tmpfs /dev/shm")
     assert done.returncode == 0, done.stderr
@@ -109,6 +110,10 @@ def test_small_shared_memory(images, truth_cache, tmp_path):
         *_, error = done.stderr.strip().splitlines()
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
         assert re.match("error: /dev/shm.*--shm-size.*--workers", error), error
+        where = command.index("--workers")
+        chosen = [*command[:where], *command[where + 2 :], "--out", tmp_path / str(len(mount))]
+        done = mounted(chosen, mount)
+        assert done.returncode == 0 and "/dev/shm has room for" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("disk", ["size=60k", "size=700k", "ro"])
