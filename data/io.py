@@ -15,7 +15,8 @@ import mmap
 import os
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 SYSTEM = frozenset(
     b"@eaDir @Recycle #recycle #snapshot ~snapshot $RECYCLE.BIN __MACOSX lost+found".split()
 )
+STAT_THREADS, STAT_BLOCK = 32, 64  # files of a thread at a time
 LARGEST_JSON = 1 << 26  # bytes that are read
 LINKED = "a link out of its folder is not read; copy the files themselves (`cp -rL`)"
 
@@ -104,6 +106,23 @@ def remove_temporary(folder: str | os.PathLike) -> None:
         if not here or not alive:  # a container gives the same few numbers again
             with contextlib.suppress(OSError):
                 file.unlink()
+
+
+def stat_files(prefix: bytes, names: Sequence[bytes]) -> np.ndarray:
+    """(N, 2) int64: byte length and mtime in nanoseconds of each file, `prefix` + name; zeros where
+    it is not there. In threads: a network disk takes its time for each."""
+
+    def stat(block: Sequence[bytes]) -> np.ndarray:
+        rows = np.zeros((len(block), 2), "<i8")
+        for row, name in zip(rows, block, strict=True):
+            with contextlib.suppress(OSError):
+                status = os.stat(prefix + name)
+                row[:] = status.st_size, status.st_mtime_ns
+        return rows
+
+    blocks = [names[i : i + STAT_BLOCK] for i in range(0, len(names), STAT_BLOCK)]
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        return np.concatenate([np.zeros((0, 2), "<i8"), *pool.map(stat, blocks)])
 
 
 @contextmanager

@@ -34,7 +34,7 @@ import numpy as np
 import tyro
 
 from data.cli import UsageError, require
-from data.io import lock, write_text
+from data.io import lock, stat_files, write_text
 from data.sources.listing import files_below
 from data.stopping import ending
 
@@ -147,7 +147,7 @@ class Common:
         """runs/evaluate/FILE, of which OWNER says which file it is of; for another file of that
         name, its path's hash is appended."""
         name = Path(self.weights).name.split(".")[0].replace("{seed}", f"0-{self.seeds - 1}")
-        folder, owner = Path("runs", "evaluate", name), os.fsencode(_spelling(self.weights))
+        folder, owner = Path("runs", "evaluate", name), os.fsencode(spelling(self.weights))
         with contextlib.suppress(OSError):
             if Path(folder, OWNER).read_bytes() != owner:
                 digest = hashlib.blake2b(owner, digest_size=4).hexdigest()
@@ -158,7 +158,7 @@ class Common:
         """The options that the result depends on, as its JSON holds them; paths in one spelling."""
         values = {k: v for k, v in asdict(self).items() if k not in OF_THE_MOMENT}
         for key in ("run", "data", "weights"):
-            values[key] = values[key] and _spelling(values[key])
+            values[key] = values[key] and spelling(values[key])
         return json.loads(json.dumps(values))
 
     def inputs(self) -> list[Path]:
@@ -173,19 +173,23 @@ class Common:
         for place in self.inputs():
             folder = place.is_dir()
             names = sorted(files_below(os.fspath(place))) if folder else [b""]
-            prefix = os.fsencode(place) + b"/" * folder
-            for name in names:
-                with contextlib.suppress(OSError):
-                    status = os.stat(prefix + name)
-                    hashed.update(b"%s\0%d %d\n" % (name, status.st_size, status.st_mtime_ns))
+            status = stat_files(os.fsencode(place) + b"/" * folder, names)
+            for name, (length, time) in zip(names, status.tolist(), strict=True):
+                if length or time:
+                    hashed.update(b"%s\0%d %d\n" % (name, length, time))
         return {"arguments": self.identity(), "inputs": hashed.hexdigest()}
 
     def is_current(self, made_with: dict) -> bool:
-        """Whether there is a result, and it was made with these options and inputs."""
+        """Whether there is a result, and it was made with these options and inputs; one of earlier
+        versions, which does not say its inputs, with these options and after the weights."""
+        file = self.result_file()
         try:
-            result = json.loads(self.result_file().read_text())
+            result = json.loads(file.read_text())
+            newest = max(source.stat().st_mtime_ns for source in self.sources())
+            if "inputs" not in result and file.stat().st_mtime_ns > newest:
+                result["inputs"] = made_with["inputs"]
             return all(result.get(key) == value for key, value in made_with.items())
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return False
 
     def kept_file(self, seed: int, part: str = "", ending: str = ".pt") -> Path:
@@ -198,7 +202,7 @@ def beside(file: Path, ending: str) -> Path:
     return file.with_name(file.name.removesuffix(".json") + ending)
 
 
-def _spelling(path: str) -> str:
+def spelling(path: str) -> str:
     """An absolute path without a slash at its end, accents composed."""
     return unicodedata.normalize("NFC", os.path.abspath(path))
 
@@ -220,8 +224,8 @@ def command(name: str, module: ModuleType, argv: list[str]) -> None:
         reserved(arguments) as first,
     ):
         # before: a file may be changed while it is computed
-        made_with = arguments.made_with() if network and (first or arguments.unless_current) else {}
-        if network and arguments.unless_current and arguments.is_current(made_with):
+        made_with = arguments.made_with() if network and first else {}
+        if network and arguments.unless_current and _is_current(arguments, made_with):
             text = [f"{arguments.result_file()}: up to date, with the same options and data"]
         else:
             result = module.evaluate(arguments)
@@ -229,6 +233,13 @@ def command(name: str, module: ModuleType, argv: list[str]) -> None:
             text = [*module.lines(result), *written]
         if first:
             print("\n".join(text))
+
+
+def _is_current(arguments: Common, made_with: dict) -> bool:
+    """Common.is_current of the first process, on every one."""
+    from train import distributed  # torch: saliency is evaluated without it
+
+    return bool(distributed.any_rank(bool(made_with) and arguments.is_current(made_with)))
 
 
 @contextmanager
@@ -253,7 +264,7 @@ def reserved(arguments: object) -> Iterator[bool]:
             file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(arguments, Common) and arguments.weights and not arguments.json_file:
                 with contextlib.suppress(FileExistsError), open(file.with_name(OWNER), "xb") as out:
-                    out.write(os.fsencode(_spelling(arguments.weights)))
+                    out.write(os.fsencode(spelling(arguments.weights)))
             # also of what lies beside it
             held = file.with_name(f".{beside(file, '.lock').name}")
             busy = f"{file}: another evaluation is writing it; wait, or choose another --json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import stat
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from data.io import without_waiting
+from data.io import stat_files, without_waiting
 from data.sources.decode import ImageError
 from data.sources.lists import read_list, require_listed
 
@@ -78,13 +77,7 @@ class Folder(Images):
         return read_bytes(self.root, self.paths[row])
 
     def stat(self) -> np.ndarray:
-        sources = np.zeros((len(self), 2), "<i8")
-        prefix = os.fsencode(self.root) + b"/"
-        for i, path in enumerate(self.paths):
-            with contextlib.suppress(OSError):
-                status = os.stat(prefix + path)
-                sources[i] = status.st_size, status.st_mtime_ns
-        return sources
+        return stat_files(os.fsencode(self.root) + b"/", self.paths)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from pathlib import Path
 from data.cli import describe as describe_error
 from data.cli import note
 from data.io import write_text
-from evaluate.common import Common, aligned, beside, describe
+from evaluate.common import Common, aligned, beside, describe, spelling
 from evaluate.diagnose import heat, splits
 from evaluate.diagnose.arguments import Arguments
 from evaluate.diagnose.figure import sheet
@@ -64,7 +64,7 @@ def evaluate(arguments: Arguments) -> dict:
     first, *others = (numbers["chance"] for numbers in runs.values())
     return {
         "evaluation": "diagnose",
-        "data": arguments.data,
+        "data": spelling(arguments.data),
         "protocol": {**_protocol(study), "maps_at": maps_at},
         **({"chance": first} if all(other == first for other in others) else {}),
         "runs": runs,
