@@ -6,9 +6,11 @@ which nohup has ignored. In each case the main process alone answers, and worker
 """
 
 import atexit
+import errno
 import os
 import signal
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -44,6 +46,7 @@ class Stopping:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
+        _leave_lost_terminal()
         self.received = self.received or number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self.before[signal.SIGINT])
@@ -58,6 +61,17 @@ def _handled_by(handler: Callable[[int, object], None]) -> dict[int, object]:
     return {number: signal.signal(number, handler) for number in numbers}
 
 
+def _leave_lost_terminal() -> None:
+    """What is printed on a terminal that has gone goes nowhere from now on, where it would be an
+    error of the process that ends well."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 @contextmanager
 def ending(message: str, forward: Callable[[int], bool] = lambda _: False) -> Iterator[None]:
     """Within it, a signal ends the process without a traceback: the block is left, whose cleaning
@@ -70,6 +84,7 @@ def ending(message: str, forward: Callable[[int], bool] = lambda _: False) -> It
     received: list[int] = []
 
     def end(number: int, _: object) -> None:
+        _leave_lost_terminal()
         if not forward(number):
             ignore(SIGNALS)
             received.append(number)

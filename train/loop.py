@@ -7,6 +7,7 @@ workers nor processes change a view.
 """
 
 import os
+import shlex
 import signal
 from contextlib import nullcontext
 from functools import partial
@@ -88,7 +89,10 @@ def _start(config: Config, device: torch.device, stop: Stopping, stop_at: int | 
         init_weights(config)  # another backbone's are refused before there is a folder
     _prepare_folder(out, config, config.identity() | data.identity())
     if (out / checkpoint.BACKBONE).exists():
-        knn = f"; for its kNN: python -m evaluate knn --run {out}" if config.knn.knn else ""
+        knn = ""
+        if config.knn.knn:
+            command = ["python", "-m", "evaluate", "knn", "--run", config.out]
+            knn = f"; for its kNN: {shlex.join([*command, '--data', config.knn.knn])}"
         say(f"nothing to do: {out} is finished ({config.optimiser.epochs} epochs){knn}")
         return True
     if config.runtime.replay is not None:

@@ -10,6 +10,7 @@ import pytest
 
 from data.parallel import cpus
 from data.stopping import SIGNALS, Stopping, ending
+from tests.conftest import start
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,18 @@ def test_a_signal_ends_the_block_once_also_from_within_a_callback(number, capsys
             cleaned.append(True)
     assert end.value.code == (130 if number == signal.SIGINT else 0)
     assert cleaned and capsys.readouterr().err == "stopped\n"
+
+
+def test_a_terminal_that_has_gone_is_no_error():
+    ours, theirs = os.openpty()
+    program = "import time\nfrom data.stopping import ending\nwith ending('stopped'):\n"
+    program += "    print('ready', flush=True)\n    time.sleep(60)"
+    process = start([sys.executable, "-c", program], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    assert os.read(ours, 5) == b"ready"
+    os.close(ours)
+    process.terminate()
+    assert process.wait(30) == 0
 
 
 def test_several_processes_of_a_machine_share_its_cpus(monkeypatch):
