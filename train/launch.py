@@ -24,7 +24,10 @@ def main() -> None:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
         try:
-            run.main(["--signals-to-handle", "SIGQUIT", *sys.argv[1:]])
+            arguments = ["--signals-to-handle", "SIGQUIT", *sys.argv[1:]]
+            if "-m" in arguments:  # or it would take the module's --run for one of its own
+                arguments.insert(arguments.index("-m") + 1, "--")
+            run.main(arguments)
         except ChildFailedError as error:  # that process has said why
             _, failure = error.get_first_failure()
             raise SystemExit(max(1, failure.exitcode)) from None
