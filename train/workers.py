@@ -3,6 +3,7 @@ how much shared memory that takes."""
 
 import contextlib
 import functools
+import gc
 import itertools
 import os
 import pickle
@@ -32,6 +33,7 @@ ADVICE = "give the container more (docker run --shm-size 8g), or use --workers 0
 
 def start_worker(_: int) -> None:
     """A DataLoader's worker_init_fn: one thread, ignores the signals, ends with its parent."""
+    gc.freeze()  # else a collection writes to all objects of the main process, and so copies them
     stopping.start_worker()
     torch.set_num_threads(1)
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
