@@ -125,6 +125,10 @@ def stat_files(prefix: bytes, names: Sequence[bytes]) -> np.ndarray:
         return np.concatenate([np.zeros((0, 2), "<i8"), *pool.map(stat, blocks)])
 
 
+class Busy(UsageError):
+    """Another process holds a lock."""
+
+
 @contextmanager
 def lock(
     path: str | os.PathLike,
@@ -138,7 +142,7 @@ def lock(
     """Hold a lock on the file `path`, made where it is missing, as long as the block runs.
 
     Args:
-        busy: message of the error where another process holds the lock.
+        busy: message of the error, or with `wait` of a note, where another process holds the lock.
         shared: several processes may hold it, as long as none holds it alone.
         wait: wait for the lock.
         remove: remove the file at the end.
@@ -148,7 +152,7 @@ def lock(
     On a file system without locks a note says so, and the block runs.
 
     Raises:
-        UsageError: another process holds the lock, and `wait` is false.
+        Busy: another process holds the lock, and `wait` is false.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     if may_read and not os.access(os.path.dirname(path) or ".", os.W_OK):
@@ -157,10 +161,14 @@ def lock(
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(descriptor)
-            raise UsageError(busy or f"{path}: another process holds this lock") from None
+            if not wait:
+                os.close(descriptor)
+                raise Busy(busy or f"{path}: another process holds this lock") from None
+            if busy:
+                note(busy)
+            fcntl.flock(descriptor, kind)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 os.close(descriptor)

@@ -123,7 +123,7 @@ def run_table(args: Arguments, study: Study, logs: Path, ends: float) -> None:
         TimeoutError: that was not done at `ends`.
     """
     table, labels = study.table, ROWS[study.table]
-    for row in map(study.rows.get, labels):  # here, since rows that share a cache would collide
+    for row in map(study.rows.get, labels):  # by all CPUs, before the rows share them
         if row.masks != "none" and all(path.exists() for path in needs(row)):
             cache = study.cache(row)
             options = device_options(row.masks, cache, args.device)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -17,7 +18,7 @@ from benchmarks.publish import about
 from data.cache.description import load_description
 from data.cache.shard import CacheError
 from data.cli import UsageError
-from data.io import read_json, write_text
+from data.io import lock, read_json, write_text
 from data.resize import resize
 from data.sources.images import decode, list_images, read_bytes
 from experiments.jobs import call
@@ -132,7 +133,8 @@ def prepare(study: Study) -> None:
     if not data.source:
         train, probe, test = map(str, data.images)
         sizes = ("--train", train, "--probe", probe, "--test", test)
-        call("data", "synthetic", str(study.images), *sizes)
+        with alone(study.images):
+            call("data", "synthetic", str(study.images), *sizes)
     elif not Path(data.source, "train").is_dir():
         raise UsageError(
             f"{data.source}: no Imagenette there; set DILO_SHARED to the folder whose "
@@ -148,17 +150,26 @@ def squash(source: Path, target: Path, side: int, suffix: str = "") -> None:
     Args:
         suffix: of the copies' names, which decides their format; "" keeps each one's own.
     """
-    if (target / "done").exists():
-        return
-    names = list_images(source).tolist()
-    for name in tqdm(names, desc=f"copies of {side} px", unit="image"):
-        image = resize(decode(read_bytes(source, name)), side, side)
-        file = target / os.fsdecode(name)
-        file = file.with_suffix(suffix or file.suffix)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(file), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
-            raise OSError(f"{file}: could not be written; is the disk full?")
-    write_text(target / "done", "")
+    with alone(target):
+        if (target / "done").exists():
+            return
+        names = list_images(source).tolist()
+        for name in tqdm(names, desc=f"copies of {side} px", unit="image"):
+            image = resize(decode(read_bytes(source, name)), side, side)
+            file = target / os.fsdecode(name)
+            file = file.with_suffix(suffix or file.suffix)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not cv2.imwrite(str(file), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                raise OSError(f"{file}: could not be written; is the disk full?")
+        write_text(target / "done", "")
+
+
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """Of commands side by side that share their folder, one at a time makes what `folder` holds;
+    the others wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"waiting for the process that makes {folder}"
+    return lock(folder.with_name(f".{folder.name}.lock"), busy, wait=True)
 
 
 def make_masks(
@@ -177,7 +188,8 @@ def make_masks(
         ends: `time.monotonic()` at which it is stopped, with a TimeoutError.
     """
     options += ("--side", str(side), "--workers", str(workers))
-    call("preprocess", str(source), str(cache), "--estimator", masks, *options, ends=ends)
+    with alone(cache):
+        call("preprocess", str(source), str(cache), "--estimator", masks, *options, ends=ends)
     return str(cache)
 
 

@@ -7,7 +7,7 @@ preprocess/plan.py for what is computed, and preprocess/writer.py for what is wr
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from data.cache.reader import Cache
 from data.cache.shard import NAME, SCHEMA, CacheError, Rows, empty_rows, open_shard, read_rows
 from data.cache.verify import old_shards
 from data.cli import UsageError
-from data.io import lock, remove_temporary
+from data.io import Busy, lock, remove_temporary
 from data.parallel import WorkerDied, alone, bounded_map
 from data.sources.images import Images, open_images
 from preprocess import writer
@@ -70,8 +70,13 @@ def build(
     _require_maps(run.source)
     run.check_folder()  # before a lock's file is put into it
     run.folder.mkdir(parents=True, exist_ok=True)
-    with writer.writing(run.folder, run.part):
-        return run.bring_up_to_date(run.check_folder())
+    try:
+        with writer.writing(run.folder, run.part):
+            return run.bring_up_to_date(run.check_folder())
+    except Busy:  # of many jobs that start with this command on a finished cache, none may fail
+        if run.repair or (done := run.finished()) is None:
+            raise
+        return done
 
 
 def _require_maps(source: Source) -> None:
@@ -188,6 +193,23 @@ class Run:
             )
         return None
 
+    def finished(self) -> Outcome | None:
+        """The outcome where there is nothing to do, by reading alone."""
+        before = self.check_folder()
+        if before and self._look(before)[1]:
+            return self._outcome(before["statuses"])
+        return None
+
+    def _look(self, before: Description | None, damaged: Iterable[str] = ()) -> tuple[Plan, bool]:
+        """What is to be made, and whether that is nothing."""
+        first, step = self.part or (1, 1)
+        numbers = range(first - 1, self.source.shards, step)
+        current = before["shards"] if before else []
+        existing = existing_shards(self.folder, self.identity, current, damaged)
+        plan = Plan(self.folder, self.source, existing, numbers, self.digest)
+        finished = not plan.work and self._files(existing, plan.kept) == current
+        return plan, bool(before and finished and read_index(self.folder, before) is not None)
+
     def bring_up_to_date(self, before: Description | None) -> Outcome:
         """Make what is to be made.
 
@@ -196,15 +218,11 @@ class Run:
         """
         if self.part is None:
             remove_temporary(self.folder)
-        first, step = self.part or (1, 1)
-        numbers = range(first - 1, self.source.shards, step)
         current = before["shards"] if before else []
         damaged = damaged_shards(self.folder, current) if self.repair else {}
-        existing = existing_shards(self.folder, self.identity, current, damaged)
-        plan = Plan(self.folder, self.source, existing, numbers, self.digest)
-        finished = before and not plan.work and self._files(existing, plan.kept) == current
+        plan, finished = self._look(before, damaged)
         # a repair writes CHECKSUMS, failures.tsv and the index again
-        if finished and not self.repair and read_index(self.folder, before) is not None:
+        if finished and not self.repair:
             return self._outcome(before["statuses"])
         with Report(self.folder, self.part, plan.rows) as report:
             report.event(

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.checksums import problem, read_checksums, write_checksums
 from data.cli import UsageError
 from data.columns import own_width, to_bytes
-from data.io import entries, lock, read_json, remove_temporary, write_bytes, write_text
+from data.io import Busy, entries, lock, read_json, remove_temporary, write_bytes, write_text
 from data.parallel import bounded_map
 from data.sources.decode import ORIENTATION, orientation
 from data.sources.images import ImageError, Images, decode, image_size, open_images
@@ -131,9 +131,19 @@ def pack(
     images, out = open_images(root, listed), Path(folder)
     _check_folder(out, settings)
     out.mkdir(parents=True, exist_ok=True)
-    with lock(out / ".lock", f"{out}: another process is making this pack", may_read=True):
-        remove_temporary(out)
-        return _complete(images, out, settings, workers, repair)
+    parts = _parts(images, settings.shard_size, out)
+    missing: list[Part] = []
+    try:
+        with lock(out / ".lock", f"{out}: another process is making this pack", may_read=True):
+            remove_temporary(out)
+            missing = _missing(parts, out, settings, repair)
+            _write(missing, parts, images, out, settings, workers)
+    except Busy:  # of many jobs that start with this command on a finished pack, none may fail
+        if repair or not is_pack(out) or _missing(parts, out, settings, repair):
+            raise
+    offsets = (read_shard(part.file).offsets for part in parts)
+    unusable = sum(int((np.diff(places) == 0).sum()) for places in offsets)
+    return Outcome(sum(len(part.images) for part in missing), unusable)
 
 
 def _check_folder(folder: Path, settings: Settings) -> None:
@@ -158,21 +168,32 @@ def _check_folder(folder: Path, settings: Settings) -> None:
         )
 
 
-def _complete(
-    images: Images, folder: Path, settings: Settings, workers: int, repair: bool
-) -> Outcome:
+def _missing(parts: list[Part], folder: Path, settings: Settings, repair: bool) -> list[Part]:
+    """The shards that are to be written. UsageError where a finished pack is of others."""
     checksums, finished = read_checksums(folder), is_pack(folder)
-    count = describe(folder)["images"] if finished else len(images)
-    if count != len(images):
+    images = sum(len(part.images) for part in parts)
+    count = describe(folder)["images"] if finished else images
+    if count != images:
         raise UsageError(
-            f"{folder}: is a finished pack of {count} images, and there are {len(images)} now; "
+            f"{folder}: is a finished pack of {count} images, and there are {images} now; "
             "choose another OUT, or delete it"
         )
+    return [part for part in parts if not _is_kept(part, settings, checksums, finished, repair)]
+
+
+def _write(
+    missing: list[Part],
+    parts: list[Part],
+    images: Images,
+    folder: Path,
+    settings: Settings,
+    workers: int,
+) -> None:
+    """Write the missing shards and, where it lacks, the description of all parts."""
+    checksums, finished = read_checksums(folder), is_pack(folder)
     description = {"schema": SCHEMA} | asdict(settings)
     if not finished:
         write_text(folder / SETTINGS, json.dumps(description) + "\n")
-    parts = _parts(images, settings.shard_size, folder)
-    missing = [part for part in parts if not _is_kept(part, settings, checksums, finished, repair)]
     for part, content in _shards(missing, settings, workers):
         write_bytes(part.file, content)
         checksums[part.file.name] = hashlib.sha256(content).hexdigest()
@@ -182,9 +203,6 @@ def _complete(
         description |= {"file_bytes": [part.file.stat().st_size for part in parts]}
         write_text(folder / PACK, json.dumps(description, indent=2) + "\n")
         (folder / SETTINGS).unlink(missing_ok=True)
-    offsets = (read_shard(part.file).offsets for part in parts)
-    unusable = sum(int((np.diff(places) == 0).sum()) for places in offsets)
-    return Outcome(sum(len(part.images) for part in missing), unusable)
 
 
 def _parts(images: Images, size: int, folder: Path) -> list[Part]:

@@ -1,6 +1,7 @@
 """One row for real, on a tiny data set: trained, measured and kept."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -9,7 +10,7 @@ from experiments.backgrounds import challenge
 from experiments.masks import mask_scores
 from experiments.measure import measure
 from experiments.rows import Data
-from experiments.runner import Study, prepare, run_row
+from experiments.runner import Study, make_masks, prepare, run_row
 from experiments.table import gather, markdown
 
 TINY = Data("embedded", 1, images=(140, 40, 40))
@@ -42,6 +43,13 @@ def test_rows_with_masks_have_their_caches_made_and_scored(study):
     scores = mask_scores(study, {})
     assert scores["truth"] == {"MAE": 0.0, "IoU": 1.0} and scores["shuffled"]["IoU"] < 1
     assert scores["shuffled"]["IoU"] < scores["ellipse"]["IoU"] < scores["rbd"]["IoU"]
+
+
+def test_rows_side_by_side_share_the_masks_that_one_makes(study):
+    source, cache = study.images / "train", study.out / "masks-spectral-32"
+    with ThreadPoolExecutor() as pool:
+        made = pool.map(lambda _: make_masks(source, cache, "spectral", 32), range(2))
+        assert set(made) == {str(cache)}
 
 
 def test_photographs_are_given_other_backgrounds(study, tmp_path):

@@ -124,8 +124,14 @@ def test_a_second_process_is_refused(images, whole, tmp_path):
     (tmp_path / "cache").mkdir()
     with writer.writing(tmp_path / "cache", (1, 2)):
         assert "another process is computing part 1/2" in one_line(inline(*arguments, *part))
-    assert inline(*arguments).returncode == 0
+    busy = "another process is writing this cache"
     with lock(tmp_path / "cache" / LOCK):
-        for refused in (inline(*arguments), inline(*arguments, *part), data("clean", arguments[1])):
-            assert "another process is writing this cache" in one_line(refused)
+        for refused in (inline(*arguments), inline(*arguments, *part)):
+            assert busy in one_line(refused)
+    assert inline(*arguments).returncode == 0
+    with lock(tmp_path / "cache" / LOCK):  # as a job does that looks at the same moment
+        for found in (inline(*arguments), inline(*arguments, *part)):
+            assert found.returncode == 0 and "nothing to do" in found.stdout
+        for refused in (inline(*arguments, "--repair"), data("clean", arguments[1])):
+            assert busy in one_line(refused)
     assert contents(tmp_path / "cache") == contents(whole)
