@@ -64,9 +64,11 @@ help:  ## print this help
 
 setup: $(READY)  ## make .venv and install requirements.txt (the other targets do it by themselves)
 
-# by content: a copied or checked-out project has new times, and perhaps a folder that cannot be written
+# by content: a copied or checked-out project has new times, and perhaps a folder that cannot be written;
+# of jobs that start at once one sets up, and the others wait
 $(READY): requirements.txt
-	@cmp -s requirements.txt $@ || $(MAKE) --no-print-directory .venv-packages
+	@cmp -s requirements.txt $@ || $(if $(shell command -v flock 2> /dev/null),flock requirements.txt) \
+		sh -c 'cmp -s requirements.txt $@ || $(MAKE) --no-print-directory .venv-packages'
 
 .PHONY: .venv-packages
 .venv-packages:

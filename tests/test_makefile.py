@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_signal_to_make_reaches_the_training(program):
     assert seen.with_name("seen.saved").exists()
 
 
-def test_setup_looks_at_the_list_of_packages_not_at_times(tmp_path):
+def test_setup_looks_at_the_list_of_packages_not_at_times(tmp_path, program):
     (tmp_path / ".venv").mkdir()
     ready = tmp_path / ".venv" / ".ready"
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -108,6 +109,11 @@ def test_setup_looks_at_the_list_of_packages_not_at_times(tmp_path):
     assert make("setup", cwd=tmp_path).stdout == ""
     (tmp_path / "requirements.txt").write_text("another")
     assert "setting up .venv" in make("setup", "PYTHON=echo", cwd=tmp_path).stdout
+    program.write_text('echo "$@" >> log; mkdir -p .venv/bin; cp python .venv/bin; sleep 0.3')
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(lambda _: make("setup", "PYTHON=./python", cwd=tmp_path), range(2))
+        assert [process.returncode for process in done] == [0, 0]
+    assert (tmp_path / "log").read_text().count("-m pip") == 1  # one sets up, the other waits
     (tmp_path / ".venv").rename(tmp_path / "gone")
     done = read_only(tmp_path, "make", "setup")
     assert done.returncode == 2 and "cannot be written" in done.stdout
