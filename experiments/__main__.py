@@ -16,7 +16,7 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.publish import block_of, fill
-from data.cli import UsageError, note, run
+from data.cli import UsageError, note, require, run
 from data.stopping import ending
 from experiments.backgrounds import challenge, diagnose
 from experiments.jobs import STOPPED
@@ -60,8 +60,7 @@ class Arguments:
 def main() -> None:
     """Make one table or all."""
     args = tyro.cli(Arguments, prog="python -m experiments", description=__doc__)
-    if args.seeds < 0:
-        raise UsageError(f"--seeds {args.seeds}: must be at least 0")
+    require(args, seeds=0)
     data = choose(args.data, args.epochs)
     os.environ.setdefault("DILO_WEIGHTS", str(real_data("weights")))
     tables = TABLES if args.table == "all" else (args.table,)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.publish import markdown
 from data.cache.reader import Cache
-from data.cli import UsageError, run
+from data.cli import require, run
 from data.io import write_text
 from data.stopping import ending
 from evaluate.masks.agreement import mask_agreement
@@ -80,8 +80,7 @@ class Arguments:
 @ending(STOPPED)
 def main() -> None:
     args = tyro.cli(Arguments, prog="python -m experiments.demo", description=__doc__)
-    if args.seeds < 1:
-        raise UsageError(f"--seeds {args.seeds}: must be at least 1")
+    require(args, seeds=1)
     if args.seeds > 1:
         several(args)
         return

@@ -25,7 +25,7 @@ from typing import Literal, NotRequired, TypedDict
 import numpy as np
 
 from data.cache.reader import Cache
-from data.cli import UsageError
+from data.cli import UsageError, require
 from data.sources.images import ImageError, Images, class_names, decode, open_images
 from data.synthetic.output import Output, write_file, write_jpeg
 from data.synthetic.variants import BIASED, MIXED, VARIANTS, binary, box, compose, tiled
@@ -57,8 +57,7 @@ class Options:
     on, 0.5 to test on."""
 
     def __post_init__(self):
-        if self.limit is not None and self.limit < 1:
-            raise UsageError("--limit must be at least 1")
+        require(self, limit=1)
         if self.bias is not None and not 0 <= self.bias <= 1:
             raise UsageError(f"--bias {self.bias}: must be in 0..1")
 
