@@ -48,7 +48,8 @@ class Settings:
     shard_size: int = 2048
     """Images a file."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """UsageError where a number is out of its range."""
         if self.side < 0 or not 1 <= self.quality <= 100 or self.shard_size < 1:
             raise UsageError(
                 f"--side {self.side} --quality {self.quality} --shard-size {self.shard_size}: "
@@ -123,9 +124,11 @@ def pack(
         repair: check every shard against its SHA-256 and rebuild the damaged ones.
 
     Raises:
-        UsageError: no images, a folder of something else, or a finished pack of other images.
+        UsageError: a number out of its range, no images, a folder of something else, or a finished
+            pack of other images.
         OSError: no space, a read-only folder; finished shards stay.
     """
+    settings.check()
     if workers < 1:
         raise UsageError(f"--workers {workers}: needs at least 1")
     images, out = open_images(root, listed), Path(folder)

@@ -56,7 +56,8 @@ class Options:
     0..1, else of another class (Waterbirds' construction, Sagawa et al., ICLR 2020): 0.95 to train
     on, 0.5 to test on."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """UsageError where a number is out of its range."""
         require(self, limit=1)
         if self.bias is not None and not 0 <= self.bias <= 1:
             raise UsageError(f"--bias {self.bias}: must be in 0..1")
@@ -105,10 +106,11 @@ def make(
     at most WIDEST of it, so that there is a foreground to cut out and a background to tile.
 
     Raises:
-        UsageError: an image without a mask in the cache, or changed since it was made, a class
-            without a usable image, fewer than two classes, an image that cannot be decoded, `out`
-            holds something else, or another process writes it.
+        UsageError: a number out of its range, an image without a mask in the cache, or changed
+            since it was made, a class without a usable image, fewer than two classes, an image that
+            cannot be decoded, `out` holds something else, or another process writes it.
     """
+    options.check()
     source = Source(open_images(images), Cache(cache))
     coverage = source.coverage()
     groups = _groups(source.images, np.array(list(coverage), int), options.limit)

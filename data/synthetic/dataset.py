@@ -125,7 +125,8 @@ class Scenes:
     bias: float = 0.9
     """Probability that a training image shows its class's own kind of background, 0..1."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """UsageError where a number is out of its range."""
         limits = {"seed": (0, 1 << 62), "size": (16, 512), "bias": (0, 1)}
         limits |= dict.fromkeys(PARTS, (1, 100_000))
         for name, (low, high) in limits.items():
@@ -163,10 +164,12 @@ def make(
     size, bias and their index only, never on the workers or the counts.
 
     Raises:
-        UsageError: `out` is a file, or holds files and no such data set. Of a data set with other
-            parameters the pictures are replaced; files of other names stay.
+        UsageError: a number out of its range, or `out` is a file, or holds files and no such data
+            set. Of a data set with other parameters the pictures are replaced; files of other names
+            stay.
         OSError: a file cannot be written.
     """
+    scenes.check()
     if workers < 1:
         raise UsageError(f"--workers {workers}: needs at least 1")
     parts = {"train": scenes.train, "probe": scenes.probe, "test": scenes.test}
